@@ -1,0 +1,343 @@
+"""The torch executor: digital parts as ordinary PyTorch, energy-based blocks relaxed, gradients by EP.
+
+An :class:`FFEBM` is an ``nn.Module`` that shares the registries of the user's network: its parameters, buffers and
+submodules are the network's own, under their own names, so ``state_dict``, optimizers, ``.to()`` and hooks see
+what they saw before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..compiled import Compiled, ModeProgram
+from ..errors import ConvergenceWarning, FFEBMError, GradientWarning, InputError, OptionError, Problem
+from ..estimate import CenteredEP, Estimate, Estimator, FreePhase
+from ..ir import EnergyBlock, Program, Ref, Weight
+from ..solve import BoundBlock, Gains, Relaxation, Tolerance, bounded_gains, unit_gains
+from ..train import BlockCall, attribute, run_block, run_digital
+from .views import BlockView
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a converted model runs.
+
+    Attributes:
+        estimator: how backward gets its gradients.
+        tolerance: when relaxations stop.
+        loop_gain: the bound on each coupling's loop gain; None for unit feedback.
+    """
+
+    estimator: Estimator = field(default_factory=CenteredEP)
+    tolerance: Tolerance = Tolerance()
+    loop_gain: float | None = 0.01
+
+
+@dataclass(frozen=True)
+class BlockEquilibrium:
+    """What a block settled to in one forward pass: its inputs, states and relaxation."""
+
+    block: str
+    inputs: Mapping[str, Any]
+    states: Mapping[str, Tensor]
+    relaxation: Relaxation
+
+
+class TorchEP:
+    """The backend that runs everything in PyTorch."""
+
+    name = "torch-ep"
+
+    def __init__(self, execution: Execution | None = None):
+        self.execution = execution or Execution()
+
+    def lower(self, compiled: Compiled) -> FFEBM:
+        return FFEBM(compiled, self.execution)
+
+
+class FFEBM(nn.Module):
+    """A feedforward-tied energy-based model: ``model(x)`` relaxes every block, ``loss.backward()`` chains BP and EP.
+
+    Made by :func:`ffebm_compiler.convert`. Attributes of the user's network are found by their own names, except where
+    this class has one of the same name; then use ``model.network``.
+    """
+
+    network: nn.Module
+    execution: Execution
+
+    def __init__(self, compiled: Compiled, execution: Execution):
+        super().__init__()
+        hidden = self.__dict__
+        hidden["compiled"] = compiled
+        hidden["network"] = compiled.network
+        for registry in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+            hidden[registry] = compiled.network.__dict__[registry]
+        hidden["execution"] = execution
+        hidden["_gains"] = {}
+        hidden["_records"] = ()
+        hidden["_nudged"] = {}
+        hidden["_verified"] = {}
+        self.training = compiled.network.training
+        self.register_state_dict_post_hook(_write_gains)
+        self.register_load_state_dict_pre_hook(_read_gains)
+
+    # --- the module ----------------------------------------------------------------------------------
+
+    def train(self, mode: bool = True) -> FFEBM:
+        super().train(mode)
+        self.network.training = mode
+        return self
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's result, every block at its equilibrium."""
+        outputs, _ = self._run(args, kwargs, keep=False)
+        return outputs
+
+    def equilibrium(self, *args: Any, **kwargs: Any) -> tuple[Any, tuple[BlockEquilibrium, ...]]:
+        """The model's result, and what each block settled to (inputs and states by the block's names), without history."""
+        with torch.no_grad():
+            return self._run(args, kwargs, keep=True)
+
+    def _run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], keep: bool) -> tuple[Any, tuple[BlockEquilibrium, ...]]:
+        mode = self.mode
+        values = self.bind_inputs(args, kwargs)
+        phases: list[FreePhase] = []
+        hidden = self.__dict__
+        hidden["_nudged"] = {}
+        for step in mode.program:
+            if isinstance(step, EnergyBlock):
+                values.update(run_block(self.block_call(step, values, phases.append)))
+            else:
+                values.update(run_digital(step, self.network, values))
+        hidden["_records"] = tuple(p.relaxation for p in phases)
+        kept = tuple(BlockEquilibrium(p.relaxation.block, p.bound.inputs, p.states, p.relaxation) for p in phases) if keep else ()
+        return self.pack_output(values), kept
+
+    # --- the pieces of a run, which the generated training code spells out ----------------------------
+
+    @property
+    def mode(self) -> ModeProgram:
+        """The program of the current mode."""
+        return self.compiled.modes[self.training]
+
+    @property
+    def program(self) -> Program:
+        return self.mode.program
+
+    @property
+    def compiled(self) -> Compiled:
+        return self.__dict__["compiled"]  # type: ignore[no-any-return]
+
+    def bind_inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The program's input values, checked.
+
+        Raises:
+            InputError: with every problem of the call.
+        """
+        mode = self.mode
+        try:
+            given = mode.signature.bind(args, kwargs)
+        except TypeError as failure:
+            signature = inspect.signature(self.network.forward)
+            raise InputError(Problem(f"call of {type(self.network).__name__}", str(failure), f"Call it as the original model: forward{signature}.")) from failure
+        values = dict(zip(mode.program.inputs, given, strict=True))
+        problems = [p for name, value in values.items() for p in self._input_problems(name, value)]
+        if problems:
+            raise InputError(problems)
+        return values
+
+    def _input_problems(self, name: str, value: Any) -> Iterator[Problem]:
+        if not isinstance(value, Tensor):
+            return
+        where = f"input {name}"
+        if value.numel() == 0:
+            yield Problem(where, f"is empty, shape {tuple(value.shape)}", "Give a batch of at least one sample.")
+            return
+        parameter = next((p for p in self.network.parameters() if p.is_floating_point()), None)
+        if parameter is not None and value.device != parameter.device:
+            yield Problem(where, f"is on {value.device}, the model on {parameter.device}", f"Move one of them: {name}.to({str(parameter.device)!r}).")
+        if not value.is_floating_point():
+            return
+        types = {p.dtype for p in self.network.parameters() if p.is_floating_point()}
+        if len(types) == 1 and value.dtype not in types and not torch.is_autocast_enabled(value.device.type):
+            (dtype,) = types
+            yield Problem(where, f"is {value.dtype}, the model {dtype}", f"Convert one of them: {name}.to({dtype}).")
+        if not bool(torch.isfinite(value).all()):
+            yield Problem(where, f"has {int((~torch.isfinite(value)).sum())} values that are NaN or infinite", "Clean the data before the model sees it.")
+
+    def pack_output(self, values: Mapping[str, Any]) -> Any:
+        """The model's result from the computed values."""
+
+        def leaf(value: Any) -> Any:
+            if isinstance(value, Ref):
+                return values[value.name]
+            return attribute(self.network, value.path) if isinstance(value, Weight) else value
+
+        return self.mode.signature.pack(_map_leaves(self.program.output, leaf))
+
+    def block_call(self, block: EnergyBlock, values: Mapping[str, Any], record: Callable[[FreePhase], None] = lambda p: None) -> BlockCall:
+        """One use of a block: what it reads, its gains, and who hears how it settled."""
+        inputs = {n: values[n] for n in block.inputs}
+        weights = {p: self._weight(p) for p in block.weights}
+        gains = self._gains_for(block, BoundBlock(block, inputs, weights, {}))
+
+        def free(phase: FreePhase) -> None:
+            record(phase)
+            self._warn(phase.relaxation, block, "free phase")
+
+        def nudged(block: EnergyBlock, estimate: Estimate) -> None:
+            self.__dict__["_nudged"][block.name] = estimate.relaxations
+            for relaxation in estimate.relaxations:
+                self._warn(relaxation, block, "nudged phase")
+
+        return BlockCall(block, inputs, weights, gains.layer_weights, self.execution.estimator, self.execution.tolerance, free, nudged)
+
+    def _weight(self, path: str) -> Tensor:
+        value = attribute(self.network, path)
+        assert isinstance(value, Tensor), path
+        return value if isinstance(value, nn.Parameter) or value.requires_grad else value.clone()  # a buffer may change before backward
+
+    def _warn(self, relaxation: Relaxation, block: EnergyBlock, phase: str) -> None:
+        if relaxation.converged:
+            return
+        labels = [self.program.labels[s.name] for s in block.states]
+        place = f"{block.name} ({labels[0]} … {labels[-1]})"
+        if math.isinf(relaxation.residual):
+            what = f"diverged in its {phase} after {relaxation.sweeps} sweeps"
+            bad = [p for p in block.weights if not bool(torch.isfinite(attribute(self.network, p)).all())]
+            do = f"The weights {', '.join(bad)} are not finite." if bad else "Lower loop_gain= (None means unit feedback), or block_size=."
+        else:
+            what = f"did not converge in its {phase}: residual {relaxation.residual:.1e} after {relaxation.sweeps} sweeps"
+            do = "Raise max_sweeps=, loosen tolerance=, or lower loop_gain=."
+        warnings.warn(f"{place} {what}. {do}", ConvergenceWarning, stacklevel=2)
+
+    # --- reverse gains --------------------------------------------------------------------------------
+
+    def _gains_for(self, block: EnergyBlock, bound: BoundBlock) -> Gains:
+        """Gains of a block: measured at first use, refreshed by training steps once the weights have moved."""
+        loop_gain = self.execution.loop_gain
+        if loop_gain is None or not block.has_feedback:
+            return unit_gains(block)
+        store: dict[Any, tuple[Gains, Any]] = self.__dict__["_gains"]
+        key = (block.name, loop_gain)
+        version = tuple(p._version for p in self.network.parameters())
+        known = store.get(key)
+        if known is not None and (known[1] == version or not (self.training and torch.is_grad_enabled())):
+            return known[0]
+        with torch.no_grad():
+            gains = bounded_gains(
+                BoundBlock(block, bound.inputs, bound.weights, unit_gains(block).layer_weights), loop_gain,
+                None if known is None else known[0], iterations=100 if known is None else 3,
+            )  # fmt: skip
+        store[key] = (gains, version)
+        return gains
+
+    def gains(self, block: EnergyBlock) -> Gains | None:
+        """The gains that a block has been given; None before its first use."""
+        if self.execution.loop_gain is None or not block.has_feedback:
+            return unit_gains(block)
+        known = self.__dict__["_gains"].get((block.name, self.execution.loop_gain))
+        return None if known is None else known[0]
+
+    # --- what one asks it -------------------------------------------------------------------------------
+
+    @property
+    def relaxation(self) -> tuple[Relaxation, ...]:
+        """How each block relaxed in the last forward pass."""
+        return self.__dict__["_records"]  # type: ignore[no-any-return]
+
+    @property
+    def nudged_relaxation(self) -> dict[str, tuple[Relaxation, ...]]:
+        """How each block relaxed in the nudged phases of the last backward pass, by block name."""
+        return dict(self.__dict__["_nudged"])
+
+    @property
+    def blocks(self) -> tuple[BlockView, ...]:
+        """The energy-based blocks, in order of execution."""
+        return tuple(BlockView(self, b) for b in self.program.energy_blocks)
+
+    @contextlib.contextmanager
+    def using(self, estimator: Estimator | None = None, tolerance: float | None = None, max_sweeps: int | None = None, **loop_gain: float | None) -> Iterator[FFEBM]:
+        """Other options for the length of a ``with``: ``estimator``, ``tolerance``, ``max_sweeps``, ``loop_gain``."""
+        unknown = set(loop_gain) - {"loop_gain"}
+        if unknown:
+            raise OptionError(Problem(f"option {u} of using()", "is not known", "Options: estimator, tolerance, max_sweeps, loop_gain.") for u in sorted(unknown))
+        before = self.execution
+        self.__dict__["execution"] = changed(before, estimator, tolerance, max_sweeps, loop_gain.get("loop_gain", before.loop_gain))
+        try:
+            yield self
+        finally:
+            self.__dict__["execution"] = before
+
+    def to_feedforward(self) -> nn.Module:
+        """The user's own model, as it was written, with the present weights."""
+        model = copy.deepcopy(self.network)
+        for path in self.compiled.in_place:
+            model.get_submodule(path).inplace = True
+        for name in self.compiled.constants:
+            delattr(model, name)
+        return model
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{b.name}: size {b.size}" for b in self.program.energy_blocks)
+
+
+def changed(execution: Execution, estimator: Estimator | None, tolerance: float | None, max_sweeps: int | None, loop_gain: float | None) -> Execution:
+    """The execution with some options replaced."""
+    stop = execution.tolerance
+    if tolerance is not None:
+        stop = replace(stop, residual=tolerance)
+    if max_sweeps is not None:
+        stop = replace(stop, max_sweeps=max_sweeps)
+    return Execution(execution.estimator if estimator is None else estimator, stop, loop_gain)
+
+
+def _map_leaves(value: Any, f: Callable[[Any], Any]) -> Any:
+    """Applies f to the leaves of the nest of containers that a traced model returns."""
+    if isinstance(value, (Ref, Weight)):
+        return f(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_map_leaves(v, f) for v in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(_map_leaves(v, f) for v in value) if type(value) in (tuple, list) else [_map_leaves(v, f) for v in value]
+    if isinstance(value, Mapping):
+        return {k: _map_leaves(v, f) for k, v in value.items()}
+    if isinstance(value, slice):
+        return slice(_map_leaves(value.start, f), _map_leaves(value.stop, f), _map_leaves(value.step, f))
+    return value
+
+
+# --- gains travel with the state dict, in its metadata: the keys stay the original model's -----------------
+
+_METADATA = "ffebm_layer_weights"
+
+
+def _write_gains(module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
+    metadata[_METADATA] = {
+        f"{name}|{gain!r}": dict(gains.layer_weights) for (name, gain), (gains, _) in module.__dict__["_gains"].items()
+    }
+
+
+def _read_gains(module: nn.Module, state_dict: Mapping[str, Any], prefix: str, metadata: Mapping[str, Any], *rest: Any) -> None:
+    """Takes the gains that came with the weights; without them they are measured again at the next use."""
+    store = module.__dict__["_gains"]
+    store.clear()
+    for key, weights in (metadata.get(_METADATA) or {}).items():
+        name, _, gain = key.rpartition("|")
+        store[(name, float(gain))] = (Gains({str(k): float(v) for k, v in weights.items()}), None)
+
+
+__all__ = ["FFEBM", "BlockEquilibrium", "Execution", "FFEBMError", "GradientWarning", "TorchEP", "fx"]

@@ -1,0 +1,38 @@
+"""What the passes hand to a backend: the user's network and a program for each of its modes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from .ir import Program
+from .passes.trace import Signature
+
+
+@dataclass(frozen=True)
+class ModeProgram:
+    """The program of one mode (training or evaluation) and how it is called."""
+
+    program: Program
+    signature: Signature
+    tracer: str
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled model.
+
+    Attributes:
+        network: the copy of the user's model whose parameters the program reads.
+        modes: the program for ``training`` True and False; one object where both are the same.
+        options: the options of the conversion, as given, for reports and records.
+        undo: paths of modules that were made out-of-place, and of constants that the tracer added.
+    """
+
+    network: nn.Module
+    modes: Mapping[bool, ModeProgram]
+    options: Mapping[str, object]
+    in_place: tuple[str, ...]
+    constants: tuple[str, ...]

@@ -1,0 +1,85 @@
+"""What the compiler tells its user when something is wrong.
+
+A problem says *where* (the user's own layer or option), *what*, *why* and *what to do*; an error carries
+every problem that was found, not the first one.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong.
+
+    Attributes:
+        where: the user's name for the place: ``"layer features.3"``, ``"option block_size"``.
+        what: what is wrong there, with the offending value.
+        remedy: what to do about it.
+    """
+
+    where: str
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}\n    {self.remedy}"
+
+
+class FFEBMError(Exception):
+    """Base of every error of this library; ``problems`` lists all that was found."""
+
+    def __init__(self, problems: Problem | Iterable[Problem]):
+        self.problems: tuple[Problem, ...] = (
+            (problems,) if isinstance(problems, Problem) else tuple(problems)
+        )
+        super().__init__(self._text())
+
+    def _text(self) -> str:
+        if len(self.problems) == 1:
+            return str(self.problems[0])
+        lines = "\n".join(f"  {i}. {p}" for i, p in enumerate(self.problems, 1))
+        return f"{len(self.problems)} problems:\n{lines}"
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.problems,)
+
+
+class OptionError(FFEBMError, ValueError):
+    """An option of :func:`convert` or of the command line that can't be used."""
+
+
+class TraceError(FFEBMError, RuntimeError):
+    """The model can't be turned into a graph."""
+
+
+class PartitionError(FFEBMError, ValueError):
+    """The requested partition is impossible (``analog=`` insists on what has no energy, ...)."""
+
+
+class InputError(FFEBMError, ValueError):
+    """A model input of the wrong shape, type, device, or with values that are not finite."""
+
+
+class VerificationError(FFEBMError, AssertionError):
+    """A block's printed energy and the equations the solver runs disagree: a bug, in a rule or here."""
+
+
+class ConvergenceWarning(UserWarning):
+    """A block stopped before its residual reached the tolerance."""
+
+
+class GradientWarning(UserWarning):
+    """A gradient that will be zero or missing: frozen parameters, an error signal of zero or NaN."""
+
+
+def close_matches(name: str, known: Sequence[str]) -> str:
+    """``Did you mean "conv1"?``, or the first few known names."""
+    matches = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if matches:
+        return "Did you mean " + " or ".join(f'"{m}"' for m in matches) + "?"
+    shown = ", ".join(f'"{k}"' for k in known[:8])
+    return f"Known names: {shown}{', ...' if len(known) > 8 else ''}."

@@ -1,0 +1,139 @@
+"""Equilibrium propagation (Scellier & Bengio 2017): nudge the block, let it relax, compare.
+
+The nudge is relative to the error: ``strength = beta / max |delta|``, so that no output moves by more than beta times its
+slope. Displacements are relaxed without cancellation, so beta may be tiny, and by default is; with ``subtract=True``
+the two nudged equilibria themselves are relaxed and subtracted, pooling winners free, as a circuit does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import OptionError, Problem
+from ..solve import BoundBlock, Linearisation, Relaxation, States, Tolerance, displace
+from .contrast import Gradients, contrast, gradients_of, with_leaves
+from .estimator import Estimate, FreePhase
+from .literal import nudged_equilibrium
+
+TINY = 1e-8
+"""The default nudge: far below any state's distance to a kink, far above the smallest float32."""
+
+
+def _check_beta(beta: float, name: str) -> None:
+    if not (isinstance(beta, (int, float)) and beta > 0 and beta < float("inf")):
+        raise OptionError(Problem(f"option beta of {name}", f"is {beta!r}", "Give a positive number, such as 0.01; the nudge is beta / max|error|."))
+
+
+def nudge_strength(errors: Mapping[str, Tensor], beta: float) -> float:
+    """beta / max |delta|, or zero where there is no error to nudge with."""
+    peak = max((float(e.detach().abs().amax()) for e in errors.values() if e.numel()), default=0.0)
+    return beta / peak if peak > 0 else 0.0
+
+
+def no_gradient(free: FreePhase, wanted: Sequence[str]) -> Estimate:
+    _, leaves = with_leaves(free.bound, wanted)
+    return Estimate({n: torch.zeros_like(v) for n, v in leaves.items()})
+
+
+def two_phases(free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[str], first: float, second: float) -> Estimate:
+    """The contrast of the equilibria nudged by ``first`` and ``second`` (one of them may be zero)."""
+    linear = Linearisation(free.bound, free.states)
+    phases = [displace(linear, errors, b, free.tolerance) for b in (first, second) if b != 0]
+    d1, d2 = (phases[0][0], phases[1][0] if len(phases) == 2 else None)
+    if d2 is None:
+        difference = {n: v / (first - second) for n, v in d1.items()}
+        mean = {n: v / 2 for n, v in d1.items()}
+    else:
+        difference = {n: (v - d2[n]) / (first - second) for n, v in d1.items()}
+        mean = {n: (v + d2[n]) / 2 for n, v in d1.items()}
+    return Estimate(contrast(free.bound, free.states, difference, mean, wanted), tuple(r for _, r in phases))
+
+
+def two_phases_subtracted(free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[str], first: float, second: float) -> Estimate:
+    """The same from two states, ``(dE/dtheta(s1) - dE/dtheta(s2)) / (beta1 - beta2)``, literally."""
+    found: list[tuple[States, Relaxation | None]] = [
+        nudged_equilibrium(free, errors, b) if b != 0 else (free.states, None) for b in (first, second)
+    ]
+    (s1, _), (s2, _) = found
+    g1, g2 = energy_gradients(free.bound, s1, wanted), energy_gradients(free.bound, s2, wanted)
+    return Estimate({n: (g1[n] - g2[n]) / (first - second) for n in g1}, tuple(r for _, r in found if r is not None))
+
+
+def energy_gradients(bound: BoundBlock, states: Mapping[str, Tensor], wanted: Sequence[str]) -> Gradients:
+    """``dE/dtheta = - sum_m w_m <s_m, df_m/dtheta>`` at the given states."""
+    with torch.enable_grad():
+        bound, leaves = with_leaves(bound, wanted)
+        fixed = {k: v.detach() for k, v in states.items()}
+        energy = -sum(bound.layer_weights[s.name] * (fixed[s.name] * bound.drive(s, fixed)).sum() for s in bound.block.states)
+        return gradients_of(torch.as_tensor(energy), leaves)
+
+
+@dataclass(frozen=True)
+class CenteredEP:
+    """``[dE/dtheta(s(+beta)) - dE/dtheta(s(-beta))] / (2 beta)`` (Laborieux et al. 2021); the error is O(beta^2).
+
+    Attributes:
+        beta: the nudge relative to the largest error; None means 1e-8, or 1e-2 with ``subtract``.
+        subtract: relax and subtract the two nudged states, as a circuit does.
+    """
+
+    beta: float | None = None
+    subtract: bool = False
+
+    def __post_init__(self) -> None:
+        if self.beta is not None:
+            _check_beta(self.beta, "CenteredEP")
+
+    def __call__(self, free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[str]) -> Estimate:
+        strength = nudge_strength(errors, self.beta or (1e-2 if self.subtract else TINY))
+        if strength == 0:
+            return no_gradient(free, wanted)
+        return (two_phases_subtracted if self.subtract else two_phases)(free, errors, wanted, strength, -strength)
+
+
+@dataclass(frozen=True)
+class OneSidedEP:
+    """``[dE/dtheta(s(beta)) - dE/dtheta(s*)] / beta`` for a nudge of either sign; the error is O(beta).
+
+    Attributes:
+        beta: the nudge relative to the largest error; None means 1e-8, or 1e-2 with ``subtract``.
+        sign: +1 or -1.
+        subtract: relax and subtract the states, as a circuit does.
+    """
+
+    beta: float | None = None
+    sign: int = 1
+    subtract: bool = False
+
+    def __post_init__(self) -> None:
+        if self.beta is not None:
+            _check_beta(self.beta, "OneSidedEP")
+        if self.sign not in (1, -1):
+            raise OptionError(Problem("option sign of OneSidedEP", f"is {self.sign!r}", "Give +1 or -1."))
+
+    def __call__(self, free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[str]) -> Estimate:
+        strength = nudge_strength(errors, self.beta or (1e-2 if self.subtract else TINY)) * self.sign
+        if strength == 0:
+            return no_gradient(free, wanted)
+        return (two_phases_subtracted if self.subtract else two_phases)(free, errors, wanted, strength, 0.0)
+
+
+@dataclass(frozen=True)
+class TangentEP:
+    """The limit beta -> 0: the tangent (forward-mode) equation of the equilibrium, relaxed like a nudged phase."""
+
+    def __call__(self, free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[str]) -> Estimate:
+        strength = nudge_strength(errors, 1.0)
+        if strength == 0:
+            return no_gradient(free, wanted)
+        linear = Linearisation(free.bound, free.states)
+        d, record = displace(linear, errors, strength, free.tolerance, tangent=True)
+        difference = {n: v / strength for n, v in d.items()}
+        return Estimate(contrast(free.bound, free.states, difference, {}, wanted), (record,))
+
+
+__all__ = ["CenteredEP", "OneSidedEP", "TangentEP", "Tolerance"]

@@ -1,0 +1,46 @@
+"""What an estimator is: errors at a block's outputs in, gradients of its weights and inputs out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from ..solve import BoundBlock, Relaxation, States, Tolerance
+from .contrast import Gradients
+
+
+@dataclass(frozen=True)
+class FreePhase:
+    """What the forward pass leaves to the backward one.
+
+    Attributes:
+        bound: the block, its inputs, weights and layer weights as they were.
+        states: the free equilibrium.
+        relaxation: how it was found.
+        tolerance: when relaxations stop.
+    """
+
+    bound: BoundBlock
+    states: States
+    relaxation: Relaxation
+    tolerance: Tolerance
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Gradients, and the relaxations that they took."""
+
+    gradients: Gradients
+    relaxations: tuple[Relaxation, ...] = ()
+
+
+@runtime_checkable
+class Estimator(Protocol):
+    """A way to get gradients out of a block."""
+
+    def __call__(self, free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[str]) -> Estimate:
+        """The gradient of ``<s_out, errors>`` in each wanted input and weight."""
+        ...

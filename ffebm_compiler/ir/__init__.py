@@ -1,0 +1,25 @@
+"""The frozen data that the compiler's passes hand to each other and to the backends."""
+
+from .blocks import DigitalBlock, EnergyBlock, Program, Ref, State, Step
+from .coupling import Coupling, Operand, Operation, Term, Weight
+from .energy import Energy
+from .origin import Origin
+from .potential import IDENTITY, Potential
+
+__all__ = [
+    "IDENTITY",
+    "Coupling",
+    "DigitalBlock",
+    "Energy",
+    "EnergyBlock",
+    "Operand",
+    "Operation",
+    "Origin",
+    "Potential",
+    "Program",
+    "Ref",
+    "State",
+    "Step",
+    "Term",
+    "Weight",
+]

@@ -1,0 +1,119 @@
+"""A coupling: the pre-activation ``f(s, x; theta)`` of a state, as a small graph of operations.
+
+Operations are affine in the values they read (or smooth, for activations that have no convex potential), so
+the interaction ``<s, f>`` is what an array of conductances computes in one direction, and the
+vector-Jacobian product of f what it computes in the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import FFEBMError
+from .origin import Origin, failed_layer
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor of the user's model, by its attribute path: ``features.0.weight``."""
+
+    path: str
+
+
+Operand = str | Weight | None
+"""What an operation reads: a value by name, a weight by path, or nothing (an absent bias)."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation, in the field's words, that a backend may execute, map to a crossbar or print.
+
+    Attributes:
+        name: ``"conv2d"``, ``"linear"``, ``"max_pool2d"``, ``"add"``, ...
+        function: ``function(*operands, **options)``.
+        options: everything that is not an operand: stride, padding, ...
+        text, tex: how it prints; ``{0}``, ``{1}`` are the operands, ``{layer}`` the user's name.
+        weighted: has a weight matrix, and counts towards a block's size.
+        linear: affine in its value operands (a smooth activation or a pooling maximum is not).
+        routed: piecewise linear, with a choice that depends on the state (max pooling).
+    """
+
+    name: str
+    function: Callable[..., Any]
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    text: str = "{layer}({0})"
+    tex: str = r"\mathrm{{{layer}}}({0})"
+    weighted: bool = False
+    linear: bool = True
+    routed: bool = False
+
+    def __call__(self, *operands: Any) -> Any:
+        return self.function(*operands, **self.options)
+
+
+@dataclass(frozen=True)
+class Term:
+    """``name = operation(*operands)``: one line of a coupling, in single static assignment."""
+
+    name: str
+    operation: Operation
+    operands: tuple[Operand, ...]
+    origin: Origin
+
+    def evaluate(self, values: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Any:
+        read = [
+            weights[o.path] if isinstance(o, Weight) else None if o is None else values[o]
+            for o in self.operands
+        ]
+        try:
+            return self.operation(*read)
+        except (RuntimeError, TypeError, ValueError, IndexError) as failure:
+            if isinstance(failure, (torch.OutOfMemoryError, FFEBMError)):
+                raise
+            raise failed_layer(self.origin, failure, read) from failure
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """``f``: terms in order, the last needed value being ``output``.
+
+    Attributes:
+        terms: the operations; empty when f is a state or an input itself.
+        output: the name of the value that is f.
+        sources: states of the block that f reads, in order of first use.
+        inputs: values from outside the block that f reads.
+        weights: paths of the weights that f reads.
+    """
+
+    terms: tuple[Term, ...]
+    output: str
+    sources: tuple[str, ...]
+    inputs: tuple[str, ...]
+    weights: tuple[str, ...]
+
+    def evaluate(self, values: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Tensor:
+        """f, given every source and input by name; a term already in ``values`` is not run again."""
+        known = dict(values)
+        for term in self.terms:
+            if term.name not in known:
+                known[term.name] = term.evaluate(known, weights)
+        return known[self.output]
+
+    @property
+    def is_linear(self) -> bool:
+        return all(t.operation.linear or t.operation.routed for t in self.terms)
+
+    @property
+    def is_routed(self) -> bool:
+        return any(t.operation.routed for t in self.terms)
+
+    @property
+    def layers(self) -> tuple[Term, ...]:
+        """The weighted terms."""
+        return tuple(t for t in self.terms if t.operation.weighted)

@@ -1,0 +1,136 @@
+"""The energy of a block: printed, in LaTeX, and as a number.
+
+    E(s, theta, x) = sum_l w_l [ G_l(s_l) - <s_l, f_l(s_<l, x; theta)> ]        (sum over the batch)
+
+Outside the domain of a G the energy is infinite. Source: Scellier & Bengio 2017; Nest & Ernoult 2024, eq. 8.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .blocks import EnergyBlock, State
+from .coupling import Coupling, Operand, Weight
+
+
+@dataclass(frozen=True)
+class Energy:
+    """The energy of ``block``; ``labels`` gives the user's name of each value."""
+
+    block: EnergyBlock
+    labels: Mapping[str, str]
+
+    def value(
+        self,
+        states: Mapping[str, Tensor],
+        inputs: Mapping[str, Tensor],
+        weights: Mapping[str, Tensor],
+        layer_weights: Mapping[str, float],
+    ) -> Tensor:
+        """E as a scalar tensor, summed over the batch; differentiable in every argument.
+
+        Args:
+            states: one tensor a state, by the block's names.
+            inputs: the values that the block reads from outside.
+            weights: the model's tensors, by path.
+            layer_weights: w_l, by state.
+        """
+        total: Tensor | None = None
+        for state in self.block.states:
+            s = states[state.name]
+            f = state.drive.evaluate({**inputs, **states}, weights)
+            term = layer_weights[state.name] * (state.potential.energy(s).sum() - (s * f).sum())
+            total = term if total is None else total + term
+        assert total is not None, "a block has at least one state"
+        return total
+
+    def contains(self, states: Mapping[str, Tensor], tolerance: float = 0.0) -> bool:
+        """Whether every state lies in the domain of its potential."""
+        return all(
+            bool(torch.all(states[s.name] >= s.potential.lower - tolerance))
+            and bool(torch.all(states[s.name] <= s.potential.upper + tolerance))
+            for s in self.block.states
+        )
+
+    def text(self, layer_weights: Mapping[str, float] | None = None) -> str:
+        """Readable mathematics, one state a line, in the user's layer names."""
+        reads = [*(s.name for s in self.block.states), *self.block.inputs]
+        head = f"E({', '.join(self._value(n) for n in reads)}) ="
+        lines = [self._line(s, layer_weights) for s in self.block.states]
+        return "\n".join([head, *("    " + ("  " if i == 0 else "+ ") + x for i, x in enumerate(lines))])
+
+    def _line(self, state: State, layer_weights: Mapping[str, float] | None) -> str:
+        w = "w[" + self.labels[state.name] + "]" if layer_weights is None else f"{layer_weights[state.name]:.4g}"
+        prefix = "" if w == "1" else f"{w} · "
+        s = self._value(state.name)
+        potential = state.potential
+        domain = ""
+        if potential.simplex is not None:
+            domain = "  on the simplex"
+        elif potential.lower > -float("inf") or potential.upper < float("inf"):
+            domain = f"  on {_interval(potential.lower, potential.upper)}"
+        f = self._expression(state.drive)
+        return f"{prefix}[ {potential.text.format(s=s)} − ⟨{s}, {f}⟩ ]{domain}"
+
+    def _value(self, name: str) -> str:
+        return f"s[{self.labels[name]}]" if self._is_state(name) else f"x[{self.labels.get(name, name)}]"
+
+    def _is_state(self, name: str) -> bool:
+        return any(s.name == name for s in self.block.states)
+
+    def _expression(self, coupling: Coupling) -> str:
+        shown = {n: self._value(n) for n in (*coupling.sources, *coupling.inputs)}
+
+        def operand(o: Operand) -> str:
+            return "" if o is None else o.path if isinstance(o, Weight) else shown[o]
+
+        for term in coupling.terms:
+            template = term.operation.text
+            shown[term.name] = template.format(*map(operand, term.operands), layer=term.origin.label)
+        return shown[coupling.output]
+
+    def latex(self, layer_weights: Mapping[str, float] | None = None) -> str:
+        """The energy in LaTeX (amsmath), as an ``aligned`` environment."""
+        rows = []
+        for i, state in enumerate(self.block.states):
+            s = self._tex_value(state.name)
+            w = f"w_{{{_tex(self.labels[state.name])}}}" if layer_weights is None else f"{layer_weights[state.name]:.4g}"
+            sign = "" if i == 0 else "+"
+            g = state.potential.tex.format(s=s)
+            rows.append(rf"&{sign} {w} \left[ {g} - \left\langle {s},\; {self._tex_expression(state.drive)} \right\rangle \right]")
+        body = " \\\\\n".join(rows)
+        return f"\\begin{{aligned}}\nE ={{}} {body}\n\\end{{aligned}}"
+
+    def _tex_value(self, name: str) -> str:
+        letter = "s" if self._is_state(name) else "x"
+        return f"{letter}_{{{_tex(self.labels.get(name, name))}}}"
+
+    def _tex_expression(self, coupling: Coupling) -> str:
+        shown = {n: self._tex_value(n) for n in (*coupling.sources, *coupling.inputs)}
+
+        def operand(o: Operand) -> str:
+            return "" if o is None else _tex(o.path) if isinstance(o, Weight) else shown[o]
+
+        for term in coupling.terms:
+            shown[term.name] = term.operation.tex.format(*map(operand, term.operands), layer=_tex(term.origin.label))
+        return shown[coupling.output]
+
+    def __str__(self) -> str:
+        return self.text()
+
+
+def _interval(lower: float, upper: float) -> str:
+    left = "(−∞" if lower == -float("inf") else f"[{lower:g}"
+    right = "∞)" if upper == float("inf") else f"{upper:g}]"
+    return f"{left}, {right}"
+
+
+def _tex(name: str) -> str:
+    """A user's name as LaTeX text: every character that LaTeX would read is escaped."""
+    escaped = re.sub(r"([_#%&$])", r"\\\1", name.replace("\\", r"\textbackslash "))
+    return rf"\mathtt{{{escaped}}}"

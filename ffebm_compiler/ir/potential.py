@@ -1,0 +1,62 @@
+"""The convex potential G of an activation sigma: ``sigma = (grad G)^-1``.
+
+A state ``s = sigma(a)`` minimises ``G(s) - <s, a>`` over the domain of G. Besides G and sigma a potential
+knows the *finite difference* ``sigma(a + da) - sigma(a)`` without cancellation, which is what makes
+equilibrium propagation accurate at a small nudge in float32, and its derivative along ``da``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Potential:
+    """A potential as data; all functions act elementwise, except where ``simplex`` names a dimension.
+
+    Attributes:
+        name: the activation: ``"relu"``.
+        energy: G, elementwise; the caller sums. Outside the domain its value means nothing.
+        activation: sigma.
+        difference: ``(a, da) -> sigma(a + da) - sigma(a)``, accurate for any size of ``da``.
+        tangent: ``(a, da) -> sigma'(a) da``.
+        slope: the largest slope of sigma; G is ``1/slope``-strongly convex.
+        lower, upper: the domain of G, a closed interval (or the simplex along ``simplex``).
+        text, tex: G as printed mathematics, with ``{s}`` for the state.
+        options: the activation's own constants, for backends that build it in another way.
+    """
+
+    name: str
+    energy: Callable[[Tensor], Tensor]
+    activation: Callable[[Tensor], Tensor]
+    difference: Callable[[Tensor, Tensor], Tensor]
+    tangent: Callable[[Tensor, Tensor], Tensor]
+    slope: float = 1.0
+    lower: float = -float("inf")
+    upper: float = float("inf")
+    simplex: int | None = None
+    text: str = "½‖{s}‖²"
+    tex: str = r"\tfrac12\lVert {s}\rVert^2"
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def is_identity(self) -> bool:
+        return self.name == "identity"
+
+
+def _identity_energy(s: Tensor) -> Tensor:
+    return s * s / 2
+
+
+IDENTITY = Potential(
+    name="identity",
+    energy=_identity_energy,
+    activation=lambda a: a,
+    difference=lambda a, da: da,
+    tangent=lambda a, da: da,
+)

@@ -1,0 +1,39 @@
+"""Batch norm: with its running statistics held it is an affine coupling, ``scale * (a - mean) / sqrt(var + eps) + shift``."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..ir import Operation, Weight
+from .rule import Call, Reading, Refusal, Role, Rule, nodes_of
+
+aten = torch.ops.aten
+
+
+def _held(a: Tensor, mean: Tensor, variance: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float) -> Tensor:
+    return F.batch_norm(a, mean, variance, scale, shift, False, 0.0, eps)
+
+
+def _batch_norm(call: Call) -> Reading | Refusal:
+    mean, variance = call.weight("running_mean"), call.weight("running_var")
+    if not isinstance(mean, Weight) or not isinstance(variance, Weight):
+        return Refusal("it keeps no running statistics, so it couples the samples of a batch")
+    scale, shift = call.weight("weight"), call.weight("bias")
+    return Reading(
+        operands=(call.as_operand(call.value()), mean, variance, scale, shift),
+        operation=Operation(name="batch_norm", function=_held, options=dict(eps=call.option("eps", 1e-5)), text="{layer}({0})"),
+        given=nodes_of(scale, shift),
+    )
+
+
+NORM_RULES: tuple[Rule, ...] = (
+    Rule(
+        "batch_norm", Role.NORM, _batch_norm, "batch norm, with its running statistics held",
+        modules=(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+        functions=(F.batch_norm, torch.batch_norm, aten.batch_norm.default),
+        signature=("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
+        examples=((lambda: nn.BatchNorm2d(3), (2, 3, 4, 4)),),
+    ),
+)

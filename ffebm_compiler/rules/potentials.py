@@ -1,0 +1,413 @@
+"""Activations with a convex potential: ``sigma = (grad G)^-1``, elementwise unless said otherwise.
+
+| activation        | G(s)                                        | domain   |
+| ReLU              | s^2/2                                       | s >= 0   |
+| clamp(a, lo, hi)  | s^2/2                                       | [lo, hi] |
+| LeakyReLU         | s^2/2, and s^2/(2 slope) for s < 0          |          |
+| Hardsigmoid       | 3 s^2 - 3 s                                 | [0, 1]   |
+| Sigmoid           | s log s + (1-s) log(1-s)                    | [0, 1]   |
+| Tanh              | [(1+s) log(1+s) + (1-s) log(1-s)]/2         | [-1, 1]  |
+| Softplus(beta)    | s^2/2 + Li2(exp(-beta s))/beta^2            | s > 0    |
+| ELU(alpha)        | s^2/2, and (alpha+s) log(1+s/alpha) - s     | s > -alpha |
+| Softmax           | sum s log s                                 | simplex  |
+
+The differences ``sigma(a + da) - sigma(a)`` are exact identities (addition theorems, ``expm1``, clipping of the
+increment), so that an increment far below the rounding of ``a`` keeps its relative precision.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..ir import IDENTITY, Potential
+from .rule import Call, Reading, Refusal, Role, Rule
+
+INFINITY = float("inf")
+aten = torch.ops.aten
+
+
+def _xlogx(s: Tensor) -> Tensor:
+    return torch.special.xlogy(s, s)
+
+
+# --- clipping: relu, relu6, hardtanh, clamp, hardsigmoid ------------------------------------------------
+
+
+def _clip_difference(a: Tensor, da: Tensor, lower: float, upper: float) -> Tensor:
+    """clip(a + da) - clip(a): the increment beyond the clipped point, clipped by what is left to the bounds."""
+    c = a.clamp(lower, upper)
+    return (da + (a - c)).clamp(lower - c, upper - c)
+
+
+def clamp(lower: float, upper: float, scale: float = 1.0, shift: float = 0.0, name: str = "clamp") -> Potential:
+    """sigma(a) = clip(scale * a + shift, lower, upper); G = (s - shift)^2 / (2 scale)."""
+    centred = "{s}" if shift == 0 else f"{{s}} − {shift:g}"
+    factor, tex_factor = ("½", r"\tfrac12") if scale == 1 else (f"{1 / (2 * scale):g}·", f"{1 / (2 * scale):g}")
+    return Potential(
+        name=name,
+        energy=lambda s: (s - shift) ** 2 / (2 * scale),
+        activation=lambda a: (scale * a + shift).clamp(lower, upper) if (scale, shift) != (1, 0) else a.clamp(lower, upper),
+        difference=lambda a, da: _clip_difference(scale * a + shift, scale * da, lower, upper),
+        tangent=lambda a, da: torch.where(_inside(scale * a + shift, lower, upper), scale * da, 0.0),
+        slope=scale,
+        lower=lower,
+        upper=upper,
+        text=f"{factor}‖{centred}‖²",
+        tex=rf"{tex_factor}\lVert {centred.replace('−', '-')}\rVert^2".replace("{s}", "{s}"),
+        options=dict(lower=lower, upper=upper, scale=scale, shift=shift),
+    )
+
+
+def _inside(u: Tensor, lower: float, upper: float) -> Tensor:
+    return (u > lower) & (u < upper)
+
+
+RELU = Potential(
+    name="relu",
+    energy=lambda s: s * s / 2,
+    activation=torch.relu,
+    difference=partial(_clip_difference, lower=0.0, upper=INFINITY),
+    tangent=lambda a, da: torch.where(a > 0, da, 0.0),
+    lower=0.0,
+    options=dict(lower=0.0, upper=INFINITY, scale=1.0, shift=0.0),
+)
+RELU6 = clamp(0.0, 6.0, name="relu6")
+HARDSIGMOID = clamp(0.0, 1.0, scale=1 / 6, shift=0.5, name="hardsigmoid")
+
+
+# --- two slopes: leaky relu, elu -----------------------------------------------------------------------
+
+
+def _split_difference(a: Tensor, da: Tensor) -> tuple[Tensor, Tensor]:
+    """The increments of max(a, 0) and of min(a, 0)."""
+    return _clip_difference(a, da, 0.0, INFINITY), _clip_difference(a, da, -INFINITY, 0.0)
+
+
+def _leaky_difference(a: Tensor, da: Tensor, slope: float) -> Tensor:
+    up, down = _split_difference(a, da)
+    return up + slope * down
+
+
+def leaky_relu(slope: float) -> Potential:
+    return Potential(
+        name="leaky_relu",
+        energy=lambda s: torch.where(s >= 0, s * s / 2, s * s / (2 * slope)),
+        activation=lambda a: F.leaky_relu(a, slope),
+        difference=partial(_leaky_difference, slope=slope),
+        tangent=lambda a, da: torch.where(a > 0, da, slope * da),
+        slope=max(1.0, slope),
+        text=f"½‖max({{s}},0)‖² + {1 / (2 * slope):g}·‖min({{s}},0)‖²",
+        tex=rf"\tfrac12\lVert \max({{s}},0)\rVert^2 + {1 / (2 * slope):g}\lVert \min({{s}},0)\rVert^2",
+        options=dict(slope=slope),
+    )
+
+
+def _elu_energy(s: Tensor, alpha: float, scale: float, rate: float) -> Tensor:
+    """For s = scale * alpha * (exp(rate a) - 1): the integral of log(1 + s / (scale alpha)) / rate."""
+    depth = scale * alpha
+    below = s.clamp(-depth, 0.0)
+    entropy = (torch.special.xlogy(depth + below, 1 + below / depth) - below) / rate
+    return torch.where(s >= 0, s * s / (2 * scale), entropy)
+
+
+def _elu_difference(a: Tensor, da: Tensor, alpha: float, scale: float, rate: float) -> Tensor:
+    up, down = _split_difference(a, da)
+    return scale * (up + alpha * torch.exp(rate * a.clamp(max=0.0)) * torch.expm1(rate * down))
+
+
+def elu(alpha: float, scale: float = 1.0, rate: float = 1.0, name: str = "elu") -> Potential:
+    """sigma(a) = scale * (a if a > 0 else alpha * (exp(rate * a) - 1))."""
+
+    def activation(a: Tensor) -> Tensor:
+        return scale * torch.where(a > 0, a, alpha * torch.expm1(rate * a.clamp(max=0.0)))
+
+    def tangent(a: Tensor, da: Tensor) -> Tensor:
+        return scale * torch.where(a > 0, da, alpha * rate * torch.exp(rate * a.clamp(max=0.0)) * da)
+
+    return Potential(
+        name=name,
+        energy=partial(_elu_energy, alpha=alpha, scale=scale, rate=rate),
+        activation=activation,
+        difference=partial(_elu_difference, alpha=alpha, scale=scale, rate=rate),
+        tangent=tangent,
+        slope=scale * max(1.0, alpha * rate),
+        lower=-alpha * scale,
+        text=f"½‖max({{s}},0)‖² + Σ[({alpha * scale:g}+{{s}})log(1+{{s}}/{alpha * scale:g}) − {{s}}] over {{s}}<0",
+        tex=rf"\tfrac12\lVert \max({{s}},0)\rVert^2 + \textstyle\sum_{{{{{{s}}<0}}}}\left[({alpha * scale:g}+{{s}})\log(1+{{s}}/{alpha * scale:g}) - {{s}}\right]",
+        options=dict(alpha=alpha, scale=scale, rate=rate),
+    )
+
+
+# --- smooth: sigmoid, tanh, softplus, softmax -----------------------------------------------------------
+
+SIGMOID = Potential(
+    name="sigmoid",
+    energy=lambda s: _xlogx(s) + _xlogx(1 - s),
+    activation=torch.sigmoid,
+    # sigma(b) - sigma(a) = sigma(b) (1 - sigma(a)) (1 - exp(a - b)), written from the side where exp is small
+    difference=lambda a, da: torch.where(
+        da >= 0,
+        -torch.expm1(-da.abs()) * torch.sigmoid(a + da) * torch.sigmoid(-a),
+        torch.expm1(-da.abs()) * torch.sigmoid(a) * torch.sigmoid(-a - da),
+    ),
+    tangent=lambda a, da: torch.sigmoid(a) * torch.sigmoid(-a) * da,
+    slope=0.25,
+    lower=0.0,
+    upper=1.0,
+    text="Σ[{s} log {s} + (1−{s}) log(1−{s})]",
+    tex=r"\textstyle\sum\left[{s}\log {s} + (1-{s})\log(1-{s})\right]",
+)
+
+TANH = Potential(
+    name="tanh",
+    energy=lambda s: (_xlogx(1 + s) + _xlogx(1 - s)) / 2,
+    activation=torch.tanh,
+    # tanh(b) - tanh(a) = tanh(b - a) (1 - tanh(a) tanh(b)); the bracket by cosh where it would cancel
+    difference=lambda a, da: _tanh_difference(a, da),
+    tangent=lambda a, da: _sech2(a) * da,
+    lower=-1.0,
+    upper=1.0,
+    text="½Σ[(1+{s}) log(1+{s}) + (1−{s}) log(1−{s})]",
+    tex=r"\tfrac12\textstyle\sum\left[(1+{s})\log(1+{s}) + (1-{s})\log(1-{s})\right]",
+)
+
+
+def _sech2(a: Tensor) -> Tensor:
+    return 4 * torch.sigmoid(2 * a) * torch.sigmoid(-2 * a)
+
+
+def _tanh_difference(a: Tensor, da: Tensor) -> Tensor:
+    """tanh(a) = 2 sigmoid(2a) - 1, so the sigmoid's difference serves."""
+    return 2 * SIGMOID.difference(2 * a, 2 * da)
+
+
+class _SoftplusCorrection(torch.autograd.Function):
+    """Li2(exp(-u)) for u >= 0, by its power series reflected at 1/2 (Abramowitz & Stegun 27.7).
+
+    The derivative is log(1 - exp(-u)) in closed form, the series being poor at u -> 0.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor) -> Tensor:
+        ctx.save_for_backward(u)
+        z = torch.exp(-u).clamp(max=1.0)
+        inside = z.clamp(max=1 - 1e-16)
+        small = torch.where(z <= 0.5, z, 1 - z)
+        series, power = torch.zeros_like(z), torch.ones_like(z)
+        for k in range(1, 55):  # 0.5^55 / 55^2 is below the rounding of float64
+            power = power * small
+            series = series + power / k**2
+        reflected = math.pi**2 / 6 - torch.log(inside) * torch.log1p(-inside) - series
+        return torch.where(z <= 0.5, series, reflected)
+
+    @staticmethod
+    def backward(ctx: Any, error: Tensor) -> Tensor:  # type: ignore[override]
+        (u,) = ctx.saved_tensors
+        return error * torch.log(-torch.expm1(-u))
+
+
+def softplus(beta: float, threshold: float = 20.0) -> Potential:
+    """sigma(a) = log(1 + exp(beta a)) / beta; PyTorch takes a itself where beta a exceeds the threshold."""
+
+    def energy(s: Tensor) -> Tensor:
+        return s * s / 2 + _SoftplusCorrection.apply(beta * s) / beta**2
+
+    def difference(a: Tensor, da: Tensor) -> Tensor:
+        b = beta * da
+        # log1p(sigmoid(a) expm1(b)), and from the other end where b is large
+        forward = torch.log1p(torch.sigmoid(beta * a) * torch.expm1(b.clamp(max=1.0)))
+        far = F.softplus(beta * (a + da)) - F.softplus(beta * a)
+        return torch.where(b <= 1.0, forward, far) / beta
+
+    return Potential(
+        name="softplus",
+        energy=energy,
+        activation=lambda a: F.softplus(a, beta, threshold),
+        difference=difference,
+        tangent=lambda a, da: torch.sigmoid(beta * a) * da,
+        lower=0.0,
+        text=f"½‖{{s}}‖² + Σ Li₂(exp(−{beta:g}{{s}}))/{beta * beta:g}",
+        tex=rf"\tfrac12\lVert {{s}}\rVert^2 + \textstyle\sum \mathrm{{Li}}_2(e^{{{{-{beta:g}{{s}}}}}})/{beta * beta:g}",
+        options=dict(beta=beta),
+    )
+
+
+def softmax(dim: int) -> Potential:
+    def difference(a: Tensor, da: Tensor) -> Tensor:
+        p, grow = torch.softmax(a, dim), torch.expm1(da)
+        mean = (p * grow).sum(dim, keepdim=True)
+        return p * (grow - mean) / (1 + mean)
+
+    def tangent(a: Tensor, da: Tensor) -> Tensor:
+        p = torch.softmax(a, dim)
+        return p * (da - (p * da).sum(dim, keepdim=True))
+
+    return Potential(
+        name="softmax",
+        energy=_xlogx,
+        activation=lambda a: torch.softmax(a, dim),
+        difference=difference,
+        tangent=tangent,
+        slope=0.5,
+        lower=0.0,
+        upper=1.0,
+        simplex=dim,
+        text="Σ {s} log {s}",
+        tex=r"\textstyle\sum {s}\log {s}",
+        options=dict(dim=dim),
+    )
+
+
+# --- the rules -------------------------------------------------------------------------------------------
+
+
+def _fixed(potential: Potential) -> Callable[[Call], Reading]:
+    return lambda call: Reading(operands=(call.as_operand(call.value()),), potential=potential)
+
+
+def _chosen(make: Callable[[Call], Potential | Refusal]) -> Callable[[Call], Reading | Refusal]:
+    def read(call: Call) -> Reading | Refusal:
+        made = make(call)
+        if isinstance(made, Refusal):
+            return made
+        return Reading(operands=(call.as_operand(call.value()),), potential=made)
+
+    return read
+
+
+def _clamp(call: Call) -> Potential | Refusal:
+    lower, upper = call.option("min", None), call.option("max", None)
+    if not all(bound is None or isinstance(bound, (int, float)) for bound in (lower, upper)):
+        return Refusal("its bounds are tensors; an energy needs them constant")
+    low = -INFINITY if lower is None else float(lower)
+    high = INFINITY if upper is None else float(upper)
+    return RELU if (low, high) == (0.0, INFINITY) else clamp(low, high)
+
+
+def _hardtanh(call: Call) -> Potential:
+    low, high = call.option("min_val", -1.0), call.option("max_val", 1.0)
+    return clamp(float(low), float(high), name="hardtanh")
+
+
+def _leaky(call: Call) -> Potential | Refusal:
+    slope = call.option("negative_slope", 0.01)
+    if not slope > 0:
+        return Refusal(f"a negative slope of {slope} is not increasing, so it has no convex potential")
+    return leaky_relu(float(slope))
+
+
+def _elu(call: Call) -> Potential | Refusal:
+    alpha = call.option("alpha", 1.0)
+    if not alpha > 0:
+        return Refusal(f"alpha={alpha} is not increasing, so it has no convex potential")
+    return elu(float(alpha))
+
+
+def _celu(call: Call) -> Potential | Refusal:
+    alpha = call.option("alpha", 1.0)
+    if not alpha > 0:
+        return Refusal(f"alpha={alpha} is not increasing, so it has no convex potential")
+    return elu(float(alpha), rate=1 / float(alpha), name="celu")
+
+
+def _softplus(call: Call) -> Potential | Refusal:
+    beta = call.option("beta", 1.0)
+    return softplus(float(beta), float(call.option("threshold", 20.0))) if beta > 0 else Refusal(f"beta={beta} is not positive")
+
+
+def _softmax(call: Call) -> Potential | Refusal:
+    dim = call.option("dim", None)
+    if dim is None:
+        return Refusal("its dimension is implicit; give dim=")
+    if call.arguments.get("dtype") is not None:
+        return Refusal("it changes the type of its input")
+    return Refusal("it normalises over the batch") if dim == 0 else softmax(int(dim))
+
+
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # Klambauer et al. 2017, as in PyTorch
+
+POTENTIAL_RULES: tuple[Rule, ...] = (
+    Rule(
+        "relu", Role.POTENTIAL, _fixed(RELU), "max(a, 0)",
+        modules=(nn.ReLU,), functions=(torch.relu, F.relu, torch.relu_, F.relu_, aten.relu.default, aten.relu_.default),
+        methods=("relu", "relu_"), signature=("input", "inplace"),
+        examples=((nn.ReLU, (3, 5)),),
+    ),
+    Rule(
+        "relu6", Role.POTENTIAL, _fixed(RELU6), "clip(a, 0, 6)",
+        modules=(nn.ReLU6,), functions=(F.relu6, aten.relu6.default, aten.relu6_.default),
+        signature=("input", "inplace"), examples=((nn.ReLU6, (3, 5)),),
+    ),
+    Rule(
+        "leaky_relu", Role.POTENTIAL, _chosen(_leaky), "a, or slope · a below 0",
+        modules=(nn.LeakyReLU,), functions=(F.leaky_relu, F.leaky_relu_, aten.leaky_relu.default, aten.leaky_relu_.default),
+        signature=("input", "negative_slope", "inplace"), examples=((lambda: nn.LeakyReLU(0.1), (3, 5)),),
+    ),
+    Rule(
+        "hardtanh", Role.POTENTIAL, _chosen(_hardtanh), "clip(a, min_val, max_val)",
+        modules=(nn.Hardtanh,), functions=(F.hardtanh, F.hardtanh_, aten.hardtanh.default, aten.hardtanh_.default),
+        signature=("input", "min_val", "max_val", "inplace"), examples=((lambda: nn.Hardtanh(-0.5, 1.5), (3, 5)),),
+    ),
+    Rule(
+        "clamp", Role.POTENTIAL, _chosen(_clamp), "clip(a, min, max)",
+        functions=(torch.clamp, torch.clip, torch.clamp_, aten.clamp.default, aten.clamp_.default),
+        methods=("clamp", "clip", "clamp_", "clip_"), signature=("input", "min", "max"),
+    ),
+    Rule(
+        "clamp_min", Role.POTENTIAL, _chosen(_clamp), "max(a, min)",
+        functions=(torch.clamp_min, aten.clamp_min.default), methods=("clamp_min", "clamp_min_"), signature=("input", "min"),
+    ),
+    Rule(
+        "clamp_max", Role.POTENTIAL, _chosen(_clamp), "min(a, max)",
+        functions=(torch.clamp_max, aten.clamp_max.default), methods=("clamp_max", "clamp_max_"), signature=("input", "max"),
+    ),
+    Rule(
+        "hardsigmoid", Role.POTENTIAL, _fixed(HARDSIGMOID), "clip(a/6 + 1/2, 0, 1)",
+        modules=(nn.Hardsigmoid,), functions=(F.hardsigmoid, aten.hardsigmoid.default, aten.hardsigmoid_.default),
+        signature=("input", "inplace"), examples=((nn.Hardsigmoid, (3, 5)),),
+    ),
+    Rule(
+        "sigmoid", Role.POTENTIAL, _fixed(SIGMOID), "1 / (1 + exp(−a))",
+        modules=(nn.Sigmoid,),
+        functions=(torch.sigmoid, F.sigmoid, torch.special.expit, torch.sigmoid_, aten.sigmoid.default, aten.sigmoid_.default),
+        methods=("sigmoid", "sigmoid_"), examples=((nn.Sigmoid, (3, 5)),),
+    ),
+    Rule(
+        "tanh", Role.POTENTIAL, _fixed(TANH), "tanh(a)",
+        modules=(nn.Tanh,), functions=(torch.tanh, F.tanh, torch.tanh_, aten.tanh.default, aten.tanh_.default),
+        methods=("tanh", "tanh_"), examples=((nn.Tanh, (3, 5)),),
+    ),
+    Rule(
+        "softplus", Role.POTENTIAL, _chosen(_softplus), "log(1 + exp(beta a)) / beta",
+        modules=(nn.Softplus,), functions=(F.softplus, aten.softplus.default),
+        signature=("input", "beta", "threshold"), examples=((lambda: nn.Softplus(2.0), (3, 5)),),
+    ),
+    Rule(
+        "elu", Role.POTENTIAL, _chosen(_elu), "a, or alpha (exp(a) − 1) below 0",
+        modules=(nn.ELU,), functions=(F.elu, F.elu_, aten.elu.default, aten.elu_.default),
+        signature=("input", "alpha", "inplace"), examples=((lambda: nn.ELU(0.7), (3, 5)),),
+    ),
+    Rule(
+        "celu", Role.POTENTIAL, _chosen(_celu), "a, or alpha (exp(a/alpha) − 1) below 0",
+        modules=(nn.CELU,), functions=(F.celu, F.celu_), signature=("input", "alpha", "inplace"),
+        examples=((lambda: nn.CELU(0.7), (3, 5)),),
+    ),
+    Rule(
+        "selu", Role.POTENTIAL, _fixed(elu(SELU_ALPHA, SELU_SCALE, name="selu")), "scaled ELU",
+        modules=(nn.SELU,), functions=(F.selu, torch.selu), signature=("input", "inplace"), examples=((nn.SELU, (3, 5)),),
+    ),
+    Rule(
+        "softmax", Role.POTENTIAL, _chosen(_softmax), "exp(a) / Σ exp(a)",
+        modules=(nn.Softmax,), functions=(torch.softmax, F.softmax, aten.softmax.int),
+        methods=("softmax",), signature=("input", "dim", "dtype"), examples=((lambda: nn.Softmax(-1), (3, 5)),),
+    ),
+)
+
+__all__ = ["IDENTITY", "POTENTIAL_RULES"]

@@ -1,0 +1,90 @@
+"""Weighted couplings: linear maps, convolutions and transposed convolutions, in one, two and three dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..ir import Operation
+from .rule import Call, Reading, Refusal, Role, Rule, nodes_of, options
+
+aten = torch.ops.aten
+
+
+def _read_weighted(call: Call, name: str, function: Callable[..., Any], constants: dict[str, Any]) -> Reading:
+    weight, bias = call.weight("weight"), call.weight("bias")
+    star = r"\star" if "conv" in name else r"\,"
+    plus = "" if bias is None else r" + b_{{{layer}}}"
+    return Reading(
+        operands=(call.as_operand(call.value()), weight, bias),
+        operation=Operation(
+            name=name, function=function, options=options(**constants), weighted=True,
+            text="{layer}({0})", tex=r"W_{{{layer}}}" + star + " {0}" + plus,
+        ),
+        given=nodes_of(weight, bias),
+    )
+
+
+def _linear(call: Call) -> Reading | Refusal:
+    if call.module is None and call.weight("weight") is None:
+        return Refusal("its weight is not a tensor")
+    return _read_weighted(call, "linear", F.linear, {})
+
+
+def _convolution(name: str, function: Callable[..., Any], transposed: bool) -> Callable[[Call], Reading | Refusal]:
+    def read(call: Call) -> Reading | Refusal:
+        mode = getattr(call.module, "padding_mode", "zeros")
+        if mode != "zeros":
+            return Refusal(f"padding_mode={mode!r} has no rule; pad with zeros or put the padding in its own layer")
+        if call.arguments.get("output_size") is not None:
+            return Refusal("output_size= is computed at run time")
+        constants = {
+            "stride": call.option("stride", 1), "padding": call.option("padding", 0),
+            "dilation": call.option("dilation", 1), "groups": call.option("groups", 1),
+        }
+        if transposed:
+            constants["output_padding"] = call.option("output_padding", 0)
+        return _read_weighted(call, name, function, constants)
+
+    return read
+
+
+_CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
+
+
+def _conv_rule(
+    d: int, module: type[nn.Module], functions: tuple[Callable[..., Any], ...], transposed: bool,
+    example: tuple[Callable[[], nn.Module], tuple[int, ...]],
+) -> Rule:
+    name = f"conv_transpose{d}d" if transposed else f"conv{d}d"
+    return Rule(
+        name, Role.COUPLING, _convolution(name, functions[0], transposed),
+        "transposed convolution" if transposed else "convolution: stride, padding, dilation, groups",
+        modules=(module,), functions=functions, signature=_TRANSPOSED if transposed else _CONVOLUTION, examples=(example,),
+    )
+
+
+WEIGHTED_RULES: tuple[Rule, ...] = (
+    Rule(
+        "linear", Role.COUPLING, _linear, "a matrix, with or without bias",
+        modules=(nn.Linear,), functions=(F.linear, aten.linear.default),
+        signature=("input", "weight", "bias"), examples=((lambda: nn.Linear(5, 4), (3, 5)),),
+    ),
+    _conv_rule(1, nn.Conv1d, (F.conv1d, torch.conv1d, aten.conv1d.default, aten.conv1d.padding), False,
+               (lambda: nn.Conv1d(4, 6, 3, stride=2, padding=1, groups=2), (2, 4, 9))),
+    _conv_rule(2, nn.Conv2d, (F.conv2d, torch.conv2d, aten.conv2d.default, aten.conv2d.padding), False,
+               (lambda: nn.Conv2d(3, 4, 3, padding=2, dilation=2), (2, 3, 7, 6))),
+    _conv_rule(3, nn.Conv3d, (F.conv3d, torch.conv3d, aten.conv3d.default, aten.conv3d.padding), False,
+               (lambda: nn.Conv3d(2, 3, 2), (2, 2, 4, 4, 3))),
+    _conv_rule(1, nn.ConvTranspose1d, (F.conv_transpose1d, torch.conv_transpose1d, aten.conv_transpose1d.default), True,
+               (lambda: nn.ConvTranspose1d(4, 2, 3, stride=2), (2, 4, 5))),
+    _conv_rule(2, nn.ConvTranspose2d, (F.conv_transpose2d, torch.conv_transpose2d, aten.conv_transpose2d.input), True,
+               (lambda: nn.ConvTranspose2d(3, 2, 3, stride=2, padding=1, output_padding=1), (2, 3, 4, 4))),
+    _conv_rule(3, nn.ConvTranspose3d, (F.conv_transpose3d, torch.conv_transpose3d, aten.conv_transpose3d.input), True,
+               (lambda: nn.ConvTranspose3d(2, 3, 2), (2, 2, 3, 3, 3))),
+)

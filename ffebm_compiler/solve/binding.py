@@ -1,0 +1,105 @@
+"""A block with its numbers: what a solver and an estimator work on.
+
+The stationarity equations of ``E = sum_l w_l [G_l(s_l) - <s_l, f_l>]`` are
+
+    s_l = sigma_l(a_l),     a_l = f_l(s_<l, x) + sum_m (w_m / w_l) J_lm^T s_m
+
+with ``J_lm`` the Jacobian of f_m in s_l, over the consumers m of l: bottom-up drive plus top-down feedback with the
+reverse gain ``w_m / w_l``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..ir import EnergyBlock, State
+
+States = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class BoundBlock:
+    """A block, the values it reads, and its layer weights.
+
+    Attributes:
+        block: the energy block.
+        inputs: values from outside, tensors or sizes.
+        weights: the model's tensors, by path.
+        layer_weights: w_l, by state.
+    """
+
+    block: EnergyBlock
+    inputs: Mapping[str, Any]
+    weights: Mapping[str, Tensor]
+    layer_weights: Mapping[str, float]
+    fixed: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def detached(self) -> BoundBlock:
+        """Without history, and with everything computed that does not depend on a state."""
+        inputs = {k: v.detach() if isinstance(v, Tensor) else v for k, v in self.inputs.items()}
+        weights = {k: v.detach() for k, v in self.weights.items()}
+        return BoundBlock(self.block, inputs, weights, self.layer_weights, _fixed_terms(self.block, inputs, weights))
+
+    def drive(self, state: State, states: Mapping[str, Tensor]) -> Tensor:
+        """f of a state."""
+        return state.drive.evaluate({**self.fixed, **self.inputs, **states}, self.weights)
+
+    def reverse_gain(self, source: str, target: str) -> float:
+        """w_m / w_l, the gain of the feedback from m to l."""
+        return self.layer_weights[target] / self.layer_weights[source]
+
+    def feedforward(self) -> States:
+        """The states without any feedback: where the free phase starts."""
+        states: States = {}
+        for state in self.block.states:
+            states[state.name] = state.potential.activation(self.drive(state, states))
+        return states
+
+    def feedback(self, states: Mapping[str, Tensor], drives: Mapping[str, Tensor], create_graph: bool = False) -> States:
+        """Top-down feedback into each state, by vector-Jacobian products through ``drives``.
+
+        Args:
+            states: leaves that require grad, which ``drives`` were computed from.
+            drives: f of each state.
+        """
+        names = [s.name for s in self.block.states if any(s.name == source for source, _ in self.block.edges)]
+        targets = [s.name for s in self.block.states if s.drive.sources]
+        if not targets:
+            return {}
+        pulled = torch.autograd.grad(
+            [drives[m] for m in targets],
+            [states[n] for n in names],
+            [self.layer_weights[m] * states[m] if create_graph else (self.layer_weights[m] * states[m]).detach() for m in targets],
+            create_graph=create_graph,
+            allow_unused=True,
+        )
+        return {n: p / self.layer_weights[n] for n, p in zip(names, pulled, strict=True) if p is not None}
+
+    def stationarity(self, states: Mapping[str, Tensor]) -> States:
+        """``a_l`` of every state at ``states``."""
+        with torch.enable_grad():
+            leaves = {k: v.detach().requires_grad_() for k, v in states.items()}
+            drives = {s.name: self.drive(s, leaves) for s in self.block.states}
+            feedback = self.feedback(leaves, drives)
+        return {n: (drives[n] + feedback[n] if n in feedback else drives[n]).detach() for n in drives}
+
+
+def _fixed_terms(block: EnergyBlock, inputs: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Every term that depends on no state, computed once for a whole relaxation."""
+    fixed: dict[str, Any] = {}
+    varying = {s.name for s in block.states}
+    with torch.no_grad():
+        for state in block.states:
+            for term in state.drive.terms:
+                if term.name in fixed:
+                    continue
+                if any(o in varying for o in term.operands if isinstance(o, str)):
+                    varying.add(term.name)
+                else:
+                    fixed[term.name] = term.evaluate({**inputs, **fixed}, weights)
+    return fixed

@@ -1,0 +1,134 @@
+"""The nudged phase: how far does a nudge move the equilibrium?
+
+At strength beta the nudged energy is ``E + beta <s_out, delta>``. What is relaxed is the displacement
+``d = s(beta) - s*`` itself, so that nothing is lost to cancellation however small it is:
+
+    d_l = sigma_l(a_l* + da_l) - sigma_l(a_l*)
+    w_l da_l = w_l J_l d + sum_m w_m J_lm^T d_m + (curvature of the interaction) d - beta delta_l
+
+with the interaction linearised at the free equilibrium: exact for couplings that are linear in the states; the
+winners of a pooling maximum are held; a smooth activation contributes its second derivative. Sweeps run
+backward, from the outputs where the nudge enters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..ir import State
+from .binding import BoundBlock, States
+from .relaxation import Relaxation, Tolerance, iterate
+
+
+@dataclass(frozen=True)
+class _LinearDrive:
+    """f of one state, linearised: ``leaves`` are the free states it reads, ``f`` their drive, ``pulled = J^T c``."""
+
+    leaves: tuple[Tensor, ...]
+    f: Tensor
+    cotangent: Tensor
+    pulled: tuple[Tensor, ...]
+
+
+class Linearisation:
+    """The interaction of a block around its free equilibrium: push (J d), pull (J^T d) and curvature.
+
+    The Jacobian's transpose is recorded once by automatic differentiation, as a function of its cotangent and of
+    the states; its own vector-Jacobian product is then ``J d`` (through the cotangent) and the curvature (through
+    the states). The graph holds the pooling winners of the free equilibrium.
+    """
+
+    def __init__(self, bound: BoundBlock, states: Mapping[str, Tensor]):
+        self.bound = bound.detached()
+        self.states = {k: v.detach() for k, v in states.items()}
+        self.activations = self.bound.stationarity(self.states)
+        self._drives: dict[str, _LinearDrive] = {}
+        for state in bound.block.states:
+            if state.drive.sources:
+                self._drives[state.name] = self._linearise(state)
+
+    def _linearise(self, state: State) -> _LinearDrive:
+        with torch.enable_grad():
+            leaves = {n: self.states[n].detach().requires_grad_() for n in state.drive.sources}
+            f = self.bound.drive(state, leaves)
+            cotangent = self.states[state.name].detach().clone().requires_grad_()
+            pulled = torch.autograd.grad(f, list(leaves.values()), cotangent, create_graph=True)
+        return _LinearDrive(tuple(leaves.values()), f, cotangent, pulled)
+
+    def push(self, state: State, d: Mapping[str, Tensor]) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """(J d, curvature into each source) of one state's drive; None and {} where nothing moves."""
+        linear = self._drives.get(state.name)
+        if linear is None:
+            return None, {}
+        moved = [(p, d[n]) for n, p in zip(state.drive.sources, linear.pulled, strict=True) if n in d]
+        if not moved:
+            return None, {}
+        smooth = not state.drive.is_linear
+        wanted = [linear.cotangent, *(linear.leaves if smooth else ())]
+        pushed, *curved = torch.autograd.grad(
+            [p for p, _ in moved], wanted, [v for _, v in moved], retain_graph=True, allow_unused=True
+        )
+        curvature = {n: c for n, c in zip(state.drive.sources, curved, strict=False) if c is not None}
+        return pushed, curvature
+
+    def pull(self, state: State, d: Tensor) -> dict[str, Tensor]:
+        """J^T d into each source of one state's drive."""
+        linear = self._drives.get(state.name)
+        if linear is None:
+            return {}
+        pulled = torch.autograd.grad(linear.f, linear.leaves, d, retain_graph=True)
+        return dict(zip(state.drive.sources, pulled, strict=True))
+
+
+def displace(
+    linear: Linearisation, errors: Mapping[str, Tensor], beta: float, tolerance: Tolerance, tangent: bool = False
+) -> tuple[States, Relaxation]:
+    """The displacement of the equilibrium under the nudge ``beta <s_out, errors>``.
+
+    Args:
+        linear: the block at its free equilibrium.
+        errors: the loss's gradient in each output state.
+        beta: the nudge strength; with ``tangent`` the displacement is linear in it.
+        tolerance: when to stop, relative to each state's own displacement.
+        tangent: with sigma' instead of sigma's difference: the limit of a vanishing nudge.
+    """
+    bound, block = linear.bound, linear.bound.block
+    w = bound.layer_weights
+    d: States = {}
+
+    def sweep() -> dict[str, tuple[Tensor, Tensor]]:
+        changes: dict[str, tuple[Tensor, Tensor]] = {}
+        pulled: dict[str, list[Tensor]] = {s.name: [] for s in block.states}
+        pushes = {s.name: linear.push(s, d) for s in block.states if not s.drive.is_linear}
+        for state, (_, curvature) in ((block.state(n), p) for n, p in pushes.items()):
+            for source, c in curvature.items():
+                pulled[source].append(w[state.name] / w[source] * c)
+        for state in reversed(block.states):
+            n = state.name
+            push = pushes[n][0] if n in pushes else linear.push(state, d)[0]
+            parts = [*([] if push is None else [push]), *pulled[n]]
+            if n in errors:
+                parts.append(errors[n] * (-beta / w[n]))
+            if not parts:
+                new = torch.zeros_like(linear.states[n])
+            else:
+                da = sum(parts[1:], start=parts[0])
+                rule = state.potential.tangent if tangent else state.potential.difference
+                new = rule(linear.activations[n], da)
+            changes[n] = (new, new - d[n] if n in d else new)
+            d[n] = new
+            for source, back in linear.pull(state, new).items():
+                pulled[source].append(w[n] / w[source] * back)
+        return changes
+
+    with torch.no_grad():
+        if not block.has_feedback:
+            sweep()
+            return d, Relaxation(block.name, 1, 0.0, True)
+        dtype = next(iter(linear.states.values())).dtype
+        record = iterate(block.name, sweep, tolerance.of(dtype), tolerance.max_sweeps)
+    return d, record

@@ -1,0 +1,160 @@
+"""The free phase: where is the equilibrium of a block?
+
+One sweep updates the states in forward order, each with the newest drive from below and the feedback from
+above: exact minimisation of the energy over one state after another (block coordinate descent), so the energy
+never rises while the couplings are linear. The residual of a sweep is the largest relative change of a state,
+
+    r = max_l |s_l' - s_l|_inf / |s_l'|_inf,
+
+and the distance to the equilibrium is estimated as ``r * rho / (1 - rho)``, with rho the measured contraction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .binding import BoundBlock, States
+
+DIVERGED = 1e30
+"""A state beyond this, relative to the feedforward one, is on its way to infinity."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """When a relaxation stops.
+
+    Attributes:
+        residual: the relative error at which it has converged; None chooses by the type's precision.
+        max_sweeps: the largest number of sweeps.
+    """
+
+    residual: float | None = None
+    max_sweeps: int = 200
+
+    def of(self, dtype: torch.dtype) -> float:
+        """The tolerance; by default some 30 roundings of the type, below which a residual is noise."""
+        return max(32 * torch.finfo(dtype).eps, 1e-13) if self.residual is None else self.residual
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """How a relaxation ended.
+
+    Attributes:
+        block: the block's name.
+        sweeps: the sweeps it took.
+        residual: the estimated relative distance to the equilibrium.
+        converged: whether that is within the tolerance.
+    """
+
+    block: str
+    sweeps: int
+    residual: float
+    converged: bool
+
+
+@dataclass(frozen=True)
+class Equilibrium:
+    """States and the record of how they were found."""
+
+    states: States
+    relaxation: Relaxation
+
+
+def iterate(name: str, sweep: Callable[[], Mapping[str, tuple[Tensor, Tensor]]], tolerance: float, max_sweeps: int) -> Relaxation:
+    """The one relaxation loop: sweeps until the estimated error is within the tolerance.
+
+    Args:
+        sweep: advances by one sweep and returns (new, change) of each state.
+    """
+    previous, error, rho = math.inf, math.inf, 0.0
+    for k in range(1, max_sweeps + 1):
+        residual = _residual(sweep())
+        if not math.isfinite(residual):
+            return Relaxation(name, k, math.inf, False)
+        if 0 < previous < math.inf:
+            rho = residual / previous
+        error = residual * max(1.0, rho / (1 - rho)) if rho < 1 else residual * 1e3
+        if residual == 0 or (k > 1 and error <= tolerance):
+            return Relaxation(name, k, error, True)
+        previous = residual
+    return Relaxation(name, max_sweeps, error, False)
+
+
+def _residual(changes: Mapping[str, tuple[Tensor, Tensor]]) -> float:
+    """The largest relative change, in one transfer from the device."""
+    ratios = []
+    for new, change in changes.values():
+        if new.numel():
+            scale = new.detach().abs().amax().float()
+            ratios.append(torch.where(scale > 0, change.detach().abs().amax().float() / scale.clamp(min=1e-38), 0.0))
+            ratios[-1] = torch.where(scale < DIVERGED, ratios[-1], torch.inf)
+    return float(torch.stack(ratios).amax()) if ratios else 0.0
+
+
+def relax(bound: BoundBlock, tolerance: Tolerance, start: States | None = None) -> Equilibrium:
+    """The free equilibrium of a block.
+
+    Args:
+        bound: the block; its history is ignored.
+        tolerance: when to stop.
+        start: states to start from; the feedforward ones by default.
+    """
+    bound = bound.detached()
+    with torch.no_grad():
+        states = bound.feedforward() if start is None else dict(start)
+        if not bound.block.has_feedback:
+            return Equilibrium(states, Relaxation(bound.block.name, 1, 0.0, True))
+        feedback = _feedback(bound, states)
+
+        def sweep() -> dict[str, tuple[Tensor, Tensor]]:
+            nonlocal feedback
+            changes, feedback = _forward_sweep(bound, states, feedback)
+            return changes
+
+        dtype = next(iter(states.values())).dtype
+        record = iterate(bound.block.name, sweep, tolerance.of(dtype), tolerance.max_sweeps)
+    return Equilibrium({k: v.detach() for k, v in states.items()}, record)
+
+
+def _feedback(bound: BoundBlock, states: States) -> States:
+    with torch.enable_grad():
+        leaves = {k: v.detach().requires_grad_() for k, v in states.items()}
+        return bound.feedback(leaves, {s.name: bound.drive(s, leaves) for s in bound.block.states})
+
+
+def _forward_sweep(bound: BoundBlock, states: States, feedback: States) -> tuple[dict[str, tuple[Tensor, Tensor]], States]:
+    """Updates ``states`` in forward order; returns the changes and the feedback at the new states."""
+    changes, leaves, drives = {}, dict[str, Tensor](), {}
+    for state in bound.block.states:
+        n = state.name
+        with torch.enable_grad():
+            drives[n] = bound.drive(state, leaves)
+        a = drives[n].detach()
+        new = state.potential.activation(a + feedback[n] if n in feedback else a)
+        changes[n] = (new, new - states[n])
+        states[n] = new
+        leaves[n] = new.detach().requires_grad_()
+    with torch.enable_grad():
+        return changes, bound.feedback(leaves, drives)
+
+
+def differentiable_sweep(bound: BoundBlock, states: Mapping[str, Tensor]) -> States:
+    """One forward sweep from ``states`` as a differentiable function of states, inputs and weights.
+
+    At an equilibrium it is the identity on the states: the fixed-point map that implicit differentiation needs, and
+    the step that automatic differentiation unrolls.
+    """
+    with torch.enable_grad():
+        old = {k: v if v.requires_grad else v.detach().requires_grad_() for k, v in states.items()}
+        feedback = bound.feedback(old, {s.name: bound.drive(s, old) for s in bound.block.states}, create_graph=True)
+        new: States = {}
+        for state in bound.block.states:
+            f = bound.drive(state, new)
+            new[state.name] = state.potential.activation(f + feedback[state.name] if state.name in feedback else f)
+    return new

@@ -1,0 +1,54 @@
+"""Runs a digital part as ordinary PyTorch, and says which of the user's layers failed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..errors import FFEBMError
+from ..ir import DigitalBlock, Origin
+from ..ir.origin import failed_layer
+
+
+def run_digital(block: DigitalBlock, network: nn.Module, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The outputs of a digital part, by name; modules and weights are looked up in ``network``."""
+    computed: dict[fx.Node, Any] = {}
+    origins = iter(block.origins)
+    result: tuple[Any, ...] = ()
+    for node in block.graph.nodes:
+        if node.op == "placeholder":
+            computed[node] = values[node.target]
+        elif node.op == "get_attr":
+            computed[node] = attribute(network, str(node.target))
+        elif node.op == "output":
+            result = fx.node.map_arg(node.args[0], computed.__getitem__)
+        else:
+            computed[node] = _call(node, network, computed, next(origins))
+    return dict(zip(block.outputs, result, strict=True))
+
+
+def _call(node: fx.Node, network: nn.Module, computed: Mapping[fx.Node, Any], origin: Origin) -> Any:
+    args = fx.node.map_arg(node.args, computed.__getitem__)
+    kwargs = fx.node.map_arg(node.kwargs, computed.__getitem__)
+    try:
+        if node.op == "call_module":
+            return network.get_submodule(str(node.target))(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+    except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as failure:
+        if isinstance(failure, (torch.OutOfMemoryError, FFEBMError)):
+            raise
+        raise failed_layer(origin, failure, [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]) from failure
+
+
+def attribute(network: nn.Module, path: str) -> Any:
+    """The value at an attribute path: a parameter, a buffer, a parametrized weight."""
+    value: Any = network
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value

@@ -1,0 +1,95 @@
+"""One block as one differentiable operator: relaxes in forward, runs the estimator in backward.
+
+``loss.backward()`` then chains backpropagation through the digital parts with equilibrium propagation through the
+blocks by itself. Gradients are *returned*, never written to ``.grad``, so that hooks and DDP see them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..estimate import Estimate, Estimator, FreePhase
+from ..ir import EnergyBlock
+from ..solve import BoundBlock, Equilibrium, Tolerance, relax
+
+
+@dataclass(frozen=True)
+class BlockCall:
+    """One use of a block in one forward pass.
+
+    Attributes:
+        block: the energy block.
+        inputs, weights: what it reads.
+        layer_weights: w_l, as they are for this forward and its backward.
+        estimator: what backward runs.
+        tolerance: when relaxations stop.
+        free, nudged: called with what each phase found.
+    """
+
+    block: EnergyBlock
+    inputs: Mapping[str, Any]
+    weights: Mapping[str, Tensor]
+    layer_weights: Mapping[str, float]
+    estimator: Estimator
+    tolerance: Tolerance
+    free: Callable[[FreePhase], None] = lambda phase: None
+    nudged: Callable[[EnergyBlock, Estimate], None] = lambda block, estimate: None
+
+    @property
+    def bound(self) -> BoundBlock:
+        return BoundBlock(self.block, self.inputs, self.weights, self.layer_weights)
+
+    def differentiable(self) -> dict[str, Tensor]:
+        """The tensors that a gradient may flow to, inputs before weights."""
+        tensors = {**self.inputs, **self.weights}
+        return {k: v for k, v in tensors.items() if isinstance(v, Tensor) and v.is_floating_point()}
+
+
+def run_block(call: BlockCall) -> dict[str, Tensor]:
+    """The outputs of a block at its equilibrium, differentiable by the call's estimator."""
+    tensors = call.differentiable()
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors.values()):
+        outputs = _Block.apply(call, tuple(tensors), *tensors.values())
+        return dict(zip(call.block.outputs, outputs, strict=True))
+    phase = free_phase(call)
+    return {n: phase.states[n] for n in call.block.outputs}
+
+
+def free_phase(call: BlockCall) -> FreePhase:
+    found: Equilibrium = relax(call.bound, call.tolerance)
+    phase = FreePhase(call.bound, found.states, found.relaxation, call.tolerance)
+    call.free(phase)
+    return phase
+
+
+class _Block(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, call: BlockCall, names: tuple[str, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+        phase = free_phase(call)
+        ctx.call, ctx.names, ctx.relaxation = call, names, phase.relaxation
+        ctx.states = tuple(phase.states)
+        ctx.save_for_backward(*tensors, *phase.states.values())
+        outputs = tuple(phase.states[n] for n in call.block.outputs)
+        return tuple(o.clone() if any(o is t for t in tensors) else o for o in outputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *errors: Tensor | None) -> tuple[Any, ...]:
+        call: BlockCall = ctx.call
+        saved = ctx.saved_tensors
+        tensors = dict(zip(ctx.names, saved, strict=False))
+        states = dict(zip(ctx.states, saved[len(ctx.names) :], strict=True))
+        inputs = {k: tensors.get(k, v) for k, v in call.inputs.items()}
+        weights = {k: tensors.get(k, v) for k, v in call.weights.items()}
+        phase = FreePhase(BoundBlock(call.block, inputs, weights, call.layer_weights), states, ctx.relaxation, call.tolerance)
+        arrived = {n: e for n, e in zip(call.block.outputs, errors, strict=True) if e is not None}
+        wanted = [n for n, needed in zip(ctx.names, ctx.needs_input_grad[2:], strict=True) if needed]
+        estimate = call.estimator(phase, arrived, wanted)
+        call.nudged(call.block, estimate)
+        return (None, None, *(estimate.gradients.get(n) for n in ctx.names))

@@ -1,0 +1,249 @@
+"""Pass 1, trace: an ``nn.Module`` becomes a torch.fx graph that addresses the module's own layers by name.
+
+``torch.fx.symbolic_trace`` first, which needs no example; ``torch.export`` where that fails and example inputs are
+given. A graph is traced for one mode (training or evaluation), since both tracers bake ``self.training`` in.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..errors import Problem, TraceError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """How the model is called: names of its arguments, and how a call and a result are taken apart.
+
+    Attributes:
+        inputs: names of the graph's placeholders.
+        bind: ``(args, kwargs) -> values`` of the placeholders, in order.
+        pack: the model's result from the graph's flat or nested output.
+    """
+
+    inputs: tuple[str, ...]
+    bind: Callable[[tuple[Any, ...], Mapping[str, Any]], tuple[Any, ...]]
+    pack: Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Traced:
+    """Stage 1.
+
+    Attributes:
+        network: the copy of the user's model that the graph addresses.
+        graph: the traced graph; ``call_module`` and ``get_attr`` targets are paths in ``network``.
+        signature: how it is called.
+        tracer: ``"torch.fx"`` or ``"torch.export"``.
+    """
+
+    network: nn.Module
+    graph: fx.Graph
+    signature: Signature
+    tracer: str
+
+
+class ModelTracer(fx.Tracer):
+    """Symbolic tracing that keeps buffers live, user-chosen modules opaque and file names at hand."""
+
+    proxy_buffer_attributes = True
+    record_stack_traces = True
+
+    def __init__(self, opaque: Sequence[str] = ()):
+        super().__init__()
+        self.opaque = frozenset(opaque)
+        self.constants: dict[str, Any] = {}
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return module_qualified_name in self.opaque or super().is_leaf_module(m, module_qualified_name)
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        """Arguments that default to None or a flag keep that value: they choose a path, not a tensor."""
+        function, args = super().create_args_for_root(root_fn, is_module, concrete_args)
+        for i, parameter in enumerate(inspect.signature(self.root.forward).parameters.values(), start=1):
+            if i >= len(args) or not isinstance(args[i], fx.Proxy):
+                continue
+            if parameter.default is None or isinstance(parameter.default, (bool, str)):
+                self.graph.erase_node(args[i].node)
+                args[i] = parameter.default
+                self.constants[parameter.name] = parameter.default
+        return function, args
+
+
+def trace(
+    network: nn.Module,
+    training: bool,
+    example_args: tuple[Any, ...] | None = None,
+    example_kwargs: Mapping[str, Any] | None = None,
+    opaque: Sequence[str] = (),
+) -> Traced:
+    """The graph of ``network`` in one mode.
+
+    Args:
+        network: a copy of the user's model, which the tracer may add constants to.
+        training: the mode to trace; the network's own modes are put back.
+        example_args, example_kwargs: an example call, for ``torch.export``.
+        opaque: paths of modules that are called as a whole.
+
+    Raises:
+        TraceError: neither tracer can turn the model into a graph; says where it failed.
+    """
+    modes = {m: m.training for m in network.modules()}
+    network.train(training)
+    try:
+        try:
+            return _symbolic(network, opaque)
+        except Exception as failure:  # fx raises whatever the user's forward raises on proxies
+            if example_args is None and example_kwargs is None:
+                raise TraceError(_untraceable(network, failure)) from failure
+            logger.info("torch.fx can't trace %s (%s); trying torch.export", type(network).__name__, failure)
+            return _exported(network, example_args or (), dict(example_kwargs or {}))
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _symbolic(network: nn.Module, opaque: Sequence[str]) -> Traced:
+    tracer = ModelTracer(opaque)
+    plain = set(vars(network))
+    graph = tracer.trace(network)
+    for name in set(vars(network)) - plain:  # constants that the tracer hung on the root move with the model
+        value = vars(network).pop(name)
+        if isinstance(value, Tensor):
+            network.register_buffer(name, value, persistent=False)
+        else:
+            setattr(network, name, value)
+    placeholders = [n for n in graph.nodes if n.op == "placeholder"]
+    names = tuple(str(p.target) for p in placeholders)
+    signature = inspect.signature(network.forward)
+    return Traced(network, graph, Signature(tuple(p.name for p in placeholders), _binder(signature, names, tracer.constants), lambda x: x), "torch.fx")
+
+
+def _binder(signature: inspect.Signature, names: tuple[str, ...], fixed: Mapping[str, Any]) -> Callable[..., tuple[Any, ...]]:
+    variadic = next((n for n, p in signature.parameters.items() if p.kind is p.VAR_POSITIONAL), None)
+
+    def bind(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        for name, value in fixed.items():
+            given = bound.arguments[name]
+            if given is not value and not (isinstance(value, (bool, str)) and given == value):
+                raise TypeError(f"argument {name!r} was {value!r} when the model was traced, and chooses the path through it; convert again with example_inputs= to trace another")
+        values = {**bound.arguments}
+        if variadic is not None:
+            values[f"*{variadic}"] = bound.arguments[variadic]
+        return tuple(values[n] for n in names)
+
+    return bind
+
+
+def _exported(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Traced:
+    """By torch.export, with a dynamic batch where the model allows one."""
+    exported: Any = None
+    failure: Exception | None = None
+    args, kwargs = _two_samples(args), _two_samples(kwargs)
+    for dynamic in (True, False):
+        shapes = _batch_dimension(args, kwargs) if dynamic else None
+        try:
+            exported = torch.export.export(network, args, kwargs or None, dynamic_shapes=shapes, strict=False)
+            break
+        except Exception as error:
+            failure = failure or error
+    if exported is None:
+        assert failure is not None
+        raise TraceError(_untraceable(network, failure, "torch.export")) from failure
+    module = _module_of(exported)
+    graph = module.graph
+    for name in [n.target for n in graph.nodes if n.op == "get_attr"]:
+        if not _has_path(network, name):
+            value = _path(module, name)
+            if isinstance(value, Tensor):
+                network.register_buffer(name.replace(".", "_"), value.detach().clone(), persistent=False)
+                for node in graph.nodes:
+                    if node.op == "get_attr" and node.target == name:
+                        node.target = name.replace(".", "_")
+            else:
+                setattr(network, name, value)
+    for node in list(graph.nodes):  # the guards of the example; the shapes are checked where they matter
+        if node.op == "call_module" and not _has_path(network, node.target):
+            graph.erase_node(node)
+    codegen = graph._codegen
+    placeholders = tuple(n.name for n in graph.nodes if n.op == "placeholder")
+
+    def bind(given: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Any, ...]:
+        spec = codegen.pytree_info.in_spec
+        flat, got = torch.utils._pytree.tree_flatten((tuple(given), dict(named)))
+        if got != spec:
+            order = list(spec.child(1).context or ()) if hasattr(spec, "child") else list(named)
+            flat, got = torch.utils._pytree.tree_flatten((tuple(given), {k: named[k] for k in order if k in named}))
+        if len(flat) != len(placeholders):
+            raise TypeError(f"the model was exported with {len(placeholders)} inputs and is called with {len(flat)}; call it as in example_inputs=")
+        return tuple(flat)
+
+    out_spec = codegen.pytree_info.out_spec
+    return Traced(network, graph, Signature(placeholders, bind, lambda flat: torch.utils._pytree.tree_unflatten(list(flat), out_spec)), "torch.export")
+
+
+def _module_of(exported: Any) -> fx.GraphModule:
+    try:
+        module = exported.module(check_guards=False)
+    except TypeError:  # before torch 2.10
+        module = exported.module()
+    assert isinstance(module, fx.GraphModule)
+    return module
+
+
+def _two_samples(values: Any) -> Any:
+    """A batch of one would be taken for a constant."""
+    return torch.utils._pytree.tree_map(
+        lambda v: torch.cat([v, v]) if isinstance(v, Tensor) and v.dim() > 0 and v.shape[0] == 1 else v, values
+    )
+
+
+def _batch_dimension(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    automatic = torch.export.Dim.AUTO
+
+    def shapes(value: Any) -> Any:
+        return torch.utils._pytree.tree_map(
+            lambda v: {0: automatic} if isinstance(v, Tensor) and v.dim() > 0 else None, value
+        )
+
+    named = {k: shapes(v) for k, v in kwargs.items()}
+    return tuple(shapes(a) for a in args) if not named else (*(shapes(a) for a in args), *named.values())
+
+
+def _path(root: Any, path: str) -> Any:
+    for name in path.split("."):
+        root = getattr(root, name)
+    return root
+
+
+def _has_path(root: Any, path: str) -> bool:
+    try:
+        _path(root, path)
+    except AttributeError:
+        return False
+    return True
+
+
+def _untraceable(network: nn.Module, failure: Exception, tracer: str = "torch.fx") -> Problem:
+    """Where the user's own code failed, from the innermost frame that is not torch's."""
+    frames = [f for f in traceback.extract_tb(failure.__traceback__) if "/torch/" not in f.filename and "ffebm_compiler" not in f.filename and "/passes/" not in f.filename]
+    place = f"{frames[-1].filename}:{frames[-1].lineno} ({frames[-1].line})" if frames else type(network).__name__
+    message = str(failure).strip().splitlines()
+    remedy = (
+        "Give example_inputs= to trace by torch.export, or keep the module out with digital=[...] (its name), which calls it as a whole."
+        if tracer == "torch.fx"
+        else "torch.export failed too. Keep the module that contains this line out with digital=[...] (its name), which calls it as a whole, or write it without control flow on values."
+    )
+    return Problem(f"model {type(network).__name__}, at {place}", f"{tracer} can't trace it: {message[0] if message else type(failure).__name__}", remedy)

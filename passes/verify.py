@@ -1,0 +1,137 @@
+"""Pass 6, verify: the printed energy and the equations that the solver runs are the same thing, in float64.
+
+For each block, at random states and at the computed equilibrium:
+
+1. stationarity: ``-(1/w_l) d/ds_l [E - sum w G]``, by differentiating the energy's own value, equals the ``a_l`` that
+   the solver computes from drives and feedback;
+2. equilibrium: the energy's gradient vanishes there: ``s_l = proj(s_l - dE/ds_l)`` on the domain of G_l;
+3. inversion: ``grad G(sigma(a)) = a`` where sigma is not at a bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import Problem, VerificationError
+from ..ir import Energy, Potential
+from ..solve import BoundBlock, Tolerance, relax
+
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The residuals of one block's checks, in float64.
+
+    Attributes:
+        block: its name.
+        stationarity: relative difference between the energy's stationarity equations and the solver's.
+        gradient: the projected gradient of the energy at the equilibrium, relative to the states.
+        converged: whether the relaxation reached the float64 tolerance; otherwise the gradient is not judged.
+    """
+
+    block: str
+    stationarity: float
+    gradient: float
+    converged: bool
+
+    @property
+    def ok(self) -> bool:
+        return self.stationarity <= TOLERANCE and (not self.converged or self.gradient <= TOLERANCE)
+
+
+def verify(bound: BoundBlock, labels: Mapping[str, str], max_sweeps: int = 1000) -> Verification:
+    """Checks one block on the given inputs.
+
+    Raises:
+        VerificationError: the energy and the solver disagree.
+    """
+    bound = in_float64(bound).detached()
+    energy = Energy(bound.block, labels)
+    equilibrium = relax(bound, Tolerance(1e-12, max_sweeps))
+    states = equilibrium.states
+    record = Verification(bound.block.name, _stationarity(bound, energy, states), _projected_gradient(bound, energy, states), equilibrium.relaxation.converged)
+    if not record.ok:
+        layers = ", ".join(labels[s.name] for s in bound.block.states)
+        raise VerificationError(
+            Problem(f"{record.block} ({layers})", f"its printed energy and its solver disagree: stationarity {record.stationarity:.1e}, gradient {record.gradient:.1e}", "A rule gives the wrong energy or operation; run the generic tests on the rules in this block, or keep the layer out with digital=.")
+        )
+    return record
+
+
+def in_float64(bound: BoundBlock) -> BoundBlock:
+    def widen(v: object) -> object:
+        return v.detach().double() if isinstance(v, Tensor) and v.is_floating_point() else v
+
+    return BoundBlock(bound.block, {k: widen(v) for k, v in bound.inputs.items()}, {k: widen(v) for k, v in bound.weights.items()}, bound.layer_weights)  # type: ignore[misc]
+
+
+def _gradient(bound: BoundBlock, energy: Energy, states: Mapping[str, Tensor], with_potential: bool) -> dict[str, Tensor]:
+    leaves = {k: v.detach().requires_grad_() for k, v in states.items()}
+    with torch.enable_grad():
+        value = energy.value(leaves, bound.inputs, bound.weights, bound.layer_weights)
+        if not with_potential:
+            value = value - sum(bound.layer_weights[s.name] * s.potential.energy(leaves[s.name]).sum() for s in bound.block.states)
+        found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+    return {k: torch.zeros_like(v) if g is None else g for (k, v), g in zip(leaves.items(), found, strict=True)}
+
+
+def _stationarity(bound: BoundBlock, energy: Energy, states: Mapping[str, Tensor]) -> float:
+    generator = torch.Generator().manual_seed(0)
+    shifted = {k: _inside(bound.block.state(k).potential, v, generator) for k, v in states.items()}
+    solver = bound.stationarity(shifted)
+    printed = _gradient(bound, energy, shifted, with_potential=False)
+    return max(_relative(-printed[k] / bound.layer_weights[k] - solver[k], solver[k]) for k in solver)
+
+
+def _inside(potential: Potential, s: Tensor, generator: torch.Generator) -> Tensor:
+    """A random state in the domain."""
+    noise = torch.randn(s.shape, generator=generator, dtype=torch.float64).to(s)
+    return potential.activation(noise)
+
+
+def _projected_gradient(bound: BoundBlock, energy: Energy, states: Mapping[str, Tensor]) -> float:
+    gradients = _gradient(bound, energy, states, with_potential=True)
+    worst = 0.0
+    for state in bound.block.states:
+        s, g = states[state.name], gradients[state.name] / bound.layer_weights[state.name]
+        p = state.potential
+        if p.simplex is not None:
+            moved = s * (g - (s * g).sum(p.simplex, keepdim=True))  # along the simplex
+        else:
+            at_bound = ((s <= p.lower) & (g > 0)) | ((s >= p.upper) & (g < 0)) | ~torch.isfinite(g)
+            moved = torch.where(at_bound | _saturated(p, s), 0.0, g * _stiffness(p, s))
+        worst = max(worst, _relative(moved, s))
+    return worst
+
+
+def _saturated(p: Potential, s: Tensor) -> Tensor:
+    """Where a smooth activation has rounded to its bound, grad G is infinite and says nothing."""
+    margin = 1e-12
+    near = torch.zeros_like(s, dtype=torch.bool)
+    if p.lower > -float("inf"):
+        near |= s - p.lower < margin
+    if p.upper < float("inf"):
+        near |= p.upper - s < margin
+    return near & (p.name in ("sigmoid", "tanh", "softplus", "elu", "celu", "selu"))
+
+
+def _stiffness(p: Potential, s: Tensor) -> Tensor:
+    """1 / G'' = sigma' at the state: turns a gradient of the energy into a displacement of the state."""
+    leaf = s.detach().requires_grad_()
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad(p.energy(leaf).sum(), leaf, create_graph=True)
+        if not slope.requires_grad:
+            return torch.ones_like(s)
+        (curvature,) = torch.autograd.grad(slope.sum(), leaf, allow_unused=True)
+    return torch.ones_like(s) if curvature is None else 1 / curvature.clamp(min=1e-12)
+
+
+def _relative(difference: Tensor, reference: Tensor) -> float:
+    if difference.numel() == 0:
+        return 0.0
+    return float(difference.abs().amax() / reference.abs().amax().clamp(min=1e-12))
