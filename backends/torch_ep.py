@@ -12,11 +12,14 @@ import copy
 import inspect
 import logging
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+import networkx as nx
 import torch
 from torch import Tensor, fx, nn
 
@@ -26,6 +29,7 @@ from ..estimate import CenteredEP, Estimate, Estimator, FreePhase
 from ..ir import EnergyBlock, Program, Ref, Weight
 from ..solve import BoundBlock, Gains, Relaxation, Tolerance, bounded_gains, unit_gains
 from ..train import BlockCall, attribute, run_block, run_digital
+from ..view import Report, build_report, draw_graph, partition_graph
 from .views import BlockView
 
 logger = logging.getLogger(__name__)
@@ -281,6 +285,21 @@ class FFEBM(nn.Module):
             yield self
         finally:
             self.__dict__["execution"] = before
+
+    # --- seeing it -----------------------------------------------------------------------------------------
+
+    def report(self) -> Report:
+        """What was compiled: blocks, couplings, gains and certificates, and why each digital operation is digital."""
+        gains = {b.name: self.gains(b) for b in self.program.energy_blocks}
+        return build_report(self.compiled, self.training, self.execution.loop_gain, gains, self.__dict__["_verified"])
+
+    def to_networkx(self) -> nx.DiGraph:
+        """The partition graph; nodes carry domain, block, operation and the user's layer name."""
+        return partition_graph(self.program, self.network)
+
+    def draw(self, path: str | os.PathLike[str]) -> Path:
+        """Draws the partition graph to ``path``: ``.svg``, ``.png`` or ``.html`` (self-contained)."""
+        return draw_graph(self.to_networkx(), path)
 
     def to_feedforward(self) -> nn.Module:
         """The user's own model, as it was written, with the present weights."""

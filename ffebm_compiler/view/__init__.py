@@ -1,0 +1,7 @@
+"""Seeing a compiled model: the report, the partition graph, its drawings."""
+
+from .drawing import draw_graph
+from .graph import partition_graph
+from .report import Report, build_report
+
+__all__ = ["Report", "build_report", "draw_graph", "partition_graph"]
