@@ -14,25 +14,31 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import networkx as nx
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from ..compiled import Compiled, ModeProgram
-from ..errors import ConvergenceWarning, FFEBMError, GradientWarning, InputError, OptionError, Problem
+from ..errors import ConvergenceWarning, FFEBMError, InputError, OptionError, Problem, VerificationError
 from ..estimate import CenteredEP, Estimate, Estimator, FreePhase
 from ..ir import EnergyBlock, Program, Ref, Weight
+from ..passes import verify
 from ..solve import BoundBlock, Gains, Relaxation, Tolerance, bounded_gains, unit_gains
+from ..solve.loop_gain import one_sample
 from ..train import BlockCall, attribute, run_block, run_digital
 from ..view import Report, build_report, draw_graph, partition_graph
+from .probe import candidates
 from .views import BlockView
 
 logger = logging.getLogger(__name__)
+
+DEFAULT_LOOP_GAIN = 0.01
+"""Keeps a trained network's accuracy and converges in a few sweeps (benchmarks/accuracy.py)."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Execution:
 
     estimator: Estimator = field(default_factory=CenteredEP)
     tolerance: Tolerance = Tolerance()
-    loop_gain: float | None = 0.01
+    loop_gain: float | None = DEFAULT_LOOP_GAIN
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ class FFEBM(nn.Module):
         hidden["_gains"] = {}
         hidden["_records"] = ()
         hidden["_nudged"] = {}
-        hidden["_verified"] = {}
+        hidden["_verified"] = None  # by block name, once verified
         self.training = compiled.network.training
         self.register_state_dict_post_hook(_write_gains)
         self.register_load_state_dict_pre_hook(_read_gains)
@@ -127,6 +133,8 @@ class FFEBM(nn.Module):
             else:
                 values.update(run_digital(step, self.network, values))
         hidden["_records"] = tuple(p.relaxation for p in phases)
+        if hidden["_verified"] is None:
+            self._verify([p.bound for p in phases])
         kept = tuple(BlockEquilibrium(p.relaxation.block, p.bound.inputs, p.states, p.relaxation) for p in phases) if keep else ()
         return self.pack_output(values), kept
 
@@ -256,6 +264,40 @@ class FFEBM(nn.Module):
         known = self.__dict__["_gains"].get((block.name, self.execution.loop_gain))
         return None if known is None else known[0]
 
+    # --- verification ----------------------------------------------------------------------------------
+
+    def verify_early(self, examples: tuple[tuple[Any, ...], Mapping[str, Any]] | None) -> None:
+        """Verifies the blocks' energies on the example inputs, or on a guessed one; otherwise the first input will do.
+
+        Raises:
+            VerificationError: a block's energy and its solver disagree.
+        """
+        calls: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]]
+        calls = [examples] if examples is not None else [((sample,), {}) for sample in candidates(self.network)]
+        mode = self.training
+        self.eval()
+        try:
+            for args, kwargs in calls:
+                try:
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore", ConvergenceWarning)
+                        self.equilibrium(*args, **kwargs)
+                    break
+                except (FFEBMError, RuntimeError) as failure:
+                    if examples is not None or isinstance(failure, VerificationError):
+                        raise
+                    logger.debug("a guessed input of shape %s does not fit: %s", tuple(args[0].shape), failure)
+        finally:
+            self.train(mode)
+            self.__dict__["_records"] = ()
+            if examples is None:  # the gains of a guessed shape are not those of the user's
+                self.__dict__["_gains"].clear()
+
+    def _verify(self, blocks: list[BoundBlock]) -> None:
+        labels = self.program.labels
+        with torch.no_grad():
+            self.__dict__["_verified"] = {b.block.name: verify(one_sample(b), labels) for b in blocks}
+
     # --- what one asks it -------------------------------------------------------------------------------
 
     @property
@@ -291,7 +333,7 @@ class FFEBM(nn.Module):
     def report(self) -> Report:
         """What was compiled: blocks, couplings, gains and certificates, and why each digital operation is digital."""
         gains = {b.name: self.gains(b) for b in self.program.energy_blocks}
-        return build_report(self.compiled, self.training, self.execution.loop_gain, gains, self.__dict__["_verified"])
+        return build_report(self.compiled, self.training, self.execution.loop_gain, gains, self.__dict__["_verified"] or {})
 
     def to_networkx(self) -> nx.DiGraph:
         """The partition graph; nodes carry domain, block, operation and the user's layer name."""
@@ -359,4 +401,4 @@ def _read_gains(module: nn.Module, state_dict: Mapping[str, Any], prefix: str, m
         store[(name, float(gain))] = (Gains({str(k): float(v) for k, v in weights.items()}), None)
 
 
-__all__ = ["FFEBM", "BlockEquilibrium", "Execution", "FFEBMError", "GradientWarning", "TorchEP", "fx"]
+__all__ = ["FFEBM", "BlockEquilibrium", "Execution", "TorchEP"]

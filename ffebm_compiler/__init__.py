@@ -1,3 +1,47 @@
-"""ffebm_compiler."""
-from .api import convert
+"""ffebm_compiler: feedforward PyTorch models compiled to feedforward-tied energy-based models.
+
+>>> import torch, ffebm_compiler as fc
+>>> net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+>>> model = fc.convert(net, block_size=2)
+>>> model(torch.randn(3, 8)).shape
+torch.Size([3, 4])
+"""
+
+from .api import convert, explain
+from .backends import FFEBM
+from .errors import (
+    ConvergenceWarning,
+    FFEBMError,
+    GradientWarning,
+    InputError,
+    OptionError,
+    PartitionError,
+    Problem,
+    TraceError,
+    VerificationError,
+)
 from .estimate import SPSA, CenteredEP, Implicit, OneSidedEP, TangentEP, Unrolled
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FFEBM",
+    "SPSA",
+    "CenteredEP",
+    "ConvergenceWarning",
+    "FFEBMError",
+    "GradientWarning",
+    "Implicit",
+    "InputError",
+    "OneSidedEP",
+    "OptionError",
+    "PartitionError",
+    "Problem",
+    "TangentEP",
+    "TraceError",
+    "Unrolled",
+    "VerificationError",
+    "__version__",
+    "convert",
+    "explain",
+]

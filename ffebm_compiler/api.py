@@ -1,26 +1,29 @@
-"""The whole pipeline: a model in, an ff-EBM out."""
+"""The whole pipeline: a model in, an ff-EBM out.
+
+    nn.Module -> trace -> canonicalize -> legality -> partition -> derive -> lower -> verify
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from .backends import FFEBM, Execution, TorchEP
+from .backends.torch_ep import DEFAULT_LOOP_GAIN
 from .compiled import Compiled, ModeProgram
-from .errors import TraceError
+from .errors import OptionError, Problem
 from .estimate import CenteredEP, Estimator
-from .ir import Program
-from .options import check_options, split_examples
+from .options import Options, check
 from .passes import Choice, canonicalize, derive, legality, partition, trace
 from .rules import RULES, Rule
 from .solve import Tolerance
+from .view import Report, build_report
 
-DEFAULT_LOOP_GAIN = 0.01
+logger = logging.getLogger(__name__)
 
 
 def convert(
@@ -38,36 +41,91 @@ def convert(
     example_inputs: Any = None,
     rules: Iterable[Rule] = (),
 ) -> FFEBM:
-    compiled = compile_model(
-        model, block_size, block_sizes=block_sizes, digital=digital, analog=analog, norm=norm, loop_gain=loop_gain,
-        estimator=estimator, tolerance=tolerance, max_sweeps=max_sweeps, example_inputs=example_inputs, rules=rules,
-    )
-    execution = Execution(estimator or CenteredEP(), Tolerance(tolerance, max_sweeps), loop_gain)
-    return TorchEP(execution).lower(compiled)
+    """Compiles an ordinary PyTorch model to a feedforward-tied energy-based model (Nest & Ernoult, arXiv 2409.03306).
+
+    The result is an ``nn.Module`` with a copy of the model's parameters under their own names. Calling it relaxes every
+    energy-based block; ``loss.backward()`` chains backpropagation through the digital parts with equilibrium propagation
+    through the blocks. The model itself is not modified.
+
+    Args:
+        model: any module that ``torch.fx.symbolic_trace`` can trace, or ``torch.export`` with ``example_inputs``.
+        block_size: weighted layers a block, 2 by default; 1 is the feedforward network itself.
+        block_sizes: instead, one size a block, in order of execution.
+        digital: layers to keep out of blocks: names (a container is called as a whole, ``*`` matches) or a predicate of
+            (name, module).
+        analog: layers that must be in a block, likewise.
+        norm: ``"auto"`` keeps a batch norm before a block's first activation digital and holds the running statistics of one
+            deeper inside; ``"split"`` makes every norm a boundary; ``"held"`` holds all of them.
+        loop_gain: the bound on the loop gain of every coupling; below 0.25 the energy of a chain is certified
+            strictly convex. None gives all reverse gains 1, as in the paper.
+        estimator: how backward gets the gradient of a block, :class:`CenteredEP` by default.
+        tolerance: the relative residual at which a relaxation has converged; None chooses by the precision.
+        max_sweeps: the most sweeps a relaxation may take.
+        example_inputs: a tensor, a tuple of arguments or a dict of keywords. Only needed where symbolic tracing
+            fails; lets the blocks' energies be verified on an input of the right shape at once.
+        rules: further rules, which win over the built-in ones (docs/operations.md).
+
+    Raises:
+        OptionError: options that can't be used, all at once.
+        TraceError: the model can't be traced.
+        PartitionError: ``analog=`` insists on a layer that can't be in a block.
+        VerificationError: a block's energy and its solver disagree (a rule is wrong).
+    """
+    options = _options(block_size, block_sizes, digital, analog, norm, loop_gain, estimator, tolerance, max_sweeps, example_inputs, rules)
+    compiled = compile_model(model, options)
+    lowered = TorchEP(Execution(estimator or CenteredEP(), Tolerance(tolerance, max_sweeps), loop_gain)).lower(compiled)
+    lowered.verify_early(options.examples)
+    return lowered
 
 
-def compile_model(model: nn.Module, block_size: int | None = None, **options: Any) -> Compiled:
-    options = check_options(model, block_size, options)
+def explain(
+    model: nn.Module,
+    block_size: int | None = None,
+    *,
+    block_sizes: Sequence[int] | None = None,
+    digital: Choice = (),
+    analog: Choice = (),
+    norm: str = "auto",
+    loop_gain: float | None = DEFAULT_LOOP_GAIN,
+    example_inputs: Any = None,
+    rules: Iterable[Rule] = (),
+) -> Report:
+    """What :func:`convert` would do with a model, without doing it: blocks, boundaries and their reasons.
+
+    Args and errors are those of :func:`convert`.
+    """
+    options = _options(block_size, block_sizes, digital, analog, norm, loop_gain, None, None, 200, example_inputs, rules)
+    compiled = compile_model(model, options)
+    return build_report(compiled, model.training, loop_gain, {}, {})
+
+
+def _options(block_size: int | None, block_sizes: Sequence[int] | None, *rest: Any) -> Options:
+    *others, rules = rest
+    size = 2 if block_size is None and block_sizes is None else block_size
+    try:
+        given = tuple(rules)
+    except TypeError:
+        raise OptionError(Problem("option rules", f"is {rules!r}", "Give a list of ffebm_compiler.rules.Rule objects.")) from None
+    return Options(size, block_sizes, *others, given)
+
+
+def compile_model(model: nn.Module, options: Options) -> Compiled:
+    """Every pass up to lowering, for both modes of the model."""
+    check(model, options)
     network = copy.deepcopy(model)
     in_place = tuple(name for name, m in network.named_modules() if getattr(m, "inplace", False) is True)
-    buffers = set(dict(network.named_buffers()))
-    modes = _both_modes(network, options)
-    constants = tuple(n for n, _ in network.named_buffers() if n not in buffers)
-    return Compiled(network, modes, options, in_place, constants)
+    buffers = {name for name, _ in network.named_buffers()}
+    modes = {training: _compile_mode(network, training, options) for training in (model.training, not model.training)}
+    constants = tuple(name for name, _ in network.named_buffers() if name not in buffers)
+    return Compiled(network, modes, options.to_dict(), in_place, constants)
 
 
-def _both_modes(network: nn.Module, options: Mapping[str, Any]) -> dict[bool, ModeProgram]:
-    modes = {training: _one_mode(network, training, options) for training in (True, False)}
-    return modes
-
-
-def _one_mode(network: nn.Module, training: bool, options: Mapping[str, Any]) -> ModeProgram:
-    args, kwargs = split_examples(options["example_inputs"])
-    digital = options["digital"]
-    modules = dict(network.named_modules())
-    opaque = () if callable(digital) else [n for n in digital if n in modules]
+def _compile_mode(network: nn.Module, training: bool, options: Options) -> ModeProgram:
+    args, kwargs = options.examples or (None, None)
+    modules = {name for name, _ in network.named_modules()}
+    opaque = [] if callable(options.digital) else [n for n in options.digital if n in modules]
     traced = trace(network, training, args, kwargs, opaque)
-    canonical = canonicalize(traced, RULES.extended(options["rules"]))
-    legal = legality(canonical, digital, options["analog"], options["norm"])
-    program = derive(partition(legal, options["block_size"], options["block_sizes"]))
-    return ModeProgram(program, traced.signature, traced.tracer)
+    canonical = canonicalize(traced, RULES.extended(options.rules))
+    legal = legality(canonical, options.digital, options.analog, options.norm)
+    partitioned = partition(legal, options.block_size, options.block_sizes)
+    return ModeProgram(derive(partitioned), traced.signature, traced.tracer)

@@ -1,11 +1,178 @@
+"""The options of a conversion, checked before anything is done: every problem at once, named as the user typed it."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
-def check_options(model, block_size, options):
-    options=dict(options); options["block_size"]=block_size if options.get("block_sizes") is None else None
-    if options["block_size"] is None and options.get("block_sizes") is None: options["block_size"]=2
-    for k,v in dict(block_sizes=None,digital=(),analog=(),norm="auto",example_inputs=None,rules=()).items(): options.setdefault(k,v)
-    return options
-def split_examples(ex):
-    if ex is None: return None,None
-    if isinstance(ex,dict): return (),ex
-    if isinstance(ex,(tuple,list)): return tuple(ex),None
-    return (ex,),None
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from .errors import GradientWarning, OptionError, Problem, close_matches
+from .estimate import Estimator
+from .passes import NORMS, Choice
+from .rules import Rule
+
+
+@dataclass(frozen=True)
+class Options:
+    """What :func:`ffebm_compiler.convert` was asked for; see there."""
+
+    block_size: int | None = None
+    block_sizes: Sequence[int] | None = None
+    digital: Choice = ()
+    analog: Choice = ()
+    norm: str = "auto"
+    loop_gain: float | None = None
+    estimator: Estimator | None = None
+    tolerance: float | None = None
+    max_sweeps: int = 200
+    example_inputs: Any = None
+    rules: tuple[Rule, ...] = ()
+
+    @property
+    def examples(self) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """The example call as (args, kwargs): a tuple or list is the arguments, a dict the keywords, anything else one argument."""
+        given = self.example_inputs
+        if given is None:
+            return None
+        if isinstance(given, Mapping):
+            return (), dict(given)
+        return (tuple(given), {}) if isinstance(given, (tuple, list)) else ((given,), {})
+
+    def to_dict(self) -> dict[str, Any]:
+        """For reports and records: plain values only."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in ("example_inputs", "rules")}
+
+
+def _plain(value: Any) -> Any:
+    if callable(value) and not isinstance(value, Estimator):
+        return getattr(value, "__name__", "predicate")
+    if isinstance(value, Estimator):
+        return {"name": type(value).__name__, **({} if not hasattr(value, "__dataclass_fields__") else {k: v for k, v in asdict(value).items() if isinstance(v, (int, float, bool, type(None)))})}
+    return list(value) if isinstance(value, (tuple, list)) else value
+
+
+def check(model: object, options: Options) -> None:
+    """Raises one OptionError with every problem of the model and the options; warns of what will not train."""
+    problems = [*_model_problems(model), *_option_problems(options)]
+    if problems:
+        raise OptionError(problems)
+    assert isinstance(model, nn.Module)
+    _warn_untrainable(model)
+
+
+# --- the model --------------------------------------------------------------------------------------------
+
+
+def _model_problems(model: object) -> Iterator[Problem]:
+    if inspect.isclass(model) and issubclass(model, nn.Module):
+        yield Problem("model", f"is the class {model.__name__}, not a model", f"Make one: convert({model.__name__}(...), ...).")
+        return
+    if not isinstance(model, nn.Module):
+        yield Problem("model", f"is a {type(model).__name__}", "Give a torch.nn.Module; a plain function can be the forward of one.")
+        return
+    if isinstance(model, torch.jit.ScriptModule):
+        yield Problem("model", "is a TorchScript module, which can't be traced", "Give the nn.Module that it was scripted from.")
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    for name, tensor in tensors:
+        if is_lazy(tensor):
+            yield Problem(f"parameter {name}", "is not initialised yet (a lazy layer)", "Run the model once on an input, then convert it.")
+        elif tensor.is_complex():
+            yield Problem(f"parameter {name}", "is complex; an energy is real", "Use real layers, or keep the model as it is.")
+        elif tensor.device.type == "meta":
+            yield Problem(f"parameter {name}", "is on the meta device and has no values", "Load the weights first.")
+        elif tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            yield Problem(f"parameter {name}", f"has {bad} of {tensor.numel()} values that are NaN or infinite", "Load a checkpoint from before the training diverged.")
+
+
+def _warn_untrainable(model: nn.Module) -> None:
+    parameters = list(model.parameters())
+    if not parameters:
+        warnings.warn(f"{type(model).__name__} has no parameters: nothing in it can be trained, and no layer forms a block.", GradientWarning, stacklevel=4)
+    elif not any(p.requires_grad for p in parameters):
+        warnings.warn(f"Every parameter of {type(model).__name__} is frozen (requires_grad=False): training will change nothing. Call requires_grad_() on those to train.", GradientWarning, stacklevel=4)
+
+
+# --- the options ------------------------------------------------------------------------------------------
+
+
+def _option_problems(o: Options) -> Iterator[Problem]:
+    yield from _sizes(o.block_size, o.block_sizes)
+    yield from _choice("digital", o.digital)
+    yield from _choice("analog", o.analog)
+    yield from _estimator(o.estimator)
+    if o.norm not in NORMS:
+        yield Problem("option norm", f"is {o.norm!r}", close_matches(str(o.norm), NORMS))
+    for name, test, what in _NUMBERS:
+        value = getattr(o, name)
+        if value is not None and not test(value):
+            yield Problem(f"option {name}", f"is {value!r}", what)
+    if o.max_sweeps is None:
+        yield Problem("option max_sweeps", "is None", "Give a whole number from 1, such as 200.")
+    for rule in o.rules:
+        if not isinstance(rule, Rule):
+            yield Problem("option rules", f"holds a {type(rule).__name__}", "Give ffebm_compiler.rules.Rule objects (docs/operations.md).")
+    if isinstance(o.example_inputs, (str, torch.Size)) or inspect.isclass(o.example_inputs):
+        yield Problem("option example_inputs", f"is {o.example_inputs!r}", "Give tensors: one, a tuple of arguments, or a dict of keyword arguments.")
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+
+
+def _counting(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+_NUMBERS: tuple[tuple[str, Callable[[object], bool], str], ...] = (
+    ("loop_gain", _positive, "Give a positive number (0.01 keeps a trained network's accuracy; below 0.25 a chain is certified convex), or None for the unit feedback of the paper."),
+    ("tolerance", lambda v: _positive(v) and v < 1, "Give a relative residual between 0 and 1, such as 1e-5, or None to choose by the precision."),  # type: ignore[operator]
+    ("max_sweeps", _counting, "Give a whole number from 1, such as 200."),
+)
+
+
+def _sizes(size: object, sizes: object) -> Iterator[Problem]:
+    remedy = "Give a whole number of weighted layers a block, from 1 (the feedforward network itself)."
+    if size is not None and sizes is not None:
+        yield Problem("options block_size and block_sizes", f"are both given: {size!r} and {sizes!r}", "Give one: block_size for blocks of one size, block_sizes for one size a block.")
+    elif sizes is None and not _counting(size):
+        yield Problem("option block_size", f"is {size!r}", remedy)
+    elif sizes is not None and (not isinstance(sizes, Sequence) or isinstance(sizes, str) or not sizes):
+        yield Problem("option block_sizes", f"is {sizes!r}", "Give a list with one size a block, such as [2, 3, 2].")
+    elif sizes is not None:
+        assert isinstance(sizes, Sequence)
+        for i, one in enumerate(sizes):
+            if not _counting(one):
+                yield Problem(f"option block_sizes[{i}]", f"is {one!r}", remedy)
+
+
+def _choice(option: str, choice: object) -> Iterator[Problem]:
+    if isinstance(choice, str):
+        yield Problem(f"option {option}", f"is the string {choice!r}", f"Give a list: {option}=[{choice!r}].")
+    elif callable(choice):
+        try:
+            inspect.signature(choice).bind("name", None)
+        except (TypeError, ValueError):
+            yield Problem(f"option {option}", "is a predicate that does not take (name, module)", f"Write {option}=lambda name, module: ...")
+    elif not isinstance(choice, Iterable):
+        yield Problem(f"option {option}", f"is {choice!r}", "Give a list of layer names, or a predicate of (name, module).")
+    else:
+        for name in choice:
+            if not isinstance(name, str):
+                yield Problem(f"option {option}", f"holds {name!r}, a {type(name).__name__}", "Name layers by their path in the model, as in model.named_modules().")
+
+
+def _estimator(estimator: object) -> Iterator[Problem]:
+    if estimator is None:
+        return
+    if inspect.isclass(estimator):
+        yield Problem("option estimator", f"is the class {estimator.__name__}", f"Make one: estimator=fc.{estimator.__name__}().")
+    elif not isinstance(estimator, Estimator):
+        yield Problem("option estimator", f"is {estimator!r}", "Give fc.CenteredEP(), fc.OneSidedEP(), fc.TangentEP(), fc.Implicit(), fc.Unrolled() or fc.SPSA().")
