@@ -2,6 +2,6 @@
 
 from .drawing import draw_graph
 from .graph import partition_graph
-from .report import Report, build_report
+from .report import BlockRow, DigitalRow, ParameterCount, Report, build_report
 
-__all__ = ["Report", "build_report", "draw_graph", "partition_graph"]
+__all__ = ["BlockRow", "DigitalRow", "ParameterCount", "Report", "build_report", "draw_graph", "partition_graph"]

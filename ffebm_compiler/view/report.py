@@ -1,3 +1,260 @@
-from collections.abc import Mapping
-class Report: ...
-def build_report(compiled, training, loop_gain, gains, verified): raise NotImplementedError
+"""What was compiled, in words: the blocks and the digital parts between them, and why each operation is where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from torch import nn
+
+from ..compiled import Compiled
+from ..ir import DigitalBlock, EnergyBlock, Step
+from ..solve import Certificate, Gains, certify, unit_gains
+from .operations import UserOperation, operations, parameters_behind
+from .report_html import html_report
+from .report_text import text_report
+
+
+class Verified(Protocol):
+    """What the verify pass says of a block."""
+
+    stationarity: float
+    gradient: float
+    converged: bool
+
+    @property
+    def ok(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class BlockRow:
+    """An energy-based block.
+
+    Attributes:
+        layers: the user's names of its weighted layers; a layer used twice is named twice.
+        states: the user's names of its states, with their potentials.
+        couplings: pairs of states that act on each other, by the user's names.
+        parameters: how many parameters it reads.
+        held_norms: batch norms inside, whose running statistics are held.
+        loop_gain: the largest loop gain of a coupling; None where it is not known.
+        convex: whether its energy is certified strictly convex; None before the gains are measured.
+        certificate: the verdict in words.
+        verified: the residuals of the compile-time check of its energy, if it was made.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    states: tuple[tuple[str, str], ...]
+    couplings: tuple[tuple[str, str], ...]
+    parameters: int
+    held_norms: tuple[str, ...]
+    loop_gain: float | None
+    convex: bool | None
+    certificate: str
+    verified: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class DigitalRow:
+    """A digital part between blocks: its operations in order, each with its kind and the reason why it is digital."""
+
+    name: str
+    operations: tuple[tuple[str, str, str], ...]
+    parameters: int
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """How many parameters there are, each counted once.
+
+    Attributes:
+        analog: read by an energy block.
+        digital: all others.
+        both: of the analog ones, those that a digital part reads as well.
+        unread: of the digital ones, those that nothing reads.
+    """
+
+    analog: int
+    digital: int
+    both: int
+    unread: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was compiled; ``str()`` prints it, :meth:`to_dict` is JSON-able, notebooks show a table.
+
+    Attributes:
+        model: the class of the user's model.
+        mode: ``"training"`` or ``"evaluation"``.
+        tracer: ``"torch.fx"`` or ``"torch.export"``.
+        loop_gain: the bound; None for unit feedback.
+        rows: blocks and digital parts in order of execution.
+        parameters: the totals.
+        trained_norms: digital batch norms, which use batch statistics while training.
+        shared: parameters that several operations read, with the operations.
+    """
+
+    model: str
+    mode: str
+    tracer: str
+    loop_gain: float | None
+    rows: tuple[BlockRow | DigitalRow, ...]
+    parameters: ParameterCount
+    trained_norms: tuple[str, ...]
+    shared: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @property
+    def blocks(self) -> tuple[BlockRow, ...]:
+        return tuple(r for r in self.rows if isinstance(r, BlockRow))
+
+    @property
+    def digital(self) -> tuple[DigitalRow, ...]:
+        return tuple(r for r in self.rows if isinstance(r, DigitalRow))
+
+    @property
+    def held_norms(self) -> tuple[str, ...]:
+        return tuple(n for b in self.blocks for n in b.held_norms)
+
+    @property
+    def reasons(self) -> dict[str, tuple[tuple[str, str], ...]]:
+        """Why operations are digital: each reason with its (part, operation) pairs, the most frequent first."""
+        found: dict[str, list[tuple[str, str]]] = {}
+        for row in self.digital:
+            for label, _, reason in row.operations:
+                found.setdefault(reason, []).append((row.name, label))
+        return {r: tuple(ops) for r, ops in sorted(found.items(), key=lambda item: -len(item[1]))}
+
+    def __str__(self) -> str:
+        return text_report(self)
+
+    def _repr_html_(self) -> str:
+        return html_report(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as lists, dictionaries, strings and numbers."""
+        rows = [{"domain": "analog" if isinstance(r, BlockRow) else "digital", **asdict(r)} for r in self.rows]
+        for row, data in zip(self.rows, rows, strict=True):
+            if isinstance(row, DigitalRow):
+                data["operations"] = [dict(zip(("layer", "kind", "reason"), op, strict=True)) for op in row.operations]
+            else:
+                data["states"] = [dict(layer=label, potential=potential) for label, potential in row.states]
+        return {
+            "model": self.model, "mode": self.mode, "tracer": self.tracer, "loop_gain": self.loop_gain, "rows": _plain(rows),
+            "parameters": asdict(self.parameters), "held_norms": list(self.held_norms), "trained_norms": list(self.trained_norms),
+            "shared": {name: list(readers) for name, readers in self.shared},
+        }  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, as JSON gives them back."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return {k: _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+# --- building it ------------------------------------------------------------------------------------------
+
+
+def build_report(
+    compiled: Compiled,
+    training: bool,
+    loop_gain: float | None,
+    gains: Mapping[str, Gains | None],
+    verified: Mapping[str, Verified],
+) -> Report:
+    """The report on one mode of a compiled model.
+
+    Args:
+        loop_gain: the bound on loop gains; None for unit feedback.
+        gains: the gains of each block, by name; None or absent before they are measured.
+        verified: the result of the verify pass, by the block's name.
+    """
+    mode, network = compiled.modes[training], compiled.network
+    found = operations(mode.program, network)
+    return Report(
+        model=type(network).__name__,
+        mode="training" if training else "evaluation",
+        tracer=mode.tracer,
+        loop_gain=loop_gain,
+        rows=tuple(_row(step, found, network, loop_gain, gains, verified) for step in mode.program),
+        parameters=_count(found, network),
+        trained_norms=tuple(op.origin.label for op in found if _trains_with_batch(op, network)),
+        shared=tuple(_shared(found, network)),
+    )
+
+
+def _row(
+    step: Step, found: Sequence[UserOperation], network: nn.Module,
+    loop_gain: float | None, gains: Mapping[str, Gains | None], verified: Mapping[str, Verified],
+) -> BlockRow | DigitalRow:  # fmt: skip
+    count = sum(p.numel() for p in _read([op for op in found if op.block == step.name], network).values())
+    if isinstance(step, DigitalBlock):
+        listed = tuple((o.label, o.kind, step.reasons.get(o.label, "")) for o in step.origins)
+        return DigitalRow(step.name, listed, count)
+    known = gains.get(step.name) or (unit_gains(step) if loop_gain is None or not step.has_feedback else None)
+    return _block_row(step, count, None if known is None else certify(step, known), verified.get(step.name))
+
+
+def _block_row(block: EnergyBlock, parameters: int, verdict: Certificate | None, check: Verified | None) -> BlockRow:
+    label = {s.name: s.origin.label for s in block.states}
+    measured = verdict is not None and verdict.loop_gain == verdict.loop_gain  # NaN: not measured at unit feedback
+    return BlockRow(
+        name=block.name,
+        layers=tuple(t.origin.label for t in block.layers),
+        states=tuple((s.origin.label, s.potential.name) for s in block.states),
+        couplings=tuple((label[l], label[m]) for l, m in block.edges),
+        parameters=parameters,
+        held_norms=tuple(o.label for o in block.held_norms),
+        loop_gain=verdict.loop_gain if verdict is not None and measured else None,
+        convex=None if verdict is None else verdict.convex,
+        certificate="measured at first use" if verdict is None else verdict.reason,
+        verified=None if check is None else _residuals(check),
+    )
+
+
+def _residuals(check: Verified) -> dict[str, Any]:
+    return dict(ok=check.ok, stationarity=check.stationarity, gradient=check.gradient, converged=check.converged)
+
+
+def _read(found: Sequence[UserOperation], network: nn.Module) -> dict[int, nn.Parameter]:
+    """The parameters that operations read, by identity: a shared one is one."""
+    return {id(p): p for op in found for path in op.tensors for p in parameters_behind(network, path)}
+
+
+def _count(found: Sequence[UserOperation], network: nn.Module) -> ParameterCount:
+    analog = _read([op for op in found if op.analog], network)
+    digital = _read([op for op in found if not op.analog], network)
+    every = {id(p): p for p in network.parameters()}
+
+    def size(ids: set[int]) -> int:
+        return sum(every[i].numel() for i in ids & set(every))
+
+    of_blocks, of_parts = set(analog), set(digital)
+    return ParameterCount(
+        analog=size(of_blocks), digital=size(set(every) - of_blocks),
+        both=size(of_blocks & of_parts), unread=size(set(every) - of_blocks - of_parts),
+    )  # fmt: skip
+
+
+def _shared(found: Sequence[UserOperation], network: nn.Module) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Parameters that more than one operation reads, in the model's order."""
+    readers: dict[int, list[str]] = {}
+    for op in found:
+        for parameter in _read([op], network):
+            readers.setdefault(parameter, []).append(op.origin.label)
+    for name, parameter in network.named_parameters():
+        if len(labels := readers.get(id(parameter), ())) > 1:
+            yield name, tuple(labels)
+
+
+def _trains_with_batch(op: UserOperation, network: nn.Module) -> bool:
+    """A digital batch norm: a module of the batch norm family, or the function."""
+    if op.analog:
+        return False
+    try:
+        module = network.get_submodule(op.origin.layer) if op.origin.layer else None
+    except AttributeError:
+        module = None
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) or op.origin.kind == "batch_norm"

@@ -1,0 +1,164 @@
+"""The report as plain text: one table, then what it can't hold."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .report import BlockRow, DigitalRow, Report
+
+HEADINGS = ("block", "layers", "states", "couplings", "parameters analog", "digital", "loop gain", "certificate")
+WIDTHS = (10, 26, 26, 9, 10, 9, 10, 24)
+RIGHT = (3, 4, 5, 6)
+PAGE = 118
+
+
+def text_report(report: Report) -> str:
+    sections = [
+        "\n".join(headline(report)), table(report), _certificates(report), _boundaries(report), _norms(report), _shared(report), _verified(report),
+    ]  # fmt: skip
+    return "\n\n".join(s for s in sections if s)
+
+
+def headline(report: Report) -> Iterator[str]:
+    """What it is, in two or three sentences."""
+    layers = sum(len(b.layers) for b in report.blocks)
+    yield (
+        f"{report.model}: {_plural(len(report.blocks), 'energy-based block')} with {_plural(layers, 'weighted layer')}, "
+        f"{_plural(len(report.digital), 'digital part')}; {report.mode} mode, traced by {report.tracer}."
+    )
+    count = report.parameters
+    total = count.analog + count.digital
+    share = f" ({count.analog / total:.1%})" if total else ""
+    notes = [f"{count.both:,} of them also read by digital parts" if count.both else "", f"{count.unread:,} read by nothing" if count.unread else ""]
+    note = f" ({', '.join(n for n in notes if n)})" if any(notes) else ""
+    yield f"Parameters: {count.analog:,} analog{share}, {count.digital:,} digital{note}."
+    yield "Feedback: unit reverse gains, as in the paper." if report.loop_gain is None else f"Feedback: loop gains of at most {report.loop_gain:g}."
+
+
+def _plural(n: int, what: str) -> str:
+    return f"{n} {what}" + ("" if n == 1 else "s")
+
+
+# --- the table --------------------------------------------------------------------------------------------
+
+
+def table(report: Report) -> str:
+    """A line a block, with the digital parts between them."""
+    rows = [cells(row) for row in report.rows]
+    lines = list(_wrapped(HEADINGS))
+    lines.append("  ".join("─" * w for w in WIDTHS))
+    for row in rows:
+        lines.extend(_wrapped(row))
+    lines.append("  ".join("─" * w for w in WIDTHS))
+    count = report.parameters
+    lines.extend(_wrapped(("total", "", "", "", f"{count.analog:,}", f"{count.digital:,}", "", "")))
+    return "\n".join(lines)
+
+
+def cells(row: BlockRow | DigitalRow) -> tuple[str, ...]:
+    """The table's cells for a row."""
+    if hasattr(row, "operations"):
+        labels = [label for label, _, _ in row.operations]
+        listed = ", ".join(labels) if len(labels) <= 3 else f"{len(labels)} operations"
+        return row.name, listed, "", "", "", f"{row.parameters:,}", "", ""
+    states = ", ".join(f"{label} ({potential})" for label, potential in row.states)
+    return (
+        row.name, ", ".join(row.layers), states, str(len(row.couplings)), f"{row.parameters:,}", "",
+        _loop_gain(row), _verdict(row),
+    )  # fmt: skip
+
+
+def _loop_gain(row: BlockRow) -> str:
+    if not row.couplings:
+        return "–"
+    return "?" if row.loop_gain is None else f"{row.loop_gain:.3g}"
+
+
+def _verdict(row: BlockRow) -> str:
+    if not row.couplings:
+        return "no feedback"
+    if row.convex is None:
+        return row.certificate
+    return "strictly convex" if row.convex else "none"
+
+
+def _wrapped(row: Sequence[str]) -> Iterator[str]:
+    """The lines of one row, long cells broken."""
+    columns = [textwrap.wrap(cell, w, break_on_hyphens=False) or [""] for cell, w in zip(row, WIDTHS, strict=True)]
+    for i in range(max(map(len, columns))):
+        parts = [column[i] if i < len(column) else "" for column in columns]
+        yield "  ".join(p.rjust(w) if j in RIGHT else p.ljust(w) for j, (p, w) in enumerate(zip(parts, WIDTHS, strict=True))).rstrip()
+
+
+# --- what the table can't hold ----------------------------------------------------------------------------
+
+
+def paragraph(text: str, indent: str = "  ") -> str:
+    return textwrap.fill(text, PAGE, initial_indent=indent, subsequent_indent=indent + "  ", break_on_hyphens=False, break_long_words=False)
+
+
+def grouped(pairs: Iterable[tuple[str, str]]) -> str:
+    """``digital1: bn1, relu; digital2: fc``."""
+    parts: dict[str, list[str]] = {}
+    for part, label in pairs:
+        parts.setdefault(part, []).append(label)
+    return "; ".join(f"{part}: {', '.join(labels)}" for part, labels in parts.items())
+
+
+def certificates(report: Report) -> dict[str, list[str]]:
+    """The verdict of each block with feedback, in words; equal ones together."""
+    found: dict[str, list[str]] = {}
+    for block in report.blocks:
+        if block.couplings and block.convex is not None:
+            found.setdefault(block.certificate, []).append(block.name)
+    return found
+
+
+def _certificates(report: Report) -> str:
+    found = certificates(report)
+    if not found:
+        return ""
+    return "\n".join(["Certificates", *(paragraph(f"{', '.join(names)}: {verdict}") for verdict, names in found.items())])
+
+
+def _boundaries(report: Report) -> str:
+    if not report.reasons:
+        return "Boundaries: none, nothing is digital."
+    lines = ["Boundaries: why operations are digital"]
+    for reason, pairs in report.reasons.items():
+        lines.append(paragraph(f"{reason or 'between blocks'} ({len(pairs)})"))
+        lines.append(paragraph(grouped(pairs), "      "))
+    return "\n".join(lines)
+
+
+def _norms(report: Report) -> str:
+    lines = []
+    if report.held_norms:
+        lines.append(paragraph(f"held at their running statistics, while scale and shift train ({len(report.held_norms)}): {', '.join(report.held_norms)}"))
+    if report.trained_norms:
+        lines.append(paragraph(f"digital, training as ever ({len(report.trained_norms)}): {', '.join(report.trained_norms)}"))
+    return "\n".join(["Batch norms", *lines]) if lines else ""
+
+
+def _shared(report: Report) -> str:
+    if not report.shared:
+        return ""
+    return "\n".join(["Shared parameters", *(paragraph(f"{name}: read by {', '.join(readers)}") for name, readers in report.shared)])
+
+
+def _verified(report: Report) -> str:
+    return verified(report) if report.blocks else ""
+
+
+def verified(report: Report) -> str:
+    """Whether the energies were checked against the solver's equations."""
+    checks = {b.name: b.verified for b in report.blocks if b.verified is not None}
+    if not checks:
+        return "Energies: not verified (no example input was given)."
+    worst = max(max(c["stationarity"], c["gradient"] if c["converged"] else 0.0) for c in checks.values())
+    text = f"Energies: verified in float64 for {len(checks)} of {_plural(len(report.blocks), 'block')}, worst relative residual {worst:.1e}."
+    loose = [name for name, c in checks.items() if not c["converged"]]
+    return text + (f" Not converged, so the equilibrium was not judged: {', '.join(loose)}." if loose else "")
