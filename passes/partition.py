@@ -13,7 +13,7 @@ layer is digital as a whole.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import fx
 
@@ -38,6 +38,9 @@ class Partitioned:
     reasons: Mapping[fx.Node, str]
     readings: Mapping[fx.Node, Reading]
     roles: Mapping[fx.Node, Role]
+
+
+OPENING_NORM = "batch norm before the first activation of a block: it trains with batch statistics"
 
 
 def partition(legal: Legal, block_size: int | None = None, block_sizes: Sequence[int] | None = None) -> Partitioned:
@@ -73,6 +76,14 @@ def _check_sizes(block_sizes: Sequence[int], formed: int) -> None:
         raise OptionError(
             Problem("option block_sizes", f"names {len(block_sizes)} blocks, but with these sizes the model forms {formed}", "Give one size a block; explain(model, block_sizes=...) shows where they split, and block_size=n splits everywhere alike.")
         )
+
+
+def _reads_instead(reading: Reading, old: fx.Node, new: fx.Node) -> Reading:
+    operands = tuple(new if o is old else o for o in reading.operands)
+    return replace(reading, operands=operands, given=frozenset(new if g is old else g for g in reading.given))
+
+
+_LEADING_NORM = "batch norm before the first activation of a block: it trains with batch statistics"
 
 
 class _Partitioner:
@@ -179,7 +190,7 @@ class _Partitioner:
         """Why a call that has an energy is digital where it stands."""
         sources = self.sources(node, position)
         if self.roles[node] is Role.NORM and not any(i in self.on_state or i in self.is_state for i in sources):
-            return "batch norm before the first activation of a block: it trains with batch statistics"
+            return _LEADING_NORM
         if self.roles[node] is Role.POTENTIAL and self.limit(groups) == 1 and not any(i in self.heavy for i in sources):
             return "activation without a weighted layer before it, in a block of size 1"
         return None
@@ -207,6 +218,8 @@ class _Partitioner:
                 continue
             inside = [u for u in node.users if self.group(u) == self.group(node)]
             outside = [u for u in node.users if self.group(u) != self.group(node)]
+            if inside and outside and self.roles[node] is Role.NORM:
+                continue  # a second copy would count the batch again: its output becomes a state
             if inside and outside:
                 self.move(self.copy(node, outside), outside)
             elif not inside:
@@ -217,6 +230,8 @@ class _Partitioner:
             twin = self.graph.node_copy(node, lambda n: n)
         for reader in readers:
             reader.replace_input_with(node, twin)
+            if reader in self.readings:
+                self.readings[reader] = _reads_instead(self.readings[reader], node, twin)
         self.readings[twin] = self.readings[node]
         self.roles[twin] = self.roles[node]
         self.position[twin] = self.position[node]
@@ -228,16 +243,19 @@ class _Partitioner:
         target = {self.group(u) for u in readers}
         readings = [self.readings.get(u) for u in readers]
         given = any(r is not None and node in r.given for r in readings)
-        if len(target) == 1 and None not in target and not given:
+        if self.roles[node] is Role.NORM:  # no state of the block that would read it comes before it
+            target = {None}
+        opens = self.roles[node] is Role.NORM
+        if len(target) == 1 and None not in target and not given and not opens:
             (g,) = target
             assert g is not None
             self.block[node] = g
             self.position[node] = self.position[readers[0]]
             return
         del self.block[node]
-        self.roles.pop(node)
+        role = self.roles.pop(node)
         self.position[node] += 1
-        self.reasons[node] = "reads a block's output, and no state follows it in a block"
+        self.reasons[node] = _LEADING_NORM if role is Role.NORM else "reads a block's output, and no state follows it in a block"
 
     def drop_weightless(self) -> None:
         """A block without a weighted layer is digital."""
