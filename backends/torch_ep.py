@@ -30,7 +30,7 @@ from ..ir import EnergyBlock, Program, Ref, Weight
 from ..passes import verify
 from ..solve import BoundBlock, Gains, Relaxation, Tolerance, bounded_gains, unit_gains
 from ..solve.loop_gain import one_sample
-from ..train import BlockCall, attribute, run_block, run_digital
+from ..train import BlockCall, attribute, run_block, run_digital, training_code
 from ..view import Report, build_report, draw_graph, partition_graph
 from .probe import candidates
 from .views import BlockView
@@ -99,6 +99,7 @@ class FFEBM(nn.Module):
         hidden["_gains"] = {}
         hidden["_records"] = ()
         hidden["_nudged"] = {}
+        hidden["_steps"] = {}
         hidden["_verified"] = None  # by block name, once verified
         self.training = compiled.network.training
         self.register_state_dict_post_hook(_write_gains)
@@ -327,6 +328,30 @@ class FFEBM(nn.Module):
             yield self
         finally:
             self.__dict__["execution"] = before
+
+    # --- the generated training step -----------------------------------------------------------------------
+
+    @property
+    def training_code(self) -> str:
+        """The source of ``training_step(model, x, y, loss_fn)`` in the current mode, for the current estimator."""
+        weights = {b.name: None if (g := self.gains(b)) is None else g.layer_weights for b in self.program.energy_blocks}
+        return training_code(self.program, type(self.network).__name__, self.execution.estimator, weights)
+
+    def training_step(self, x: Any, y: Any, loss_fn: Callable[[Any, Any], Tensor]) -> Tensor:
+        """Runs the generated code once: returns the loss, and adds the gradient to ``.grad`` as ``backward()`` would.
+
+        Args:
+            x: the model's input; a tuple for several, a dict by name.
+            y: the target, handed to ``loss_fn``.
+            loss_fn: ``(output, y) -> scalar tensor``.
+        """
+        key = (self.training, self.execution.estimator)
+        steps: dict[Any, Callable[..., Tensor]] = self.__dict__["_steps"]
+        if key not in steps:
+            namespace: dict[str, Any] = {"__name__": "ffebm_training_step"}
+            exec(compile(self.training_code, "<training_code>", "exec"), namespace)
+            steps[key] = namespace["training_step"]
+        return steps[key](self, x, y, loss_fn)
 
     # --- seeing it -----------------------------------------------------------------------------------------
 

@@ -34,23 +34,34 @@ def nudge_strength(errors: Mapping[str, Tensor], beta: float) -> float:
     return beta / peak if peak > 0 else 0.0
 
 
+def default_beta(estimator: CenteredEP | OneSidedEP) -> float:
+    """The nudge relative to the largest error that an estimator uses."""
+    return estimator.beta or (1e-2 if estimator.subtract else TINY)
+
+
 def no_gradient(free: FreePhase, wanted: Sequence[str]) -> Estimate:
     _, leaves = with_leaves(free.bound, wanted)
     return Estimate({n: torch.zeros_like(v) for n, v in leaves.items()})
 
 
+def displaced(linear: Linearisation, errors: Mapping[str, Tensor], strength: float, tolerance: Tolerance) -> tuple[States, Relaxation]:
+    """The displacement under one nudge; none at strength zero, which is the free phase itself."""
+    if strength == 0:
+        return {n: torch.zeros_like(v) for n, v in linear.states.items()}, Relaxation(linear.bound.block.name, 0, 0.0, True)
+    return displace(linear, errors, strength, tolerance)
+
+
+def rate_and_mean(first: States, second: States, span: float) -> tuple[States, States]:
+    """D and h of the contrast, from two displacements whose nudges are ``span`` apart."""
+    return {n: (v - second[n]) / span for n, v in first.items()}, {n: (v + second[n]) / 2 for n, v in first.items()}
+
+
 def two_phases(free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[str], first: float, second: float) -> Estimate:
     """The contrast of the equilibria nudged by ``first`` and ``second`` (one of them may be zero)."""
     linear = Linearisation(free.bound, free.states)
-    phases = [displace(linear, errors, b, free.tolerance) for b in (first, second) if b != 0]
-    d1, d2 = (phases[0][0], phases[1][0] if len(phases) == 2 else None)
-    if d2 is None:
-        difference = {n: v / (first - second) for n, v in d1.items()}
-        mean = {n: v / 2 for n, v in d1.items()}
-    else:
-        difference = {n: (v - d2[n]) / (first - second) for n, v in d1.items()}
-        mean = {n: (v + d2[n]) / 2 for n, v in d1.items()}
-    return Estimate(contrast(free.bound, free.states, difference, mean, wanted), tuple(r for _, r in phases))
+    (d1, r1), (d2, r2) = (displaced(linear, errors, b, free.tolerance) for b in (first, second))
+    difference, mean = rate_and_mean(d1, d2, first - second)
+    return Estimate(contrast(free.bound, free.states, difference, mean, wanted), (r1, r2))
 
 
 def two_phases_subtracted(free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[str], first: float, second: float) -> Estimate:
@@ -89,7 +100,7 @@ class CenteredEP:
             _check_beta(self.beta, "CenteredEP")
 
     def __call__(self, free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[str]) -> Estimate:
-        strength = nudge_strength(errors, self.beta or (1e-2 if self.subtract else TINY))
+        strength = nudge_strength(errors, default_beta(self))
         if strength == 0:
             return no_gradient(free, wanted)
         return (two_phases_subtracted if self.subtract else two_phases)(free, errors, wanted, strength, -strength)
@@ -116,7 +127,7 @@ class OneSidedEP:
             raise OptionError(Problem("option sign of OneSidedEP", f"is {self.sign!r}", "Give +1 or -1."))
 
     def __call__(self, free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[str]) -> Estimate:
-        strength = nudge_strength(errors, self.beta or (1e-2 if self.subtract else TINY)) * self.sign
+        strength = nudge_strength(errors, default_beta(self)) * self.sign
         if strength == 0:
             return no_gradient(free, wanted)
         return (two_phases_subtracted if self.subtract else two_phases)(free, errors, wanted, strength, 0.0)

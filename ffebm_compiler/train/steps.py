@@ -1,0 +1,199 @@
+"""The building blocks of the generated training step: a digital part with its VJP, a block with its phases.
+
+The generated code (:mod:`ffebm_compiler.train.emit`) spells out the chain of Nest & Ernoult 2024 (algorithm 1): inference
+block by block, then errors backward, a digital part by its vector-Jacobian product and an energy-based block by two
+nudged phases and their contrast. Automatic differentiation runs inside the digital parts and the interaction
+only, never through a relaxation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..estimate import Estimate, Estimator, FreePhase
+from ..estimate.contrast import Gradients
+from ..estimate.equilibrium_propagation import displaced, energy_gradients, nudge_strength, rate_and_mean, contrast
+from ..estimate.literal import nudged_equilibrium
+from ..ir import DigitalBlock, EnergyBlock, Program
+from ..solve import Linearisation, States
+from .digital import attribute
+from .operator import BlockCall, free_phase
+
+Errors = dict[str, Tensor]
+"""The loss's gradient in each value, by name; what the backward chain hands on."""
+
+
+class Trainable(Protocol):
+    """What a training step needs of a model."""
+
+    network: nn.Module
+
+    @property
+    def program(self) -> Program: ...
+
+    def block_call(self, block: EnergyBlock, values: Mapping[str, Any]) -> BlockCall: ...
+
+
+def accumulate(errors: Errors, arrived: Mapping[str, Tensor]) -> None:
+    """Adds errors to those already there: a value that is read twice gets two."""
+    for name, error in arrived.items():
+        errors[name] = errors[name] + error if name in errors else error
+
+
+def deliver(tensors: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
+    """Leaves gradients in ``.grad``; a weight that is computed (a parametrization) passes its own on."""
+    for name, gradient in gradients.items():
+        tensor = tensors[name]
+        if not tensor.requires_grad:
+            continue
+        torch.autograd.backward(tensor, gradient)
+
+
+def detached(value: Any, needs_error: bool) -> Any:
+    """A value cut from what came before it; it asks for an error where something upstream wants one."""
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.detach().requires_grad_(needs_error)
+    return value
+
+
+class DigitalPart:
+    """A digital part, run once with its own history, and its vector-Jacobian product.
+
+    Args:
+        model: the ff-EBM.
+        name: the digital block.
+        function: its code, ``(network, *inputs) -> outputs``.
+        values: everything computed so far; the outputs are added, cut from their history.
+        wants: names of the inputs that an error is wanted for.
+    """
+
+    def __init__(self, model: Trainable, name: str, function: Callable[..., tuple[Any, ...]], values: dict[str, Any], wants: Sequence[str] = ()):
+        self.block = _named(model.program, name, DigitalBlock)
+        self.inputs = {n: detached(values[n], n in wants) for n in self.block.inputs}
+        self.parameters = _parameters(self.block, model.network)
+        with torch.enable_grad():
+            results = function(model.network, *self.inputs.values())
+        self.outputs = dict(zip(self.block.outputs, results, strict=True))
+        values.update({n: detached(v, False) for n, v in self.outputs.items()})
+
+    def vjp(self, errors: Mapping[str, Tensor]) -> Errors:
+        """The errors of the inputs; those of the parameters are left in ``.grad``."""
+        arrived = {n: e for n, e in errors.items() if n in self.outputs and isinstance(self.outputs[n], Tensor) and self.outputs[n].requires_grad}
+        if not arrived:
+            return {}
+        targets = {n: v for n, v in self.inputs.items() if isinstance(v, Tensor) and v.requires_grad}
+        wanted = [*targets.values(), *self.parameters]
+        if not wanted:
+            return {}
+        found = torch.autograd.grad([self.outputs[n] for n in arrived], wanted, list(arrived.values()), allow_unused=True)
+        for parameter, gradient in zip(self.parameters, found[len(targets) :], strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        return {n: e for n, e in zip(targets, found, strict=False) if e is not None}
+
+
+def _parameters(block: DigitalBlock, network: nn.Module) -> list[nn.Parameter]:
+    """The parameters that a digital part may read."""
+    found: dict[int, nn.Parameter] = {}
+    for node in block.graph.nodes:
+        if node.op == "call_module":
+            found.update((id(p), p) for p in network.get_submodule(str(node.target)).parameters() if p.requires_grad)
+        elif node.op == "get_attr":
+            found.update((id(p), p) for p in _sources(network, str(node.target)))
+    return list(found.values())
+
+
+def _sources(network: nn.Module, path: str) -> list[nn.Parameter]:
+    """The parameter at a path, or those that it is computed from."""
+    value = attribute(network, path)
+    if isinstance(value, nn.Parameter):
+        return [value] if value.requires_grad else []
+    owner = network.get_submodule(path.rpartition(".")[0])
+    return [p for p in owner.parameters() if p.requires_grad] if isinstance(value, Tensor) and value.requires_grad else []
+
+
+class EnergyPart:
+    """An energy-based block in one training step: free phase at once, then nudged phases and their contrast.
+
+    Args:
+        model: the ff-EBM.
+        name: the energy block.
+        values: everything computed so far; the block's outputs at equilibrium are added.
+        wants: names of the inputs that an error is wanted for.
+    """
+
+    def __init__(self, model: Trainable, name: str, values: dict[str, Any], wants: Sequence[str] = ()):
+        self.block = _named(model.program, name, EnergyBlock)
+        self.call = model.block_call(self.block, values)
+        with torch.no_grad():
+            self.free: FreePhase = free_phase(self.call)
+        values.update({n: self.free.states[n] for n in self.block.outputs})
+        tensors = self.call.differentiable()
+        self.wanted = [n for n, v in tensors.items() if (n in wants if n in self.block.inputs else v.requires_grad)]
+        self._linear: Linearisation | None = None
+
+    def errors_of(self, errors: Mapping[str, Tensor]) -> Errors:
+        """The errors that arrived at this block's outputs."""
+        return {n: errors[n] for n in self.block.outputs if n in errors}
+
+    def strength(self, errors: Mapping[str, Tensor], beta: float) -> float:
+        """The nudge, ``beta / max |error|``."""
+        return nudge_strength(self.errors_of(errors), beta)
+
+    def nudged(self, errors: Mapping[str, Tensor], strength: float) -> States:
+        """The displacement of every state when ``strength * error`` pulls at the outputs."""
+        if self._linear is None:
+            self._linear = Linearisation(self.free.bound, self.free.states)
+        displacement, record = displaced(self._linear, self.errors_of(errors), strength, self.free.tolerance)
+        self._report(record)
+        return displacement
+
+    def nudged_states(self, errors: Mapping[str, Tensor], strength: float) -> States:
+        """The nudged equilibrium itself, as a circuit finds it."""
+        states, record = nudged_equilibrium(self.free, self.errors_of(errors), strength)
+        self._report(record)
+        return states
+
+    def _report(self, *records: Any) -> None:
+        self.call.nudged(self.block, Estimate({}, records))
+
+    def contrast(self, first: States, second: States, span: float) -> Errors:
+        """Gradients from two displacements ``span`` apart: of the weights, left in ``.grad``; of the inputs, returned."""
+        if span == 0:
+            return {}
+        difference, mean = rate_and_mean(first, second, span)
+        return self._hand_out(contrast(self.free.bound, self.free.states, difference, mean, self.wanted))
+
+    def contrast_states(self, first: States, second: States, span: float) -> Errors:
+        """The same from two nudged states, by subtracting the energy's gradients."""
+        if span == 0:
+            return {}
+        high, low = (energy_gradients(self.free.bound, s, self.wanted) for s in (first, second))
+        return self._hand_out({n: (high[n] - low[n]) / span for n in high})
+
+    def estimate(self, errors: Mapping[str, Tensor], estimator: Estimator) -> Errors:
+        """Gradients by any other estimator."""
+        arrived = self.errors_of(errors)
+        return self._hand_out(estimator(self.free, arrived, self.wanted).gradients) if arrived else {}
+
+    def _hand_out(self, gradients: Gradients) -> Errors:
+        deliver(self.call.weights, {p: g for p, g in gradients.items() if p in self.call.weights})
+        return {n: g for n, g in gradients.items() if n in self.call.inputs}
+
+
+def output_errors(loss: Tensor, outputs: Mapping[str, Tensor]) -> Errors:
+    """The loss's gradient in each value of the model's output."""
+    leaves = {n: v for n, v in outputs.items() if isinstance(v, Tensor) and v.requires_grad}
+    found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    return {n: e for n, e in zip(leaves, found, strict=True) if e is not None}
+
+
+def _named(program: Program, name: str, kind: type) -> Any:
+    for step in program:
+        if step.name == name and isinstance(step, kind):
+            return step
+    raise LookupError(f"the model has no {kind.__name__} {name!r}: this code was generated for another partition; generate it again")
