@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -34,7 +35,8 @@ aten = torch.ops.aten
 
 
 def _xlogx(s: Tensor) -> Tensor:
-    return torch.special.xlogy(s, s)
+    product: Tensor = torch.special.xlogy(s, s)
+    return product
 
 
 # --- clipping: relu, relu6, hardtanh, clamp, hardsigmoid ------------------------------------------------
@@ -79,7 +81,7 @@ RELU = Potential(
     options=dict(lower=0.0, upper=INFINITY, scale=1.0, shift=0.0),
 )
 RELU6 = clamp(0.0, 6.0, name="relu6")
-HARDSIGMOID = clamp(0.0, 1.0, scale=1 / 6, shift=0.5, name="hardsigmoid")
+HARDSIGMOID = replace(clamp(0.0, 1.0, scale=1 / 6, shift=0.5, name="hardsigmoid"), activation=F.hardsigmoid)
 
 
 # --- two slopes: leaky relu, elu -----------------------------------------------------------------------
@@ -217,7 +219,8 @@ def softplus(beta: float, threshold: float = 20.0) -> Potential:
     """sigma(a) = log(1 + exp(beta a)) / beta; PyTorch takes a itself where beta a exceeds the threshold."""
 
     def energy(s: Tensor) -> Tensor:
-        return s * s / 2 + _SoftplusCorrection.apply(beta * s) / beta**2
+        correction: Tensor = _SoftplusCorrection.apply(beta * s)
+        return s * s / 2 + correction / beta**2
 
     def difference(a: Tensor, da: Tensor) -> Tensor:
         b = beta * da

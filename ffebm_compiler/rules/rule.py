@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any
 
 from torch import fx, nn
+from torch.nn.utils import parametrize
 
 from ..ir import Operation, Potential, Weight
 
@@ -100,7 +101,7 @@ class Call:
     def weight(self, name: str) -> fx.Node | Weight | None:
         """The module's own tensor, or the operand passed under that name (a Weight if it is one)."""
         if self.module is not None:
-            return None if getattr(self.module, name, None) is None else Weight(f"{self.path}.{name}".lstrip("."))
+            return Weight(f"{self.path}.{name}".lstrip(".")) if _holds(self.module, name) else None
         return self.as_operand(self.arguments.get(name))
 
     def as_operand(self, value: Any) -> fx.Node | Weight | None:
@@ -111,6 +112,11 @@ class Call:
     def constants(self, *names: str) -> bool:
         """Whether these arguments are plain constants rather than computed values."""
         return not any(_has_node(self.arguments.get(n)) for n in names)
+
+
+def _holds(module: nn.Module, name: str) -> bool:
+    """Whether the module has that tensor. A parametrized one is not computed: a spectral norm takes a step each time."""
+    return parametrize.is_parametrized(module, name) or getattr(module, name, None) is not None
 
 
 def _has_node(value: Any) -> bool:
