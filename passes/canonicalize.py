@@ -109,10 +109,7 @@ def _make_out_of_place(node: fx.Node, network: nn.Module) -> bool:
     """Rewrites ``node`` if it is in place; says whether it was."""
     if node.op == "call_module":
         module = network.get_submodule(str(node.target))
-        if getattr(module, "inplace", False) is True:
-            module.inplace = False  # ours is a copy; the reads are redirected instead
-            return True
-        return node.meta.get("was_in_place", False)
+        return getattr(module, "inplace", False) is True  # the flag stays for the next mode; convert() clears it last
     if node.op == "call_method":
         name = str(node.target)
         if name.endswith("_") and not name.endswith("__") and hasattr(Tensor, name[:-1]):

@@ -127,6 +127,10 @@ class Program:
     def __iter__(self) -> Iterator[Step]:
         return iter(self.steps)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Program:
+        """Itself: frozen data, which the copies of a model share."""
+        return self
+
 
 @dataclass(frozen=True)
 class Ref:

@@ -1,0 +1,49 @@
+"""One spelling for everything that means the same."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ffebm_compiler as fc
+
+
+class OverwrittenTwice(nn.Module):
+    """One in-place activation, called twice, its result never taken: the overwritten tensor is read instead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 5), nn.Linear(5, 5), nn.Linear(5, 2)
+        self.activation = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        self.activation(h)
+        h = self.b(h)
+        self.activation(h)
+        return self.c(h)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_every_use_of_an_in_place_module_overwrites(training: bool) -> None:
+    torch.manual_seed(0)
+    net = OverwrittenTwice().train(training)
+    x = torch.randn(6, 4)
+    model = fc.convert(net, block_size=1)
+    assert torch.equal(model(x), net(x))
+    assert all("activation" in b.states for b in model.blocks[:1])
+    assert net.activation.inplace
+    assert not model.network.activation.inplace
+    assert model.to_feedforward().activation.inplace
+
+
+def test_the_mode_that_is_not_traced_first_overwrites_too() -> None:
+    torch.manual_seed(0)
+    net = OverwrittenTwice()
+    model = fc.convert(net, block_size=1)
+    x = torch.randn(6, 4)
+    assert torch.equal(model.eval()(x), net.eval()(x))
+    assert torch.equal(copy.deepcopy(model).train()(x), net.train()(x))
