@@ -15,7 +15,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from ..passes import verify
 from ..solve import BoundBlock, Gains, Relaxation, Tolerance, bounded_gains, unit_gains
 from ..solve.loop_gain import one_sample
 from ..train import BlockCall, attribute, run_block, run_digital, training_code
+from ..train.loop_script import training_script, write_atomically
 from ..view import Report, build_report, draw_graph, partition_graph
 from .probe import candidates
 from .views import BlockView
@@ -52,7 +53,7 @@ class Execution:
     """
 
     estimator: Estimator = field(default_factory=CenteredEP)
-    tolerance: Tolerance = Tolerance()
+    tolerance: Tolerance = field(default_factory=Tolerance)
     loop_gain: float | None = DEFAULT_LOOP_GAIN
 
 
@@ -126,15 +127,12 @@ class FFEBM(nn.Module):
         mode = self.mode
         values = self.bind_inputs(args, kwargs)
         phases: list[FreePhase] = []
-        hidden = self.__dict__
-        hidden["_nudged"] = {}
         for step in mode.program:
             if isinstance(step, EnergyBlock):
                 values.update(run_block(self.block_call(step, values, phases.append)))
             else:
                 values.update(run_digital(step, self.network, values))
-        hidden["_records"] = tuple(p.relaxation for p in phases)
-        if hidden["_verified"] is None:
+        if self.__dict__["_verified"] is None:
             self._verify([p.bound for p in phases])
         kept = tuple(BlockEquilibrium(p.relaxation.block, p.bound.inputs, p.states, p.relaxation) for p in phases) if keep else ()
         return self.pack_output(values), kept
@@ -155,7 +153,7 @@ class FFEBM(nn.Module):
         return self.__dict__["compiled"]  # type: ignore[no-any-return]
 
     def bind_inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The program's input values, checked.
+        """The program's input values, checked; begins a new run, with no relaxations recorded.
 
         Raises:
             InputError: with every problem of the call.
@@ -166,6 +164,7 @@ class FFEBM(nn.Module):
         except TypeError as failure:
             signature = inspect.signature(self.network.forward)
             raise InputError(Problem(f"call of {type(self.network).__name__}", str(failure), f"Call it as the original model: forward{signature}.")) from failure
+        self.__dict__["_records"], self.__dict__["_nudged"] = (), {}
         values = dict(zip(mode.program.inputs, given, strict=True))
         problems = [p for name, value in values.items() for p in self._input_problems(name, value)]
         if problems:
@@ -208,6 +207,7 @@ class FFEBM(nn.Module):
         gains = self._gains_for(block, BoundBlock(block, inputs, weights, {}))
 
         def free(phase: FreePhase) -> None:
+            self.__dict__["_records"] += (phase.relaxation,)
             record(phase)
             self._warn(phase.relaxation, block, "free phase")
 
@@ -257,6 +257,20 @@ class FFEBM(nn.Module):
             )  # fmt: skip
         store[key] = (gains, version)
         return gains
+
+    def ensure_gains(self, *args: Any, **kwargs: Any) -> None:
+        """Measures the gains of blocks that have none yet, on the given input, without touching anything else."""
+        if all(self.gains(b) is not None for b in self.program.energy_blocks):
+            return
+        probe = copy.deepcopy(self)
+        with torch.random.fork_rng(), torch.no_grad():
+            probe(*args, **kwargs)
+        self.share_gains(probe)
+
+    def share_gains(self, other: FFEBM) -> None:
+        """Takes the gains of another copy of this model, as they are."""
+        version = tuple(p._version for p in self.network.parameters())
+        self.__dict__["_gains"].update({key: (gains, version) for key, (gains, _) in other.__dict__["_gains"].items()})
 
     def gains(self, block: EnergyBlock) -> Gains | None:
         """The gains that a block has been given; None before its first use."""
@@ -353,6 +367,26 @@ class FFEBM(nn.Module):
             steps[key] = namespace["training_step"]
         return steps[key](self, x, y, loss_fn)
 
+    def write_training_loop(self, path: str | os.PathLike[str], model: str | None = None) -> Path:
+        """Writes a runnable script around the generated code: data, optimizer, progress bar, checkpoints, metrics.
+
+        Args:
+            path: the script.
+            model: ``module:factory`` of the original model, the default of the script's ``--model``; found from the
+                model's class where that can be made without arguments.
+
+        Raises:
+            OptionError: the path can't be written, or the conversion used rules of the user's own.
+        """
+        if self.compiled.has_own_rules:
+            raise OptionError(Problem("write_training_loop", "the conversion used rules=, which a script can't spell", "Call model.training_step in a loop of your own."))
+        mode = self.compiled.modes[True]
+        code = training_code(mode.program, type(self.network).__name__, self.execution.estimator, {})
+        options = {k: v for k, v in self.compiled.options.items() if k in _SCRIPT_OPTIONS and v not in (None, [])}
+        options |= {"loop_gain": self.execution.loop_gain, "tolerance": self.execution.tolerance.residual, "max_sweeps": self.execution.tolerance.max_sweeps}
+        estimator = _estimator_expression(self.execution.estimator)
+        return write_atomically(path, training_script(code, mode.program, model or factory_of(self.network), options, estimator, mode.tracer != "torch.fx"))
+
     # --- seeing it -----------------------------------------------------------------------------------------
 
     def report(self) -> Report:
@@ -372,13 +406,31 @@ class FFEBM(nn.Module):
         """The user's own model, as it was written, with the present weights."""
         model = copy.deepcopy(self.network)
         for path in self.compiled.in_place:
-            model.get_submodule(path).inplace = True
+            setattr(model.get_submodule(path), "inplace", True)  # noqa: B010  (nn.Module declares no such attribute)
         for name in self.compiled.constants:
             delattr(model, name)
         return model
 
     def extra_repr(self) -> str:
         return ", ".join(f"{b.name}: size {b.size}" for b in self.program.energy_blocks)
+
+
+_SCRIPT_OPTIONS = ("block_size", "block_sizes", "digital", "analog", "norm")
+
+
+def _estimator_expression(estimator: Estimator) -> str:
+    """How a script makes this estimator."""
+    shown: dict[str, Any] = {f.name: getattr(estimator, f.name) for f in fields(estimator) if f.compare} if is_dataclass(estimator) else {}
+    return f"fc.{type(estimator).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+
+
+def factory_of(network: nn.Module) -> str | None:
+    """``module:Class`` of a model that can be made without arguments."""
+    cls = type(network)
+    required = [p for p in inspect.signature(cls).parameters.values() if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if required or cls.__module__ == "__main__" or cls.__module__.startswith("torch.") or "<" in cls.__qualname__:
+        return None
+    return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def changed(execution: Execution, estimator: Estimator | None, tolerance: float | None, max_sweeps: int | None, loop_gain: float | None) -> Execution:

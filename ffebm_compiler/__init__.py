@@ -9,6 +9,7 @@ torch.Size([3, 4])
 
 from .api import convert, explain
 from .backends import FFEBM
+from .compare import GradientComparison, compare_gradients
 from .errors import (
     ConvergenceWarning,
     FFEBMError,
@@ -30,6 +31,7 @@ __all__ = [
     "CenteredEP",
     "ConvergenceWarning",
     "FFEBMError",
+    "GradientComparison",
     "GradientWarning",
     "Implicit",
     "InputError",
@@ -42,6 +44,7 @@ __all__ = [
     "Unrolled",
     "VerificationError",
     "__version__",
+    "compare_gradients",
     "convert",
     "explain",
 ]

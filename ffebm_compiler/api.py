@@ -17,8 +17,9 @@ from .backends.torch_ep import DEFAULT_LOOP_GAIN
 from .compiled import Compiled, ModeProgram
 from .errors import OptionError, Problem
 from .estimate import CenteredEP, Estimator
+from .ir import Program
 from .options import Options, check
-from .passes import Choice, canonicalize, derive, legality, partition, trace
+from .passes import KEPT_DIGITAL, Choice, canonicalize, derive, legality, partition, trace
 from .rules import RULES, Rule
 from .solve import Tolerance
 from .view import Report, build_report
@@ -71,7 +72,9 @@ def convert(
         PartitionError: ``analog=`` insists on a layer that can't be in a block.
         VerificationError: a block's energy and its solver disagree (a rule is wrong).
     """
-    options = _options(block_size, block_sizes, digital, analog, norm, loop_gain, estimator, tolerance, max_sweeps, example_inputs, rules)
+    options = Options(
+        _size(block_size, block_sizes), block_sizes, digital, analog, norm, loop_gain, estimator, tolerance, max_sweeps, example_inputs, _given(rules)
+    )  # fmt: skip
     compiled = compile_model(model, options)
     lowered = TorchEP(Execution(estimator or CenteredEP(), Tolerance(tolerance, max_sweeps), loop_gain)).lower(compiled)
     lowered.verify_early(options.examples)
@@ -94,19 +97,20 @@ def explain(
 
     Args and errors are those of :func:`convert`.
     """
-    options = _options(block_size, block_sizes, digital, analog, norm, loop_gain, None, None, 200, example_inputs, rules)
+    options = Options(_size(block_size, block_sizes), block_sizes, digital, analog, norm, loop_gain, example_inputs=example_inputs, rules=_given(rules))
     compiled = compile_model(model, options)
     return build_report(compiled, model.training, loop_gain, {}, {})
 
 
-def _options(block_size: int | None, block_sizes: Sequence[int] | None, *rest: Any) -> Options:
-    *others, rules = rest
-    size = 2 if block_size is None and block_sizes is None else block_size
+def _size(block_size: int | None, block_sizes: Sequence[int] | None) -> int | None:
+    return 2 if block_size is None and block_sizes is None else block_size
+
+
+def _given(rules: Iterable[Rule]) -> tuple[Rule, ...]:
     try:
-        given = tuple(rules)
+        return tuple(rules)
     except TypeError:
         raise OptionError(Problem("option rules", f"is {rules!r}", "Give a list of ffebm_compiler.rules.Rule objects.")) from None
-    return Options(size, block_sizes, *others, given)
 
 
 def compile_model(model: nn.Module, options: Options) -> Compiled:
@@ -116,8 +120,21 @@ def compile_model(model: nn.Module, options: Options) -> Compiled:
     in_place = tuple(name for name, m in network.named_modules() if getattr(m, "inplace", False) is True)
     buffers = {name for name, _ in network.named_buffers()}
     modes = {training: _compile_mode(network, training, options) for training in (model.training, not model.training)}
+    for name in in_place:  # the graphs of both modes read the results instead
+        network.get_submodule(name).inplace = False  # type: ignore[assignment]
     constants = tuple(name for name, _ in network.named_buffers() if name not in buffers)
-    return Compiled(network, modes, options.to_dict(), in_place, constants)
+    return Compiled(network, modes, _recorded(options, modes[True].program), in_place, constants, bool(options.rules))
+
+
+def _recorded(options: Options, program: Program) -> dict[str, Any]:
+    """The options as plain values; a predicate becomes the names that it chose."""
+    record = options.to_dict()
+    if callable(options.digital):
+        reasons = {k: v for b in program.digital_blocks for k, v in b.reasons.items()}
+        record["digital"] = [label for label, reason in reasons.items() if reason == KEPT_DIGITAL]
+    if callable(options.analog):
+        record["analog"] = []
+    return record
 
 
 def _compile_mode(network: nn.Module, training: bool, options: Options) -> ModeProgram:

@@ -28,7 +28,9 @@ class Compiled:
         network: the copy of the user's model whose parameters the program reads.
         modes: the program for ``training`` True and False; one object where both are the same.
         options: the options of the conversion, as given, for reports and records.
-        undo: paths of modules that were made out-of-place, and of constants that the tracer added.
+        in_place: paths of modules that were made out-of-place.
+        constants: names of tensors that the tracer added to the network.
+        has_own_rules: whether the user gave rules.
     """
 
     network: nn.Module
@@ -36,3 +38,4 @@ class Compiled:
     options: Mapping[str, object]
     in_place: tuple[str, ...]
     constants: tuple[str, ...]
+    has_own_rules: bool = False

@@ -6,7 +6,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -51,10 +51,10 @@ class Options:
 
 
 def _plain(value: Any) -> Any:
-    if callable(value) and not isinstance(value, Estimator):
-        return getattr(value, "__name__", "predicate")
     if isinstance(value, Estimator):
-        return {"name": type(value).__name__, **({} if not hasattr(value, "__dataclass_fields__") else {k: v for k, v in asdict(value).items() if isinstance(v, (int, float, bool, type(None)))})}
+        return repr(value)
+    if callable(value):
+        return getattr(value, "__name__", "predicate")
     return list(value) if isinstance(value, (tuple, list)) else value
 
 

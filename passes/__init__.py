@@ -7,12 +7,13 @@ Each is a function from one stage's type to the next, in a file of its name:
 
 from .canonicalize import Canonical, canonicalize
 from .derive import derive
-from .legality import NORMS, Choice, Legal, legality
+from .legality import KEPT_DIGITAL, NORMS, Choice, Legal, legality
 from .partition import Partitioned, partition
 from .trace import Signature, Traced, trace
 from .verify import Verification, verify
 
 __all__ = [
+    "KEPT_DIGITAL",
     "NORMS",
     "Canonical",
     "Choice",

@@ -12,7 +12,18 @@ from typing import Any
 from torch import fx
 
 from ..ir import (
-    IDENTITY, Coupling, DigitalBlock, EnergyBlock, Operand, Origin, Program, Ref, State, Step, Term, Weight,
+    IDENTITY,
+    Coupling,
+    DigitalBlock,
+    EnergyBlock,
+    Operand,
+    Origin,
+    Program,
+    Ref,
+    State,
+    Step,
+    Term,
+    Weight,
 )  # fmt: skip
 from ..rules import Role
 from .partition import Partitioned
@@ -96,7 +107,8 @@ def _state(node: fx.Node, inside: set[fx.Node], states: set[fx.Node], partitione
     if partitioned.roles[node] is Role.POTENTIAL:
         reading = partitioned.readings[node]
         (before,) = reading.operands
-        assert reading.potential is not None and before is not None
+        assert reading.potential is not None
+        assert before is not None
         return State(node.name, reading.potential, _drive(before, inside, states, partitioned), origin)
     return State(node.name, IDENTITY, _drive(node, inside, states - {node}, partitioned), origin)
 

@@ -10,11 +10,13 @@ from torch import fx, nn
 
 from ..errors import OptionError, PartitionError, Problem, close_matches
 from ..ir import Origin
-from ..rules import Reading, Refusal, Role
+from ..rules import Refusal, Role
 from .canonicalize import Canonical
 
 Choice = Sequence[str] | Callable[[str, nn.Module | None], bool]
 """The user's choice of layers: names (a container means all within, ``*`` matches), or a predicate of name and module."""
+
+KEPT_DIGITAL = "kept digital by digital="
 
 NORMS = ("auto", "split", "held")
 
@@ -54,7 +56,7 @@ def legality(canonical: Canonical, digital: Choice = (), analog: Choice = (), no
     for node, reading in readings.items():
         role = canonical.rules[node].role if node in canonical.rules else None
         if node in kept_out:
-            reasons[node] = "kept digital by digital="
+            reasons[node] = KEPT_DIGITAL
             if node in insisted:
                 problems.append(Problem(f"layer {origins[node].label}", "is named by both digital= and analog=", "Name it in one of them."))
         elif isinstance(reading, Refusal):

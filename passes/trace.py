@@ -177,7 +177,7 @@ def _exported(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
     for node in list(graph.nodes):  # the guards of the example; the shapes are checked where they matter
         if node.op == "call_module" and not _has_path(network, node.target):
             graph.erase_node(node)
-    codegen = graph._codegen
+    codegen: Any = graph._codegen
     placeholders = tuple(n.name for n in graph.nodes if n.op == "placeholder")
 
     def bind(given: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Any, ...]:

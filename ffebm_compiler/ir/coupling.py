@@ -103,7 +103,8 @@ class Coupling:
         for term in self.terms:
             if term.name not in known:
                 known[term.name] = term.evaluate(known, weights)
-        return known[self.output]
+        f: Tensor = known[self.output]
+        return f
 
     @property
     def is_linear(self) -> bool:

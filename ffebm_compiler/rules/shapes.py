@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from ..ir import Operation, Weight
-from .rule import Call, Reading, Refusal, Role, Rule, nodes_of, options
+from .rule import Call, Reading, Refusal, Role, Rule, options
 
 aten = torch.ops.aten
 
@@ -69,7 +69,7 @@ def _reshape(call: Call) -> Reading | Refusal:
 
 def _is_size(node: fx.Node) -> bool:
     """Whether a node is one integer: ``x.size(0)``, an element of a shape, arithmetic of those."""
-    return node.target in ("size",) and len(node.args) > 1 or node.op == "call_function" and node.target is not getattr
+    return (node.target in ("size",) and len(node.args) > 1) or (node.op == "call_function" and node.target is not getattr)
 
 
 def _permute(call: Call) -> Reading | Refusal:
@@ -129,11 +129,11 @@ def _upsample(call: Call) -> Reading | Refusal:
 
 
 def _unflatten_dimension(o: dict[str, Any]) -> bool:
-    return o["dim"] != 0
+    return bool(o["dim"] != 0)
 
 
 def _flatten_keeps(o: dict[str, Any]) -> bool:
-    return o["start_dim"] != 0
+    return bool(o["start_dim"] != 0)
 
 
 def _passes(call: Call) -> Reading | Refusal:

@@ -93,14 +93,15 @@ def _argument(value: Any, names: Mapping[fx.Node, str], used: list[str]) -> str:
 def _qualified(target: Any, used: list[str]) -> str:
     """How generated code reaches a function."""
     if isinstance(target, torch._ops.OpOverload):
-        namespace, name = target._schema.name.split("::")
-        return f"torch.ops.{namespace}.{name}.{target._overloadname or 'default'}"
-    name, module = getattr(target, "__name__", None), getattr(target, "__module__", None) or "torch"
+        namespace, operator_name = target._schema.name.split("::")
+        return f"torch.ops.{namespace}.{operator_name}.{target._overloadname or 'default'}"
+    own: str | None = getattr(target, "__name__", None)
+    module: str = getattr(target, "__module__", None) or "torch"
     for home in ("torch.nn.functional", "torch", "operator", "builtins"):
         scope = _scope(home)
-        for candidate in [n for n in ([name] if name else []) if getattr(scope, n, None) is target] or [n for n in dir(scope) if getattr(scope, n, None) is target][:1]:
+        for candidate in [n for n in ([own] if own else []) if getattr(scope, n, None) is target] or [n for n in dir(scope) if getattr(scope, n, None) is target][:1]:
             return candidate if home == "builtins" else f"{home}.{candidate}"
-    qualified = getattr(target, "__qualname__", name)
+    qualified: str = getattr(target, "__qualname__", str(target))
     if module not in used:
         used.append(module)
     return f"{module}.{qualified}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-
 from ..estimate import CenteredEP, Estimator, OneSidedEP
 from ..estimate.equilibrium_propagation import default_beta
 from ..ir import Energy, EnergyBlock, Program, Ref

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ..estimate import Estimate, Estimator, FreePhase
-from ..estimate.contrast import Gradients
-from ..estimate.equilibrium_propagation import displaced, energy_gradients, nudge_strength, rate_and_mean, contrast
+from ..estimate.contrast import Gradients, contrast
+from ..estimate.equilibrium_propagation import displaced, energy_gradients, nudge_strength, rate_and_mean
 from ..estimate.literal import nudged_equilibrium
 from ..ir import DigitalBlock, EnergyBlock, Program
 from ..solve import Linearisation, States

@@ -1,0 +1,67 @@
+"""Writes a complete training script around the generated training step: data, optimizer, progress, checkpoints, metrics."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ..errors import OptionError, Problem
+from ..ir import Program
+
+
+def training_script(code: str, program: Program, factory: str | None, options: Mapping[str, Any], estimator: str, needs_example: bool) -> str:
+    """The source of the script.
+
+    Args:
+        code: the generated training step.
+        program: the ff-EBM, for the check that the script still fits the model.
+        factory: ``module:factory`` of the model, the default of ``--model``; None makes the option required.
+        options: the options of ``convert``, as plain values.
+        estimator: an expression that makes the estimator.
+        needs_example: convert with a batch of the data as example inputs.
+    """
+    _, _, body = code.partition("import operator\n")
+    imports, _, functions = body.partition("\n\n\n")
+    template = resources.files(__package__).joinpath("loop_template.py.txt").read_text(encoding="utf-8")
+    partition = {b.name: [t.origin.label for t in b.layers] for b in program.energy_blocks}
+    arguments = [f"    {k}={v!r}," for k, v in options.items()] + [f"    estimator={estimator},"]
+    fields = {
+        "@@IMPORTS@@": "\n".join(line for line in imports.splitlines() if line.strip() and line.strip() != "import torch"),
+        "@@FUNCTIONS@@": functions.strip(),
+        "@@FACTORY@@": repr(factory),
+        "@@PARTITION@@": _literal(partition),
+        "@@OPTIONS@@": "\n".join(arguments),
+        "@@NEEDS_EXAMPLE@@": repr(needs_example),
+    }
+    for mark, text in fields.items():
+        template = template.replace(mark, text)
+    return template
+
+
+def _literal(partition: Mapping[str, list[str]]) -> str:
+    return "{\n" + "".join(f"    {k!r}: {v!r},\n" for k, v in partition.items()) + "}"
+
+
+def write_atomically(path: str | os.PathLike[str], text: str) -> Path:
+    """Writes a text file in one step: what was there before stays until the new file is whole.
+
+    Raises:
+        OptionError: the folder does not exist, or can't be written to.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise OptionError(Problem(f"path {target}", "is a folder", "Name a file in it."))
+    if not target.parent.is_dir():
+        raise OptionError(Problem(f"path {target}", f"the folder {target.parent} does not exist", f"Make it first: mkdir -p {target.parent}"))
+    try:
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+            file.write(text)
+        os.chmod(file.name, 0o644)
+        os.replace(file.name, target)
+    except OSError as failure:
+        raise OptionError(Problem(f"path {target}", f"can't be written: {failure.strerror}", "Choose a folder that you may write to.")) from failure
+    return target

@@ -1,0 +1,43 @@
+"""A picture of how well gradients agree, parameter by parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import OptionError, Problem
+
+Row = tuple[str, float, float, bool]
+
+
+def plot_gradients(rows: Sequence[Row], estimator: str, path: Path) -> Path:
+    """Draws 1 - cosine and relative error of each (name, cosine, error, exact is zero) on a logarithmic axis.
+
+    Raises:
+        OptionError: matplotlib is missing.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise OptionError(Problem("plot", "needs matplotlib", "Install it: pip install 'ffebm_compiler[viz]'.")) from None
+    floor = 1e-17
+    figure = Figure(figsize=(8, 1.2 + 0.24 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.add_subplot()
+    positions = range(len(rows))
+    judged = [i for i in positions if not rows[i][3]]
+    axis.scatter([max(1 - rows[i][1], floor) for i in judged], judged, label="1 − cosine", color="#1f6feb", marker="o")
+    axis.scatter([max(rows[i][2], floor) for i in judged], judged, label="relative error", color="#d1542a", marker="x")
+    zero = [i for i in positions if rows[i][3]]
+    if zero:
+        axis.scatter([max(rows[i][2], floor) for i in zero], zero, label="exact gradient is 0:\nestimate / largest", color="#888888", marker="^")
+    axis.set_xscale("log")
+    axis.set_yticks(list(positions), [r[0] for r in rows], fontsize=8)
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.grid(alpha=0.3)
+    axis.set_xlabel("distance from the exact gradient (smaller is better)")
+    axis.set_title(f"{estimator} against automatic differentiation through the equilibrium", fontsize=10)
+    axis.legend(fontsize=8, loc="best")
+    figure.savefig(path, dpi=150)
+    return path
