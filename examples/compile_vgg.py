@@ -1,0 +1,203 @@
+"""Trains a VGG digitally, compiles it to an ff-EBM, and fine-tunes it there by BP-EP, on real images."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from anywhere
+
+from examples import checkpoints, command, networks, plotting, records, training
+from examples.data import FORMATS, Split, as_32x32x3, load, split
+from examples.training import Progress, Stage
+
+import ffebm_compiler as fc
+from ffebm_compiler.api import DEFAULT_LOOP_GAIN
+
+DESCRIPTION = f"""
+Trains a VGG for 32 x 32 x 3 images by backpropagation, converts it to a feedforward-tied energy-based model,
+and compares the two: accuracy before and after conversion, the gradient of equilibrium propagation against the
+exact one, and fine-tuning by BP-EP against fine-tuning by BP from the same weights on the same batches.
+
+    python examples/compile_vgg.py                          scikit-learn's digits; a few minutes on two cores
+    python examples/compile_vgg.py --data FOLDER            MNIST or CIFAR-10 from files
+    python examples/compile_vgg.py --block-size 3 --loop-gain 0.05 --out runs/vgg3
+    python examples/compile_vgg.py --resume                 goes on where Ctrl-C stopped it
+
+Formats of --data. {FORMATS}
+
+Into the folder --out go report.txt, curves.png, gradients.png, graph.html (open it in a browser), graph.graphml,
+metrics.json (with configuration, seeds and versions), metrics.csv, the weights of the three models (*.pt) and checkpoint.pt.
+"""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What determines the numbers of a run."""
+
+    data: str | None
+    seed: int
+    widths: list[int]
+    hidden: int
+    block_size: int
+    loop_gain: float
+    batch: int
+    epochs: int
+    finetune_epochs: int
+    rate: float
+    finetune_rate: float
+    limit: int | None
+
+
+def parser() -> argparse.ArgumentParser:
+    p = command.command("compile_vgg.py", DESCRIPTION, "runs/vgg")
+    p.add_argument("--backend", choices=("torch-ep", "analog-emu"), default="torch-ep", help="what runs the energy-based blocks; analog-emu is not available yet")
+    p.add_argument("--data", type=Path, metavar="PATH", help="folder or .npz file of images; scikit-learn's digits if not given")
+    p.add_argument("--resume", action="store_true", help="go on with the unfinished run in --out")
+    p.add_argument("--block-size", type=command.whole, default=2, help="weighted layers of an energy-based block")
+    p.add_argument("--loop-gain", type=command.positive, default=DEFAULT_LOOP_GAIN, help="bound on each coupling's loop gain")
+    p.add_argument("--widths", type=command.listed(command.whole), default=[32, 64, 128], metavar="N,N,...", help="channels of each stage of two convolutions")
+    p.add_argument("--hidden", type=command.whole, default=128, help="width of the classifier's hidden layer")
+    p.add_argument("--epochs", type=command.whole, default=8, help="of digital training")
+    p.add_argument("--finetune-epochs", type=command.whole, default=2, help="of each fine-tuning")
+    p.add_argument("--batch", type=command.whole, default=64, help="images a batch")
+    p.add_argument("--rate", type=command.positive, default=1e-3, help="Adam's learning rate in digital training")
+    p.add_argument("--finetune-rate", type=command.positive, default=2e-4, help="and in fine-tuning")
+    p.add_argument("--limit", type=command.whole, help="use at most so many images")
+    return p
+
+
+def configuration(options: argparse.Namespace) -> Config:
+    chosen = {name: getattr(options, name) for name in Config.__dataclass_fields__}
+    chosen["data"] = None if options.data is None else str(options.data)
+    if options.quick:
+        chosen |= dict(widths=[8, 16, 16], hidden=32, epochs=6, finetune_epochs=1, batch=32, rate=3e-3, limit=500)
+    return Config(**chosen)
+
+
+class Job:
+    """The main job, step by step; each step reads what the ones before it left."""
+
+    def __init__(self, config: Config, checkpoint: checkpoints.Checkpoint, stop: training.Stop):
+        self.config, self.checkpoint, self.stop = config, checkpoint, stop
+        self.folder = checkpoint.folder
+        images = as_32x32x3(load(None if config.data is None else Path(config.data)))
+        self.data: Split = split(images, torch.Generator().manual_seed(config.seed), limit=config.limit)
+        self.facts: dict[str, Any] = {"data": images.name, "source": images.source, "training images": len(self.data.train), "validation images": len(self.data.valid)}
+
+    def run(self) -> None:
+        net = networks.vgg(self.data.train.classes, torch.Generator().manual_seed(self.config.seed + 1), self.config.widths, self.config.hidden)
+        self.train("digital", net, self.config.epochs, self.config.rate)
+        model = fc.convert(net, block_size=self.config.block_size, loop_gain=self.config.loop_gain)
+        self.compare_inference(net, model)
+        self.compare_gradients(model)
+        self.train("BP-EP", model, self.config.finetune_epochs, self.config.finetune_rate)
+        again = copy.deepcopy(net)
+        self.train("BP", again, self.config.finetune_epochs, self.config.finetune_rate)
+        self.finish(net, model, again)
+
+    def train(self, name: str, model: nn.Module, epochs: int, rate: float) -> None:
+        """One stage, from where the checkpoint has it; raises Interrupted where the user stops it."""
+        stage = Stage(name, epochs, self.config.batch, rate, self.config.seed + (name != "digital"))
+        progress = self.checkpoint.stages.get(name, Progress())
+        self.checkpoint.stages[name] = training.fit(model, self.data, stage, progress, lambda p: self.keep(name, p), self.stop)
+        if self.stop.asked:
+            raise command.Interrupted(f"Everything so far is in {self.folder}. Go on with the same options and --resume.")
+        print(f"{name:8} {epochs} epochs: accuracy {self.checkpoint.stages[name].accuracy[-1]:.2f} %")
+
+    def keep(self, name: str, progress: Progress) -> None:
+        self.checkpoint.stages[name] = progress
+        self.checkpoint.save()
+
+    def compare_inference(self, net: nn.Module, model: nn.Module) -> None:
+        before, after = training.accuracy(net, self.data), training.accuracy(model, self.data)
+        self.facts |= {"accuracy of the original": before, "accuracy after conversion": after}
+        print(f"accuracy: original {before:.2f} %, converted at block size {self.config.block_size} {after:.2f} %")
+
+    def compare_gradients(self, model: Any) -> None:
+        x, y = next(self.data.training_batches(16, torch.Generator().manual_seed(self.config.seed)))
+        compared = fc.compare_gradients(copy.deepcopy(model).train(), x, y, F.cross_entropy)
+        worst = compared.worst
+        compared.plot(self.folder / "gradients.png")
+        self.facts |= {"worst gradient": worst.name, "its cosine": worst.cosine, "its relative error": worst.error}
+        print(f"gradient against the exact one: worst cosine {worst.cosine:.7f}, relative error {worst.error:.1e}, at {worst.name}")
+
+    def finish(self, net: nn.Module, model: Any, again: nn.Module) -> None:
+        stages = self.checkpoint.stages
+        ep, bp = stages["BP-EP"].accuracy[-1], stages["BP"].accuracy[-1]
+        self.facts |= {"accuracy fine-tuned by BP-EP": ep, "accuracy fine-tuned by BP": bp, "BP-EP minus BP": ep - bp}
+        self.facts["accuracy of the BP-EP weights, run feedforward"] = training.accuracy(model.to_feedforward(), self.data)
+        self.facts["mean sweeps a block"] = sum(stages["BP-EP"].sweeps) / len(stages["BP-EP"].sweeps)
+        for file, network in (("digital.pt", net), ("bp-ep.pt", model), ("bp.pt", again)):
+            with records.replacing(self.folder / file) as out:
+                torch.save(network.state_dict(), out)
+        title = f"{self.facts['data']}: a VGG, converted at block size {self.config.block_size}"
+        plotting.training_curves(stages, self.facts["accuracy after conversion"], self.folder / "curves.png", title)
+        model.draw(self.folder / "graph.html")
+        write_graph(model, self.folder / "graph.graphml")
+        write_records(self.folder, self.config, self.facts, stages)
+        records.write_text(self.folder / "report.txt", report(self.config, self.facts, model))
+        self.checkpoint.complete = True
+        self.checkpoint.save()
+
+
+def write_graph(model: Any, path: Path) -> None:
+    import networkx as nx
+
+    with records.replacing(path) as file:
+        nx.write_graphml(model.to_networkx(), file)
+
+
+def write_records(folder: Path, config: Config, facts: Mapping[str, Any], stages: Mapping[str, Progress]) -> None:
+    """metrics.json and, one row an epoch, metrics.csv."""
+    curves = {name: {"losses": p.losses, "accuracy": p.accuracy, "sweeps": p.sweeps} for name, p in stages.items()}
+    records.write_json(folder / "metrics.json", {"config": asdict(config), "versions": records.versions(), "results": facts, "curves": curves})
+    records.write_csv(folder / "metrics.csv", [row for name, p in stages.items() for row in epochs(name, p)])
+
+
+def epochs(name: str, p: Progress) -> list[dict[str, Any]]:
+    steps = len(p.losses) // max(1, p.epoch)
+    cut = [slice(i * steps, (i + 1) * steps) for i in range(p.epoch)]
+    return [
+        {"stage": name, "epoch": i + 1, "mean loss": sum(p.losses[c]) / steps, "validation accuracy": p.accuracy[i], "mean sweeps": sum(p.sweeps[c]) / steps}
+        for i, c in enumerate(cut)
+    ]
+
+
+def report(config: Config, facts: Mapping[str, Any], model: Any) -> str:
+    lines = [f"  {k:48} {v:.4f}" if isinstance(v, float) and abs(v) > 1e-3 else f"  {k:48} {v}" for k, v in facts.items()]
+    options = [f"  {k:48} {v}" for k, v in (asdict(config) | records.versions()).items()]
+    return "\n".join(["Results", *lines, "", "Options and versions", *options, "", "The compiled model", "", str(model.report()), ""])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(argv)
+    if options.backend == "analog-emu":
+        print("error: the backend analog-emu is not available yet. Use --backend torch-ep.", file=sys.stderr)
+        return command.USAGE
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    config = configuration(options)
+    with training.stoppable() as stop, warnings.catch_warnings():
+        warnings.simplefilter("once", fc.ConvergenceWarning)
+        checkpoint = checkpoints.begin(options.out, asdict(config), options.resume)
+        if checkpoint.complete:
+            print(f"{options.out} is a finished run; see {options.out / 'report.txt'}.")
+            return 0
+        Job(config, checkpoint, stop).run()
+    print(f"results in {options.out}: report.txt, curves.png, graph.html, metrics.json")
+    return 0
+
+
+if __name__ == "__main__":
+    command.run(main)

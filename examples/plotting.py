@@ -1,0 +1,86 @@
+"""The pictures of the examples, drawn without a display."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .records import replacing
+from .training import Progress
+
+COLOURS = {"digital": "#444444", "BP": "#1f77b4", "BP-EP": "#d95f02"}
+
+
+def figure(columns: int = 1, width: float = 5.0, height: float = 3.6) -> tuple[Any, Sequence[Any]]:
+    """A figure with a row of axes that share the examples' look."""
+    from matplotlib.figure import Figure
+
+    picture = Figure(figsize=(width * columns, height), layout="constrained", dpi=130)
+    axes = picture.subplots(1, columns, squeeze=False)[0]
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25, linewidth=0.6)
+    return picture, list(axes)
+
+
+def save(picture: Any, path: Path) -> Path:
+    with replacing(path) as file:
+        picture.savefig(file, format="png")
+    return path
+
+
+def training_curves(stages: Mapping[str, Progress], converted: float, path: Path, title: str) -> Path:
+    """Loss and validation accuracy: digital training, then both ways of fine-tuning from where it ended."""
+    picture, (left, right) = figure(2)
+    start = stages["digital"].epoch
+    for name, progress in stages.items():
+        origin = 0 if name == "digital" else start
+        colour = COLOURS[name]
+        per_epoch = max(1, len(progress.losses) // max(1, progress.epoch))
+        epochs = [origin + (i + 1) / per_epoch for i in range(len(progress.losses))]
+        left.plot(epochs, progress.losses, color=colour, alpha=0.2, linewidth=0.7)
+        left.plot(epochs, smooth(progress.losses), color=colour, label=_legend(name))
+        first = [] if name == "digital" else [converted if name == "BP-EP" else stages["digital"].accuracy[-1]]
+        right.plot([origin + i + (not first) for i in range(len(progress.accuracy) + len(first))], first + progress.accuracy, "o-", color=colour, markersize=3, label=_legend(name))
+    left.set(xlabel="epoch", ylabel="training loss", yscale="log")
+    right.set(xlabel="epoch", ylabel="validation accuracy (%)")
+    for axis in (left, right):
+        axis.axvline(start, color="black", linewidth=0.7, linestyle=":")
+    right.annotate("converted", (start, right.get_ylim()[0]), xytext=(-3, 4), textcoords="offset points", rotation=90, fontsize=7, ha="right", va="bottom")
+    right.legend(frameon=False, fontsize=8, loc="lower right")
+    picture.suptitle(title, fontsize=10)
+    return save(picture, path)
+
+
+def _legend(name: str) -> str:
+    return {"digital": "digital training (BP)", "BP": "fine-tuned by BP", "BP-EP": "converted, fine-tuned by BP-EP"}[name]
+
+
+def smooth(values: Sequence[float], keep: float = 0.9) -> list[float]:
+    """Exponential moving average, corrected for its start."""
+    result, mean, weight = [], 0.0, 0.0
+    for value in values:
+        mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
+        result.append(mean / weight)
+    return result
+
+
+def gradient_errors(errors: Mapping[str, Mapping[str, float]], path: Path, title: str, floor: float = 1e-17) -> Path:
+    """``1 - cosine`` of each parameter's gradient, one line an estimator; parameters from the input to the output.
+
+    Args:
+        errors: by estimator, then by parameter.
+        floor: what an exact zero is drawn as, on the logarithmic axis.
+    """
+    names = list(next(iter(errors.values())))
+    picture, (axis,) = figure(1, width=max(6.0, 0.21 * len(names) + 3.5), height=4.6)
+    for (label, values), marker in zip(errors.items(), "osD^v<>pX*" * 3):
+        axis.plot(range(len(names)), [max(values[n], floor) for n in names], marker=marker, markersize=3.5, linewidth=0.8, label=label)
+    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
+    axis.set(ylabel="1 - cosine with the exact gradient", yscale="log", ylim=(floor / 3, 3))
+    axis.axhline(1e-3, color="black", linewidth=0.7, linestyle=":")
+    axis.annotate("cosine 0.999", (0, 1e-3), xytext=(0, 2), textcoords="offset points", fontsize=7)
+    axis.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axis.set_title(title, fontsize=10)
+    return save(picture, path)

@@ -1,0 +1,175 @@
+"""One training loop for feedforward models and ff-EBMs alike, that can stop after any batch and go on from there.
+
+The order of the batches of an epoch depends on the seed and the epoch alone, so models that are compared see the same batches,
+and a resumed run repeats what an uninterrupted one does.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from .data import Split
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training.
+
+    Attributes:
+        name: ``"digital"``, ``"BP-EP"``, ``"BP"``.
+        epochs, batch: how long, and images a batch.
+        rate: the learning rate of Adam at its start; it falls to zero along a half cosine.
+        seed: of the order of the batches.
+    """
+
+    name: str
+    epochs: int
+    batch: int
+    rate: float
+    seed: int
+
+
+@dataclass
+class Progress:
+    """Where a stage is: everything that is needed to go on, as plain values and tensors."""
+
+    epoch: int = 0
+    batch: int = 0
+    losses: list[float] = field(default_factory=list)
+    accuracy: list[float] = field(default_factory=list)
+    sweeps: list[float] = field(default_factory=list)
+    model: dict[str, Any] | None = None
+    optimizer: dict[str, Any] | None = None
+
+    def plain(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+class Stop:
+    """Whether the user asked for an end: the first Ctrl-C lets the batch finish, the second one doesn't."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+@contextmanager
+def stoppable() -> Iterator[Stop]:
+    """Ctrl-C sets a flag for the length of a ``with``; outside the main thread signals stay as they are."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def accuracy(model: nn.Module, data: Split, batch: int = 256) -> float:
+    """The share of the validation images that are classified as labelled, in percent."""
+    training = model.training
+    model.eval()
+    right = 0
+    with torch.no_grad():
+        for x, y in data.validation_batches(batch):
+            right += int((model(x).argmax(1) == y).sum())
+    model.train(training)
+    return 100 * right / len(data.valid)
+
+
+def fit(
+    model: nn.Module, data: Split, stage: Stage, progress: Progress | None = None, save: Callable[[Progress], None] | None = None,
+    stop: Stop | None = None, quiet: bool = False,
+) -> Progress:
+    """Trains to the end of the stage, or to where it is stopped.
+
+    Args:
+        progress: where an earlier call came to.
+        save: called after each epoch and at a stop.
+        stop: asked after each batch.
+    """
+    progress = progress or Progress()
+    total = stage.epochs * _steps(data, stage)
+    optimizer = torch.optim.Adam(model.parameters(), lr=stage.rate)
+    if progress.model is not None:
+        model.load_state_dict(progress.model)
+        optimizer.load_state_dict(progress.optimizer or {})
+    model.train()
+    with tqdm(total=total, initial=len(progress.losses), desc=stage.name, unit="batch", disable=quiet or None, leave=False) as bar:
+        for epoch in range(progress.epoch, stage.epochs):
+            for x, y in _remaining(data, stage, epoch, progress.batch):
+                _set_rate(optimizer, stage.rate * _half_cosine(len(progress.losses) / total))
+                progress.losses.append(_step(model, optimizer, x, y))
+                progress.sweeps.append(_sweeps(model))
+                progress.batch += 1
+                bar.update()
+                bar.set_postfix(loss=f"{progress.losses[-1]:.3f}", accuracy=f"{progress.accuracy[-1]:.1f}" if progress.accuracy else "-")
+                if stop is not None and stop.asked:
+                    return _kept(progress, model, optimizer, save)
+            progress.accuracy.append(accuracy(model, data))
+            progress.epoch, progress.batch = epoch + 1, 0
+            _kept(progress, model, optimizer, save)
+    return progress
+
+
+def finished(progress: Progress, stage: Stage) -> bool:
+    return progress.epoch >= stage.epochs
+
+
+def _kept(progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, save: Callable[[Progress], None] | None) -> Progress:
+    progress.model, progress.optimizer = model.state_dict(), optimizer.state_dict()
+    if save is not None:
+        save(progress)
+    return progress
+
+
+def _steps(data: Split, stage: Stage) -> int:
+    return max(1, len(data.train) // stage.batch)
+
+
+def _remaining(data: Split, stage: Stage, epoch: int, done: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    order = torch.Generator().manual_seed(stage.seed * 100_003 + epoch)
+    for position, batch in enumerate(data.training_batches(stage.batch, order)):
+        if position >= done:
+            yield batch
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor) -> float:
+    optimizer.zero_grad()
+    loss = F.cross_entropy(model(x), y)
+    loss.backward()
+    optimizer.step()
+    return float(loss)
+
+
+def _sweeps(model: nn.Module) -> float:
+    """The mean number of sweeps of the blocks that relaxed; 0 for a feedforward model."""
+    records = getattr(model, "relaxation", ())
+    return sum(r.sweeps for r in records) / len(records) if records else 0.0
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _half_cosine(part: float) -> float:
+    return 0.5 + 0.5 * math.cos(math.pi * min(part, 1.0))
