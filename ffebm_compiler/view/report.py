@@ -242,8 +242,8 @@ def _shared(found: Sequence[UserOperation], network: nn.Module) -> Iterator[tupl
     """Parameters that more than one operation reads, in the model's order."""
     readers: dict[int, list[str]] = {}
     for op in found:
-        for parameter in _read([op], network):
-            readers.setdefault(parameter, []).append(op.origin.label)
+        for identity in _read([op], network):
+            readers.setdefault(identity, []).append(op.origin.label)
     for name, parameter in network.named_parameters():
         if len(labels := readers.get(id(parameter), ())) > 1:
             yield name, tuple(labels)
