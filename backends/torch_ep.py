@@ -174,6 +174,7 @@ class FFEBM(nn.Module):
     def _input_problems(self, name: str, value: Any) -> Iterator[Problem]:
         if not isinstance(value, Tensor):
             return
+        name = self.program.labels.get(name, name)
         where = f"input {name}"
         if value.numel() == 0:
             yield Problem(where, f"is empty, shape {tuple(value.shape)}", "Give a batch of at least one sample.")
@@ -181,6 +182,7 @@ class FFEBM(nn.Module):
         parameter = next((p for p in self.network.parameters() if p.is_floating_point()), None)
         if parameter is not None and value.device != parameter.device:
             yield Problem(where, f"is on {value.device}, the model on {parameter.device}", f"Move one of them: {name}.to({str(parameter.device)!r}).")
+            return
         if not value.is_floating_point():
             return
         types = {p.dtype for p in self.network.parameters() if p.is_floating_point()}
