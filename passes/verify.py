@@ -51,9 +51,9 @@ def verify(bound: BoundBlock, labels: Mapping[str, str], max_sweeps: int = 1000)
         VerificationError: the energy and the solver disagree.
     """
     bound = in_float64(bound).detached()
-    energy = Energy(bound.block, labels)
     equilibrium = relax(bound, Tolerance(1e-12, max_sweeps))
-    states = equilibrium.states
+    states, bound = equilibrium.states, bound.holding(equilibrium.winners)
+    energy = Energy(bound.block, labels)
     record = Verification(bound.block.name, _stationarity(bound, energy, states), _projected_gradient(bound, energy, states), equilibrium.relaxation.converged)
     if not record.ok:
         layers = ", ".join(labels[s.name] for s in bound.block.states)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -21,12 +21,14 @@ class FreePhase:
         states: the free equilibrium.
         relaxation: how it was found.
         tolerance: when relaxations stop.
+        winners: the winners of maxima that had to be held, which ``bound`` then holds too.
     """
 
     bound: BoundBlock
     states: States
     relaxation: Relaxation
     tolerance: Tolerance
+    winners: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

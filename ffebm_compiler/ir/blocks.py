@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx
@@ -76,6 +76,11 @@ class EnergyBlock:
 
     def state(self, name: str) -> State:
         return next(s for s in self.states if s.name == name)
+
+    def held(self, winners: Collection[str]) -> EnergyBlock:
+        """This block with those winners of its maxima as further inputs: its couplings are then linear in the states."""
+        states = tuple(replace(s, drive=s.drive.held(winners)) for s in self.states)
+        return replace(self, states=states, inputs=(*self.inputs, *winners))
 
 
 @dataclass(frozen=True)

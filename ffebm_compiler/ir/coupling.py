@@ -7,8 +7,8 @@ vector-Jacobian product of f what it computes in the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -42,6 +42,8 @@ class Operation:
         weighted: has a weight matrix, and counts towards a block's size.
         linear: affine in its value operands (a smooth activation or a pooling maximum is not).
         routed: piecewise linear, with a choice that depends on the state (max pooling).
+        choose: of a routed one, ``choose(*operands, **options)``: the winners, as indices.
+        take: of a routed one, ``take(operand, winners)``: the value that they give.
     """
 
     name: str
@@ -52,6 +54,13 @@ class Operation:
     weighted: bool = False
     linear: bool = True
     routed: bool = False
+    choose: Callable[..., Tensor] | None = None
+    take: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def held(self) -> Operation:
+        """This routed operation with its winners given: linear, and reads them as a further operand."""
+        assert self.take is not None, f"{self.name} is not routed"
+        return replace(self, function=self.take, options={}, linear=True, routed=False)
 
     def __call__(self, *operands: Any) -> Any:
         return self.function(*operands, **self.options)
@@ -77,6 +86,14 @@ class Term:
             if isinstance(failure, (torch.OutOfMemoryError, FFEBMError)):
                 raise
             raise failed_layer(self.origin, failure, read) from failure
+
+    def held(self) -> Term:
+        return Term(self.name, self.operation.held(), (*self.operands, winners_of(self.name)), self.origin)
+
+
+def winners_of(term: str) -> str:
+    """The name of the input that holds the winners of a routed term."""
+    return f"{term}.winners"
 
 
 @dataclass(frozen=True)
@@ -105,6 +122,24 @@ class Coupling:
                 known[term.name] = term.evaluate(known, weights)
         f: Tensor = known[self.output]
         return f
+
+    def winners(self, values: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The winners of each routed term, by :func:`winners_of` its name; a term already in ``values`` routes nothing."""
+        known, found = dict(values), dict[str, Tensor]()
+        for term in self.terms:
+            if term.name in known:
+                continue
+            known[term.name] = term.evaluate(known, weights)
+            if (choose := term.operation.choose) is not None:
+                read = [known[o] for o in term.operands if isinstance(o, str)]
+                found[winners_of(term.name)] = choose(*read, **term.operation.options)
+        return found
+
+    def held(self, winners: Collection[str]) -> Coupling:
+        """This coupling with those winners given from outside."""
+        names = [n for t in self.terms if (n := winners_of(t.name)) in winners]
+        terms = tuple(t.held() if winners_of(t.name) in names else t for t in self.terms)
+        return replace(self, terms=terms, inputs=(*self.inputs, *names))
 
     @property
     def is_linear(self) -> bool:

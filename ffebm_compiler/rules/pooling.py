@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from ..ir import Operation
 from .rule import Call, Reading, Refusal, Role, Rule, options
@@ -26,10 +27,27 @@ def _read(name: str, function: Callable[..., Any], defaults: dict[str, Any], rou
             chosen["stride"] = None
         return Reading(
             operands=(call.as_operand(call.value()),),
-            operation=Operation(name=name, function=function, options=options(**chosen), linear=not routed, routed=routed),
+            operation=_operation(name, function, options(**chosen), routed),
         )
 
     return read
+
+
+def _operation(name: str, function: Callable[..., Any], chosen: dict[str, Any], routed: bool) -> Operation:
+    if not routed:
+        return Operation(name=name, function=function, options=chosen)
+    choose, take = partial(_winners, function=function), partial(_take, dimensions=int(name[-2]))
+    return Operation(name=name, function=function, options=chosen, linear=False, routed=True, choose=choose, take=take)
+
+
+def _winners(a: Tensor, function: Callable[..., Any], **chosen: Any) -> Tensor:
+    winners: Tensor = function(a, return_indices=True, **chosen)[1]
+    return winners
+
+
+def _take(a: Tensor, winners: Tensor, dimensions: int) -> Tensor:
+    """The values at the winners, which count through the pooled dimensions."""
+    return a.flatten(-dimensions).gather(-1, winners.flatten(-dimensions)).view(winners.shape)
 
 
 _MAX = dict(kernel_size=..., stride=None, padding=0, dilation=1, ceil_mode=False)

@@ -11,7 +11,7 @@ reverse gain ``w_m / w_l``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -44,6 +44,21 @@ class BoundBlock:
         inputs = {k: v.detach() if isinstance(v, Tensor) else v for k, v in self.inputs.items()}
         weights = {k: v.detach() for k, v in self.weights.items()}
         return BoundBlock(self.block, inputs, weights, self.layer_weights, _fixed_terms(self.block, inputs, weights))
+
+    def winners(self, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The winners of every maximum over states, by the names that :meth:`holding` takes."""
+        found: dict[str, Tensor] = {}
+        with torch.no_grad():
+            for state in self.block.states:
+                if state.drive.is_routed:
+                    found.update(state.drive.winners({**self.fixed, **self.inputs, **states}, self.weights))
+        return found
+
+    def holding(self, winners: Mapping[str, Tensor]) -> BoundBlock:
+        """This block with the winners of its maxima held: its energy is then one for all states."""
+        if not winners:
+            return self
+        return replace(self, block=self.block.held(winners), inputs={**self.inputs, **winners})
 
     def drive(self, state: State, states: Mapping[str, Tensor]) -> Tensor:
         """f of a state."""

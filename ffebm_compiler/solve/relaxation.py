@@ -7,18 +7,25 @@ never rises while the couplings are linear. The residual of a sweep is the large
     r = max_l |s_l' - s_l|_inf / |s_l'|_inf,
 
 and the distance to the equilibrium is estimated as ``r * rho / (1 - rho)``, with rho the measured contraction.
+
+Where a maximum is taken over states (max pooling) and the feedback pushes its winner below the next, the energy has a kink
+at the tie, and sweeps go back and forth across it for ever. So the winners follow the states while the residual falls; once
+it has stalled they are held, and the block settles to the equilibrium of the energy with these winners.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from .binding import BoundBlock, States
+
+STALLED, PATIENCE = 0.98, 3
+"""The winners of maxima are held once the residual has fallen by less than this in so many sweeps on end."""
 
 DIVERGED = 1e30
 """A state beyond this, relative to the feedforward one, is on its way to infinity."""
@@ -60,28 +67,41 @@ class Relaxation:
 
 @dataclass(frozen=True)
 class Equilibrium:
-    """States and the record of how they were found."""
+    """States and the record of how they were found.
+
+    Attributes:
+        states: by name.
+        relaxation: how they were found.
+        winners: the winners of maxima, where they had to be held for the block to settle; empty otherwise.
+    """
 
     states: States
     relaxation: Relaxation
+    winners: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def iterate(name: str, sweep: Callable[[], Mapping[str, tuple[Tensor, Tensor]]], tolerance: float, max_sweeps: int) -> Relaxation:
+def iterate(
+    name: str, sweep: Callable[[], Mapping[str, tuple[Tensor, Tensor]]], tolerance: float, max_sweeps: int, until_stalled: bool = False
+) -> Relaxation:
     """The one relaxation loop: sweeps until the estimated error is within the tolerance.
 
     Args:
         sweep: advances by one sweep and returns (new, change) of each state.
+        until_stalled: give up as soon as the residual no longer falls.
     """
-    previous, error, rho = math.inf, math.inf, 0.0
+    previous, error, rho, stalls = math.inf, math.inf, 0.0, 0
     for k in range(1, max_sweeps + 1):
         residual = _residual(sweep())
         if not math.isfinite(residual):
             return Relaxation(name, k, math.inf, False)
         if 0 < previous < math.inf:
             rho = residual / previous
+            stalls = stalls + 1 if rho > STALLED else 0
         error = residual * max(1.0, rho / (1 - rho)) if rho < 1 else residual * 1e3
         if residual == 0 or (k > 1 and error <= tolerance):
             return Relaxation(name, k, error, True)
+        if until_stalled and stalls == PATIENCE:
+            return Relaxation(name, k, error, False)
         previous = residual
     return Relaxation(name, max_sweeps, error, False)
 
@@ -110,16 +130,25 @@ def relax(bound: BoundBlock, tolerance: Tolerance, start: States | None = None) 
         states = bound.feedforward() if start is None else dict(start)
         if not bound.block.has_feedback:
             return Equilibrium(states, Relaxation(bound.block.name, 1, 0.0, True))
-        feedback = _feedback(bound, states)
+        stop = tolerance.of(next(iter(states.values())).dtype)
+        record, winners = _settle(bound, states, stop, tolerance.max_sweeps), dict[str, Tensor]()
+        if not record.converged and math.isfinite(record.residual) and record.sweeps < tolerance.max_sweeps:
+            winners = bound.winners(states)
+            held = _settle(bound.holding(winners), states, stop, tolerance.max_sweeps - record.sweeps)
+            record = replace(held, sweeps=record.sweeps + held.sweeps)
+    return Equilibrium({k: v.detach() for k, v in states.items()}, record, winners)
 
-        def sweep() -> dict[str, tuple[Tensor, Tensor]]:
-            nonlocal feedback
-            changes, feedback = _forward_sweep(bound, states, feedback)
-            return changes
 
-        dtype = next(iter(states.values())).dtype
-        record = iterate(bound.block.name, sweep, tolerance.of(dtype), tolerance.max_sweeps)
-    return Equilibrium({k: v.detach() for k, v in states.items()}, record)
+def _settle(bound: BoundBlock, states: States, tolerance: float, max_sweeps: int) -> Relaxation:
+    """Relaxes ``states`` in place."""
+    feedback = _feedback(bound, states)
+
+    def sweep() -> dict[str, tuple[Tensor, Tensor]]:
+        nonlocal feedback
+        changes, feedback = _forward_sweep(bound, states, feedback)
+        return changes
+
+    return iterate(bound.block.name, sweep, tolerance, max_sweeps, until_stalled=bound.block.is_routed)
 
 
 def _feedback(bound: BoundBlock, states: States) -> States:

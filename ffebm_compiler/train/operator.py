@@ -63,7 +63,7 @@ def run_block(call: BlockCall) -> dict[str, Tensor]:
 
 def free_phase(call: BlockCall) -> FreePhase:
     found: Equilibrium = relax(call.bound, call.tolerance)
-    phase = FreePhase(call.bound, found.states, found.relaxation, call.tolerance)
+    phase = FreePhase(call.bound.holding(found.winners), found.states, found.relaxation, call.tolerance, found.winners)
     call.free(phase)
     return phase
 
@@ -72,7 +72,7 @@ class _Block(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: BlockCall, names: tuple[str, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
         phase = free_phase(call)
-        ctx.call, ctx.names, ctx.relaxation = call, names, phase.relaxation
+        ctx.call, ctx.names, ctx.relaxation, ctx.winners = call, names, phase.relaxation, phase.winners
         ctx.states = tuple(phase.states)
         ctx.save_for_backward(*tensors, *phase.states.values())
         outputs = tuple(phase.states[n] for n in call.block.outputs)
@@ -87,7 +87,8 @@ class _Block(torch.autograd.Function):
         states = dict(zip(ctx.states, saved[len(ctx.names) :], strict=True))
         inputs = {k: tensors.get(k, v) for k, v in call.inputs.items()}
         weights = {k: tensors.get(k, v) for k, v in call.weights.items()}
-        phase = FreePhase(BoundBlock(call.block, inputs, weights, call.layer_weights), states, ctx.relaxation, call.tolerance)
+        bound = BoundBlock(call.block, inputs, weights, call.layer_weights).holding(ctx.winners)
+        phase = FreePhase(bound, states, ctx.relaxation, call.tolerance, ctx.winners)
         arrived = {n: e for n, e in zip(call.block.outputs, errors, strict=True) if e is not None}
         wanted = [n for n, needed in zip(ctx.names, ctx.needs_input_grad[2:], strict=True) if needed]
         estimate = call.estimator(phase, arrived, wanted)

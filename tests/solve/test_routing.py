@@ -1,0 +1,88 @@
+"""Maxima over states: the winners follow while a block settles, and are held where it would go back and forth for ever."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import ffebm_compiler as fc
+from ffebm_compiler.rules import RULES
+
+
+class Tie(nn.Module):
+    """Feedback through a negative weight pushes the winner of a maximum below the next: the energy's kink is at the tie."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv1d(1, 1, 1, bias=False), nn.Conv1d(1, 1, 1)
+        with torch.no_grad():
+            self.first.weight.fill_(1.0)
+            self.second.weight.fill_(-1.0)
+            self.second.bias.fill_(2.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.second(F.max_pool1d(F.relu(self.first(x)), 2)))
+
+
+X = torch.tensor([[[1.0, 0.999]]])
+
+
+def test_a_tie_settles_and_its_gradient_is_that_of_the_held_energy() -> None:
+    model = fc.convert(Tie(), block_size=2, loop_gain=0.05).double()
+    x = X.double().requires_grad_()
+    model(x).sum().backward()
+    assert all(r.converged for r in model.relaxation)
+    exact = {n: p.grad.clone() for n, p in model.named_parameters()}
+    held = x.grad.clone()
+    model.zero_grad()
+    with model.using(estimator=fc.Implicit()):
+        x.grad = None
+        model(x).sum().backward()
+    assert all(torch.allclose(p.grad, exact[n], rtol=1e-6) for n, p in model.named_parameters())
+    assert torch.allclose(x.grad, held, rtol=1e-6)
+
+
+def test_without_a_tie_the_winners_follow_to_the_equilibrium_of_the_maximum() -> None:
+    """At the equilibrium the energy with its own maxima, not held ones, is stationary."""
+    model = fc.convert(Tie(), block_size=2, loop_gain=0.05).double()
+    _, (found,) = model.equilibrium(torch.tensor([[[1.0, 0.5]]], dtype=torch.float64))
+    states = {k: v.clone().requires_grad_() for k, v in found.states.items()}
+    gradients = torch.autograd.grad(model.blocks[0].energy.value(states, found.inputs), list(states.values()))
+    assert all(g[s > 0].abs().max() < 1e-9 for g, s in zip(gradients, states.values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [
+        ("max_pool1d", dict(kernel_size=3, stride=2, padding=1)),
+        ("max_pool2d", dict(kernel_size=(2, 3), stride=1, ceil_mode=True)),
+        ("max_pool2d", dict(kernel_size=2, dilation=2)),
+        ("max_pool3d", dict(kernel_size=2, stride=None, padding=1)),
+        ("adaptive_max_pool1d", dict(output_size=3)),
+        ("adaptive_max_pool2d", dict(output_size=(2, 3))),
+        ("adaptive_max_pool3d", dict(output_size=2)),
+    ],
+)
+def test_a_maximum_with_its_winners_held_is_the_same_and_linear(rule: str, options: dict) -> None:
+    (found,) = (r for r in RULES if r.name == rule)
+    make, shape = found.examples[0]
+    layer = type(make())(**options)
+    model = fc.convert(_between(layer, shape), block_size=2)
+    (term,) = [t for b in model.blocks for s in b.block.states for t in s.drive.terms if t.operation.routed]
+    operation = term.operation
+    a = torch.randn(shape, dtype=torch.float64)
+    winners = operation.choose(a, **operation.options)
+    held = operation.held()
+    assert torch.equal(held(a, winners), operation(a))
+    b = torch.randn(shape, dtype=torch.float64)
+    assert torch.allclose(held(2 * a - b, winners), 2 * held(a, winners) - held(b, winners))
+    assert held.linear
+    assert not held.routed
+
+
+def _between(layer: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+    dimensions = len(shape) - 2
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1]
+    return nn.Sequential(conv(shape[1], shape[1], 1), nn.ReLU(), layer, conv(shape[1], 2, 1))
