@@ -15,7 +15,7 @@ import networkx as nx
 from .layered import Edge, Node, Placed, layered
 from .scene import DETAIL_SIZE, Box, Frame, Label, Point, Scene, Wire, blocks_of, frame_title, labels, text_width
 
-PADDING, HEAD = 16.0, 20.0
+PADDING, HEAD = 16.0, 14.0
 """Around a block's operations, and for its title."""
 
 
@@ -59,7 +59,7 @@ def _inner(graph: nx.DiGraph, named: Mapping[str, Label], names: list[str], bloc
     given = [Edge(u, ("out", u)) for u in names if any(v not in inside for v in graph.successors(u))]
     ports: list[Node] = [*dict.fromkeys(e.source for e in read), *(e.target for e in given)]
     sizes: dict[Node, Point] = {**{n: named[n].size for n in names}, **{p: (2.0, 0.0) for p in ports}}
-    placed = layered(sizes, [*edges, *read, *given], [e.source for e in read], [e.target for e in given], gap_y=30.0)
+    placed = layered(sizes, [*edges, *read, *given], [e.source for e in read], [e.target for e in given], gap_y=26.0)
     members = [graph.nodes[n] for n in names]
     title = frame_title(block, members)
     width = max(placed.width + 2 * PADDING, text_width(title, DETAIL_SIZE) + 2 * PADDING)

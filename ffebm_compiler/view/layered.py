@@ -1,8 +1,9 @@
 """Layered drawing of an acyclic graph, top to bottom (Sugiyama, Tagawa & Toda 1981).
 
 Ranks by longest path; an edge across ranks gets a dummy in each; barycentre sweeps reduce crossings; then, rank by
-rank, positions minimise ``sum_i w_i (x_i - d_i)^2`` subject to the gaps, with d_i the mean of the neighbours', which
-pooling adjacent violators solves exactly. Pure Python: a drawing needs no program beside it.
+rank, positions minimise ``sum_edges w_e (x_source - x_target)^2`` subject to the gaps, which pooling adjacent violators
+solves exactly; reweighting w_e by 1 / |x_source - x_target| turns many slight bends into few large ones. Pure Python: a
+drawing needs no program beside it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from .scene import Point
 
 Node = Hashable
 GAP_X, GAP_Y = 26.0, 38.0
-SWEEPS = 24
+ORDER_SWEEPS, MEAN_SWEEPS, STRAIGHT_SWEEPS = 24, 16, 48
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class _Layout:
         for node, r in self.ranks.items():
             rows[r].append(node)
         best, fewest = rows, self.crossings(rows)
-        for sweep in range(SWEEPS):
+        for sweep in range(ORDER_SWEEPS):
             if fewest == 0:
                 break
             rows = self.swept(rows, downwards=sweep % 2 == 0)
@@ -135,14 +136,19 @@ class _Layout:
             for node in row:
                 self.x[node] = at + self.sizes[node][0] / 2
                 at += self.sizes[node][0] + GAP_X
-        for sweep in range(SWEEPS):
-            rows = self.rows if sweep % 2 == 0 else self.rows[::-1]
-            for row in rows:
-                self.settle(row, (self.up, self.down) if sweep >= SWEEPS - 4 else ((self.up,) if sweep % 2 == 0 else (self.down,)))
+        for sweep in range(MEAN_SWEEPS + STRAIGHT_SWEEPS):
+            for row in self.rows if sweep % 2 == 0 else self.rows[::-1]:
+                self.settle(row, straighten=sweep >= MEAN_SWEEPS)
 
-    def settle(self, row: list[Node], sides: Sequence[Mapping[Node, list[tuple[Node, float, float]]]]) -> None:
-        wanted = [_mean([self.x[m] + there - here for side in sides for m, there, here in side.get(n, ())], self.x[n]) for n in row]
-        weight = [4.0 if _is_dummy(n) else 1.0 for n in row]
+    def settle(self, row: list[Node], straighten: bool) -> None:
+        """Moves one rank to where its edges pull it."""
+        wanted, weight = [], []
+        for n in row:
+            ends = [(self.x[m] + there - here, _stiffness(n, m)) for side in (self.up, self.down) for m, there, here in side.get(n, ())]
+            pull = [w / (1.0 + abs(x - self.x[n])) if straighten else w for x, w in ends]
+            total = sum(pull)
+            wanted.append(sum(x * p for (x, _), p in zip(ends, pull, strict=True)) / total if ends else self.x[n])
+            weight.append(total if ends else 1e-3)
         offsets = [0.0]
         for a, b in pairwise(row):
             offsets.append(offsets[-1] + (self.sizes[a][0] + self.sizes[b][0]) / 2 + GAP_X)
@@ -188,6 +194,11 @@ class _Layout:
 
 def _is_dummy(node: Node) -> bool:
     return isinstance(node, tuple) and len(node) == 3 and node[0] == "dummy"
+
+
+def _stiffness(a: Node, b: Node) -> float:
+    """Long edges are kept straighter than short ones."""
+    return (1.0, 2.0, 8.0)[_is_dummy(a) + _is_dummy(b)]
 
 
 def _mean(values: Sequence[float], default: float) -> float:

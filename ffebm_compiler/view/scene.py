@@ -130,7 +130,7 @@ def _style(data: Mapping[str, Any]) -> str:
 def _detail(data: Mapping[str, Any]) -> str:
     role, operation = data.get("role"), str(data.get("operation", ""))
     if role in ("input", "output"):
-        return "of the model"
+        return f"model {role}"
     shape = f" {_first_shape(data)}" if data.get("weighted") else ""
     held = " (held)" if data.get("norm") == "held" else ""
     return f"{operation}{shape}{held}" + (" state" if role == "state" else "")

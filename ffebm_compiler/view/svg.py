@@ -8,25 +8,25 @@ from html import escape
 from .scene import DETAIL_SIZE, LEGEND, TITLE_SIZE, Box, Frame, Label, Point, Scene, Wire, text_width
 from .theme import DARK, LIGHT, ROUNDING, Paint, Theme
 
-MARGIN = 24.0
+MARGIN, TOP = 24.0, 116.0
+"""Around the drawing, and for the title and the legend."""
 FONT = "Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 
 
 def svg(scene: Scene) -> str:
     """The drawing as one SVG document."""
     legend = list(legend_boxes())
-    top = 92.0
     width = max(scene.width, max(b.x + b.label.size[0] / 2 for b in legend)) + 2 * MARGIN
-    height = scene.height + top + 2 * MARGIN
+    height = scene.height + TOP + 2 * MARGIN
     indent = (width - scene.width) / 2
-    body = [*map(_frame, scene.frames), *map(_wire, scene.wires), *map(_box, scene.boxes)]
+    body = [*map(_frame, scene.frames), *map(_wire, scene.wires), *map(_frame_title, scene.frames), *map(_box, scene.boxes)]
     return "\n".join([
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}" font-family="{FONT}">',
         f"<style>{_dark_mode()}</style>",
         f'<rect class="page" width="100%" height="100%" fill="{LIGHT.page}"/>',
         f'<g transform="translate({MARGIN:g} {MARGIN:g})"><text class="ink" y="12" font-size="16" font-weight="bold" fill="{LIGHT.ink}">{escape(scene.title)}</text>',
         *map(_box, legend), *_legend_wires(), "</g>",
-        f'<g class="graph" transform="translate({indent:.1f} {top + MARGIN:g})">', *body, "</g>", "</svg>", "",
+        f'<g class="graph" transform="translate({indent:.1f} {TOP + MARGIN:g})">', *body, "</g>", "</svg>", "",
     ])  # fmt: skip
 
 
@@ -56,12 +56,17 @@ def _legend_wires() -> Iterator[str]:
 
 def _frame(frame: Frame) -> str:
     kind = "analog" if frame.analog else "digital"
+    at = f'x="{frame.x:.1f}" y="{frame.y:.1f}" width="{frame.width:.1f}" height="{frame.height:.1f}"'
+    return f'<g class="frame {kind}"><rect {at} rx="{14 if frame.analog else 0}" {_paint(LIGHT.frames[kind])}/></g>'
+
+
+def _frame_title(frame: Frame) -> str:
+    """Above the wires, which may pass behind it, with a rim of the frame's colour."""
+    kind = "analog" if frame.analog else "digital"
     paint = LIGHT.frames[kind]
-    radius = 14 if frame.analog else 0
-    return (
-        f'<g class="frame {kind}"><rect x="{frame.x:.1f}" y="{frame.y:.1f}" width="{frame.width:.1f}" height="{frame.height:.1f}" rx="{radius}" {_paint(paint)}/>'
-        f'<text x="{frame.x + 12:.1f}" y="{frame.y + 16:.1f}" font-size="{DETAIL_SIZE:g}" font-weight="bold" fill="{paint.ink}">{escape(frame.title)}</text></g>'
-    )
+    rim = f'stroke="{paint.fill}" stroke-width="5" stroke-linejoin="round" paint-order="stroke"'
+    at = f'x="{frame.x + 12:.1f}" y="{frame.y + 17:.1f}"'
+    return f'<g class="frame {kind}"><text {at} font-size="{DETAIL_SIZE:g}" font-weight="bold" fill="{paint.ink}" {rim}>{escape(frame.title)}</text></g>'
 
 
 def _box(box: Box) -> str:
@@ -114,5 +119,6 @@ def _rules(theme: Theme) -> Iterator[str]:
     for group, paints in (("box", theme.boxes), ("frame", theme.frames)):
         for style, paint in paints.items():
             yield f".{group}.{style} rect{{fill:{paint.fill};stroke:{paint.line}}}.{group}.{style} text{{fill:{paint.ink}}}"
+    yield "".join(f".frame.{style} text{{stroke:{paint.fill}}}" for style, paint in theme.frames.items())
     for kind, colour in theme.wires.items():
         yield f".{kind} path{{stroke:{colour}}}.{kind} polygon{{fill:{colour}}}"
