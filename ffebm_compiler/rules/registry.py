@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
+from ..ir import Potential
 from .arithmetic import ARITHMETIC_RULES
 from .norms import NORM_RULES
 from .pooling import POOLING_RULES
 from .potentials import POTENTIAL_RULES
-from .rule import Rule
+from .rule import Call, Reading, Role, Rule
 from .shapes import SHAPE_RULES
 from .smooth import SMOOTH_RULES
 from .weighted import WEIGHTED_RULES
@@ -47,3 +48,18 @@ def matches(rule: Rule, node: fx.Node, module: nn.Module | None) -> bool:
 RULES = Rules(
     (*POTENTIAL_RULES, *SMOOTH_RULES, *WEIGHTED_RULES, *POOLING_RULES, *NORM_RULES, *SHAPE_RULES, *ARITHMETIC_RULES)
 )
+
+
+def example_potential(rule: Rule) -> Potential | None:
+    """The potential that a rule reads from its own first example; None for couplings and for rules without one."""
+    if rule.role is not Role.POTENTIAL:
+        return None
+    graph = fx.Graph()
+    value = graph.placeholder("a")
+    if rule.examples:
+        module = rule.examples[0][0]()
+        call = Call(graph.call_module("example", (value,)), module, "example", {"input": value}, lambda node: None)
+    else:
+        call = Call(graph.call_function(rule.functions[0], (value,)), None, None, {"input": value}, lambda node: None)
+    reading = rule.read(call)
+    return reading.potential if isinstance(reading, Reading) else None

@@ -1,0 +1,60 @@
+"""The README and the docs are true: their code runs, their table is the rules', their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+import ffebm_compiler
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: p.name)
+def test_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All blocks of a page, in order, in one namespace."""
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": page.stem}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ffebm_compiler.ConvergenceWarning)
+        for block in blocks(page):
+            exec(compile(block, str(page), "exec"), namespace)
+
+
+def test_the_readme_and_the_operations_page_have_code() -> None:
+    assert blocks(ROOT / "README.md")
+    assert blocks(ROOT / "docs" / "operations.md")
+
+
+def test_the_table_of_operations_is_the_rules() -> None:
+    done = subprocess.run([sys.executable, str(ROOT / "docs" / "generate_operations.py"), "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, "run python docs/generate_operations.py" + done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_commands_name_files_that_exist(page: Path) -> None:
+    for script in re.findall(r"python ((?:examples|benchmarks|docs)/\w+\.py)", page.read_text(encoding="utf-8")):
+        assert (ROOT / script).exists(), script
+
+
+def test_the_package_docstring_runs() -> None:
+    import doctest
+
+    assert doctest.testmod(ffebm_compiler).failed == 0
