@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ class Entry:
         inputs: the arguments of a call, from a generator.
         export: traced by torch.export, so ``convert`` needs ``example_inputs``.
         requires: the package that it comes from.
+        heavy: some hundred million weights: tested at fewer settings.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Entry:
     inputs: Callable[[torch.Generator], tuple[Any, ...]]
     export: bool = False
     requires: str = "torch"
+    heavy: bool = False
 
     @property
     def installed(self) -> bool:
@@ -86,7 +89,7 @@ def tokens(vocabulary: int, *shape: int) -> Callable[[torch.Generator], tuple[Te
 
 def mlp(activation: Callable[[], nn.Module] = nn.ReLU, widths: tuple[int, ...] = (8, 12, 10, 9, 4)) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for a, b in zip(widths, widths[1:], strict=False):
+    for a, b in itertools.pairwise(widths):
         layers += [nn.Linear(a, b), activation()]
     return nn.Sequential(*layers[:-1])
 
@@ -150,7 +153,7 @@ class Potentials(nn.Module):
             [
                 nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.2), nn.Hardtanh(-0.7, 0.9), nn.Hardsigmoid(), nn.Sigmoid(), nn.Tanh(),
                 nn.Softplus(2.0), nn.ELU(0.5), nn.CELU(1.5), nn.SELU(), nn.Softmax(-1), nn.Identity(),
-            ]  # fmt: skip
+            ]
         )
         self.layers = nn.ModuleList(nn.Linear(7, 7) for _ in self.activations)
 
@@ -551,18 +554,25 @@ def vision(name: str, **options: Any) -> Callable[[], nn.Module]:
     return make
 
 
-def bert() -> nn.Module:
-    from transformers import BertConfig, BertForSequenceClassification
+def transformers() -> Any:
+    if importlib.util.find_spec("torchvision") is not None:
+        _torchvision()  # transformers imports it
+    import transformers
 
-    return BertForSequenceClassification(
-        BertConfig(vocab_size=29, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, max_position_embeddings=12, num_labels=3)
-    )
+    return transformers
+
+
+def bert() -> nn.Module:
+    sizes = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
+    config = transformers().BertConfig(vocab_size=29, max_position_embeddings=12, num_labels=3, **sizes)
+    model: nn.Module = transformers().BertForSequenceClassification(config)
+    return model
 
 
 def gpt2() -> nn.Module:
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    return GPT2LMHeadModel(GPT2Config(vocab_size=29, n_positions=12, n_embd=16, n_layer=2, n_head=2, use_cache=False))
+    config = transformers().GPT2Config(vocab_size=29, n_positions=12, n_embd=16, n_layer=2, n_head=2, use_cache=False, bos_token_id=0, eos_token_id=0)
+    model: nn.Module = transformers().GPT2LMHeadModel(config)
+    return model
 
 
 IMAGE = random((3, 3, 8, 8))
@@ -612,10 +622,10 @@ ZOO: tuple[Entry, ...] = (
     Entry("shuffled", Shuffled, random((2, 1, 6, 6))),
     Entry("branching", Branching, random((4, 6))),
     Entry("control_flow", ControlFlow, random((4, 6)), export=True),
-    Entry("vgg11_bn", vision("vgg11_bn", init_weights=False), random((2, 3, 32, 32)), requires="torchvision"),
+    Entry("vgg11_bn", vision("vgg11_bn", init_weights=False), random((2, 3, 32, 32)), requires="torchvision", heavy=True),
     Entry("resnet18", vision("resnet18"), random((2, 3, 32, 32)), requires="torchvision"),
     Entry("mobilenet_v3_small", vision("mobilenet_v3_small"), random((2, 3, 32, 32)), requires="torchvision"),
-    Entry("vit_b_16", vision("vit_b_16", image_size=32), random((2, 3, 32, 32)), requires="torchvision"),
+    Entry("vit_b_16", vision("vit_b_16", image_size=32), random((2, 3, 32, 32)), requires="torchvision", heavy=True),
     Entry("bert", bert, tokens(29, 2, 7), export=True, requires="transformers"),
     Entry("gpt2", gpt2, tokens(29, 2, 7), export=True, requires="transformers"),
 )
