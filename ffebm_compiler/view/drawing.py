@@ -31,25 +31,27 @@ def draw_graph(graph: nx.DiGraph, path: str | os.PathLike[str]) -> Path:
         OptionError: a suffix that is no format, a folder that is missing, a file that can't be written, or a ``.png``
             without matplotlib. Whatever was at ``path`` is then as it was.
     """
-    path = Path(path)
-    render = FORMATS.get(path.suffix.lower())
-    if render is None:
-        raise OptionError(Problem(f"drawing {path}", f"the suffix {path.suffix!r} is no picture format", f"End the name in {', '.join(FORMATS)}."))
-    check_folder(path, "drawing")
-    write_whole(path, render(arrange_by_dot(graph) or arrange(graph)), "drawing")
+    path = check_picture(path)
+    scene = arrange_by_dot(graph) or arrange(graph)
+    write_whole(path, FORMATS[path.suffix.lower()](scene), "drawing")
     return path
 
 
-def check_folder(path: Path, what: str) -> None:
-    """Says at once, before any work, that a file can't be written where it should be.
+def check_picture(path: str | os.PathLike[str]) -> Path:
+    """The path, after making sure before any work that a picture can be of that name and in that folder.
 
     Raises:
-        OptionError: the folder is missing, or the path is a folder.
+        OptionError: it can't.
     """
+    path = Path(path)
+    where = f"drawing {path}"
+    if path.suffix.lower() not in FORMATS:
+        raise OptionError(Problem(where, f"the suffix {path.suffix!r} is no picture format", f"End the name in {', '.join(FORMATS)}."))
     if path.is_dir():
-        raise OptionError(Problem(f"{what} {path}", "is a folder", "Give the name of a file."))
+        raise OptionError(Problem(where, "is a folder", "Give the name of a file."))
     if not path.parent.is_dir():
-        raise OptionError(Problem(f"{what} {path}", f"there is no folder {path.parent}", f"Make it first (mkdir -p {path.parent}), or choose another."))
+        raise OptionError(Problem(where, f"there is no folder {path.parent}", f"Make it first (mkdir -p {path.parent}), or choose another."))
+    return path
 
 
 def write_whole(path: Path, content: bytes, what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from io import BytesIO
 from typing import Any
@@ -40,7 +41,9 @@ def png(scene: Scene) -> bytes:
     _legend(axes)
     _scene(axes, scene, ((width - scene.width) / 2, TOP + MARGIN))
     stream = BytesIO()
-    figure.savefig(stream, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # shown as a box; the other formats have it
+        figure.savefig(stream, format="png")
     return stream.getvalue()
 
 

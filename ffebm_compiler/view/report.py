@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -38,7 +39,7 @@ class BlockRow:
         parameters: how many parameters it reads.
         held_norms: batch norms inside, whose running statistics are held.
         loop_gain: the largest loop gain of a coupling; None where it is not known.
-        convex: whether its energy is certified strictly convex; None before the gains are measured.
+        convex: whether its energy is certified strictly convex; None where the gains are not measured.
         certificate: the verdict in words.
         verified: the residuals of the compile-time check of its energy, if it was made.
     """
@@ -199,7 +200,7 @@ def _row(
 
 def _block_row(block: EnergyBlock, parameters: int, verdict: Certificate | None, check: Verified | None) -> BlockRow:
     label = {s.name: s.origin.label for s in block.states}
-    measured = verdict is not None and verdict.loop_gain == verdict.loop_gain  # NaN: not measured at unit feedback
+    known = verdict is not None and math.isfinite(verdict.loop_gain)  # at unit feedback it is not measured
     return BlockRow(
         name=block.name,
         layers=tuple(t.origin.label for t in block.layers),
@@ -207,8 +208,8 @@ def _block_row(block: EnergyBlock, parameters: int, verdict: Certificate | None,
         couplings=tuple((label[l], label[m]) for l, m in block.edges),
         parameters=parameters,
         held_norms=tuple(o.label for o in block.held_norms),
-        loop_gain=verdict.loop_gain if verdict is not None and measured else None,
-        convex=None if verdict is None else verdict.convex,
+        loop_gain=verdict.loop_gain if verdict is not None and known else None,
+        convex=verdict.convex if verdict is not None and known else None,
         certificate="measured at first use" if verdict is None else verdict.reason,
         verified=None if check is None else _residuals(check),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -78,11 +79,8 @@ def _loop_gain(row: BlockRow) -> str:
 
 
 def _verdict(row: BlockRow) -> str:
-    if not row.couplings:
-        return "no feedback"
-    if row.convex is None:
-        return row.certificate
-    return "strictly convex" if row.convex else "none"
+    """The certificate up to its reason, which stands below the table."""
+    return row.certificate.split(":")[0] if row.couplings else "no feedback"
 
 
 def _wrapped(row: Sequence[str]) -> Iterator[str]:
@@ -90,7 +88,13 @@ def _wrapped(row: Sequence[str]) -> Iterator[str]:
     columns = [textwrap.wrap(cell, w, break_on_hyphens=False) or [""] for cell, w in zip(row, WIDTHS, strict=True)]
     for i in range(max(map(len, columns))):
         parts = [column[i] if i < len(column) else "" for column in columns]
-        yield "  ".join(p.rjust(w) if j in RIGHT else p.ljust(w) for j, (p, w) in enumerate(zip(parts, WIDTHS, strict=True))).rstrip()
+        yield "  ".join(_padded(p, w, j in RIGHT) for j, (p, w) in enumerate(zip(parts, WIDTHS, strict=True))).rstrip()
+
+
+def _padded(text: str, width: int, right: bool) -> str:
+    """Filled up to a width in terminal cells, of which East Asian characters take two."""
+    fill = " " * (width - len(text) - sum(unicodedata.east_asian_width(c) in "WF" for c in text))
+    return fill + text if right else text + fill
 
 
 # --- what the table can't hold ----------------------------------------------------------------------------
@@ -112,7 +116,7 @@ def certificates(report: Report) -> dict[str, list[str]]:
     """The verdict of each block with feedback, in words; equal ones together."""
     found: dict[str, list[str]] = {}
     for block in report.blocks:
-        if block.couplings and block.convex is not None:
+        if block.couplings and ":" in block.certificate:
             found.setdefault(block.certificate, []).append(block.name)
     return found
 

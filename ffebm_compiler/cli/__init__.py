@@ -1,0 +1,5 @@
+"""The command line: ``ffebm explain|convert|draw|check MODULE:FACTORY``."""
+
+from .main import main
+
+__all__ = ["main"]

@@ -1,0 +1,134 @@
+"""``ffebm check``: is the converted model the model, does it relax, and are its gradients right."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..backends import FFEBM
+from ..backends.probe import candidates
+from ..compare import GradientComparison, compare_gradients
+from ..errors import OptionError, Problem
+from ..solve import Relaxation
+
+EXACT = 1e-5
+"""Relative difference of outputs at block size 1 that float32 rounding explains."""
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What was found; ``str()`` prints it.
+
+    Attributes:
+        output_error: relative difference of the outputs at block size 1.
+        relaxations: how each block relaxed.
+        gradients: each parameter's gradient against the exact one; None where the model has no parameter to train.
+        threshold: the least cosine that passes.
+    """
+
+    output_error: float
+    relaxations: tuple[Relaxation, ...]
+    gradients: GradientComparison | None
+    threshold: float
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        return tuple(self._failures())
+
+    @property
+    def ok(self) -> bool:
+        return not self.failures
+
+    def _failures(self) -> Iterator[str]:
+        if not self.output_error <= EXACT:
+            yield f"at block size 1 the output differs by {self.output_error:.1e}"
+        yield from (f"{r.block} did not converge: residual {r.residual:.1e} after {r.sweeps} sweeps" for r in self.relaxations if not r.converged)
+        if self.gradients is not None:
+            for p in self.gradients.failing(self.threshold):
+                yield f"the gradient of {p.name} is wrong: " + (f"{p.error:.1e}, exactly 0" if p.exact_is_zero else f"cosine {p.cosine:.6f}, relative error {p.error:.1e}")
+
+    def __str__(self) -> str:
+        lines = [f"block size 1 against the model: relative difference of outputs {self.output_error:.1e}"]
+        lines += [f"{r.block}: {'converged' if r.converged else 'NOT CONVERGED'} in {r.sweeps} sweeps, residual {r.residual:.1e}" for r in self.relaxations]
+        lines += ["", str(self.gradients)] if self.gradients is not None else ["no parameter requires grad: no gradients to compare"]
+        verdict = [f"FAILED: {f}" for f in self.failures] or ["all checks passed"]
+        return "\n".join([*lines, "", *verdict])
+
+
+def check_model(
+    network: nn.Module, inputs: tuple[Tensor, ...] | None, batch: int, threshold: float, seed: int,
+    converted: Callable[[int | None, tuple[Tensor, ...]], FFEBM],
+) -> CheckReport:  # fmt: skip
+    """Runs all checks.
+
+    Args:
+        inputs: a call of the model; None guesses one from its first layer.
+        converted: ``(block size or None for the one asked for, example inputs) -> model``.
+    """
+    inputs = _guessed(network, batch, seed) if inputs is None else inputs
+    exact = converted(1, inputs)
+    model = converted(None, inputs)
+    return CheckReport(
+        _output_error(network, exact, inputs), _relaxed(model, inputs), _gradients(model, inputs, seed), threshold
+    )  # fmt: skip
+
+
+def _guessed(network: nn.Module, batch: int, seed: int) -> tuple[Tensor, ...]:
+    """A batch of the first guessed shape that the model accepts."""
+    generator = torch.Generator().manual_seed(seed)
+    trial = copy.deepcopy(network).eval()
+    for sample in candidates(network):
+        x = torch.randn((batch, *sample.shape[1:]), generator=generator).to(sample)
+        try:
+            with torch.no_grad():
+                trial(x)
+        except Exception:  # whatever the model says to a shape that does not fit
+            continue
+        return (x,)
+    raise OptionError(Problem("option --input-shape", "is needed: no input could be guessed from the model's first layer", "Give the shape of each input, for example --input-shape 1,3,32,32."))
+
+
+def _output_error(network: nn.Module, exact: FFEBM, inputs: tuple[Tensor, ...]) -> float:
+    with torch.no_grad():
+        wanted, got = tensors_of(copy.deepcopy(network).eval()(*inputs)), tensors_of(copy.deepcopy(exact).eval()(*inputs))
+    return max((_relative(a, b) for a, b in zip(got, wanted, strict=True)), default=0.0)
+
+
+def _relative(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b.double()).norm() / b.double().norm().clamp(min=1e-30))
+
+
+def _relaxed(model: FFEBM, inputs: tuple[Tensor, ...]) -> tuple[Relaxation, ...]:
+    settled = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        settled(*inputs)
+    return settled.relaxation
+
+
+def _gradients(model: FFEBM, inputs: tuple[Tensor, ...], seed: int) -> GradientComparison | None:
+    """In the mode that the model came in; the loss is a random linear function of every output."""
+    if not any(p.requires_grad for p in model.parameters()):
+        return None
+
+    def loss(output: Any, _: Any) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        parts = [(t * torch.randn(t.shape, generator=generator).to(t)).sum() for t in tensors_of(output) if t.is_floating_point()]
+        return torch.stack(parts).sum() / max(len(inputs[0]), 1)
+
+    return compare_gradients(model, inputs, None, loss)
+
+
+def tensors_of(output: Any) -> list[Tensor]:
+    """The tensors in a model's result, whatever holds them."""
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, Mapping):
+        return [t for v in output.values() for t in tensors_of(v)]
+    if isinstance(output, Sequence) and not isinstance(output, str):
+        return [t for v in output for t in tensors_of(v)]
+    return []

@@ -1,0 +1,172 @@
+"""The arguments of the command line, and the help that teaches them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from .. import __version__
+from ..backends.torch_ep import DEFAULT_LOOP_GAIN
+
+_WHAT = """\
+MODULE:FACTORY names the model:
+  mypackage.models:make_net    a function, called without arguments
+  mypackage.models:Net         a class that can be made without arguments
+  net.py:net                   a file, and a torch.nn.Module in it
+"""
+
+_ABOUT = f"""\
+Compiles a PyTorch model to a feedforward-tied energy-based model: groups of its layers become blocks that relax to the
+minimum of an energy and train by equilibrium propagation; what has no energy stays digital and trains by backpropagation.
+
+{_WHAT}
+Start with:   ffebm explain net.py:Net
+"""
+
+_EXAMPLES = {
+    "explain": """\
+examples:
+  ffebm explain net.py:Net                                      blocks of 2 weighted layers
+  ffebm explain net.py:Net --block-sizes 2,3                    one size a block, in order
+  ffebm explain net.py:Net --digital 'head.*' --norm held       keep layers out; hold every batch norm
+  ffebm explain net.py:Net --input-shape 1,3,32,32              measure loop gains and certificates too
+  ffebm explain net.py:Net --json | jq .parameters
+""",
+    "convert": """\
+writes into one folder:
+  report.txt report.json                the blocks, the boundaries and their reasons
+  energies.txt energies.tex             each block's energy, as text and as LaTeX
+  graph.graphml graph.json graph.html   the partition, for networkx and for the browser
+  train.py                              the training loop, spelled out and runnable
+
+examples:
+  ffebm convert net.py:Net -o compiled --block-size 3
+  ffebm convert torchvision.models:resnet18 -o compiled --input-shape 1,3,64,64
+  ffebm convert net.py:Net -o compiled --force                  replace what is there
+""",
+    "draw": """\
+examples:
+  ffebm draw net.py:Net                                         graph.html: pan, zoom, search, tooltips; works offline
+  ffebm draw net.py:Net -o net.svg --block-size 3
+  ffebm draw net.py:Net -o net.png                              needs matplotlib: pip install 'ffebm_compiler[viz]'
+""",
+    "check": """\
+checks, on a random batch:
+  1. at block size 1 the converted model is the model
+  2. at the given block size every block relaxes to equilibrium
+  3. equilibrium propagation gives the gradient of automatic differentiation through the equilibrium, in float64
+Exit status 1 if one fails; the layers that fail are named.
+
+examples:
+  ffebm check net.py:Net --input-shape 1,3,32,32
+  ffebm check net.py:Net --block-size 6 --loop-gain 0.2 --threshold 0.9999
+  ffebm check bert.py:make --input-shape 1,16:1000              16 token ids below 1000
+""",
+}
+
+_SUMMARIES = {
+    "explain": "say what conversion would do: blocks, boundaries and why",
+    "convert": "write report, energies, graph and training loop into a folder",
+    "draw": "draw the partition: .svg, .png or .html",
+    "check": "check outputs, equilibria and gradients; exit status 1 if one is wrong",
+}
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the layout of examples and shows the defaults that there are."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False, [], 0) else super()._get_help_string(action)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ffebm", description=_ABOUT, formatter_class=_Formatter)
+    parser.add_argument("--version", action="version", version=f"ffebm_compiler {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, summary in _SUMMARIES.items():
+        command = commands.add_parser(
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.\n\n{_WHAT}", epilog=_EXAMPLES[name], formatter_class=_Formatter
+        )
+        command.add_argument("model", metavar="MODULE:FACTORY", help="the model, see above")
+        _OWN_OPTIONS[name](command)
+        _add_conversion(command.add_argument_group("conversion", "as in ffebm_compiler.convert"))
+        _add_running(command.add_argument_group("running"))
+    return parser
+
+
+def _add_conversion(group: Any) -> None:
+    size = group.add_mutually_exclusive_group()
+    size.add_argument("--block-size", type=int, metavar="N", help="weighted layers a block; 1 is the feedforward network itself (default: 2)")
+    size.add_argument("--block-sizes", type=_numbers, metavar="N,N,...", help="one size a block, in order of execution")
+    group.add_argument("--digital", action="append", default=[], metavar="LAYER", help="keep a layer out of blocks; * matches; may be repeated")
+    group.add_argument("--analog", action="append", default=[], metavar="LAYER", help="insist that a layer be in a block; may be repeated")
+    group.add_argument("--norm", default="auto", metavar="{auto,split,held}", help="batch norms: as the paper's networks, each a boundary, or all held")
+    group.add_argument(
+        "--loop-gain", type=_number_or_none, default=DEFAULT_LOOP_GAIN, metavar="G",
+        help="bound on the loop gain of every coupling; none for the unit feedback of the paper",
+    )  # fmt: skip
+    group.add_argument("--tolerance", type=float, metavar="T", help="relative residual at which a block has converged (default: by the precision)")
+    group.add_argument("--max-sweeps", type=int, default=200, metavar="N", help="the most sweeps a block may take")
+    group.add_argument(
+        "--input-shape", type=shape, action="append", default=[], metavar="N,N,...",
+        help="shape of an example input, with the batch, filled at random; SHAPE:K for whole numbers below K; repeated for several inputs",
+    )  # fmt: skip
+
+
+def _add_running(group: Any) -> None:
+    group.add_argument("--seed", type=int, default=0, help="of the model's initial weights and of random inputs")
+    group.add_argument("-v", "--verbose", action="count", default=0, help="log what is done; -vv for details")
+    group.add_argument("--traceback", action="store_true", help="show where an error came from")
+
+
+def _explain(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def _convert(command: argparse.ArgumentParser) -> None:
+    command.add_argument("-o", "--output", default="ffebm_model", metavar="FOLDER", help="where to write")
+    command.add_argument("--force", action="store_true", help="replace the folder if it exists")
+
+
+def _draw(command: argparse.ArgumentParser) -> None:
+    command.add_argument("-o", "--output", default="graph.html", metavar="FILE", help="the picture; its suffix chooses the format")
+
+
+def _check(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--batch", type=int, default=4, metavar="N", help="samples in the batch")
+    command.add_argument("--threshold", type=float, default=0.999, metavar="COSINE", help="least cosine of each parameter's gradient with the exact one")
+
+
+_OWN_OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {"explain": _explain, "convert": _convert, "draw": _draw, "check": _check}
+
+
+# --- argument types: argparse turns what they raise into a usage error ------------------------------------
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(n) for n in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 2,3") from None
+
+
+def _number_or_none(text: str) -> float | None:
+    if text.lower() == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor none") from None
+
+
+def shape(text: str) -> tuple[tuple[int, ...], int | None]:
+    """``1,3,32,32``, or ``1,16:1000`` for whole numbers below 1000."""
+    sizes, colon, below = text.partition(":")
+    try:
+        found, limit = tuple(int(n) for n in sizes.split(",")), int(below) if colon else None
+    except ValueError:
+        found, limit = (), None
+    if not found or min(found) < 1 or (limit is not None and limit < 1):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shape such as 1,3,32,32, or 1,16:1000 for whole numbers below 1000")
+    return found, limit
