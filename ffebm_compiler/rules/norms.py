@@ -32,8 +32,12 @@ NORM_RULES: tuple[Rule, ...] = (
     Rule(
         "batch_norm", Role.NORM, _batch_norm, "batch norm, with its running statistics held",
         modules=(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
-        functions=(F.batch_norm, torch.batch_norm, aten.batch_norm.default),
-        signature=("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
+        functions=(F.batch_norm,), signature=("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
         examples=((lambda: nn.BatchNorm2d(3), (2, 3, 4, 4)),),
+    ),
+    Rule(
+        "batch_norm_function", Role.NORM, _batch_norm, "batch norm, with its running statistics held",
+        functions=(torch.batch_norm, aten.batch_norm.default),
+        signature=("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps"),
     ),
 )

@@ -128,7 +128,8 @@ def elu(alpha: float, scale: float = 1.0, rate: float = 1.0, name: str = "elu") 
     """sigma(a) = scale * (a if a > 0 else alpha * (exp(rate * a) - 1))."""
 
     def activation(a: Tensor) -> Tensor:
-        return scale * torch.where(a > 0, a, alpha * torch.expm1(rate * a.clamp(max=0.0)))
+        found: Tensor = aten.elu(a, alpha, scale, rate)
+        return found
 
     def tangent(a: Tensor, da: Tensor) -> Tensor:
         return scale * torch.where(a > 0, da, alpha * rate * torch.exp(rate * a.clamp(max=0.0)) * da)
@@ -307,10 +308,10 @@ def _leaky(call: Call) -> Potential | Refusal:
 
 
 def _elu(call: Call) -> Potential | Refusal:
-    alpha = call.option("alpha", 1.0)
-    if not alpha > 0:
+    alpha, scale, rate = call.option("alpha", 1.0), call.option("scale", 1.0), call.option("input_scale", 1.0)
+    if not min(alpha, scale, rate) > 0:
         return Refusal(f"alpha={alpha} is not increasing, so it has no convex potential")
-    return elu(float(alpha))
+    return elu(float(alpha), float(scale), float(rate))
 
 
 def _celu(call: Call) -> Potential | Refusal:
@@ -394,17 +395,20 @@ POTENTIAL_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "elu", Role.POTENTIAL, _chosen(_elu), "a, or alpha (exp(a) − 1) below 0",
-        modules=(nn.ELU,), functions=(F.elu, F.elu_, aten.elu.default, aten.elu_.default),
-        signature=("input", "alpha", "inplace"), examples=((lambda: nn.ELU(0.7), (3, 5)),),
+        modules=(nn.ELU,), functions=(F.elu, F.elu_), signature=("input", "alpha", "inplace"), examples=((lambda: nn.ELU(0.7), (3, 5)),),
+    ),
+    Rule(
+        "elu_scaled", Role.POTENTIAL, _chosen(_elu), "scale · a, or scale · alpha (exp(rate · a) − 1) below 0",
+        functions=(aten.elu.default, aten.elu_.default), signature=("input", "alpha", "scale", "input_scale"),
     ),
     Rule(
         "celu", Role.POTENTIAL, _chosen(_celu), "a, or alpha (exp(a/alpha) − 1) below 0",
-        modules=(nn.CELU,), functions=(F.celu, F.celu_), signature=("input", "alpha", "inplace"),
+        modules=(nn.CELU,), functions=(F.celu, F.celu_, torch.celu, aten.celu.default, aten.celu_.default), signature=("input", "alpha", "inplace"),
         examples=((lambda: nn.CELU(0.7), (3, 5)),),
     ),
     Rule(
         "selu", Role.POTENTIAL, _fixed(elu(SELU_ALPHA, SELU_SCALE, name="selu")), "scaled ELU",
-        modules=(nn.SELU,), functions=(F.selu, torch.selu), signature=("input", "inplace"), examples=((nn.SELU, (3, 5)),),
+        modules=(nn.SELU,), functions=(F.selu, torch.selu, aten.selu.default, aten.selu_.default), signature=("input", "inplace"), examples=((nn.SELU, (3, 5)),),
     ),
     Rule(
         "softmax", Role.POTENTIAL, _chosen(_softmax), "exp(a) / Σ exp(a)",

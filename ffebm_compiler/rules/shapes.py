@@ -128,6 +128,21 @@ def _upsample(call: Call) -> Reading | Refusal:
     )
 
 
+def _upsample_exported(call: Call) -> Reading | Refusal:
+    if not call.constants("output_size", "scale_factors"):
+        return Refusal("its size is computed at run time")
+    chosen = {k: v for k, v in call.arguments.items() if k != "input"}
+    return Reading(
+        operands=(call.as_operand(call.value()),),
+        operation=Operation(name="upsample", function=_target(call), options=options(**chosen), text="upsample({0})", tex=r"\mathrm{{upsample}}({0})"),
+    )
+
+
+def _target(call: Call) -> Callable[..., Any]:
+    assert callable(call.node.target)
+    return call.node.target
+
+
 def _unflatten_dimension(o: dict[str, Any]) -> bool:
     return bool(o["dim"] != 0)
 
@@ -153,7 +168,7 @@ SHAPE_RULES: tuple[Rule, ...] = (
     Rule("flatten_layer", Role.COUPLING, _simple("flatten", torch.flatten, dict(start_dim=1, end_dim=-1), _flatten_keeps), "flatten dimensions",
          modules=(nn.Flatten,), examples=((nn.Flatten, (2, 3, 4)),)),
     Rule("unflatten", Role.COUPLING, _simple("unflatten", torch.unflatten, dict(dim=..., sizes=...), _unflatten_dimension), "split a dimension",
-         functions=(torch.unflatten,), methods=("unflatten",), signature=("input", "dim", "sizes")),
+         functions=(torch.unflatten, aten.unflatten.int), methods=("unflatten",), signature=("input", "dim", "sizes")),
     Rule("unflatten_layer", Role.COUPLING,
          lambda c: _simple("unflatten", torch.unflatten, dict(dim=c.module.dim, sizes=c.module.unflattened_size), _unflatten_dimension)(c),  # type: ignore[union-attr]
          "split a dimension", modules=(nn.Unflatten,), examples=((lambda: nn.Unflatten(1, (2, 3)), (2, 6)),)),
@@ -178,6 +193,11 @@ SHAPE_RULES: tuple[Rule, ...] = (
          modules=(nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d), functions=(F.interpolate, F.upsample),
          signature=("input", "size", "scale_factor", "mode", "align_corners", "recompute_scale_factor", "antialias"),
          examples=((lambda: nn.Upsample(scale_factor=2), (2, 3, 4, 4)), (lambda: nn.UpsamplingBilinear2d(scale_factor=2), (2, 3, 4, 4)))),
+    Rule("upsample_nearest", Role.COUPLING, _upsample_exported, "nearest upsampling, as torch.export writes it",
+         functions=(aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec, aten.upsample_nearest3d.vec), signature=("input", "output_size", "scale_factors")),
+    Rule("upsample_linear", Role.COUPLING, _upsample_exported, "linear and cubic upsampling, as torch.export writes it",
+         functions=(aten.upsample_linear1d.vec, aten.upsample_bilinear2d.vec, aten.upsample_trilinear3d.vec, aten.upsample_bicubic2d.vec),
+         signature=("input", "output_size", "align_corners", "scale_factors")),
     Rule("pixel_shuffle", Role.COUPLING, _simple("pixel_shuffle", F.pixel_shuffle, dict(upscale_factor=...), lambda o: True), "channels to space",
          modules=(nn.PixelShuffle,), functions=(F.pixel_shuffle, aten.pixel_shuffle.default), signature=("input", "upscale_factor"),
          examples=((lambda: nn.PixelShuffle(2), (2, 4, 3, 3)),)),

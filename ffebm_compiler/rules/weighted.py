@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, fx, nn
 
-from ..ir import Operation
+from ..ir import Operation, Weight
 from .rule import Call, Reading, Refusal, Role, Rule, nodes_of, options
 
 aten = torch.ops.aten
@@ -33,6 +34,40 @@ def _linear(call: Call) -> Reading | Refusal:
     if call.module is None and call.weight("weight") is None:
         return Refusal("its weight is not a tensor")
     return _read_weighted(call, "linear", F.linear, {})
+
+
+def _times(a: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
+    product = torch.matmul(a, weight.mT if transposed else weight)
+    return product if bias is None else product + bias
+
+
+def _matrix(call: Call) -> tuple[Weight, bool] | None:
+    """The weight that multiplies from the right, and whether it is transposed (``x @ w``, ``x @ w.t()``)."""
+    value = call.arguments["other"]
+    transposed = isinstance(value, fx.Node) and (
+        (value.op == "call_method" and value.target == "t")
+        or (value.target is getattr and value.args[1] in ("T", "mT"))
+        or value.target in (torch.t, aten.t.default)
+    )
+    weight = call.as_operand(value.args[0] if transposed else value)
+    return (weight, transposed) if isinstance(weight, Weight) else None
+
+
+def _matmul(call: Call) -> Reading | Refusal:
+    matrix = _matrix(call)
+    value, bias = call.as_operand(call.value()), call.weight("bias")
+    if matrix is None or isinstance(value, Weight):
+        return Refusal("a product of two computed values is not bilinear in state and weight")
+    if call.option("alpha", 1) != 1 or call.option("beta", 1) != 1:
+        return Refusal("alpha and beta other than 1 have no rule; scale outside of the product")
+    weight, transposed = matrix
+    plus = "" if bias is None else " + {2}"
+    return Reading(
+        operands=(value, weight, bias),
+        operation=Operation(name="matmul", function=_times, options=dict(transposed=transposed), weighted=True,
+                            text="{0} @ {1}" + plus, tex=r"{0}\,{1}" + plus),
+        given=nodes_of(bias),
+    )  # fmt: skip
 
 
 def _convolution(name: str, function: Callable[..., Any], transposed: bool) -> Callable[[Call], Reading | Refusal]:
@@ -75,6 +110,12 @@ WEIGHTED_RULES: tuple[Rule, ...] = (
         modules=(nn.Linear,), functions=(F.linear, aten.linear.default),
         signature=("input", "weight", "bias"), examples=((lambda: nn.Linear(5, 4), (3, 5)),),
     ),
+    Rule(
+        "matmul", Role.COUPLING, _matmul, "a product with a weight of the model",
+        functions=(torch.matmul, torch.mm, operator.matmul, aten.matmul.default, aten.mm.default), methods=("matmul", "mm"), signature=("input", "other"),
+    ),
+    Rule("addmm", Role.COUPLING, _matmul, "bias and product with a weight of the model",
+         functions=(torch.addmm, aten.addmm.default), signature=("bias", "input", "other")),
     _conv_rule(1, nn.Conv1d, (F.conv1d, torch.conv1d, aten.conv1d.default, aten.conv1d.padding), False,
                (lambda: nn.Conv1d(4, 6, 3, stride=2, padding=1, groups=2), (2, 4, 9))),
     _conv_rule(2, nn.Conv2d, (F.conv2d, torch.conv2d, aten.conv2d.default, aten.conv2d.padding), False,
