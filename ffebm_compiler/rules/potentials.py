@@ -48,6 +48,20 @@ def _clip_difference(a: Tensor, da: Tensor, lower: float, upper: float) -> Tenso
     return (da + (a - c)).clamp(lower - c, upper - c)
 
 
+def _prepared_clip(a: Tensor, lower: float, upper: float) -> Callable[[Tensor], Tensor]:
+    """The same for many increments of one ``a``: two additions' worth of work each."""
+    c = a.clamp(lower, upper)
+    excess, low, high = a - c, lower - c, None if upper == INFINITY else upper - c
+    if high is None:
+        return lambda da: torch.maximum(da + excess, low)
+    return lambda da: torch.clamp(da + excess, low, high)
+
+
+def _prepared_affine_clip(a: Tensor, lower: float, upper: float, scale: float, shift: float) -> Callable[[Tensor], Tensor]:
+    clipped = _prepared_clip(scale * a + shift, lower, upper)
+    return clipped if scale == 1 else lambda da: clipped(scale * da)
+
+
 def clamp(lower: float, upper: float, scale: float = 1.0, shift: float = 0.0, name: str = "clamp") -> Potential:
     """sigma(a) = clip(scale * a + shift, lower, upper); G = (s - shift)^2 / (2 scale)."""
     centred = "{s}" if shift == 0 else f"{{s}} − {shift:g}"
@@ -57,6 +71,7 @@ def clamp(lower: float, upper: float, scale: float = 1.0, shift: float = 0.0, na
         energy=lambda s: (s - shift) ** 2 / (2 * scale),
         activation=lambda a: (scale * a + shift).clamp(lower, upper) if (scale, shift) != (1, 0) else a.clamp(lower, upper),
         difference=lambda a, da: _clip_difference(scale * a + shift, scale * da, lower, upper),
+        prepared_difference=partial(_prepared_affine_clip, lower=lower, upper=upper, scale=scale, shift=shift),
         tangent=lambda a, da: torch.where(_inside(scale * a + shift, lower, upper), scale * da, 0.0),
         slope=scale,
         lower=lower,
@@ -76,6 +91,7 @@ RELU = Potential(
     energy=lambda s: s * s / 2,
     activation=torch.relu,
     difference=partial(_clip_difference, lower=0.0, upper=INFINITY),
+    prepared_difference=partial(_prepared_clip, lower=0.0, upper=INFINITY),
     tangent=lambda a, da: torch.where(a > 0, da, 0.0),
     lower=0.0,
     options=dict(lower=0.0, upper=INFINITY, scale=1.0, shift=0.0),
@@ -201,13 +217,12 @@ class _SoftplusCorrection(torch.autograd.Function):
     def forward(ctx: Any, u: Tensor) -> Tensor:
         ctx.save_for_backward(u)
         z = torch.exp(-u).clamp(max=1.0)
-        inside = z.clamp(max=1 - 1e-16)
         small = torch.where(z <= 0.5, z, 1 - z)
         series, power = torch.zeros_like(z), torch.ones_like(z)
         for k in range(1, 55):  # 0.5^55 / 55^2 is below the rounding of float64
             power = power * small
             series = series + power / k**2
-        reflected = math.pi**2 / 6 - torch.log(inside) * torch.log1p(-inside) - series
+        reflected = math.pi**2 / 6 - torch.special.xlog1py(torch.log(z), -z) - series
         return torch.where(z <= 0.5, series, reflected)
 
     @staticmethod
@@ -225,10 +240,10 @@ def softplus(beta: float, threshold: float = 20.0) -> Potential:
 
     def difference(a: Tensor, da: Tensor) -> Tensor:
         b = beta * da
-        # log1p(sigmoid(a) expm1(b)), and from the other end where b is large
-        forward = torch.log1p(torch.sigmoid(beta * a) * torch.expm1(b.clamp(max=1.0)))
+        # log1p(sigmoid(a) expm1(b)), which cancels in its turn where b is large
+        near = torch.log1p(torch.sigmoid(beta * a) * torch.expm1(b.clamp(-1.0, 1.0)))
         far = F.softplus(beta * (a + da)) - F.softplus(beta * a)
-        return torch.where(b <= 1.0, forward, far) / beta
+        return torch.where(b.abs() <= 1.0, near, far) / beta
 
     return Potential(
         name="softplus",
@@ -245,9 +260,12 @@ def softplus(beta: float, threshold: float = 20.0) -> Potential:
 
 def softmax(dim: int) -> Potential:
     def difference(a: Tensor, da: Tensor) -> Tensor:
-        p, grow = torch.softmax(a, dim), torch.expm1(da)
+        p = torch.softmax(a, dim)
+        da = da - (p * da).sum(dim, keepdim=True)  # a common shift changes nothing
+        grow = torch.expm1(da.clamp(-1.0, 1.0))
         mean = (p * grow).sum(dim, keepdim=True)
-        return p * (grow - mean) / (1 + mean)
+        far = torch.softmax(a + da, dim) - p
+        return torch.where(da.abs().amax(dim, keepdim=True) <= 1.0, p * (grow - mean) / (1 + mean), far)
 
     def tangent(a: Tensor, da: Tensor) -> Tensor:
         p = torch.softmax(a, dim)

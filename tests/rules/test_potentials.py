@@ -1,0 +1,111 @@
+"""Every potential: ``sigma = (grad G)^-1``, G convex, and differences that lose nothing to cancellation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from ffebm_compiler.ir import IDENTITY, Potential
+from ffebm_compiler.rules.potentials import HARDSIGMOID, RELU, RELU6, SELU_ALPHA, SELU_SCALE, SIGMOID, TANH, clamp, elu, leaky_relu, softmax, softplus
+
+POTENTIALS = [
+    IDENTITY, RELU, RELU6, HARDSIGMOID, SIGMOID, TANH, clamp(-0.5, 1.5, name="hardtanh"), clamp(-1.0, float("inf"), name="from below"),
+    leaky_relu(0.1), leaky_relu(2.5), elu(0.7), elu(0.7, rate=1 / 0.7, name="celu"), elu(SELU_ALPHA, SELU_SCALE, name="selu"),
+    softplus(1.0), softplus(3.0), softmax(-1), softmax(1),
+]  # fmt: skip
+PYTORCH = 1e-8
+"""PyTorch's own error in float64: its hardsigmoid multiplies by a float32 of 1/6, its softplus is linear from 20 on."""
+EACH = pytest.mark.parametrize("p", POTENTIALS, ids=lambda p: p.name)
+
+
+def pre_activations(scale: float = 3.0) -> Tensor:
+    return scale * torch.randn(64, 7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def total(p: Potential, s: Tensor) -> Tensor:
+    return p.energy(s).sum()
+
+
+@EACH
+def test_the_gradient_of_the_energy_inverts_the_activation(p: Potential) -> None:
+    a = pre_activations()
+    s = p.activation(a).requires_grad_()
+    (gradient,) = torch.autograd.grad(total(p, s), s)
+    free = (s > p.lower) & (s < p.upper)
+    if p.simplex is not None:  # up to the multiplier of the constraint, one a simplex
+        gradient, a = gradient - gradient.mean(p.simplex, keepdim=True), a - a.mean(p.simplex, keepdim=True)
+    assert free.any()
+    assert torch.allclose(gradient[free], a[free], rtol=1e-7, atol=1e-7)
+    at_lower, at_upper = s <= p.lower, s >= p.upper
+    assert (a - gradient)[at_lower & torch.isfinite(gradient)].le(1e-12).all(), "at a bound the energy holds the state there"
+    assert (a - gradient)[at_upper & torch.isfinite(gradient)].ge(-1e-12).all()
+
+
+@EACH
+def test_the_energy_is_convex_as_strongly_as_the_slope_says(p: Potential) -> None:
+    """G(mid) <= mean G - |s - t|^2 / (8 slope)."""
+    s, t = p.activation(pre_activations()), p.activation(pre_activations().flip(0))
+    dims = () if p.simplex is None else (p.simplex,)
+
+    def energy(x: Tensor) -> Tensor:
+        return p.energy(x).sum(dims) if dims else p.energy(x)
+
+    distance = (s - t).square()
+    distance = distance.sum(dims) if dims else distance
+    gap = (energy(s) + energy(t)) / 2 - energy((s + t) / 2)
+    assert (gap >= distance / (8 * p.slope) - 1e-12).all()
+
+
+@EACH
+def test_the_activation_is_no_steeper_than_the_slope(p: Potential) -> None:
+    a, da = pre_activations(), 0.3 * pre_activations(1.0).flip(1)
+    moved = p.difference(a, da)
+    if p.simplex is None:
+        assert (moved.abs() <= p.slope * da.abs() + 1e-12).all()
+    assert (moved.square().sum(1) <= (p.slope * da).square().sum(1) + 1e-12).all() or p.simplex is not None
+    if p.simplex is not None:
+        assert (moved.norm(dim=p.simplex) <= p.slope * da.norm(dim=p.simplex) + 1e-12).all()
+
+
+@EACH
+@pytest.mark.parametrize("size", [1e-1, 1.0, 10.0])
+def test_a_large_difference_is_the_difference(p: Potential, size: float) -> None:
+    a, da = pre_activations(), size * pre_activations(1.0).flip(0)
+    assert torch.allclose(p.difference(a, da), p.activation(a + da) - p.activation(a), rtol=1e-7, atol=PYTORCH)
+
+
+@EACH
+@pytest.mark.parametrize("size", [1e-4, 1e-8, 1e-20])
+def test_a_tiny_difference_in_float32_keeps_its_precision(p: Potential, size: float) -> None:
+    """Against the tangent in float64, which differs from it by O(size): far below the rounding of a itself."""
+    a = pre_activations().float()
+    a = torch.where((a - _nearest_kink(p, a)).abs() < 10 * size, a + 0.5, a)
+    da = (size * pre_activations(1.0).flip(0)).float()
+    exact = p.tangent(a.double(), da.double())
+    scale = da.double().abs() if p.simplex is None else da.double().abs().amax(p.simplex, keepdim=True)
+    error = (p.difference(a, da).double() - exact).abs()
+    assert (error <= (1e-5 + 20 * size) * scale.clamp(min=1e-40)).all(), float((error / scale.clamp(min=1e-40)).max())
+
+
+def _nearest_kink(p: Potential, a: Tensor) -> Tensor:
+    """Where sigma has a corner: its bounds, and zero."""
+    kinks = torch.tensor([0.0, 6.0, -3.0, 3.0, -0.5, 1.5, -1.0])
+    return kinks[(a[..., None] - kinks).abs().argmin(-1)]
+
+
+@EACH
+def test_the_tangent_is_the_derivative(p: Potential) -> None:
+    a, da = pre_activations(), pre_activations(1.0).flip(1)
+    _, expected = torch.func.jvp(p.activation, (a,), (da,))
+    assert torch.allclose(p.tangent(a, da), expected, rtol=3e-8, atol=PYTORCH)
+
+
+@EACH
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_extreme_values_stay_finite(p: Potential, dtype: torch.dtype) -> None:
+    a = torch.tensor([[-1e4, -100.0, -30.0, -1e-30, 0.0, 1e-30, 30.0, 100.0, 1e4]], dtype=dtype).T.expand(9, 4).contiguous()
+    for da in (torch.full_like(a, 1e-8), torch.full_like(a, -1e-8), torch.full_like(a, 50.0), torch.full_like(a, -50.0)):
+        for found in (p.activation(a), p.difference(a, da), p.tangent(a, da), p.energy(p.activation(a))):
+            assert torch.isfinite(found).all()
+            assert found.dtype == dtype
