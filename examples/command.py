@@ -12,7 +12,7 @@ from ffebm_compiler.errors import FFEBMError
 USAGE, INTERRUPTED = 2, 130
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 (an ending, not an error)
     """The user stopped the run; the message says how to go on."""
 
 

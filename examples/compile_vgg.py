@@ -17,11 +17,10 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from anywhere
 
+import ffebm_compiler as fc
 from examples import checkpoints, command, networks, plotting, records, training
 from examples.data import FORMATS, Split, as_32x32x3, load, split
 from examples.training import Progress, Stage
-
-import ffebm_compiler as fc
 from ffebm_compiler.api import DEFAULT_LOOP_GAIN
 
 DESCRIPTION = f"""

@@ -160,5 +160,5 @@ def _npz_problems(path: Path, x: np.ndarray, y: np.ndarray) -> Iterator[Problem]
         yield Problem(where, f"y is {y.dtype} of shape {y.shape}", "It must hold one integer label for each image.")
     elif len(y) != len(x):
         yield Problem(where, f"has {len(x)} images and {len(y)} labels", "Give one label for each image.")
-    elif len(y) and not (0 <= y.min() and y.max() < 1000):
+    elif len(y) and not (y.min() >= 0 and y.max() < 1000):
         yield Problem(where, f"has labels from {y.min()} to {y.max()}", "Number the classes from 0, at most 1000 of them.")

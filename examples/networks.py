@@ -97,7 +97,9 @@ def fifteen_layers(generator: torch.Generator, widths: Sequence[int] = (32, 32, 
     return initialise(nn.Sequential(parts), "relu", generator)
 
 
-def benchmark_network(activation: str, generator: torch.Generator, channels: int, pixels: int, classes: int = 10, width: int = 16) -> nn.Module:
+def benchmark_network(
+    activation: str, generator: torch.Generator, channels: int, pixels: int, classes: int = 10, width: int = 16, pooling: type[nn.Module] = nn.AvgPool2d
+) -> nn.Module:
     """Six convolutions and a classifier of two layers, without norms, so that blocks of 2, 3 and 6 layers form."""
-    network = staged((2, 4), (width, 2 * width), classes, activation, hidden=64, channels=channels, pixels=pixels, norm=False, pooling=nn.AvgPool2d)
+    network = staged((2, 4), (width, 2 * width), classes, activation, hidden=64, channels=channels, pixels=pixels, norm=False, pooling=pooling)
     return initialise(network, activation, generator)

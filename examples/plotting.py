@@ -9,6 +9,9 @@ from typing import Any
 from .records import replacing
 from .training import Progress
 
+FLOOR = 1e-17
+"""What an exact zero is drawn as on a logarithmic axis."""
+
 COLOURS = {"digital": "#444444", "BP": "#1f77b4", "BP-EP": "#d95f02"}
 
 
@@ -66,21 +69,27 @@ def smooth(values: Sequence[float], keep: float = 0.9) -> list[float]:
     return result
 
 
-def gradient_errors(errors: Mapping[str, Mapping[str, float]], path: Path, title: str, floor: float = 1e-17) -> Path:
-    """``1 - cosine`` of each parameter's gradient, one line an estimator; parameters from the input to the output.
+def gradient_errors(panels: Mapping[str, Mapping[str, Mapping[str, float]]], required: Mapping[str, float], path: Path, title: str) -> Path:
+    """``1 - cosine`` of each parameter's gradient, a line for each estimator; parameters from the input to the output.
 
     Args:
-        errors: by estimator, then by parameter.
-        floor: what an exact zero is drawn as, on the logarithmic axis.
+        panels: by panel (a floating-point type), estimator and parameter.
+        required: the cosine that each panel marks.
     """
-    names = list(next(iter(errors.values())))
-    picture, (axis,) = figure(1, width=max(6.0, 0.21 * len(names) + 3.5), height=4.6)
-    for (label, values), marker in zip(errors.items(), "osD^v<>pX*" * 3):
-        axis.plot(range(len(names)), [max(values[n], floor) for n in names], marker=marker, markersize=3.5, linewidth=0.8, label=label)
-    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
-    axis.set(ylabel="1 - cosine with the exact gradient", yscale="log", ylim=(floor / 3, 3))
-    axis.axhline(1e-3, color="black", linewidth=0.7, linestyle=":")
-    axis.annotate("cosine 0.999", (0, 1e-3), xytext=(0, 2), textcoords="offset points", fontsize=7)
-    axis.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    axis.set_title(title, fontsize=10)
+    from matplotlib.figure import Figure
+
+    names = list(next(iter(next(iter(panels.values())).values())))
+    picture = Figure(figsize=(max(6.0, 0.17 * len(names) + 3), 2.9 * len(panels) + 0.9), layout="constrained", dpi=130)
+    axes = picture.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, (kind, lines) in zip(axes, panels.items(), strict=True):
+        for (label, values), marker in zip(lines.items(), "osD^v<>pX*" * 3):
+            axis.plot(range(len(names)), [max(values[n], FLOOR) for n in names], marker=marker, markersize=3.5, linewidth=0.8, label=label)
+        axis.set(ylabel=f"1 - cosine, {kind}", yscale="log", ylim=(FLOOR / 3, 5))
+        axis.axhline(1 - required[kind], color="black", linewidth=0.8, linestyle=":")
+        axis.annotate(f"required: cosine {required[kind]}", (len(names) - 1, 1 - required[kind]), xytext=(0, -9), textcoords="offset points", fontsize=7, ha="right")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25, linewidth=0.6)
+    axes[-1].set_xticks(range(len(names)), names, rotation=90, fontsize=6)
+    axes[0].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    picture.suptitle(title, fontsize=10)
     return save(picture, path)

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
@@ -34,13 +33,13 @@ def versions() -> dict[str, str]:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file that takes the place of ``path`` once it is complete: an interruption leaves the old one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with partial.open("wb") as file:
             yield file
-        os.replace(name, path)
+        partial.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
 
 

@@ -15,9 +15,8 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from anywhere
 
-from examples import command, networks, plotting, records
-
 import ffebm_compiler as fc
+from examples import command, networks, plotting, records
 from ffebm_compiler.api import DEFAULT_LOOP_GAIN
 
 DESCRIPTION = """
@@ -115,8 +114,8 @@ def passes(comparison: Any, kind: str) -> bool:
 def draw(found: Mapping[str, Any], path: Path, title: str) -> Path:
     """1 - cosine of every estimator; a gradient that is exactly zero is left out."""
     shown = [p.name for p in next(iter(found.values())).parameters if not p.exact_is_zero]
-    errors = {label: {n: abs(1 - c[n][0]) for n in shown} for label, c in found.items()}
-    return plotting.gradient_errors(errors, path, title)
+    panels = {kind: {label: {n: abs(1 - found[f"{label}, {kind}"][n][0]) for n in shown} for label in ESTIMATORS} for kind in TYPES}
+    return plotting.gradient_errors(panels, REQUIRED, path, title)
 
 
 def describe(model: Any) -> str:
