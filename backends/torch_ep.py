@@ -255,7 +255,7 @@ class FFEBM(nn.Module):
         with torch.no_grad():
             gains = bounded_gains(
                 BoundBlock(block, bound.inputs, bound.weights, unit_gains(block).layer_weights), loop_gain,
-                None if known is None else known[0], iterations=100 if known is None else 3,
+                None if known is None else known[0], iterations=3 if known is not None and known[0].directions else 100,
             )  # fmt: skip
         store[key] = (gains, version)
         return gains
@@ -467,7 +467,8 @@ _METADATA = "ffebm_layer_weights"
 
 def _write_gains(module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
     metadata[_METADATA] = {
-        f"{name}|{gain!r}": dict(gains.layer_weights) for (name, gain), (gains, _) in module.__dict__["_gains"].items()
+        f"{name}|{gain!r}": {"layer_weights": dict(gains.layer_weights), "norms": [[l, m, norm] for (l, m), norm in gains.norms.items()]}
+        for (name, gain), (gains, _) in module.__dict__["_gains"].items()
     }
 
 
@@ -475,9 +476,10 @@ def _read_gains(module: nn.Module, state_dict: Mapping[str, Any], prefix: str, m
     """Takes the gains that came with the weights; without them they are measured again at the next use."""
     store = module.__dict__["_gains"]
     store.clear()
-    for key, weights in (metadata.get(_METADATA) or {}).items():
+    for key, saved in (metadata.get(_METADATA) or {}).items():
         name, _, gain = key.rpartition("|")
-        store[(name, float(gain))] = (Gains({str(k): float(v) for k, v in weights.items()}), None)
+        weights = {str(k): float(v) for k, v in saved["layer_weights"].items()}
+        store[(name, float(gain))] = (Gains(weights, {(l, m): float(norm) for l, m, norm in saved["norms"]}), None)
 
 
 __all__ = ["FFEBM", "BlockEquilibrium", "Execution", "TorchEP"]
