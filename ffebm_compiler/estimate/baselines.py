@@ -43,7 +43,7 @@ class Implicit:
                 adjoint[n] = updated
             return changes
 
-        record = iterate(bound.block.name, sweep, free.tolerance.of(next(iter(states.values())).dtype), free.tolerance.max_sweeps)
+        record = iterate(bound.block.name, sweep, free.tolerance.nudged(next(iter(states.values())).dtype), free.tolerance.max_sweeps)
         with torch.enable_grad():
             scalar = sum((adjoint[n] * new[n]).sum() for n in names)
         return Estimate(gradients_of(torch.as_tensor(scalar), leaves), (record,))

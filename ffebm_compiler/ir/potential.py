@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -25,6 +26,7 @@ class Potential:
         activation: sigma.
         difference: ``(a, da) -> sigma(a + da) - sigma(a)``, accurate for any size of ``da``.
         tangent: ``(a, da) -> sigma'(a) da``.
+        prepared_difference: the same difference as ``a -> (da -> ...)``, where that saves work.
         slope: the largest slope of sigma; G is ``1/slope``-strongly convex.
         lower, upper: the domain of G, a closed interval (or the simplex along ``simplex``).
         text, tex: G as printed mathematics, with ``{s}`` for the state.
@@ -36,6 +38,7 @@ class Potential:
     activation: Callable[[Tensor], Tensor]
     difference: Callable[[Tensor, Tensor], Tensor]
     tangent: Callable[[Tensor, Tensor], Tensor]
+    prepared_difference: Callable[[Tensor], Callable[[Tensor], Tensor]] | None = None
     slope: float = 1.0
     lower: float = -float("inf")
     upper: float = float("inf")
@@ -43,6 +46,10 @@ class Potential:
     text: str = "½‖{s}‖²"
     tex: str = r"\tfrac12\lVert {s}\rVert^2"
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def difference_from(self, a: Tensor) -> Callable[[Tensor], Tensor]:
+        """``da -> sigma(a + da) - sigma(a)`` for a relaxation at one ``a``: what depends on ``a`` alone is computed once."""
+        return partial(self.difference, a) if self.prepared_difference is None else self.prepared_difference(a)
 
     @property
     def is_identity(self) -> bool:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -45,11 +46,19 @@ class Linearisation:
     def __init__(self, bound: BoundBlock, states: Mapping[str, Tensor]):
         self.bound = bound.detached()
         self.states = {k: v.detach() for k, v in states.items()}
-        self.activations = self.bound.stationarity(self.states)
-        self._drives: dict[str, _LinearDrive] = {}
-        for state in bound.block.states:
-            if state.drive.sources:
-                self._drives[state.name] = self._linearise(state)
+        self._drives = {s.name: self._linearise(s) for s in bound.block.states if s.drive.sources}
+        activations = self._activations()
+        self.differences = {s.name: s.potential.difference_from(activations[s.name]) for s in bound.block.states}
+        self.tangents = {s.name: partial(s.potential.tangent, activations[s.name]) for s in bound.block.states}
+
+    def _activations(self) -> States:
+        """``a_l*``: the drives, and the feedback that the recorded ``J^T s_m*`` are."""
+        with torch.no_grad():
+            a = {s.name: self._drives[s.name].f.detach() if s.name in self._drives else self.bound.drive(s, self.states) for s in self.bound.block.states}
+            for m, linear in self._drives.items():
+                for source, pulled in zip(self.bound.block.state(m).drive.sources, linear.pulled, strict=True):
+                    a[source] = a[source] + self.bound.reverse_gain(source, m) * pulled.detach()
+        return a
 
     def _linearise(self, state: State) -> _LinearDrive:
         with torch.enable_grad():
@@ -117,8 +126,7 @@ def displace(
                 new = torch.zeros_like(linear.states[n])
             else:
                 da = sum(parts[1:], start=parts[0])
-                rule = state.potential.tangent if tangent else state.potential.difference
-                new = rule(linear.activations[n], da)
+                new = (linear.tangents if tangent else linear.differences)[n](da)
             changes[n] = (new, new - d[n] if n in d else new)
             d[n] = new
             for source, back in linear.pull(state, new).items():
@@ -130,5 +138,5 @@ def displace(
             sweep()
             return d, Relaxation(block.name, 1, 0.0, True)
         dtype = next(iter(linear.states.values())).dtype
-        record = iterate(block.name, sweep, tolerance.of(dtype), tolerance.max_sweeps)
+        record = iterate(block.name, sweep, tolerance.nudged(dtype), tolerance.max_sweeps)
     return d, record

@@ -44,8 +44,12 @@ class Tolerance:
     max_sweeps: int = 200
 
     def of(self, dtype: torch.dtype) -> float:
-        """The tolerance; by default some 30 roundings of the type, below which a residual is noise."""
+        """The tolerance of a free phase; by default some 30 roundings of the type, below which a residual is noise."""
         return max(32 * torch.finfo(dtype).eps, 1e-13) if self.residual is None else self.residual
+
+    def nudged(self, dtype: torch.dtype) -> float:
+        """The tolerance of a nudged phase, where the displacement alone is relaxed: a gradient needs fewer digits than a state."""
+        return min(100 * self.of(dtype), max(self.of(dtype), 1e-2))
 
 
 @dataclass(frozen=True)
@@ -111,8 +115,8 @@ def _residual(changes: Mapping[str, tuple[Tensor, Tensor]]) -> float:
     ratios = []
     for new, change in changes.values():
         if new.numel():
-            scale = new.detach().abs().amax().float()
-            ratios.append(torch.where(scale > 0, change.detach().abs().amax().float() / scale.clamp(min=1e-38), 0.0))
+            scale, moved = (torch.linalg.vector_norm(t, torch.inf).float() for t in (new, change))
+            ratios.append(torch.where(scale > 0, moved / scale.clamp(min=1e-38), 0.0))
             ratios[-1] = torch.where(scale < DIVERGED, ratios[-1], torch.inf)
     return float(torch.stack(ratios).amax()) if ratios else 0.0
 
@@ -127,50 +131,65 @@ def relax(bound: BoundBlock, tolerance: Tolerance, start: States | None = None) 
     """
     bound = bound.detached()
     with torch.no_grad():
-        states = bound.feedforward() if start is None else dict(start)
         if not bound.block.has_feedback:
-            return Equilibrium(states, Relaxation(bound.block.name, 1, 0.0, True))
-        stop = tolerance.of(next(iter(states.values())).dtype)
-        record, winners = _settle(bound, states, stop, tolerance.max_sweeps), dict[str, Tensor]()
+            return Equilibrium(bound.feedforward() if start is None else dict(start), Relaxation(bound.block.name, 1, 0.0, True))
+        point = _forward_sweep(bound, {}) if start is None else _Point.at(bound, start)
+        stop = tolerance.of(next(iter(point.states.values())).dtype)
+        point, record = _settle(bound, point, stop, tolerance.max_sweeps)
+        winners: dict[str, Tensor] = {}
         if not record.converged and math.isfinite(record.residual) and record.sweeps < tolerance.max_sweeps:
-            winners = bound.winners(states)
-            held = _settle(bound.holding(winners), states, stop, tolerance.max_sweeps - record.sweeps)
-            record = replace(held, sweeps=record.sweeps + held.sweeps)
-    return Equilibrium({k: v.detach() for k, v in states.items()}, record, winners)
+            winners = bound.winners(point.states)
+            held = bound.holding(winners)
+            point, after = _settle(held, _Point.at(held, point.states), stop, tolerance.max_sweeps - record.sweeps)
+            record = replace(after, sweeps=record.sweeps + after.sweeps)
+    return Equilibrium(point.states, record, winners)
 
 
-def _settle(bound: BoundBlock, states: States, tolerance: float, max_sweeps: int) -> Relaxation:
-    """Relaxes ``states`` in place."""
-    feedback = _feedback(bound, states)
+@dataclass(frozen=True)
+class _Point:
+    """States as leaves, and the drives computed from them with their history: all that the next feedback needs."""
+
+    leaves: States
+    drives: States
+
+    @staticmethod
+    def at(bound: BoundBlock, states: Mapping[str, Tensor]) -> _Point:
+        with torch.enable_grad():
+            leaves = {k: v.detach().requires_grad_() for k, v in states.items()}
+            return _Point(leaves, {s.name: bound.drive(s, leaves) for s in bound.block.states})
+
+    @property
+    def states(self) -> States:
+        return {n: s.detach() for n, s in self.leaves.items()}
+
+    def feedback(self, bound: BoundBlock) -> States:
+        with torch.enable_grad():
+            return bound.feedback(self.leaves, self.drives)
+
+
+def _settle(bound: BoundBlock, point: _Point, tolerance: float, max_sweeps: int) -> tuple[_Point, Relaxation]:
+    """Sweeps until the residual is within the tolerance, or a routed block stalls."""
 
     def sweep() -> dict[str, tuple[Tensor, Tensor]]:
-        nonlocal feedback
-        changes, feedback = _forward_sweep(bound, states, feedback)
-        return changes
+        nonlocal point
+        before, point = point.states, _forward_sweep(bound, point.feedback(bound))
+        return {n: (s, s - before[n]) for n, s in point.states.items()}
 
-    return iterate(bound.block.name, sweep, tolerance, max_sweeps, until_stalled=bound.block.is_routed)
-
-
-def _feedback(bound: BoundBlock, states: States) -> States:
-    with torch.enable_grad():
-        leaves = {k: v.detach().requires_grad_() for k, v in states.items()}
-        return bound.feedback(leaves, {s.name: bound.drive(s, leaves) for s in bound.block.states})
+    record = iterate(bound.block.name, sweep, tolerance, max_sweeps, until_stalled=bound.block.is_routed)
+    return point, record
 
 
-def _forward_sweep(bound: BoundBlock, states: States, feedback: States) -> tuple[dict[str, tuple[Tensor, Tensor]], States]:
-    """Updates ``states`` in forward order; returns the changes and the feedback at the new states."""
-    changes, leaves, drives = {}, dict[str, Tensor](), {}
+def _forward_sweep(bound: BoundBlock, feedback: Mapping[str, Tensor]) -> _Point:
+    """One sweep in forward order; without feedback it is the feedforward pass."""
+    leaves: States = {}
+    drives: States = {}
     for state in bound.block.states:
         n = state.name
         with torch.enable_grad():
             drives[n] = bound.drive(state, leaves)
         a = drives[n].detach()
-        new = state.potential.activation(a + feedback[n] if n in feedback else a)
-        changes[n] = (new, new - states[n])
-        states[n] = new
-        leaves[n] = new.detach().requires_grad_()
-    with torch.enable_grad():
-        return changes, bound.feedback(leaves, drives)
+        leaves[n] = state.potential.activation(a + feedback[n] if n in feedback else a).detach().requires_grad_()
+    return _Point(leaves, drives)
 
 
 def differentiable_sweep(bound: BoundBlock, states: Mapping[str, Tensor]) -> States:
