@@ -110,12 +110,17 @@ def iterate(
     return Relaxation(name, max_sweeps, error, False)
 
 
+def peak(t: Tensor) -> Tensor:
+    """The largest magnitude, in one pass over the memory."""
+    return torch.stack(torch.aminmax(t)).abs().amax()
+
+
 def _residual(changes: Mapping[str, tuple[Tensor, Tensor]]) -> float:
     """The largest relative change, in one transfer from the device."""
     ratios = []
     for new, change in changes.values():
         if new.numel():
-            scale, moved = (torch.linalg.vector_norm(t, torch.inf).float() for t in (new, change))
+            scale, moved = peak(new).float(), peak(change).float()
             ratios.append(torch.where(scale > 0, moved / scale.clamp(min=1e-38), 0.0))
             ratios[-1] = torch.where(scale < DIVERGED, ratios[-1], torch.inf)
     return float(torch.stack(ratios).amax()) if ratios else 0.0
@@ -199,7 +204,8 @@ def differentiable_sweep(bound: BoundBlock, states: Mapping[str, Tensor]) -> Sta
     the step that automatic differentiation unrolls.
     """
     with torch.enable_grad():
-        old = {k: v if v.requires_grad else v.detach().requires_grad_() for k, v in states.items()}
+        # a view of each: where one old state was computed from another, the feedback still takes partial derivatives
+        old = {k: v.view_as(v) if v.requires_grad else v.detach().requires_grad_() for k, v in states.items()}
         feedback = bound.feedback(old, {s.name: bound.drive(s, old) for s in bound.block.states}, create_graph=True)
         new: States = {}
         for state in bound.block.states:
