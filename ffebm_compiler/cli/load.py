@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..errors import OptionError, Problem, close_matches
@@ -131,6 +132,7 @@ def _made(found: Any, target: str) -> nn.Module:
         raise OptionError(
             Problem(f"model {target!r}", f"needs the arguments {', '.join(required)}", f"Write a function without arguments: def make(): return {target.rpartition(':')[2]}(...), and name it instead.")
         )
+    torch.manual_seed(torch.initial_seed())  # the seed's weights, whatever numbers importing has drawn
     try:
         model = found()
     except Exception as failure:
