@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..solve import BoundBlock, States
+from ..solve.relaxation import peak
 
 Gradients = dict[str, Tensor]
 """By the name of an input, or the path of a weight."""
@@ -59,10 +60,8 @@ def contrast(
 
 def _is_rounding(mean: States, states: Mapping[str, Tensor]) -> bool:
     """Whether the offset is below the rounding of every state, as it is for a tiny centered nudge."""
-    ratios = [
-        torch.linalg.vector_norm(h, torch.inf) <= torch.finfo(h.dtype).eps * torch.linalg.vector_norm(states[n], torch.inf) for n, h in mean.items() if h.numel()
-    ]
-    return bool(torch.stack(ratios).all()) if ratios else True
+    below = [peak(h) <= torch.finfo(h.dtype).eps * peak(states[n]) for n, h in mean.items() if h.numel()]
+    return bool(torch.stack(below).all()) if below else True
 
 
 def with_leaves(bound: BoundBlock, wanted: Sequence[str]) -> tuple[BoundBlock, dict[str, Tensor]]:

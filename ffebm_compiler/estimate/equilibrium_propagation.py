@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import OptionError, Problem
 from ..solve import BoundBlock, Linearisation, Relaxation, States, Tolerance, displace
+from ..solve.relaxation import peak
 from .contrast import Gradients, contrast, gradients_of, with_leaves
 from .estimator import Estimate, FreePhase
 from .literal import nudged_equilibrium
@@ -30,8 +31,8 @@ def _check_beta(beta: float, name: str) -> None:
 
 def nudge_strength(errors: Mapping[str, Tensor], beta: float) -> float:
     """beta / max |delta|, or zero where there is no error to nudge with."""
-    peak = max((float(e.detach().abs().amax()) for e in errors.values() if e.numel()), default=0.0)
-    return beta / peak if peak > 0 else 0.0
+    largest = max((float(peak(e.detach())) for e in errors.values() if e.numel()), default=0.0)
+    return beta / largest if largest > 0 else 0.0
 
 
 def default_beta(estimator: CenteredEP | OneSidedEP) -> float:
