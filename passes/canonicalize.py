@@ -217,6 +217,8 @@ def _read(node: fx.Node, network: nn.Module, rule: Rule | None) -> Reading | Ref
         return Refusal("no rule: this operation has no energy")
     if _is_hooked(_module(node, network)):
         return Refusal("it has forward or backward hooks, which only a call of the module runs")
+    if not node.users:
+        return Refusal("nothing reads its result")
     try:
         reading = rule.read(_call(node, network, rule))
     except (LookupError, TypeError, ValueError) as failure:

@@ -47,3 +47,26 @@ def test_the_mode_that_is_not_traced_first_overwrites_too() -> None:
     x = torch.randn(6, 4)
     assert torch.equal(model.eval()(x), net.eval()(x))
     assert torch.equal(copy.deepcopy(model).train()(x), net.train()(x))
+
+
+class Unread(nn.Module):
+    """Calls whose results are dropped: one with a side effect, one without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.a, self.b = nn.BatchNorm1d(4), nn.Linear(4, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.norm(x)
+        h = torch.relu(self.a(x))
+        self.a(x)
+        return self.b(h)
+
+
+def test_a_call_that_nothing_reads_stays_digital_and_has_its_effect() -> None:
+    net, x = Unread(), torch.randn(6, 4)
+    model = fc.convert(net, block_size=2)
+    assert torch.equal(fc.convert(net, block_size=1)(x), net(x))
+    model(x)
+    assert torch.equal(model.norm.running_mean, net.norm.running_mean)
+    assert [b.layers for b in model.blocks] == [("a", "b")]

@@ -1,0 +1,74 @@
+"""The printed energy and the solver are checked against each other at compile time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ffebm_compiler as fc
+from ffebm_compiler.passes import verify
+from ffebm_compiler.rules import RULES, Reading, Rule
+from ffebm_compiler.rules.rule import Call, Refusal
+from ffebm_compiler.solve import BoundBlock, unit_gains
+
+
+class OptionalSecond(nn.Module):
+    """A guess of one tensor leaves the second at its default, which this forward can't use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor, y: Tensor | int = 0) -> Tensor:
+        return self.b(torch.relu(self.a(x))) + torch.erf(y)
+
+
+def test_a_guessed_input_that_fails_in_the_users_code_says_nothing() -> None:
+    model = fc.convert(OptionalSecond(), block_size=2)
+    assert model(torch.randn(3, 4), torch.randn(3, 2)).shape == (3, 2)
+
+
+def _wrong_rule(**wrong: object) -> Rule:
+    """The rule of tanh with a wrong potential."""
+    (tanh,) = (r for r in RULES if r.name == "tanh")
+
+    def read(call: Call) -> Reading | Refusal:
+        reading = tanh.read(call)
+        assert isinstance(reading, Reading)
+        assert reading.potential is not None
+        return replace(reading, potential=replace(reading.potential, **wrong))
+
+    return replace(tanh, read=read)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(energy=lambda s: s * s / 2),
+        dict(activation=torch.sigmoid),
+        dict(energy=lambda s: torch.special.xlogy(1 + s, 1 + s) / 2),
+    ],
+    ids=["energy", "activation", "half of the energy"],
+)
+def test_a_rule_with_the_wrong_energy_is_found_at_compile_time(wrong: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
+    with pytest.raises(fc.VerificationError, match=r"block1.*1"):
+        fc.convert(net, block_size=2, rules=[_wrong_rule(**wrong)])
+
+
+def test_the_residuals_are_those_of_float64() -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(4, 5), nn.Softplus(), nn.Linear(5, 5), nn.ELU(), nn.Linear(5, 2)), torch.randn(7, 4)
+    model = fc.convert(net, block_size=3)
+    (view,) = model.blocks
+    _, (found,) = model.equilibrium(x)
+    weights = dict(model.named_parameters())
+    for gains in (view.block and model.gains(view.block).layer_weights, unit_gains(view.block).layer_weights):
+        record = verify(BoundBlock(view.block, found.inputs, weights, gains), model.program.labels, 5000)
+        assert record.converged
+        assert record.stationarity < 1e-12
+        assert record.gradient < 1e-8
