@@ -253,7 +253,7 @@ def softplus(beta: float, threshold: float = 20.0) -> Potential:
         tangent=lambda a, da: torch.sigmoid(beta * a) * da,
         lower=0.0,
         text=f"½‖{{s}}‖² + Σ Li₂(exp(−{beta:g}{{s}}))/{beta * beta:g}",
-        tex=rf"\tfrac12\lVert {{s}}\rVert^2 + \textstyle\sum \mathrm{{Li}}_2(e^{{{{-{beta:g}{{s}}}}}})/{beta * beta:g}",
+        tex=rf"\tfrac12\lVert {{s}}\rVert^2 + \textstyle\sum \mathrm{{{{Li}}}}_2(e^{{{{-{beta:g}{{s}}}}}})/{beta * beta:g}",
         options=dict(beta=beta),
     )
 

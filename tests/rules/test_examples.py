@@ -76,6 +76,17 @@ def test_the_reading_of_a_module_is_the_module(rule: Rule, make: Callable[[], nn
     assert torch.equal(evaluate(canonical, reading, x), layer(x))
 
 
+@pytest.mark.parametrize(("rule", "make", "shape"), EXAMPLES)
+def test_operations_print(rule: Rule, make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    _, reading = read(Holder(make()))
+    if (operation := reading.operation) is not None:
+        operands = [f"s_{{{i}}}" for i in range(len(reading.operands))]
+        text, tex = (t.format(*operands, layer="fc.1") for t in (operation.text, operation.tex))
+        assert "s_{0}" in text
+        assert "s_{0}" in tex
+        assert tex.count("{") == tex.count("}")
+
+
 @pytest.mark.parametrize(("rule", "make", "shape"), [e for e in EXAMPLES if not e.id.startswith("adaptive_max")])
 def test_the_reading_of_what_torch_export_writes_is_the_module(rule: Rule, make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)

@@ -58,6 +58,15 @@ def test_the_energy_is_convex_as_strongly_as_the_slope_says(p: Potential) -> Non
 
 
 @EACH
+def test_the_energy_prints(p: Potential) -> None:
+    text, tex = p.text.format(s="s[fc1]"), p.tex.format(s="s_{1}")
+    assert "s[fc1]" in text
+    assert "s_{1}" in tex
+    assert tex.count("{") == tex.count("}")
+    assert "{s}" not in text + tex
+
+
+@EACH
 def test_the_activation_is_no_steeper_than_the_slope(p: Potential) -> None:
     a, da = pre_activations(), 0.3 * pre_activations(1.0).flip(1)
     moved = p.difference(a, da)
