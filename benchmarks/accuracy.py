@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 import ffebm_compiler as fc
 from benchmarks import common
 from examples import command
-from ffebm_compiler.api import DEFAULT_LOOP_GAIN
+from ffebm_compiler.options import DEFAULT_LOOP_GAIN
 
 DESCRIPTION = """
 Trains a network of six convolutions and two linear layers with each activation, converts it at each block size and loop gain,
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     common.start(options)
     task = common.task(options)
-    gains = [DEFAULT_LOOP_GAIN] if options.quick else sorted({*options.loop_gains, DEFAULT_LOOP_GAIN})
+    gains = sorted({DEFAULT_LOOP_GAIN, *([] if options.quick else options.loop_gains)})
     rows = []
     with tqdm(total=len(options.activations) * len(options.block_sizes) * len(gains), desc="conversions", leave=False, disable=None) as bar:
         for activation in options.activations:

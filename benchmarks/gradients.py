@@ -21,7 +21,7 @@ from benchmarks import common
 from examples import command, networks, training
 from examples.data import as_32x32x3, digits, split
 from examples.static_gradients import ESTIMATORS, JUDGED, REQUIRED, TYPES, ZERO
-from ffebm_compiler.api import DEFAULT_LOOP_GAIN
+from ffebm_compiler.options import DEFAULT_LOOP_GAIN
 
 DESCRIPTION = """
 The worst cosine over all parameters between the gradient of equilibrium propagation and automatic differentiation through
@@ -79,6 +79,8 @@ def compare(name: str, net: nn.Module, partition: dict[str, Any], x: torch.Tenso
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
+    if options.quick:
+        options.block_sizes, options.widths, options.batch = options.block_sizes[:1], [8, 8, 8], 4
     common.start(options)
     rows: list[dict[str, Any]] = []
     total = (2 * len(options.block_sizes) + 1) * len(TYPES) * len(JUDGED)

@@ -20,12 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 import ffebm_compiler as fc
 from benchmarks import common
 from examples import command, networks
+from ffebm_compiler.estimate import Estimator
 
 DESCRIPTION = """
 The peak memory of one training step (forward and backward) of a VGG in blocks of six layers, for a growing number of
 sweeps: by equilibrium propagation, whose memory must stay flat, and by automatic differentiation through the
-relaxation. Each measurement is a process of its own: its peak resident memory during a second step, less the resident
-memory before the first.
+relaxation. Each measurement is a process of its own: its peak resident memory after the step, less that before it.
 
     python benchmarks/memory.py
 """
@@ -45,6 +45,9 @@ def parser() -> argparse.ArgumentParser:
 
 def resident() -> float:
     """Peak resident memory of this process so far, in MiB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # on Linux getrusage counts the parent's peak too
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) / (1 << 10)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1 << 20) if sys.platform == "darwin" else peak / (1 << 10)
 
@@ -54,7 +57,7 @@ def step(estimator: str, sweeps: int, batch: int, block_size: int, loop_gain: fl
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(seed)
     net = networks.vgg(10, generator, (16, 32, 64)).double()
-    chosen = {"EP centered": fc.CenteredEP(), "unrolled": fc.Unrolled(sweeps)}[estimator]
+    chosen: Estimator = fc.Unrolled(sweeps) if estimator == "unrolled" else fc.CenteredEP()
     model = fc.convert(net, block_size=block_size, loop_gain=loop_gain, estimator=chosen, tolerance=1e-300, max_sweeps=sweeps, norm="held").train()
     x = torch.randn(batch, 3, 32, 32, generator=generator, dtype=torch.float64)
     y = torch.randint(0, 10, (batch,), generator=generator)
