@@ -1,0 +1,167 @@
+"""Reverse gains and the certificate, against dense matrices."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import models
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import ffebm_compiler as fc
+from ffebm_compiler.ir import Energy
+from ffebm_compiler.solve import BoundBlock, bounded_gains, certify, relax, unit_gains
+from ffebm_compiler.solve.loop_gain import spectral_norms
+from ffebm_compiler.solve.relaxation import Tolerance
+
+
+class Convolutional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Conv2d(7, 3, 1)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.a(x))
+        g = F.interpolate(torch.tanh(self.norm(self.b(h))), scale_factor=2)
+        return torch.sigmoid(self.c(torch.cat([h, 2 * g], 1)))
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "mlp": (models.mlp, (3, 8)),
+    "tanh": (lambda: models.mlp(nn.Tanh, (6, 9, 9, 9, 9, 9, 3)), (3, 6)),
+    "branching": (models.Branching, (3, 6)),
+    "convolutional": (Convolutional, (2, 2, 6, 6)),
+}
+
+
+def bound(case: str, scale: float = 3.0) -> BoundBlock:
+    make, shape = CASES[case]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net, x = make().double().eval(), torch.randn(shape, dtype=torch.float64)
+        models._generic(net)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(scale)
+    model = fc.convert(net, block_size=8, norm="held")
+    (found,) = model.equilibrium(x)[1]
+    (view,) = model.blocks
+    weights = {k: v.detach() for k, v in (*model.named_parameters(), *model.named_buffers())}
+    return BoundBlock(view.block, found.inputs, weights, unit_gains(view.block).layer_weights)
+
+
+def jacobian(b: BoundBlock, source: str, target: str) -> Tensor:
+    """J_lm of one sample, dense."""
+    states = {k: v[:1] for k, v in b.feedforward().items()}
+    inputs = {k: v[:1] for k, v in b.inputs.items()}
+    one = BoundBlock(b.block, inputs, b.weights, b.layer_weights)
+    found = torch.autograd.functional.jacobian(lambda s: one.drive(b.block.state(target), {**states, source: s}), states[source])
+    return found.reshape(-1, states[source].numel())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_norms_are_the_largest_singular_values(case: str) -> None:
+    b = bound(case)
+    norms, _ = spectral_norms(b)
+    assert set(norms) == set(b.block.edges)
+    for (l, m), norm in norms.items():
+        exact = float(torch.linalg.matrix_norm(jacobian(b, l, m), 2))
+        assert 0.98 * exact <= norm <= exact * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("loop_gain", [0.01, 0.25, 2.0])
+def test_every_loop_gain_is_bounded_and_no_feedback_is_amplified(case: str, loop_gain: float) -> None:
+    b = bound(case)
+    w = bounded_gains(b, loop_gain).layer_weights
+    for l, m in b.block.edges:
+        assert w[m] / w[l] * float(torch.linalg.matrix_norm(jacobian(b, l, m), 2)) ** 2 <= loop_gain * 1.05
+        assert w[m] / w[l] <= 1
+    assert all(w[o] == 1 for o in b.block.outputs if not any(l == o for l, _ in b.block.edges))
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("loop_gain", [0.01, 0.1, 0.24])
+def test_a_certified_energy_has_a_positive_definite_hessian(case: str, loop_gain: float) -> None:
+    """At the equilibrium, over all coordinates, the smallest eigenvalue of D^-1/2 H D^-1/2 is at least 1 - coupling."""
+    b = bound(case)
+    gains = bounded_gains(b, loop_gain)
+    certificate = certify(b.block, gains)
+    assert certificate.loop_gain <= loop_gain * 1.0001
+    if case in ("mlp", "tanh"):
+        assert certificate.convex, "a chain with loop gains below a quarter"
+    if not certificate.convex:
+        assert certificate.coupling >= 1
+        return
+    b = BoundBlock(b.block, {k: v[:1] for k, v in b.inputs.items()}, b.weights, gains.layer_weights)
+    states = relax(b, Tolerance(None, 2000)).states
+    names, sizes = list(states), [v.numel() for v in states.values()]
+    energy = Energy(b.block, {})
+
+    def value(flat: Tensor) -> Tensor:
+        parts = {n: p.view(states[n].shape) for n, p in zip(names, flat.split(sizes), strict=True)}
+        return energy.value(parts, b.inputs, b.weights, b.layer_weights)
+
+    hessian = torch.autograd.functional.hessian(value, torch.cat([states[n].flatten() for n in names]))
+    scale = torch.cat([torch.full((k,), b.layer_weights[n] / b.block.state(n).potential.slope).double() for n, k in zip(names, sizes, strict=True)]).rsqrt()
+    smallest = float(torch.linalg.eigvalsh(scale[:, None] * hessian * scale)[0])
+    assert smallest >= 1 - certificate.coupling * 1.03
+    assert smallest > 0
+
+
+def test_the_certificate_is_the_largest_eigenvalue() -> None:
+    b = bound("tanh")
+    gains = bounded_gains(b, 0.2)
+    n = len(b.block.states)
+    k = np.zeros((n, n))
+    names = [s.name for s in b.block.states]
+    for l, m in b.block.edges:
+        i, j = names.index(l), names.index(m)
+        k[i, j] = k[j, i] = np.sqrt(gains.layer_weights[m] / gains.layer_weights[l]) * gains.norms[l, m]
+    assert certify(b.block, gains).coupling == pytest.approx(np.linalg.eigvalsh(k)[-1])
+
+
+def test_gains_follow_moving_weights_from_where_they_were() -> None:
+    """Three power iterations a step keep up with training steps of 1 %."""
+    b = bound("tanh")
+    gains = bounded_gains(b, 0.01)
+    generator = torch.Generator().manual_seed(0)
+    weights = dict(b.weights)
+    for _ in range(30):
+        weights = {k: v * (1 + 0.01 * torch.randn(v.shape, generator=generator, dtype=v.dtype)) for k, v in weights.items()}
+        moved = BoundBlock(b.block, b.inputs, weights, b.layer_weights)
+        gains = bounded_gains(moved, 0.01, gains, iterations=3)
+    fresh = bounded_gains(moved, 0.01)
+    assert all(gains.norms[e] == pytest.approx(norm, rel=0.02) for e, norm in fresh.norms.items())
+
+
+def test_unit_gains_have_no_certificate() -> None:
+    b = bound("mlp")
+    certificate = certify(b.block, unit_gains(b.block))
+    assert not certificate.convex
+    assert "not known" in certificate.reason
+
+
+def test_gains_move_in_training_steps_only() -> None:
+    torch.manual_seed(0)
+    model = fc.convert(models.mlp(), block_size=4)
+    x = torch.randn(5, 8)
+    (view,) = model.blocks
+    model(x).sum().backward()
+    first = dict(model.gains(view.block).layer_weights)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(1.3)
+        model(x)
+        assert model.gains(view.block).layer_weights == first
+    model.eval()(x)
+    assert model.gains(view.block).layer_weights == first
+    copied = copy.deepcopy(model)
+    model.train()(x)
+    assert model.gains(view.block).layer_weights != first
+    assert copied.gains(view.block).layer_weights == first
