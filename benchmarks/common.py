@@ -24,7 +24,7 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
 
 
 def add_data(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--data", type=Path, metavar="PATH", help=f"images; scikit-learn's digits if not given. {FORMATS}")
+    p.add_argument("--data", type=Path, metavar="PATH", help=f"images; scikit-learn's digits if not given. {' '.join(FORMATS.splitlines())}")
     p.add_argument("--limit", type=command.whole, help="use at most so many images")
     p.add_argument("--epochs", type=command.whole, help="of training; chosen by the number of images if not given")
     p.add_argument("--batch", type=command.whole, default=64, help="images a batch")

@@ -17,7 +17,10 @@ class Interrupted(Exception):  # noqa: N818 (an ending, not an error)
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Help that keeps the description's lines and shows each default."""
+    """Help that keeps the description's lines and shows each default that says something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 def whole(text: str) -> int:
@@ -80,6 +83,9 @@ def run(main: Callable[[Sequence[str] | None], int]) -> None:
     except FFEBMError as error:
         print(f"error: {error}", file=sys.stderr)
         code = USAGE
+    except ModuleNotFoundError as error:
+        print(f"error: {error}. The examples need more than the library does: pip install -e '.[examples]'", file=sys.stderr)
+        code = 1
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 1

@@ -29,11 +29,12 @@ and compares the two: accuracy before and after conversion, the gradient of equi
 exact one, and fine-tuning by BP-EP against fine-tuning by BP from the same weights on the same batches.
 
     python examples/compile_vgg.py                          scikit-learn's digits; a few minutes on two cores
-    python examples/compile_vgg.py --data FOLDER            MNIST or CIFAR-10 from files
+    python examples/compile_vgg.py --data PATH              MNIST, CIFAR-10 or an .npz from files
     python examples/compile_vgg.py --block-size 3 --loop-gain 0.05 --out runs/vgg3
     python examples/compile_vgg.py --resume                 goes on where Ctrl-C stopped it
 
-Formats of --data. {FORMATS}
+Formats of --data:
+{FORMATS}
 
 Into the folder --out go report.txt, curves.png, gradients.png, graph.html (open it in a browser), graph.graphml,
 metrics.json (with configuration, seeds and versions), metrics.csv, the weights of the three models (*.pt) and checkpoint.pt.

@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 MNIST_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
 CIFAR_FILES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 FORMATS = (
-    f"MNIST: {MNIST_FILES[0]} and {MNIST_FILES[1]}, as they are or .gz. "
-    "CIFAR-10: data_batch_1.bin ... of cifar-10-binary.tar.gz. Any other set: one .npz file with uint8 images x and labels y."
+    f"MNIST: {MNIST_FILES[0]} and {MNIST_FILES[1]}, as they are or .gz.\n"
+    "CIFAR-10: data_batch_1.bin ... of cifar-10-binary.tar.gz, unpacked. Any other set: one .npz file with uint8 images x and labels y."
 )
 
 

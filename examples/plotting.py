@@ -37,21 +37,21 @@ def training_curves(stages: Mapping[str, Progress], converted: float, path: Path
     """Loss and validation accuracy: digital training, then both ways of fine-tuning from where it ended."""
     picture, (left, right) = figure(2)
     start = stages["digital"].epoch
-    for name, progress in stages.items():
+    for name, progress in sorted(stages.items(), key=lambda item: list(COLOURS).index(item[0])):
         origin = 0 if name == "digital" else start
-        colour = COLOURS[name]
+        colour, line = COLOURS[name], "--" if name == "BP-EP" else "-"  # it runs on top of BP where they agree
         per_epoch = max(1, len(progress.losses) // max(1, progress.epoch))
         epochs = [origin + (i + 1) / per_epoch for i in range(len(progress.losses))]
         left.plot(epochs, progress.losses, color=colour, alpha=0.2, linewidth=0.7)
-        left.plot(epochs, smooth(progress.losses), color=colour, label=_legend(name))
+        left.plot(epochs, smooth(progress.losses), line, color=colour)
         first = [] if name == "digital" else [converted if name == "BP-EP" else stages["digital"].accuracy[-1]]
-        right.plot([origin + i + (not first) for i in range(len(progress.accuracy) + len(first))], first + progress.accuracy, "o-", color=colour, markersize=3, label=_legend(name))
+        right.plot([origin + i + (not first) for i in range(len(progress.accuracy) + len(first))], first + progress.accuracy, f"o{line}", color=colour, markersize=3, label=_legend(name))
     left.set(xlabel="epoch", ylabel="training loss", yscale="log")
     right.set(xlabel="epoch", ylabel="validation accuracy (%)")
     for axis in (left, right):
         axis.axvline(start, color="black", linewidth=0.7, linestyle=":")
-    right.annotate("converted", (start, right.get_ylim()[0]), xytext=(-3, 4), textcoords="offset points", rotation=90, fontsize=7, ha="right", va="bottom")
-    right.legend(frameon=False, fontsize=8, loc="lower right")
+    left.annotate("converted", (start, left.get_ylim()[1]), xytext=(-3, -2), textcoords="offset points", rotation=90, fontsize=7, ha="right", va="top")
+    right.legend(frameon=False, fontsize=8, loc="lower center")
     picture.suptitle(title, fontsize=10)
     return save(picture, path)
 

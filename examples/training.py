@@ -20,7 +20,13 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
+from ffebm_compiler.errors import FFEBMError, Problem
+
 from .data import Split
+
+
+class TrainingError(FFEBMError, RuntimeError):
+    """Training that can't go on."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ def fit(
         for epoch in range(progress.epoch, stage.epochs):
             for x, y in _remaining(data, stage, epoch, progress.batch):
                 _set_rate(optimizer, stage.rate * _half_cosine(len(progress.losses) / total))
-                progress.losses.append(_step(model, optimizer, x, y))
+                progress.losses.append(_finite(_step(model, optimizer, x, y), stage, epoch))
                 progress.sweeps.append(_sweeps(model))
                 progress.batch += 1
                 bar.update()
@@ -158,6 +164,12 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y
     loss.backward()
     optimizer.step()
     return float(loss.detach())
+
+
+def _finite(loss: float, stage: Stage, epoch: int) -> float:
+    if not math.isfinite(loss):
+        raise TrainingError(Problem(f"training, stage {stage.name}", f"the loss became {loss} in epoch {epoch + 1}", "Lower the learning rate; for an ff-EBM, or its loop gain. The last checkpoint is from before."))
+    return loss
 
 
 def _sweeps(model: nn.Module) -> float:

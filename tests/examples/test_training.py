@@ -14,7 +14,7 @@ from torch import nn
 import ffebm_compiler as fc
 from examples.checkpoints import NAME, Checkpoint, CheckpointError, begin
 from examples.data import Images, Split, split
-from examples.training import Progress, Stage, Stop, accuracy, finished, fit, stoppable
+from examples.training import Progress, Stage, Stop, TrainingError, accuracy, finished, fit, stoppable
 
 STAGE = Stage("test", epochs=3, batch=8, rate=1e-2, seed=0)
 
@@ -128,6 +128,14 @@ def test_the_first_ctrl_c_asks_and_the_second_one_ends() -> None:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_loss_that_is_no_number_ends_training(data: Split) -> None:
+    net = network()
+    with torch.no_grad():
+        next(net.parameters()).fill_(float("inf"))
+    with pytest.raises(TrainingError, match="stage test: the loss became nan in epoch 1"):
+        fit(net, data, STAGE, quiet=True)
 
 
 # --- checkpoints -------------------------------------------------------------------------------------------------
