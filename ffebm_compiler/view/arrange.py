@@ -29,6 +29,7 @@ class _Block:
     width: float
     height: float
     indent: float
+    head: float
 
     def port(self, side: str, value: str) -> float:
         """Where a value enters (``"in"``) or leaves (``"out"``), from the middle of the block."""
@@ -44,7 +45,7 @@ def arrange(graph: nx.DiGraph) -> Scene:
     blocks = {home[names[0]]: _inner(graph, named, names, block) for block, names in members.items()}
     whole = _outer(graph, named, home, blocks)
     corner = {b: (whole.centres[b][0] - x.width / 2, whole.centres[b][1] - x.height / 2) for b, x in blocks.items()}
-    shift = {b: (corner[b][0] + x.indent, corner[b][1] + HEAD) for b, x in blocks.items()}
+    shift = {b: (corner[b][0] + x.indent, corner[b][1] + x.head) for b, x in blocks.items()}
     boxes = [_box(named[n], h, n, whole, blocks, shift) for n, h in home.items()]
     frames = [Frame(x.title, x.analog, *corner[b], x.width, x.height) for b, x in blocks.items()]
     wires = [_wire(graph, u, v, home, whole, blocks, shift) for u, v in graph.edges]
@@ -64,7 +65,9 @@ def _inner(graph: nx.DiGraph, named: Mapping[str, Label], names: list[str], bloc
     title = frame_title(block, members)
     width = max(placed.width + 2 * PADDING, text_width(title, DETAIL_SIZE) + 2 * PADDING)
     analog = any(m.get("domain") == "analog" for m in members)
-    return _Block(title, analog, placed, width, placed.height + HEAD, (width - placed.width) / 2)
+    head = HEAD if read else HEAD + PADDING  # ports leave room below them
+    height = head + placed.height + (0.0 if given else PADDING)
+    return _Block(title, analog, placed, width, height, (width - placed.width) / 2, head)
 
 
 def _outer(graph: nx.DiGraph, named: Mapping[str, Label], home: Mapping[str, Node], blocks: Mapping[Node, _Block]) -> Placed:

@@ -2,12 +2,14 @@
 
 Ranks by longest path; an edge across ranks gets a dummy in each; barycentre sweeps reduce crossings; then, rank by
 rank, positions minimise ``sum_edges w_e (x_source - x_target)^2`` subject to the gaps, which pooling adjacent violators
-solves exactly; reweighting w_e by 1 / |x_source - x_target| turns many slight bends into few large ones. Pure Python: a
-drawing needs no program beside it.
+solves exactly; reweighting w_e by 1 / |x_source - x_target| turns many slight bends into few large ones, and chains are
+drawn straight where there is room. Pure Python: a drawing needs no program beside it.
 """
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right, insort
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,7 +21,7 @@ from .scene import Point
 
 Node = Hashable
 GAP_X, GAP_Y = 26.0, 38.0
-ORDER_SWEEPS, MEAN_SWEEPS, STRAIGHT_SWEEPS = 24, 16, 48
+ORDER_SWEEPS, MEAN_SWEEPS, STRAIGHT_SWEEPS, RUN_SWEEPS = 24, 16, 24, 12
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,10 @@ class _Layout:
         for above, below in pairwise(rows):
             at = {n: i for i, n in enumerate(below)}
             ends = [(i + 1e-4 * here, at[m] + 1e-4 * there) for i, n in enumerate(above) for m, there, here in self.down.get(n, ())]
-            ends.sort()
-            total += sum(b[1] < a[1] for i, a in enumerate(ends) for b in ends[i + 1 :] if b[0] > a[0])
+            seen: list[float] = []
+            for _, end in sorted(ends):  # an edge crosses those further left that end further right
+                total += len(seen) - bisect_right(seen, end)
+                insort(seen, end)
         return total
 
     # --- positions ---
@@ -139,6 +143,11 @@ class _Layout:
         for sweep in range(MEAN_SWEEPS + STRAIGHT_SWEEPS):
             for row in self.rows if sweep % 2 == 0 else self.rows[::-1]:
                 self.settle(row, straighten=sweep >= MEAN_SWEEPS)
+        runs = self.runs()
+        seats = {n: (row, i) for row in self.rows for i, n in enumerate(row)}
+        for sweep in range(RUN_SWEEPS):
+            for run in runs if sweep % 2 == 0 else runs[::-1]:
+                self.shift(run, seats)
 
     def settle(self, row: list[Node], straighten: bool) -> None:
         """Moves one rank to where its edges pull it."""
@@ -151,9 +160,54 @@ class _Layout:
             weight.append(total if ends else 1e-3)
         offsets = [0.0]
         for a, b in pairwise(row):
-            offsets.append(offsets[-1] + (self.sizes[a][0] + self.sizes[b][0]) / 2 + GAP_X)
+            offsets.append(offsets[-1] + self.apart(a, b))
         flat = pooled([w - o for w, o in zip(wanted, offsets, strict=True)], weight)
         self.x.update({n: f + o for n, f, o in zip(row, flat, offsets, strict=True)})
+
+    # --- runs: what can be drawn as one vertical line is, where there is room ---
+
+    def runs(self) -> list[list[tuple[Node, float]]]:
+        """Chains of nodes that are each other's main neighbours, with how far each stands right of the first."""
+        below = {n: self.main(n, ends) for n, ends in self.down.items()}
+        above = {n: self.main(n, ends) for n, ends in self.up.items()}
+        joined = {n: end for n, end in below.items() if above[end[0]][0] == n}
+        followed = {end[0] for end in joined.values()}
+        runs = []
+        for node in (n for row in self.rows for n in row if n not in followed):
+            run: list[tuple[Node, float]] = [(node, 0.0)]
+            while run[-1][0] in joined:
+                node, right = run[-1]
+                following, there, here = joined[node]
+                run.append((following, right + here - there))
+            runs.append(run)
+        return runs
+
+    def main(self, node: Node, ends: list[tuple[Node, float, float]]) -> tuple[Node, float, float]:
+        """The neighbour to stand in line with: a node rather than a long edge passing by, and the middle one of several."""
+        real = [e for e in ends if not _is_dummy(e[0])] or ends
+        return sorted(real, key=lambda e: self.x[e[0]] + e[1])[len(real) // 2]
+
+    def shift(self, run: list[tuple[Node, float]], seats: Mapping[Node, tuple[list[Node], int]]) -> None:
+        """Moves a run, in line, to where its other edges pull it, as far as its neighbours leave room; in halves where they leave none."""
+        own = {n for n, _ in run}
+        low, high, ends = -math.inf, math.inf, []
+        for n, right in run:
+            row, i = seats[n]
+            if i > 0:
+                low = max(low, self.x[row[i - 1]] + self.apart(row[i - 1], n) - right)
+            if i + 1 < len(row):
+                high = min(high, self.x[row[i + 1]] - self.apart(n, row[i + 1]) - right)
+            ends += [(self.x[m] + there - here - right, _stiffness(n, m)) for side in (self.up, self.down) for m, there, here in side.get(n, ()) if m not in own]
+        if low > high:  # no one line for all of it
+            for part in (run[: len(run) // 2], run[len(run) // 2 :]) if len(run) > 1 else ():
+                self.shift(part, seats)
+            return
+        total = sum(w for _, w in ends)
+        wanted = sum(x * w for x, w in ends) / total if ends else sum(self.x[n] - right for n, right in run) / len(run)
+        self.x.update({n: min(max(wanted, low), high) + right for n, right in run})
+
+    def apart(self, a: Node, b: Node) -> float:
+        return (self.sizes[a][0] + self.sizes[b][0]) / 2 + GAP_X
 
     # --- result ---
 

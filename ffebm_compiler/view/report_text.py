@@ -63,13 +63,16 @@ def cells(row: BlockRow | DigitalRow) -> tuple[str, ...]:
     """The table's cells for a row."""
     if hasattr(row, "operations"):
         labels = [label for label, _, _ in row.operations]
-        listed = ", ".join(labels) if len(labels) <= 3 else f"{len(labels)} operations"
-        return row.name, listed, "", "", "", f"{row.parameters:,}", "", ""
-    states = ", ".join(f"{label} ({potential})" for label, potential in row.states)
+        return row.name, ", ".join(labels) if len(labels) <= 3 else f"{len(labels)} operations", "", "", "", f"{row.parameters:,}", "", ""
     return (
-        row.name, ", ".join(row.layers), states, str(len(row.couplings)), f"{row.parameters:,}", "",
+        row.name, listed(row.layers), listed([f"{label} ({potential})" for label, potential in row.states]), str(len(row.couplings)), f"{row.parameters:,}", "",
         _loop_gain(row), _verdict(row),
     )  # fmt: skip
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """The names, or of many the first and the last."""
+    return ", ".join(names) if len(names) <= most else f"{', '.join(names[:3])}, …, {names[-1]} ({len(names)})"
 
 
 def _loop_gain(row: BlockRow) -> str:

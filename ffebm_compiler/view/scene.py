@@ -114,7 +114,7 @@ def labels(graph: nx.DiGraph) -> dict[str, Label]:
 
 
 def _label(name: str, data: Mapping[str, Any]) -> Label:
-    return Label(_style(data), shortened(name), shortened(_detail(data)), _tooltip(name, data))
+    return Label(_style(data), shortened(name), shortened(_detail(name, data)), _tooltip(name, data))
 
 
 def _style(data: Mapping[str, Any]) -> str:
@@ -127,11 +127,13 @@ def _style(data: Mapping[str, Any]) -> str:
     return "weighted" if data.get("weighted") else "coupling"
 
 
-def _detail(data: Mapping[str, Any]) -> str:
+def _detail(name: str, data: Mapping[str, Any]) -> str:
     role, operation = data.get("role"), str(data.get("operation", ""))
     if role in ("input", "output"):
         return f"model {role}"
     shape = f" {_first_shape(data)}" if data.get("weighted") else ""
+    if role != "state" and name.split("@")[0].rpartition(".")[2] == operation:
+        return "function"  # its name has said it
     held = " (held)" if data.get("norm") == "held" else ""
     return f"{operation}{shape}{held}" + (" state" if role == "state" else "")
 

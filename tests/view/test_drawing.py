@@ -159,6 +159,7 @@ def check_scene(scene: Scene, graph: nx.DiGraph) -> None:
     frames = [(f.x, f.y, f.width, f.height) for f in scene.frames]
     assert not any(overlap(a, b) for i, a in enumerate(rectangles) for b in rectangles[:i])
     assert not any(overlap(a, b) for i, a in enumerate(frames) for b in frames[:i])
+    assert not any(overlap(r, (x, y, width, 20.0)) for r in rectangles for x, y, width, _ in frames)  # the titles' places
     for box, rectangle in zip(scene.boxes, rectangles, strict=True):
         holders = [f for f, r in zip(scene.frames, frames, strict=True) if overlap(r, rectangle)]
         assert len(holders) == (box.label.style != "end")
@@ -193,7 +194,7 @@ centre = {{n: (300.0, total - step * i - 50) for i, n in enumerate(sizes)}}
 objects = []
 for name, body in re.findall(r"subgraph (cluster_\\d+) \\{{(.*)\\}}", source):
     ys = [centre[n][1] for n in re.findall(r"\\bn\\d+\\b", body)]
-    objects.append({{"name": name, "bb": f"100,{{min(ys) - 40}},500,{{max(ys) + 40}}"}})
+    objects.append({{"name": name, "bb": f"100,{{min(ys) - 45}},500,{{max(ys) + 45}}"}})
 objects += [{{"name": n, "pos": f"{{x}},{{y}}"}} for n, (x, y) in centre.items()]
 for i, o in enumerate(objects):
     o["_gvid"] = i

@@ -57,6 +57,16 @@ def test_a_chain_is_one_straight_line() -> None:
     assert len({round(x, 3) for x, _ in placed.centres.values()}) == 1
 
 
+def test_the_main_path_beside_skips_is_straight() -> None:
+    names = [f"{kind}{i}" for i in range(6) for kind in ("conv", "relu", "add")]
+    main = list(pairwise(names))
+    skips = [(f"add{i}", f"add{i + 1}") for i in range(5)]
+    placed = layered({n: (60.0 + 10 * (i % 4), 20.0) for i, n in enumerate(names)}, [Edge(a, b) for a, b in main + skips])
+    assert len({round(placed.centres[n][0], 6) for n in names}) == 1
+    for a, b in skips:
+        assert max(abs(x - placed.centres[a][0]) for x, _ in placed.ways[Edge(a, b)]) > 60  # around the boxes, not through them
+
+
 def test_a_planar_tree_has_no_crossings() -> None:
     tree = nx.balanced_tree(2, 3, create_using=nx.DiGraph)
     shuffled = [3, 9, 1, 14, 0, 7, 2, 12, 5, 8, 4, 10, 6, 13, 11]
