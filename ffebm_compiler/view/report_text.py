@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 HEADINGS = ("block", "layers", "states", "couplings", "parameters analog", "digital", "loop gain", "certificate")
 WIDTHS = (10, 26, 26, 9, 10, 9, 10, 24)
+WIDEST = 44
+"""Up to this a column grows, so that no layer's name is broken in it."""
 RIGHT = (3, 4, 5, 6)
 PAGE = 118
 
@@ -32,7 +34,7 @@ def headline(report: Report) -> Iterator[str]:
     )
     count = report.parameters
     total = count.analog + count.digital
-    share = f" ({count.analog / total:.1%})" if total else ""
+    share = f" ({count.analog / total:.2%})" if total else ""
     notes = [f"{count.both:,} of them also read by digital parts" if count.both else "", f"{count.unread:,} read by nothing" if count.unread else ""]
     note = f" ({', '.join(n for n in notes if n)})" if any(notes) else ""
     yield f"Parameters: {count.analog:,} analog{share}, {count.digital:,} digital{note}."
@@ -48,15 +50,18 @@ def _plural(n: int, what: str) -> str:
 
 def table(report: Report) -> str:
     """A line a block, with the digital parts between them."""
-    rows = [cells(row) for row in report.rows]
-    lines = list(_wrapped(HEADINGS))
-    lines.append("  ".join("─" * w for w in WIDTHS))
-    for row in rows:
-        lines.extend(_wrapped(row))
-    lines.append("  ".join("─" * w for w in WIDTHS))
     count = report.parameters
-    lines.extend(_wrapped(("total", "", "", "", f"{count.analog:,}", f"{count.digital:,}", "", "")))
-    return "\n".join(lines)
+    total = ("total", "", "", "", f"{count.analog:,}", f"{count.digital:,}", "", "")
+    rows = [cells(row) for row in report.rows]
+    widths = _widths([*rows, total])
+    rule = "  ".join("─" * w for w in widths)
+    body = [line for row in rows for line in _wrapped(row, widths)]
+    return "\n".join([*_wrapped(HEADINGS, widths), rule, *body, rule, *_wrapped(total, widths)])
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    longest = [max(len(word) for row in rows for word in (row[i].split() or [""])) for i in range(len(WIDTHS))]
+    return [min(max(usual, word), max(usual, WIDEST)) for usual, word in zip(WIDTHS, longest, strict=True)]
 
 
 def cells(row: BlockRow | DigitalRow) -> tuple[str, ...]:
@@ -86,12 +91,12 @@ def _verdict(row: BlockRow) -> str:
     return row.certificate.split(":")[0] if row.couplings else "no feedback"
 
 
-def _wrapped(row: Sequence[str]) -> Iterator[str]:
+def _wrapped(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
     """The lines of one row, long cells broken."""
-    columns = [textwrap.wrap(cell, w, break_on_hyphens=False) or [""] for cell, w in zip(row, WIDTHS, strict=True)]
+    columns = [textwrap.wrap(cell, w, break_on_hyphens=False) or [""] for cell, w in zip(row, widths, strict=True)]
     for i in range(max(map(len, columns))):
         parts = [column[i] if i < len(column) else "" for column in columns]
-        yield "  ".join(_padded(p, w, j in RIGHT) for j, (p, w) in enumerate(zip(parts, WIDTHS, strict=True))).rstrip()
+        yield "  ".join(_padded(p, w, j in RIGHT) for j, (p, w) in enumerate(zip(parts, widths, strict=True))).rstrip()
 
 
 def _padded(text: str, width: int, right: bool) -> str:

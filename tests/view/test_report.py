@@ -149,6 +149,16 @@ def test_html_escapes_the_users_names() -> None:
     assert "drop &amp; &lt;b&gt;" in html
 
 
+def test_a_long_layer_name_is_not_broken() -> None:
+    net = nn.Sequential()
+    name = "encoder_layer_number_10_self_attention_out"
+    net.add_module(name, nn.Linear(3, 3))
+    table = str(fc.explain(net)).split("Boundaries")[0]
+    assert table.count(name) == 2  # a layer and a state
+    many = nn.Sequential(*(m for _ in range(9) for m in (nn.Linear(3, 3), nn.ReLU())))
+    assert "0, 2, 4, …, 16 (9)" in str(fc.explain(many, block_size=9))
+
+
 def test_wide_characters_keep_the_columns() -> None:
     net = nn.Sequential()
     net.add_module("層", nn.Linear(3, 3))
