@@ -7,7 +7,7 @@ blocks by itself. Gradients are *returned*, never written to ``.grad``, so that 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -50,6 +50,19 @@ class BlockCall:
         tensors = {**self.inputs, **self.weights}
         return {k: v for k, v in tensors.items() if isinstance(v, Tensor) and v.is_floating_point()}
 
+    def kept(self) -> BlockCall:
+        """What backward keeps of it: not the tensors, which autograd saves, nor the listener, who may hold the graph of later blocks.
+
+        A graph that holds itself is never freed.
+        """
+        saved = self.differentiable()
+        inputs, weights = ({k: v for k, v in values.items() if k not in saved} for values in (self.inputs, self.weights))
+        return replace(self, inputs=inputs, weights=weights, free=_unheard)
+
+
+def _unheard(phase: FreePhase) -> None:
+    """Nobody listens."""
+
 
 def run_block(call: BlockCall) -> dict[str, Tensor]:
     """The outputs of a block at its equilibrium, differentiable by the call's estimator."""
@@ -72,7 +85,7 @@ class _Block(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: BlockCall, names: tuple[str, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
         phase = free_phase(call)
-        ctx.call, ctx.names, ctx.relaxation, ctx.winners = call, names, phase.relaxation, phase.winners
+        ctx.call, ctx.names, ctx.relaxation, ctx.winners = call.kept(), names, phase.relaxation, phase.winners
         ctx.states = tuple(phase.states)
         ctx.save_for_backward(*tensors, *phase.states.values())
         outputs = tuple(phase.states[n] for n in call.block.outputs)
@@ -85,8 +98,8 @@ class _Block(torch.autograd.Function):
         saved = ctx.saved_tensors
         tensors = dict(zip(ctx.names, saved, strict=False))
         states = dict(zip(ctx.states, saved[len(ctx.names) :], strict=True))
-        inputs = {k: tensors.get(k, v) for k, v in call.inputs.items()}
-        weights = {k: tensors.get(k, v) for k, v in call.weights.items()}
+        inputs = {**call.inputs, **{k: tensors[k] for k in call.block.inputs if k in tensors}}
+        weights = {**call.weights, **{k: tensors[k] for k in call.block.weights if k in tensors}}
         bound = BoundBlock(call.block, inputs, weights, call.layer_weights).holding(ctx.winners)
         phase = FreePhase(bound, states, ctx.relaxation, call.tolerance, ctx.winners)
         arrived = {n: e for n, e in zip(call.block.outputs, errors, strict=True) if e is not None}
