@@ -75,7 +75,7 @@ def compare(tasks: Sequence[common.Task], activation: str, options: argparse.Nam
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     common.start(options)
-    tasks = [common.task(options, seed=options.seed + i) for i in range(1 if options.quick else options.seeds)]
+    tasks = [common.task(options, steps=400, seed=options.seed + i) for i in range(1 if options.quick else options.seeds)]
     total = len(options.activations) * len(tasks) * (1 + len(options.block_sizes))
     rows: list[dict[str, Any]] = []
     with tqdm(total=total, desc="trainings", leave=False, disable=None) as bar, warnings.catch_warnings():
