@@ -196,6 +196,7 @@ def test_a_wrong_option_gets_the_librarys_message(ffebm: Run, arguments: list[st
 def test_an_untraceable_model_says_what_to_do(ffebm: Run) -> None:
     message = refused(ffebm, "explain", "zoo_file:Branching")
     assert "torch.fx can't trace it" in message
+    assert "--input-shape 1,3,32,32 gives an example input" in message
     assert "zoo_file.py" in message
 
 

@@ -16,11 +16,12 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from ..errors import FFEBMError
+from ..errors import FFEBMError, TraceError
 from .commands import COMMANDS
 from .parser import make_parser
 
 FAILED = 2
+_EXAMPLES_HINT = "\n    On the command line: --input-shape 1,3,32,32 gives an example input, --digital NAME keeps a module out."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             return 130
         except FFEBMError as failure:
-            return _failed(str(failure), options.traceback)
+            hint = _EXAMPLES_HINT if isinstance(failure, TraceError) and not options.input_shape else ""
+            return _failed(f"{failure}{hint}", options.traceback)
         except Exception as failure:  # the user's model may raise anything
             return _failed(f"{type(failure).__name__}: {failure}\n    Run again with --traceback to see where.", options.traceback)
 

@@ -32,6 +32,8 @@ def draw_graph(graph: nx.DiGraph, path: str | os.PathLike[str]) -> Path:
             without matplotlib. Whatever was at ``path`` is then as it was.
     """
     path = check_picture(path)
+    if not nx.is_directed_acyclic_graph(graph):
+        raise OptionError(Problem(f"drawing {path}", "the graph has a cycle", "Give a graph as to_networkx() makes it; feedback is an attribute of its edges."))
     scene = arrange_by_dot(graph) or arrange(graph)
     write_whole(path, FORMATS[path.suffix.lower()](scene), "drawing")
     return path

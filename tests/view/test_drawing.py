@@ -141,6 +141,14 @@ def test_a_picture_can_be_drawn_of_a_graph_read_back(graph: nx.DiGraph, folder: 
     assert sorted(titles(back)) == sorted(titles(ET.parse(draw_graph(graph, folder / "g.svg")).getroot()))
 
 
+def test_graphs_of_the_users_own(folder: Path) -> None:
+    for graph in (nx.DiGraph(), nx.DiGraph([("a", "b"), ("a", "c")])):
+        assert sorted(graph) == sorted(t for t in titles(ET.parse(draw_graph(graph, folder / "g.svg")).getroot()) if len(t) == 1)
+    with pytest.raises(fc.OptionError, match="has a cycle"):
+        draw_graph(nx.DiGraph([("a", "b"), ("b", "a")]), folder / "cycle.svg")
+    assert not (folder / "cycle.svg").exists()
+
+
 def test_long_names_keep_both_ends() -> None:
     name = "encoder.layers.0." + "very_" * 20 + "long.conv1"
     short = shortened(name)
