@@ -384,6 +384,22 @@ class Views(nn.Module):
         return self.f(h.view(x.shape[0], -1))
 
 
+class ChannelShuffle(nn.Module):
+    """A view that is only possible of contiguous memory, inside blocks and outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(2, 6, 3), nn.Conv2d(6, 6, 3, groups=3), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.b(self.shuffle(torch.relu(self.a(x)))))
+        return self.head(self.shuffle(torch.atan(h)).amax((2, 3)))
+
+    def shuffle(self, h: Tensor) -> Tensor:
+        n, c, height, width = h.size()
+        return torch.transpose(h.view(n, 3, c // 3, height, width), 1, 2).contiguous().view(n, c, height, width)
+
+
 class SqueezeExcite(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -610,6 +626,7 @@ ZOO: tuple[Entry, ...] = (
     Entry("tied_modules", TiedModules, random((4, 6))),
     Entry("spellings", Spellings, VECTOR),
     Entry("views", Views, random((3, 2, 8, 8))),
+    Entry("channel_shuffle", ChannelShuffle, random((2, 2, 7, 7))),
     Entry("squeeze_excite", SqueezeExcite, random((2, 3, 6, 6))),
     Entry("buffers", Buffers, random((4, 6))),
     Entry("weight_norm", weight_normed, random((4, 6))),

@@ -155,6 +155,11 @@ def _passes(call: Call) -> Reading | Refusal:
     return Reading(operands=(call.as_operand(call.value()),))
 
 
+def _contiguous(call: Call) -> Reading | Refusal:
+    operation = Operation(name="contiguous", function=Tensor.contiguous, text="{0}", tex="{0}")
+    return Reading(operands=(call.as_operand(call.value()),), operation=operation)
+
+
 def _no_dropout(call: Call) -> Reading | Refusal:
     p = call.option("p", 0.5)
     if p == 0:
@@ -202,7 +207,9 @@ SHAPE_RULES: tuple[Rule, ...] = (
          modules=(nn.PixelShuffle,), functions=(F.pixel_shuffle, aten.pixel_shuffle.default), signature=("input", "upscale_factor"),
          examples=((lambda: nn.PixelShuffle(2), (2, 4, 3, 3)),)),
     Rule("identity", Role.IDENTITY, _passes, "dropped",
-         modules=(nn.Identity,), functions=(aten.contiguous.default, aten.clone.default, aten.alias.default), methods=("contiguous", "clone")),
+         modules=(nn.Identity,), functions=(aten.clone.default, aten.alias.default), methods=("clone",)),
+    Rule("contiguous", Role.COUPLING, _contiguous, "the same values in another memory layout, which a digital view may need",
+         functions=(aten.contiguous.default,), methods=("contiguous",)),
     Rule("dropout", Role.IDENTITY, _no_dropout, "dropped where p = 0; otherwise digital",
          modules=(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)),
 )
