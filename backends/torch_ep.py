@@ -247,7 +247,7 @@ class FFEBM(nn.Module):
         if loop_gain is None or not block.has_feedback:
             return unit_gains(block)
         store: dict[Any, tuple[Gains, Any]] = self.__dict__["_gains"]
-        key = (block.name, loop_gain)
+        key = (_key(block), loop_gain)
         version = tuple(p._version for p in self.network.parameters())
         known = store.get(key)
         if known is not None and (known[1] == version or not (self.training and torch.is_grad_enabled())):
@@ -278,7 +278,7 @@ class FFEBM(nn.Module):
         """The gains that a block has been given; None before its first use."""
         if self.execution.loop_gain is None or not block.has_feedback:
             return unit_gains(block)
-        known = self.__dict__["_gains"].get((block.name, self.execution.loop_gain))
+        known = self.__dict__["_gains"].get((_key(block), self.execution.loop_gain))
         return None if known is None else known[0]
 
     # --- verification ----------------------------------------------------------------------------------
@@ -463,6 +463,11 @@ def _map_leaves(value: Any, f: Callable[[Any], Any]) -> Any:
 # --- gains travel with the state dict, in its metadata: the keys stay the original model's -----------------
 
 _METADATA = "ffebm_layer_weights"
+
+
+def _key(block: EnergyBlock) -> str:
+    """What gains are kept under: the states, since the two modes of a model may have other blocks of the same name."""
+    return ",".join(s.name for s in block.states)
 
 
 def _write_gains(module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:

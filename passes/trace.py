@@ -123,6 +123,7 @@ def _symbolic(network: nn.Module, opaque: Sequence[str]) -> Traced:
             network.register_buffer(name, value, persistent=False)
         else:
             setattr(network, name, value)
+    _rename_apart(graph, network)
     placeholders = [n for n in graph.nodes if n.op == "placeholder"]
     names = tuple(str(p.target) for p in placeholders)
     signature = inspect.signature(network.forward)
@@ -164,19 +165,15 @@ def _exported(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
         raise TraceError(_untraceable(network, failure, "torch.export")) from failure
     module = _module_of(exported)
     graph = module.graph
-    for name in [n.target for n in graph.nodes if n.op == "get_attr"]:
-        if not _has_path(network, name):
-            value = _path(module, name)
-            if isinstance(value, Tensor):
-                network.register_buffer(name.replace(".", "_"), value.detach().clone(), persistent=False)
-                for node in graph.nodes:
-                    if node.op == "get_attr" and node.target == name:
-                        node.target = name.replace(".", "_")
-            else:
-                setattr(network, name, value)
+    for name in dict.fromkeys(n.target for n in graph.nodes if n.op == "get_attr"):
+        own = _keep_constant(network, name, _path(module, name))
+        for node in graph.nodes:
+            if node.op == "get_attr" and node.target == name:
+                node.target = own
     for node in list(graph.nodes):  # the guards of the example; the shapes are checked where they matter
         if node.op == "call_module" and not _has_path(network, node.target):
             graph.erase_node(node)
+    _rename_apart(graph, network)
     codegen: Any = graph._codegen
     placeholders = tuple(n.name for n in graph.nodes if n.op == "placeholder")
 
@@ -192,6 +189,32 @@ def _exported(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
 
     out_spec = codegen.pytree_info.out_spec
     return Traced(network, graph, Signature(placeholders, bind, lambda flat: torch.utils._pytree.tree_unflatten(list(flat), out_spec)), "torch.export")
+
+
+def _keep_constant(network: nn.Module, name: str, value: Any) -> str:
+    """The path in ``network`` of a tensor that the exported graph reads; a constant of the export is added to it."""
+    if _has_path(network, name) and not _is_another(_path(network, name), value):
+        return name
+    own = name.replace(".", "_")
+    while hasattr(network, own):  # the other mode's constant of the same name
+        own += "_"
+    if isinstance(value, Tensor):
+        network.register_buffer(own, value.detach().clone(), persistent=False)
+    else:
+        setattr(network, own, value)
+    return own
+
+
+def _is_another(a: Any, b: Any) -> bool:
+    return isinstance(a, Tensor) and isinstance(b, Tensor) and not (a is b or torch.equal(a, b))
+
+
+def _rename_apart(graph: fx.Graph, network: nn.Module) -> None:
+    """Values and weights are told apart by name: an argument ``scale`` of a model with a parameter ``scale`` gets another."""
+    taken = {name for name, _ in (*network.named_parameters(recurse=False), *network.named_buffers(recurse=False))}
+    for node in graph.nodes:
+        if node.name in taken:
+            node._rename(f"{node.name}_value")
 
 
 def _module_of(exported: Any) -> fx.GraphModule:
