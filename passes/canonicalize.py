@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from ..errors import Problem, TraceError
 from ..ir import Origin, Weight
 from ..rules import Call, Reading, Refusal, Role, Rule, Rules
 from .trace import Traced
@@ -39,6 +40,7 @@ class Canonical:
 
 def canonicalize(traced: Traced, rules: Rules) -> Canonical:
     graph = traced.graph
+    _drop_identity_layers(graph, traced.network)
     _out_of_place(graph, traced.network)
     graph.eliminate_dead_code(is_impure_node=_is_impure)
     _drop_identities(graph, traced.network, rules)
@@ -93,8 +95,53 @@ def _out_of_place(graph: fx.Graph, network: nn.Module) -> None:
             continue  # writes to a buffer of the model: that is what it means
         if _make_out_of_place(node, network):
             later = _after(node)
+            if _read_through_a_view(graph, network, node, later):
+                raise TraceError(_overwritten_view(node, network))
             for reader in [u for u in overwritten.users if u in later]:
                 reader.replace_input_with(overwritten, node)
+
+
+_VIEWS = frozenset((
+    "view", "view_as", "reshape", "flatten", "unflatten", "transpose", "swapaxes", "permute", "movedim", "squeeze", "unsqueeze", "expand",
+    "expand_as", "narrow", "select", "slice", "chunk", "split", "split_with_sizes", "tensor_split", "unbind", "detach", "alias",
+    "contiguous", "t", "diagonal", "dropout",
+))  # fmt: skip
+_VIEW_LAYERS = (nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
+"""Operations whose result may share the memory of their operand."""
+
+
+def _read_through_a_view(graph: fx.Graph, network: nn.Module, node: fx.Node, later: set[fx.Node]) -> bool:
+    """Whether something reads, after ``node`` has overwritten its operand, the same memory under another name."""
+    overwritten = node.args[0]
+    assert isinstance(overwritten, fx.Node)
+    base = _base(overwritten, network)
+    others = [n for n in graph.nodes if n not in later and n not in (node, overwritten) and _base(n, network) is base]
+    return any(user in later for other in others for user in other.users)
+
+
+def _base(node: fx.Node, network: nn.Module) -> fx.Node:
+    """What a chain of views looks at."""
+    while node.args and isinstance(node.args[0], fx.Node) and _is_view(node, network):
+        node = node.args[0]
+    return node
+
+
+def _is_view(node: fx.Node, network: nn.Module) -> bool:
+    if node.op == "call_module":
+        return isinstance(_module(node, network), _VIEW_LAYERS)
+    if node.target is operator.getitem:  # one of several results is not a view; a slice of one, or a part of a split, is
+        source = node.args[0]
+        return not isinstance(node.args[1], int) or (isinstance(source, fx.Node) and _is_view(source, network))
+    if node.target is getattr:
+        return node.args[1] in ("T", "mT", "data")
+    return _function_name(node.target) in _VIEWS
+
+
+def _overwritten_view(node: fx.Node, network: nn.Module) -> Problem:
+    return Problem(
+        f"layer {_names(node, network)[2]}", "overwrites a view of a tensor that is read again under its other name",
+        "Write it out of place, as in y = relu(x.view(...)), or keep the module that contains it out with digital=[...].",
+    )  # fmt: skip
 
 
 def _after(node: fx.Node) -> set[fx.Node]:
@@ -166,6 +213,15 @@ def _functional_twin(target: Any) -> Any:
 
 
 # --- identities -------------------------------------------------------------------------------------------
+
+
+def _drop_identity_layers(graph: fx.Graph, network: nn.Module) -> None:
+    """Before what is in place: an identity's result is its operand, and is overwritten with it."""
+    for node in list(graph.nodes):
+        module = _module(node, network)
+        if isinstance(module, nn.Identity) and not _is_hooked(module) and isinstance(node.args[0], fx.Node):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
 
 
 def _drop_identities(graph: fx.Graph, network: nn.Module, rules: Rules) -> None:

@@ -70,3 +70,68 @@ def test_a_call_that_nothing_reads_stays_digital_and_has_its_effect() -> None:
     model(x)
     assert torch.equal(model.norm.running_mean, net.norm.running_mean)
     assert [b.layers for b in model.blocks] == [("a", "b")]
+
+
+def _overwrite_flat(net: nn.Module, x: Tensor) -> Tensor:
+    h = net.a(x)
+    h.view(-1).relu_()
+    return net.b(h)
+
+
+def _overwrite_base(net: nn.Module, x: Tensor) -> Tensor:
+    h = net.a(x)
+    v = h.view(-1, 1, 6)
+    h.relu_()
+    return net.b(v.squeeze(1))
+
+
+def _overwrite_slice(net: nn.Module, x: Tensor) -> Tensor:
+    h = net.a(x)
+    torch.relu_(h[:, :3])
+    return net.b(h)
+
+
+def _overwrite_view_alone(net: nn.Module, x: Tensor) -> Tensor:
+    h = net.a(x).flatten(1)
+    h.relu_()
+    return net.b(h)
+
+
+def _overwrite_one_result(net: nn.Module, x: Tensor) -> Tensor:
+    h, winners = torch.max(net.a(x).view(-1, 2, 3), dim=1)
+    h.relu_()
+    return net.b(torch.cat([h, winners.to(h.dtype)], 1))
+
+
+def _overwrite_beside_an_identity(net: nn.Module, x: Tensor) -> Tensor:
+    h = net.a(x)
+    shortcut = net.shortcut(h)
+    return net.b(net.c(torch.relu_(h)) + shortcut)
+
+
+def _overwrite_behind_a_layer(net: nn.Module, x: Tensor) -> Tensor:
+    h = net.a(x)
+    net.flatten(h).relu_()
+    return net.b(h)
+
+
+class Overwrites(nn.Module):
+    def __init__(self, how) -> None:
+        super().__init__()
+        self.shortcut, self.flatten, self.c = nn.Identity(), nn.Flatten(), nn.Linear(6, 6)
+        self.a, self.b, self.how = nn.Linear(4, 6), nn.Linear(6, 2), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.how(self, x)
+
+
+@pytest.mark.parametrize("how", [_overwrite_flat, _overwrite_base, _overwrite_slice, _overwrite_behind_a_layer])
+def test_overwriting_through_a_view_is_an_error_not_another_result(how) -> None:
+    with pytest.raises(fc.TraceError, match="overwrites a view"):
+        fc.convert(Overwrites(how), block_size=1)
+
+
+@pytest.mark.parametrize("how", [_overwrite_view_alone, _overwrite_one_result, _overwrite_beside_an_identity])
+def test_overwriting_what_nothing_else_reads_is_fine(how) -> None:
+    net, x = Overwrites(how), torch.randn(5, 4)
+    assert torch.equal(fc.convert(net, block_size=1)(x), net(x))
