@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
-_SIDES = (32, 28, 16, 8, 64, 224)
+_SIDES = (16, 28, 32, 8, 64, 224)
 
 
 def candidates(network: nn.Module) -> Iterator[Tensor]:

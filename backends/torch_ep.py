@@ -26,12 +26,13 @@ from torch import Tensor, nn
 from ..compiled import Compiled, ModeProgram
 from ..errors import ConvergenceWarning, FFEBMError, InputError, OptionError, Problem, VerificationError
 from ..estimate import CenteredEP, Estimate, Estimator, FreePhase
+from ..files import check_target, write_whole
 from ..ir import EnergyBlock, Program, Ref, Weight
 from ..passes import verify
 from ..solve import BoundBlock, Gains, Relaxation, Tolerance, bounded_gains, unit_gains
-from ..solve.loop_gain import one_sample
+from ..solve.loop_gain import REFRESH, STEPS, one_sample
 from ..train import BlockCall, attribute, run_block, run_digital, training_code
-from ..train.loop_script import training_script, write_atomically
+from ..train.loop_script import training_script
 from ..view import Report, build_report, draw_graph, partition_graph
 from .probe import candidates
 from .views import BlockView
@@ -101,6 +102,7 @@ class FFEBM(nn.Module):
         hidden["_records"] = ()
         hidden["_nudged"] = {}
         hidden["_steps"] = {}
+        hidden["_lanczos_steps"] = STEPS
         hidden["_verified"] = None  # by block name, once verified
         self.training = compiled.network.training
         self.register_state_dict_post_hook(_write_gains)
@@ -233,7 +235,8 @@ class FFEBM(nn.Module):
         if math.isinf(relaxation.residual):
             what = f"diverged in its {phase} after {relaxation.sweeps} sweeps"
             bad = [p for p in block.weights if not bool(torch.isfinite(attribute(self.network, p)).all())]
-            do = f"The weights {', '.join(bad)} are not finite." if bad else "Lower loop_gain= (None means unit feedback), or block_size=."
+            bounded = "Lower loop_gain=, or block_size=." if self.execution.loop_gain is not None else "Bound the feedback with loop_gain= (None is the paper's unit feedback), or lower block_size=."
+            do = f"The weights {', '.join(bad)} are not finite." if bad else bounded
         else:
             what = f"did not converge in its {phase}: residual {relaxation.residual:.1e} after {relaxation.sweeps} sweeps"
             do = "Raise max_sweeps=, loosen tolerance=, or lower loop_gain=."
@@ -255,7 +258,7 @@ class FFEBM(nn.Module):
         with torch.no_grad():
             gains = bounded_gains(
                 BoundBlock(block, bound.inputs, bound.weights, unit_gains(block).layer_weights), loop_gain,
-                None if known is None else known[0], iterations=3 if known is not None and known[0].directions else 100,
+                None if known is None else known[0], REFRESH if known is not None and known[0].directions else self.__dict__["_lanczos_steps"],
             )  # fmt: skip
         store[key] = (gains, version)
         return gains
@@ -291,8 +294,9 @@ class FFEBM(nn.Module):
         """
         calls: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]]
         calls = [examples] if examples is not None else [((sample,), {}) for sample in candidates(self.network)]
-        mode = self.training
+        modes = {m: m.training for m in (self, *self.network.modules())}
         self.eval()
+        self.__dict__["_lanczos_steps"] = STEPS if examples is not None else REFRESH  # the gains of a guess are thrown away
         try:
             for args, kwargs in calls:
                 try:
@@ -305,8 +309,10 @@ class FFEBM(nn.Module):
                         raise
                     logger.debug("a guessed input of shape %s does not fit: %s", tuple(args[0].shape), failure)
         finally:
-            self.train(mode)
+            for module, mode in modes.items():
+                module.training = mode
             self.__dict__["_records"] = ()
+            self.__dict__["_lanczos_steps"] = STEPS
             if examples is None:  # the gains of a guessed shape are not those of the user's
                 self.__dict__["_gains"].clear()
 
@@ -380,6 +386,7 @@ class FFEBM(nn.Module):
         Raises:
             OptionError: the path can't be written, or the conversion used rules of the user's own.
         """
+        check_target(path, "script")
         if self.compiled.has_own_rules:
             raise OptionError(Problem("write_training_loop", "the conversion used rules=, which a script can't spell", "Call model.training_step in a loop of your own."))
         mode = self.compiled.modes[True]
@@ -387,7 +394,7 @@ class FFEBM(nn.Module):
         options = {k: v for k, v in self.compiled.options.items() if k in _SCRIPT_OPTIONS and v not in (None, [])}
         options |= {"loop_gain": self.execution.loop_gain, "tolerance": self.execution.tolerance.residual, "max_sweeps": self.execution.tolerance.max_sweeps}
         estimator = _estimator_expression(self.execution.estimator)
-        return write_atomically(path, training_script(code, mode.program, model or factory_of(self.network), options, estimator, mode.tracer != "torch.fx"))
+        return write_whole(path, training_script(code, mode.program, model or factory_of(self.network), options, estimator, mode.tracer != "torch.fx"), "script")
 
     # --- seeing it -----------------------------------------------------------------------------------------
 
@@ -471,8 +478,13 @@ def _key(block: EnergyBlock) -> str:
 
 
 def _write_gains(module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
+    """All that the next refresh starts from, so that a resumed training takes the very steps of an uninterrupted one."""
     metadata[_METADATA] = {
-        f"{name}|{gain!r}": {"layer_weights": dict(gains.layer_weights), "norms": [[l, m, norm] for (l, m), norm in gains.norms.items()]}
+        f"{name}|{gain!r}": {
+            "layer_weights": dict(gains.layer_weights),
+            "norms": [[l, m, norm] for (l, m), norm in gains.norms.items()],
+            "directions": [[l, m, v.detach()] for (l, m), v in gains.directions.items()],
+        }
         for (name, gain), (gains, _) in module.__dict__["_gains"].items()
     }
 
@@ -484,7 +496,10 @@ def _read_gains(module: nn.Module, state_dict: Mapping[str, Any], prefix: str, m
     for key, saved in (metadata.get(_METADATA) or {}).items():
         name, _, gain = key.rpartition("|")
         weights = {str(k): float(v) for k, v in saved["layer_weights"].items()}
-        store[(name, float(gain))] = (Gains(weights, {(l, m): float(norm) for l, m, norm in saved["norms"]}), None)
+        if not all(math.isfinite(w) and w > 0 for w in weights.values()):
+            continue
+        norms = {(l, m): float(norm) for l, m, norm in saved["norms"]}
+        store[(name, float(gain))] = (Gains(weights, norms, {(l, m): v for l, m, v in saved["directions"]}), None)
 
 
 __all__ = ["FFEBM", "BlockEquilibrium", "Execution", "TorchEP"]

@@ -10,7 +10,7 @@ For each block, at random states and at the computed equilibrium:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -70,12 +70,11 @@ def in_float64(bound: BoundBlock) -> BoundBlock:
     return BoundBlock(bound.block, {k: widen(v) for k, v in bound.inputs.items()}, {k: widen(v) for k, v in bound.weights.items()}, bound.layer_weights)  # type: ignore[misc]
 
 
-def _gradient(bound: BoundBlock, energy: Energy, states: Mapping[str, Tensor], with_potential: bool) -> dict[str, Tensor]:
+def _gradient(bound: BoundBlock, part: Callable[..., Tensor], states: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The gradient of the energy, or of its interaction alone, in each state."""
     leaves = {k: v.detach().requires_grad_() for k, v in states.items()}
     with torch.enable_grad():
-        value = energy.value(leaves, bound.inputs, bound.weights, bound.layer_weights)
-        if not with_potential:
-            value = value - sum(bound.layer_weights[s.name] * s.potential.energy(leaves[s.name]).sum() for s in bound.block.states)
+        value = part(leaves, bound.inputs, bound.weights, bound.layer_weights)
         found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
     return {k: torch.zeros_like(v) if g is None else g for (k, v), g in zip(leaves.items(), found, strict=True)}
 
@@ -84,7 +83,7 @@ def _stationarity(bound: BoundBlock, energy: Energy, states: Mapping[str, Tensor
     generator = torch.Generator().manual_seed(0)
     shifted = {k: _inside(bound.block.state(k).potential, v, generator) for k, v in states.items()}
     solver = bound.stationarity(shifted)
-    printed = _gradient(bound, energy, shifted, with_potential=False)
+    printed = _gradient(bound, energy.interaction, shifted)
     return max(_relative(-printed[k] / bound.layer_weights[k] - solver[k], solver[k]) for k in solver)
 
 
@@ -95,7 +94,7 @@ def _inside(potential: Potential, s: Tensor, generator: torch.Generator) -> Tens
 
 
 def _projected_gradient(bound: BoundBlock, energy: Energy, states: Mapping[str, Tensor]) -> float:
-    gradients = _gradient(bound, energy, states, with_potential=True)
+    gradients = _gradient(bound, energy.value, states)
     worst = 0.0
     for state in bound.block.states:
         s, g = states[state.name], gradients[state.name] / bound.layer_weights[state.name]

@@ -10,16 +10,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MAY_SEE: dict[str, set[str]] = {
     "errors": set(),
+    "files": {"errors"},
     "ir": {"errors"},
     "rules": {"errors", "ir"},
     "solve": {"errors", "ir"},
     "estimate": {"errors", "ir", "solve"},
-    "train": {"errors", "ir", "solve", "estimate"},
+    "train": {"errors", "files", "ir", "solve", "estimate"},
     "passes": {"errors", "ir", "rules", "solve"},
     "compiled": {"ir", "passes"},
     "options": {"errors", "estimate", "passes", "rules"},
-    "view": {"errors", "ir", "solve", "compiled", "passes"},
-    "backends": {"errors", "ir", "solve", "estimate", "train", "passes", "compiled", "view"},
+    "view": {"errors", "files", "ir", "solve", "compiled", "passes"},
+    "backends": {"errors", "files", "ir", "solve", "estimate", "train", "passes", "compiled", "view"},
     "compare": {"errors", "estimate", "backends", "view"},
     "api": {"errors", "ir", "rules", "solve", "estimate", "passes", "compiled", "options", "view", "backends"},
 }

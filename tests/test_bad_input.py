@@ -179,7 +179,7 @@ def test_a_diverging_block_warns_with_its_name() -> None:
         for p in strong.parameters():
             p.mul_(20)
     model = fc.convert(strong, block_size=3, loop_gain=None)
-    with pytest.warns(fc.ConvergenceWarning, match=r"block1 \(1 … 4\) diverged in its free phase .* Lower loop_gain="):
+    with pytest.warns(fc.ConvergenceWarning, match=r"block1 \(1 … 4\) diverged in its free phase .* Bound the feedback with loop_gain="):
         model(torch.randn(4, 6))
     assert not model.relaxation[0].converged
     assert model.relaxation[0].residual == float("inf")

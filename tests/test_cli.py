@@ -311,7 +311,7 @@ def test_draw_writes_a_picture_and_prints_its_name(ffebm: Run, folder: Path) -> 
 def test_an_impossible_picture_is_refused_before_the_work(ffebm: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ffebm_compiler.cli.commands.convert", lambda *_, **__: pytest.fail("the model was converted first"))
     assert "no picture format" in refused(ffebm, "draw", "zoo_file:Net", "-o", "net.gif")
-    assert "there is no folder no" in refused(ffebm, "draw", "zoo_file:Net", "-o", "no/net.svg")
+    assert "the folder no does not exist" in refused(ffebm, "draw", "zoo_file:Net", "-o", "no/net.svg")
 
 
 # --- check ------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def test_one_version() -> None:
 
 def test_the_command_line_is_installed() -> None:
     scripts = importlib.metadata.entry_points(group="console_scripts")
-    assert [s.load().__module__ for s in scripts if s.name == "ffebm"] == ["ffebm_compiler.cli"]
+    assert [s.load().__module__.startswith("ffebm_compiler.cli") for s in scripts if s.name == "ffebm"] == [True]
 
 
 def test_top_level() -> None:

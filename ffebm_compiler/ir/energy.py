@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ class Energy:
     def value(
         self,
         states: Mapping[str, Tensor],
-        inputs: Mapping[str, Tensor],
+        inputs: Mapping[str, Any],
         weights: Mapping[str, Tensor],
         layer_weights: Mapping[str, float],
     ) -> Tensor:
@@ -40,14 +41,20 @@ class Energy:
             weights: the model's tensors, by path.
             layer_weights: w_l, by state.
         """
-        total: Tensor | None = None
-        for state in self.block.states:
-            s = states[state.name]
-            f = state.drive.evaluate({**inputs, **states}, weights)
-            term = layer_weights[state.name] * (state.potential.energy(s).sum() - (s * f).sum())
-            total = term if total is None else total + term
-        assert total is not None, "a block has at least one state"
-        return total
+        potential = sum(layer_weights[s.name] * s.potential.energy(states[s.name]).sum() for s in self.block.states)
+        return potential + self.interaction(states, inputs, weights, layer_weights)
+
+    def interaction(
+        self,
+        states: Mapping[str, Tensor],
+        inputs: Mapping[str, Any],
+        weights: Mapping[str, Tensor],
+        layer_weights: Mapping[str, float],
+    ) -> Tensor:
+        """The energy without its potentials: ``- sum_l w_l <s_l, f_l>``."""
+        values = {**inputs, **states}
+        terms = [layer_weights[s.name] * (states[s.name] * s.drive.evaluate(values, weights)).sum() for s in self.block.states]
+        return -torch.stack(terms).sum()
 
     def contains(self, states: Mapping[str, Tensor], tolerance: float = 0.0) -> bool:
         """Whether every state lies in the domain of its potential."""

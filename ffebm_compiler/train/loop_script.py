@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
-from ..errors import OptionError, Problem
 from ..ir import Program
 
 
@@ -44,24 +40,3 @@ def training_script(code: str, program: Program, factory: str | None, options: M
 
 def _literal(partition: Mapping[str, list[str]]) -> str:
     return "{\n" + "".join(f"    {k!r}: {v!r},\n" for k, v in partition.items()) + "}"
-
-
-def write_atomically(path: str | os.PathLike[str], text: str) -> Path:
-    """Writes a text file in one step: what was there before stays until the new file is whole.
-
-    Raises:
-        OptionError: the folder does not exist, or can't be written to.
-    """
-    target = Path(path)
-    if target.is_dir():
-        raise OptionError(Problem(f"path {target}", "is a folder", "Name a file in it."))
-    if not target.parent.is_dir():
-        raise OptionError(Problem(f"path {target}", f"the folder {target.parent} does not exist", f"Make it first: mkdir -p {target.parent}"))
-    try:
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            file.write(text)
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, target)
-    except OSError as failure:
-        raise OptionError(Problem(f"path {target}", f"can't be written: {failure.strerror}", "Choose a folder that you may write to.")) from failure
-    return target

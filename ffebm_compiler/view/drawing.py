@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import networkx as nx
 
 from ..errors import OptionError, Problem
+from ..files import check_target, write_whole
 from .arrange import arrange
 from .arrange_dot import arrange_by_dot
 from .page import page
@@ -46,37 +46,6 @@ def check_picture(path: str | os.PathLike[str]) -> Path:
         OptionError: it can't.
     """
     path = Path(path)
-    where = f"drawing {path}"
     if path.suffix.lower() not in FORMATS:
-        raise OptionError(Problem(where, f"the suffix {path.suffix!r} is no picture format", f"End the name in {', '.join(FORMATS)}."))
-    if path.is_dir():
-        raise OptionError(Problem(where, "is a folder", "Give the name of a file."))
-    if not path.parent.is_dir():
-        raise OptionError(Problem(where, f"there is no folder {path.parent}", f"Make it first (mkdir -p {path.parent}), or choose another."))
-    return path
-
-
-def write_whole(path: Path, content: bytes, what: str) -> None:
-    """Writes a file whole or not at all: into a temporary one beside it, which then takes its name.
-
-    Raises:
-        OptionError: the folder or the disk refuses.
-    """
-    temporary: str | None = None
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except OSError as failure:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise OptionError(Problem(f"{what} {path}", f"can't be written: {failure.strerror}", "Choose a file in a folder that you may write to.")) from failure
-
-
-def _umask() -> int:
-    """The process's mask for new files, which mkstemp ignores; reading it means setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        raise OptionError(Problem(f"drawing {path}", f"the suffix {path.suffix!r} is no picture format", f"End the name in {', '.join(FORMATS)}."))
+    return check_target(path, "drawing")

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 import ffebm_compiler as fc
-from ffebm_compiler.train.loop_script import write_atomically
 
 MODEL = '''
 import torch
@@ -105,10 +104,3 @@ def test_another_model_is_refused(folder: Path) -> None:
     done = run(folder, "--data", "data.npz", "--model", "other.py:make")
     assert done.returncode != 0
     assert "no layer 'one'" in done.stderr or "generated for other blocks" in done.stderr
-
-
-def test_writing_is_atomic(tmp_path: Path) -> None:
-    write_atomically(tmp_path / "a.py", "one")
-    write_atomically(tmp_path / "a.py", "two")
-    assert [p.name for p in tmp_path.iterdir()] == ["a.py"]
-    assert (tmp_path / "a.py").read_text() == "two"

@@ -102,7 +102,7 @@ def test_an_unknown_suffix_names_the_formats(graph: nx.DiGraph, folder: Path, na
 
 
 def test_a_missing_folder_and_a_folder_for_a_file_are_errors(graph: nx.DiGraph, folder: Path) -> None:
-    with pytest.raises(fc.OptionError, match=r"there is no folder .*no/such"):
+    with pytest.raises(fc.OptionError, match=r"the folder .*no/such does not exist"):
         draw_graph(graph, folder / "no" / "such" / "g.svg")
     (folder / "g.svg").mkdir()
     with pytest.raises(fc.OptionError, match="is a folder"):
