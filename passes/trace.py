@@ -65,7 +65,9 @@ class ModelTracer(fx.Tracer):
         self.constants: dict[str, Any] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return module_qualified_name in self.opaque or super().is_leaf_module(m, module_qualified_name)
+        """A norm of the user's own is called as a whole too: what it does depends on its mode and its buffers."""
+        own_norm = isinstance(m, nn.modules.batchnorm._NormBase)
+        return module_qualified_name in self.opaque or own_norm or super().is_leaf_module(m, module_qualified_name)
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         """Arguments that default to None or a flag keep that value: they choose a path, not a tensor."""

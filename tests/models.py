@@ -400,6 +400,63 @@ class ChannelShuffle(nn.Module):
         return torch.transpose(h.view(n, 3, c // 3, height, width), 1, 2).contiguous().view(n, c, height, width)
 
 
+class ScaledNorm(nn.BatchNorm1d):
+    """A norm with a forward of its own, which reads its mode."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (1.5 if self.training else 2.0)
+
+
+def own_norm() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 8), ScaledNorm(8), nn.ReLU(), nn.Linear(8, 8), ScaledNorm(8), nn.Tanh(), nn.Linear(8, 2))
+
+
+class ReusedStage(nn.Module):
+    """Layer, norm and activation used three times over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stage, self.head = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.ReLU()), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.stage(self.stage(self.stage(x))))
+
+
+class Sundries(nn.Module):
+    """Results that are inputs, weights and plain values; a flag; constants made on the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.offset = nn.Linear(4, 6), nn.Linear(6, 2), nn.Parameter(torch.randn(6))
+
+    def forward(self, x: Tensor, flag: bool | None = None) -> Any:
+        h = torch.relu(self.a(x) + torch.arange(6.0) * torch.ones(6))
+        return x, self.offset, 3, None, self.b(h + self.offset), {"h": h, "size": h.shape[0]}
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer with a tuple of results, digital as a whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recur, self.a, self.b = nn.LSTM(4, 6, batch_first=True), nn.Linear(6, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states, (last, _) = self.recur(x)
+        return self.b(torch.relu(self.a(states[:, -1] + last[0])))
+
+
+class DictInput(nn.Module):
+    """A batch that is a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.b(torch.relu(self.a(batch["x"])) + batch["y"])
+
+
 class SqueezeExcite(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -627,6 +684,11 @@ ZOO: tuple[Entry, ...] = (
     Entry("spellings", Spellings, VECTOR),
     Entry("views", Views, random((3, 2, 8, 8))),
     Entry("channel_shuffle", ChannelShuffle, random((2, 2, 7, 7))),
+    Entry("own_norm", own_norm, random((5, 6))),
+    Entry("reused_stage", ReusedStage, random((5, 6))),
+    Entry("sundries", Sundries, random((5, 4))),
+    Entry("recurrent", Recurrent, random((3, 5, 4))),
+    Entry("dict_input", DictInput, lambda g: ({"x": torch.randn(3, 4, generator=g), "y": torch.randn(3, 6, generator=g)},), export=True),
     Entry("squeeze_excite", SqueezeExcite, random((2, 3, 6, 6))),
     Entry("buffers", Buffers, random((4, 6))),
     Entry("weight_norm", weight_normed, random((4, 6))),
