@@ -61,12 +61,14 @@ class Relaxation:
         sweeps: the sweeps it took.
         residual: the estimated relative distance to the equilibrium.
         converged: whether that is within the tolerance.
+        held: whether the winners of maxima went back and forth, and were held for the block to settle.
     """
 
     block: str
     sweeps: int
     residual: float
     converged: bool
+    held: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ def relax(bound: BoundBlock, tolerance: Tolerance, start: States | None = None) 
             winners = bound.winners(point.states)
             held = bound.holding(winners)
             point, after = _settle(held, _Point.at(held, point.states), stop, tolerance.max_sweeps - record.sweeps)
-            record = replace(after, sweeps=record.sweeps + after.sweeps)
+            record = replace(after, sweeps=record.sweeps + after.sweeps, held=True)
     return Equilibrium(point.states, record, winners)
 
 

@@ -33,7 +33,7 @@ def test_a_tie_settles_and_its_gradient_is_that_of_the_held_energy() -> None:
     model = fc.convert(Tie(), block_size=2, loop_gain=0.05).double()
     x = X.double().requires_grad_()
     model(x).sum().backward()
-    assert all(r.converged for r in model.relaxation)
+    assert all(r.converged and r.held for r in model.relaxation)
     exact = {n: p.grad.clone() for n, p in model.named_parameters()}
     held = x.grad.clone()
     model.zero_grad()
@@ -48,6 +48,7 @@ def test_without_a_tie_the_winners_follow_to_the_equilibrium_of_the_maximum() ->
     """At the equilibrium the energy with its own maxima, not held ones, is stationary."""
     model = fc.convert(Tie(), block_size=2, loop_gain=0.05).double()
     _, (found,) = model.equilibrium(torch.tensor([[[1.0, 0.5]]], dtype=torch.float64))
+    assert not found.relaxation.held
     states = {k: v.clone().requires_grad_() for k, v in found.states.items()}
     gradients = torch.autograd.grad(model.blocks[0].energy.value(states, found.inputs), list(states.values()))
     assert all(g[s > 0].abs().max() < 1e-9 for g, s in zip(gradients, states.values(), strict=True))
