@@ -45,11 +45,11 @@ def canonicalize(traced: Traced, rules: Rules) -> Canonical:
     graph.eliminate_dead_code(is_impure_node=_is_impure)
     _drop_identities(graph, traced.network, rules)
     found = {n: rule for n in graph.nodes if (rule := rules.find(n, _module(n, traced.network))) is not None}
-    readings = _read_all(graph, traced.network, found)
+    readings = _read_all(graph, traced, found)
     _read_batch_at_its_source(graph, readings)
     graph.eliminate_dead_code(is_impure_node=_is_impure)
     live = set(graph.nodes)
-    readings = {n: r for n, r in _read_all(graph, traced.network, found).items() if n in live}
+    readings = {n: r for n, r in _read_all(graph, traced, found).items() if n in live}
     return Canonical(traced, graph, readings, {n: r for n, r in found.items() if n in live}, _origins(graph, traced.network))
 
 
@@ -91,6 +91,10 @@ def _out_of_place(graph: fx.Graph, network: nn.Module) -> None:
         if not node.args or not isinstance(node.args[0], fx.Node):
             continue
         overwritten = node.args[0]
+        if isinstance(out := node.kwargs.get("out"), fx.Node):  # torch.add(a, b, out=c)
+            node.kwargs = {k: v for k, v in node.kwargs.items() if k != "out"}
+            for reader in [u for u in out.users if u in _after(node)]:
+                reader.replace_input_with(out, node)
         if overwritten.op == "get_attr":
             continue  # writes to a buffer of the model: that is what it means
         if _make_out_of_place(node, network):
@@ -264,19 +268,23 @@ def _attribute(network: nn.Module, node: fx.Node) -> Any:
     return value
 
 
-def _read_all(graph: fx.Graph, network: nn.Module, found: Mapping[fx.Node, Rule]) -> dict[fx.Node, Reading | Refusal]:
-    return {n: _read(n, network, found.get(n)) for n in graph.nodes if n.op.startswith("call")}
+def _read_all(graph: fx.Graph, traced: Traced, found: Mapping[fx.Node, Rule]) -> dict[fx.Node, Reading | Refusal]:
+    return {n: _read(n, traced, found.get(n)) for n in graph.nodes if n.op.startswith("call")}
 
 
-def _read(node: fx.Node, network: nn.Module, rule: Rule | None) -> Reading | Refusal:
+def _read(node: fx.Node, traced: Traced, rule: Rule | None) -> Reading | Refusal:
+    network = traced.network
     if rule is None:
         return Refusal("no rule: this operation has no energy")
     if _is_hooked(_module(node, network)):
         return Refusal("it has forward or backward hooks, which only a call of the module runs")
     if not node.users:
         return Refusal("nothing reads its result")
+    call = _call(node, network, rule)
+    if rule.role is Role.NORM and not traced.training and call.arguments.get("training") is True:
+        return Refusal("it takes batch statistics in evaluation too, and so couples the samples of a batch")
     try:
-        reading = rule.read(_call(node, network, rule))
+        reading = rule.read(call)
     except (LookupError, TypeError, ValueError) as failure:
         return Refusal(f"its arguments do not read as {rule.name}: {failure}")
     if isinstance(reading, Refusal):

@@ -10,7 +10,7 @@ import inspect
 import logging
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -45,12 +45,14 @@ class Traced:
         graph: the traced graph; ``call_module`` and ``get_attr`` targets are paths in ``network``.
         signature: how it is called.
         tracer: ``"torch.fx"`` or ``"torch.export"``.
+        training: the mode that was traced.
     """
 
     network: nn.Module
     graph: fx.Graph
     signature: Signature
     tracer: str
+    training: bool = False
 
 
 class ModelTracer(fx.Tracer):
@@ -104,12 +106,12 @@ def trace(
     network.train(training)
     try:
         try:
-            return _symbolic(network, opaque)
+            return replace(_symbolic(network, opaque), training=training)
         except Exception as failure:  # fx raises whatever the user's forward raises on proxies
             if example_args is None and example_kwargs is None:
                 raise TraceError(_untraceable(network, failure)) from failure
             logger.info("torch.fx can't trace %s (%s); trying torch.export", type(network).__name__, failure)
-            return _exported(network, example_args or (), dict(example_kwargs or {}))
+            return replace(_exported(network, example_args or (), dict(example_kwargs or {})), training=training)
     finally:
         for module, mode in modes.items():
             module.training = mode

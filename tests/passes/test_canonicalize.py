@@ -115,6 +115,13 @@ def _overwrite_behind_a_layer(net: nn.Module, x: Tensor) -> Tensor:
     return net.b(h)
 
 
+def _overwrite_by_out(net: nn.Module, x: Tensor) -> Tensor:
+    h = net.a(x)
+    g = torch.zeros_like(h)
+    torch.add(h, h * 0.5, out=g)
+    return net.b(torch.relu(g))
+
+
 class Overwrites(nn.Module):
     def __init__(self, how) -> None:
         super().__init__()
@@ -131,7 +138,8 @@ def test_overwriting_through_a_view_is_an_error_not_another_result(how) -> None:
         fc.convert(Overwrites(how), block_size=1)
 
 
-@pytest.mark.parametrize("how", [_overwrite_view_alone, _overwrite_one_result, _overwrite_beside_an_identity])
+@pytest.mark.parametrize("how", [_overwrite_view_alone, _overwrite_one_result, _overwrite_beside_an_identity, _overwrite_by_out])
 def test_overwriting_what_nothing_else_reads_is_fine(how) -> None:
     net, x = Overwrites(how), torch.randn(5, 4)
-    assert torch.equal(fc.convert(net, block_size=1)(x), net(x))
+    with torch.no_grad():
+        assert torch.equal(fc.convert(net, block_size=1)(x), net(x))
