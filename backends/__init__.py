@@ -1,6 +1,7 @@
 """Backends: what a compiled model is lowered to."""
 
+from .execution import Execution
 from .protocol import Backend
-from .torch_ep import FFEBM, Execution, TorchEP
+from .torch_ep import FFEBM, TorchEP
 
 __all__ = ["FFEBM", "Backend", "Execution", "TorchEP"]

@@ -15,8 +15,9 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 import networkx as nx
@@ -24,39 +25,23 @@ import torch
 from torch import Tensor, nn
 
 from ..compiled import Compiled, ModeProgram
-from ..errors import ConvergenceWarning, FFEBMError, InputError, OptionError, Problem, VerificationError
-from ..estimate import CenteredEP, Estimate, Estimator, FreePhase
+from ..errors import ConvergenceWarning, InputError, OptionError, Problem, VerificationError
+from ..estimate import Estimate, Estimator, FreePhase
 from ..files import check_target, write_whole
 from ..ir import EnergyBlock, Program, Ref, Weight
 from ..passes import verify
-from ..solve import BoundBlock, Gains, Relaxation, Tolerance, bounded_gains, unit_gains
+from ..solve import BoundBlock, Gains, Relaxation, Tolerance, unit_gains
 from ..solve.loop_gain import REFRESH, STEPS, one_sample
 from ..train import BlockCall, attribute, run_block, run_digital, training_code
 from ..train.loop_script import training_script
 from ..view import Report, build_report, draw_graph, partition_graph
+from .call_inputs import input_problems
+from .execution import Execution
+from .gain_store import GainStore
 from .probe import candidates
 from .views import BlockView
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_LOOP_GAIN = 0.01
-"""Keeps a trained network's accuracy and converges in a few sweeps (benchmarks/accuracy.py)."""
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How a converted model runs.
-
-    Attributes:
-        estimator: how backward gets its gradients.
-        tolerance: when relaxations stop.
-        loop_gain: the bound on each coupling's loop gain; None for unit feedback.
-    """
-
-    estimator: Estimator = field(default_factory=CenteredEP)
-    tolerance: Tolerance = field(default_factory=Tolerance)
-    loop_gain: float | None = DEFAULT_LOOP_GAIN
-
 
 @dataclass(frozen=True)
 class BlockEquilibrium:
@@ -98,11 +83,10 @@ class FFEBM(nn.Module):
         for registry in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             hidden[registry] = compiled.network.__dict__[registry]
         hidden["execution"] = execution
-        hidden["_gains"] = {}
+        hidden["_gains"] = GainStore()
         hidden["_records"] = ()
         hidden["_nudged"] = {}
         hidden["_steps"] = {}
-        hidden["_lanczos_steps"] = STEPS
         hidden["_verified"] = None  # by block name, once verified
         self.training = compiled.network.training
         self.register_state_dict_post_hook(_write_gains)
@@ -126,6 +110,9 @@ class FFEBM(nn.Module):
             return self._run(args, kwargs, keep=True)
 
     def _run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], keep: bool) -> tuple[Any, tuple[BlockEquilibrium, ...]]:
+        if torch.is_inference_mode_enabled():  # a relaxation differentiates the interaction, which inference tensors forbid
+            with torch.inference_mode(False), torch.no_grad():
+                return self._run(*_ordinary((args, kwargs)), keep)
         mode = self.mode
         values = self.bind_inputs(args, kwargs)
         phases: list[FreePhase] = []
@@ -168,31 +155,10 @@ class FFEBM(nn.Module):
             raise InputError(Problem(f"call of {type(self.network).__name__}", str(failure), f"Call it as the original model: forward{signature}.")) from failure
         self.__dict__["_records"], self.__dict__["_nudged"] = (), {}
         values = dict(zip(mode.program.inputs, given, strict=True))
-        problems = [p for name, value in values.items() for p in self._input_problems(name, value)]
+        problems = [p for name, value in values.items() for p in input_problems(self.network, mode.program.labels.get(name, name), value)]
         if problems:
             raise InputError(problems)
         return values
-
-    def _input_problems(self, name: str, value: Any) -> Iterator[Problem]:
-        if not isinstance(value, Tensor):
-            return
-        name = self.program.labels.get(name, name)
-        where = f"input {name}"
-        if value.numel() == 0:
-            yield Problem(where, f"is empty, shape {tuple(value.shape)}", "Give a batch of at least one sample.")
-            return
-        parameter = next((p for p in self.network.parameters() if p.is_floating_point()), None)
-        if parameter is not None and value.device != parameter.device:
-            yield Problem(where, f"is on {value.device}, the model on {parameter.device}", f"Move one of them: {name}.to({str(parameter.device)!r}).")
-            return
-        if not value.is_floating_point():
-            return
-        types = {p.dtype for p in self.network.parameters() if p.is_floating_point()}
-        if len(types) == 1 and value.dtype not in types and not torch.is_autocast_enabled(value.device.type):
-            (dtype,) = types
-            yield Problem(where, f"is {value.dtype}, the model {dtype}", f"Convert one of them: {name}.to({dtype}).")
-        if not bool(torch.isfinite(value).all()):
-            yield Problem(where, f"has {int((~torch.isfinite(value)).sum())} values that are NaN or infinite", "Clean the data before the model sees it.")
 
     def pack_output(self, values: Mapping[str, Any]) -> Any:
         """The model's result from the computed values."""
@@ -208,7 +174,9 @@ class FFEBM(nn.Module):
         """One use of a block: what it reads, its gains, and who hears how it settled."""
         inputs = {n: values[n] for n in block.inputs}
         weights = {p: self._weight(p) for p in block.weights}
-        gains = self._gains_for(block, BoundBlock(block, inputs, weights, {}))
+        training_step = self.training and torch.is_grad_enabled()
+        bound = BoundBlock(block, inputs, weights, unit_gains(block).layer_weights)
+        gains = self.gain_store.measure(bound, self.execution.loop_gain, self._weights_version, refresh=training_step)
 
         def free(phase: FreePhase) -> None:
             self.__dict__["_records"] += (phase.relaxation,)
@@ -244,24 +212,18 @@ class FFEBM(nn.Module):
 
     # --- reverse gains --------------------------------------------------------------------------------
 
-    def _gains_for(self, block: EnergyBlock, bound: BoundBlock) -> Gains:
-        """Gains of a block: measured at first use, refreshed by training steps once the weights have moved."""
-        loop_gain = self.execution.loop_gain
-        if loop_gain is None or not block.has_feedback:
-            return unit_gains(block)
-        store: dict[Any, tuple[Gains, Any]] = self.__dict__["_gains"]
-        key = (_key(block), loop_gain)
-        version = tuple(p._version for p in self.network.parameters())
-        known = store.get(key)
-        if known is not None and (known[1] == version or not (self.training and torch.is_grad_enabled())):
-            return known[0]
-        with torch.no_grad():
-            gains = bounded_gains(
-                BoundBlock(block, bound.inputs, bound.weights, unit_gains(block).layer_weights), loop_gain,
-                None if known is None else known[0], REFRESH if known is not None and known[0].directions else self.__dict__["_lanczos_steps"],
-            )  # fmt: skip
-        store[key] = (gains, version)
-        return gains
+    @property
+    def _weights_version(self) -> tuple[int, ...]:
+        """Changes with every in-place update of a parameter."""
+        return tuple(p._version for p in self.network.parameters())
+
+    @property
+    def gain_store(self) -> GainStore:
+        return self.__dict__["_gains"]  # type: ignore[no-any-return]
+
+    def gains(self, block: EnergyBlock) -> Gains | None:
+        """The gains that a block has been given; None before its first use."""
+        return self.gain_store.find(block, self.execution.loop_gain)
 
     def ensure_gains(self, *args: Any, **kwargs: Any) -> None:
         """Measures the gains of blocks that have none yet, on the given input, without touching anything else."""
@@ -274,15 +236,7 @@ class FFEBM(nn.Module):
 
     def share_gains(self, other: FFEBM) -> None:
         """Takes the gains of another copy of this model, as they are."""
-        version = tuple(p._version for p in self.network.parameters())
-        self.__dict__["_gains"].update({key: (gains, version) for key, (gains, _) in other.__dict__["_gains"].items()})
-
-    def gains(self, block: EnergyBlock) -> Gains | None:
-        """The gains that a block has been given; None before its first use."""
-        if self.execution.loop_gain is None or not block.has_feedback:
-            return unit_gains(block)
-        known = self.__dict__["_gains"].get((_key(block), self.execution.loop_gain))
-        return None if known is None else known[0]
+        self.gain_store.take(other.gain_store, self._weights_version)
 
     # --- verification ----------------------------------------------------------------------------------
 
@@ -296,7 +250,7 @@ class FFEBM(nn.Module):
         calls = [examples] if examples is not None else [((sample,), {}) for sample in candidates(self.network)]
         modes = {m: m.training for m in (self, *self.network.modules())}
         self.eval()
-        self.__dict__["_lanczos_steps"] = STEPS if examples is not None else REFRESH  # the gains of a guess are thrown away
+        self.gain_store.steps = STEPS if examples is not None else REFRESH  # the gains of a guess are thrown away
         try:
             for args, kwargs in calls:
                 try:
@@ -312,9 +266,9 @@ class FFEBM(nn.Module):
             for module, mode in modes.items():
                 module.training = mode
             self.__dict__["_records"] = ()
-            self.__dict__["_lanczos_steps"] = STEPS
+            self.gain_store.steps = STEPS
             if examples is None:  # the gains of a guessed shape are not those of the user's
-                self.__dict__["_gains"].clear()
+                self.gain_store.known.clear()
 
     def _verify(self, blocks: list[BoundBlock]) -> None:
         labels = self.program.labels
@@ -339,13 +293,21 @@ class FFEBM(nn.Module):
         return tuple(BlockView(self, b) for b in self.program.energy_blocks)
 
     @contextlib.contextmanager
-    def using(self, estimator: Estimator | None = None, tolerance: float | None = None, max_sweeps: int | None = None, **loop_gain: float | None) -> Iterator[FFEBM]:
-        """Other options for the length of a ``with``: ``estimator``, ``tolerance``, ``max_sweeps``, ``loop_gain``."""
-        unknown = set(loop_gain) - {"loop_gain"}
-        if unknown:
-            raise OptionError(Problem(f"option {u} of using()", "is not known", "Options: estimator, tolerance, max_sweeps, loop_gain.") for u in sorted(unknown))
+    def using(
+        self, *, estimator: Estimator | None = None, tolerance: float | None = None, max_sweeps: int | None = None, loop_gain: float | EllipsisType | None = ...
+    ) -> Iterator[FFEBM]:
+        """Other options for the length of a ``with``; those not given stay. ``loop_gain=None`` is unit feedback.
+
+        Raises:
+            OptionError: an option that can't be used.
+        """
         before = self.execution
-        self.__dict__["execution"] = changed(before, estimator, tolerance, max_sweeps, loop_gain.get("loop_gain", before.loop_gain))
+        stop = before.tolerance
+        self.__dict__["execution"] = Execution(
+            before.estimator if estimator is None else estimator,
+            Tolerance(stop.residual if tolerance is None else tolerance, stop.max_sweeps if max_sweeps is None else max_sweeps),
+            before.loop_gain if isinstance(loop_gain, EllipsisType) else loop_gain,
+        )
         try:
             yield self
         finally:
@@ -393,7 +355,7 @@ class FFEBM(nn.Module):
         code = training_code(mode.program, type(self.network).__name__, self.execution.estimator, {})
         options = {k: v for k, v in self.compiled.options.items() if k in _SCRIPT_OPTIONS and v not in (None, [])}
         options |= {"loop_gain": self.execution.loop_gain, "tolerance": self.execution.tolerance.residual, "max_sweeps": self.execution.tolerance.max_sweeps}
-        estimator = _estimator_expression(self.execution.estimator)
+        estimator = self.execution.estimator_expression
         return write_whole(path, training_script(code, mode.program, model or factory_of(self.network), options, estimator, mode.tracer != "torch.fx"), "script")
 
     # --- seeing it -----------------------------------------------------------------------------------------
@@ -427,12 +389,6 @@ class FFEBM(nn.Module):
 _SCRIPT_OPTIONS = ("block_size", "block_sizes", "digital", "analog", "norm")
 
 
-def _estimator_expression(estimator: Estimator) -> str:
-    """How a script makes this estimator."""
-    shown: dict[str, Any] = {f.name: getattr(estimator, f.name) for f in fields(estimator) if f.compare} if is_dataclass(estimator) else {}
-    return f"fc.{type(estimator).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
-
-
 def factory_of(network: nn.Module) -> str | None:
     """``module:Class`` of a model that can be made without arguments."""
     cls = type(network)
@@ -442,14 +398,9 @@ def factory_of(network: nn.Module) -> str | None:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
-def changed(execution: Execution, estimator: Estimator | None, tolerance: float | None, max_sweeps: int | None, loop_gain: float | None) -> Execution:
-    """The execution with some options replaced."""
-    stop = execution.tolerance
-    if tolerance is not None:
-        stop = replace(stop, residual=tolerance)
-    if max_sweeps is not None:
-        stop = replace(stop, max_sweeps=max_sweeps)
-    return Execution(execution.estimator if estimator is None else estimator, stop, loop_gain)
+def _ordinary(values: Any) -> Any:
+    """The same values with inference tensors copied to ordinary ones."""
+    return torch.utils._pytree.tree_map(lambda v: v.clone() if isinstance(v, Tensor) and v.is_inference() else v, values)
 
 
 def _map_leaves(value: Any, f: Callable[[Any], Any]) -> Any:
@@ -467,39 +418,14 @@ def _map_leaves(value: Any, f: Callable[[Any], Any]) -> Any:
     return value
 
 
-# --- gains travel with the state dict, in its metadata: the keys stay the original model's -----------------
-
-_METADATA = "ffebm_layer_weights"
-
-
-def _key(block: EnergyBlock) -> str:
-    """What gains are kept under: the states, since the two modes of a model may have other blocks of the same name."""
-    return ",".join(s.name for s in block.states)
-
-
 def _write_gains(module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
-    """All that the next refresh starts from, so that a resumed training takes the very steps of an uninterrupted one."""
-    metadata[_METADATA] = {
-        f"{name}|{gain!r}": {
-            "layer_weights": dict(gains.layer_weights),
-            "norms": [[l, m, norm] for (l, m), norm in gains.norms.items()],
-            "directions": [[l, m, v.detach()] for (l, m), v in gains.directions.items()],
-        }
-        for (name, gain), (gains, _) in module.__dict__["_gains"].items()
-    }
+    assert isinstance(module, FFEBM)
+    module.gain_store.write(metadata)
 
 
 def _read_gains(module: nn.Module, state_dict: Mapping[str, Any], prefix: str, metadata: Mapping[str, Any], *rest: Any) -> None:
-    """Takes the gains that came with the weights; without them they are measured again at the next use."""
-    store = module.__dict__["_gains"]
-    store.clear()
-    for key, saved in (metadata.get(_METADATA) or {}).items():
-        name, _, gain = key.rpartition("|")
-        weights = {str(k): float(v) for k, v in saved["layer_weights"].items()}
-        if not all(math.isfinite(w) and w > 0 for w in weights.values()):
-            continue
-        norms = {(l, m): float(norm) for l, m, norm in saved["norms"]}
-        store[(name, float(gain))] = (Gains(weights, norms, {(l, m): v for l, m, v in saved["directions"]}), None)
+    assert isinstance(module, FFEBM)
+    module.gain_store.read(metadata)
 
 
-__all__ = ["FFEBM", "BlockEquilibrium", "Execution", "TorchEP"]
+__all__ = ["FFEBM", "BlockEquilibrium", "TorchEP"]

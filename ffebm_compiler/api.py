@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from .backends import FFEBM, Execution, TorchEP
-from .backends.torch_ep import DEFAULT_LOOP_GAIN
+from .backends.execution import DEFAULT_LOOP_GAIN
 from .compiled import Compiled, ModeProgram
 from .errors import OptionError, Problem
 from .estimate import CenteredEP, Estimator
@@ -115,6 +115,8 @@ def _given(rules: Iterable[Rule]) -> tuple[Rule, ...]:
 
 def compile_model(model: nn.Module, options: Options) -> Compiled:
     """Every pass up to lowering, for both modes of the model."""
+    if isinstance(model, FFEBM):
+        raise OptionError(Problem("model", "is converted already", "Give the original: convert(model.to_feedforward(), ...)."))
     check(model, options)
     network = copy.deepcopy(model)
     in_place = tuple(name for name, m in network.named_modules() if getattr(m, "inplace", False) is True)

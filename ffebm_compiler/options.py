@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,8 +12,9 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from .backends.execution import execution_problems, is_count
 from .errors import GradientWarning, OptionError, Problem, close_matches
-from .estimate import Estimator
+from .estimate import CenteredEP, Estimator
 from .passes import NORMS, Choice
 from .rules import Rule
 
@@ -70,6 +70,10 @@ def check(model: object, options: Options) -> None:
 # --- the model --------------------------------------------------------------------------------------------
 
 
+_WRAPPERS = ("module", "_orig_mod")
+"""Where DataParallel, DistributedDataParallel, AveragedModel and torch.compile keep the model."""
+
+
 def _model_problems(model: object) -> Iterator[Problem]:
     if inspect.isclass(model) and issubclass(model, nn.Module):
         yield Problem("model", f"is the class {model.__name__}, not a model", f"Make one: convert({model.__name__}(...), ...).")
@@ -79,6 +83,9 @@ def _model_problems(model: object) -> Iterator[Problem]:
         return
     if isinstance(model, torch.jit.ScriptModule):
         yield Problem("model", "is a TorchScript module, which can't be traced", "Give the nn.Module that it was scripted from.")
+    wrapped = next((name for name in _WRAPPERS if isinstance(getattr(model, name, None), nn.Module) and type(model).__module__.startswith("torch.")), None)
+    if wrapped is not None:
+        yield Problem("model", f"is wrapped in {type(model).__name__}", f"Convert what is inside, and wrap the result: convert(model.{wrapped}, ...).")
     tensors = [*model.named_parameters(), *model.named_buffers()]
     for name, tensor in tensors:
         if is_lazy(tensor):
@@ -107,15 +114,9 @@ def _option_problems(o: Options) -> Iterator[Problem]:
     yield from _sizes(o.block_size, o.block_sizes)
     yield from _choice("digital", o.digital)
     yield from _choice("analog", o.analog)
-    yield from _estimator(o.estimator)
+    yield from execution_problems(o.estimator or CenteredEP(), o.loop_gain, o.tolerance, o.max_sweeps)
     if o.norm not in NORMS:
         yield Problem("option norm", f"is {o.norm!r}", close_matches(str(o.norm), NORMS))
-    for name, test, what in _NUMBERS:
-        value = getattr(o, name)
-        if value is not None and not test(value):
-            yield Problem(f"option {name}", f"is {value!r}", what)
-    if o.max_sweeps is None:
-        yield Problem("option max_sweeps", "is None", "Give a whole number from 1, such as 200.")
     for rule in o.rules:
         if not isinstance(rule, Rule):
             yield Problem("option rules", f"holds a {type(rule).__name__}", "Give ffebm_compiler.rules.Rule objects (docs/operations.md).")
@@ -123,33 +124,18 @@ def _option_problems(o: Options) -> Iterator[Problem]:
         yield Problem("option example_inputs", f"is {o.example_inputs!r}", "Give tensors: one, a tuple of arguments, or a dict of keyword arguments.")
 
 
-def _positive(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
-
-
-def _counting(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-_NUMBERS: tuple[tuple[str, Callable[[object], bool], str], ...] = (
-    ("loop_gain", _positive, "Give a positive number (0.01 keeps a trained network's accuracy; below 0.25 a chain is certified convex), or None for the unit feedback of the paper."),
-    ("tolerance", lambda v: _positive(v) and v < 1, "Give a relative residual between 0 and 1, such as 1e-5, or None to choose by the precision."),  # type: ignore[operator]
-    ("max_sweeps", _counting, "Give a whole number from 1, such as 200."),
-)
-
-
 def _sizes(size: object, sizes: object) -> Iterator[Problem]:
     remedy = "Give a whole number of weighted layers a block, from 1 (the feedforward network itself)."
     if size is not None and sizes is not None:
         yield Problem("options block_size and block_sizes", f"are both given: {size!r} and {sizes!r}", "Give one: block_size for blocks of one size, block_sizes for one size a block.")
-    elif sizes is None and not _counting(size):
+    elif sizes is None and not is_count(size):
         yield Problem("option block_size", f"is {size!r}", remedy)
     elif sizes is not None and (not isinstance(sizes, Sequence) or isinstance(sizes, str) or not sizes):
         yield Problem("option block_sizes", f"is {sizes!r}", "Give a list with one size a block, such as [2, 3, 2].")
     elif sizes is not None:
         assert isinstance(sizes, Sequence)
         for i, one in enumerate(sizes):
-            if not _counting(one):
+            if not is_count(one):
                 yield Problem(f"option block_sizes[{i}]", f"is {one!r}", remedy)
 
 
@@ -167,12 +153,3 @@ def _choice(option: str, choice: object) -> Iterator[Problem]:
         for name in choice:
             if not isinstance(name, str):
                 yield Problem(f"option {option}", f"holds {name!r}, a {type(name).__name__}", "Name layers by their path in the model, as in model.named_modules().")
-
-
-def _estimator(estimator: object) -> Iterator[Problem]:
-    if estimator is None:
-        return
-    if inspect.isclass(estimator):
-        yield Problem("option estimator", f"is the class {estimator.__name__}", f"Make one: estimator=fc.{estimator.__name__}().")
-    elif not isinstance(estimator, Estimator):
-        yield Problem("option estimator", f"is {estimator!r}", "Give fc.CenteredEP(), fc.OneSidedEP(), fc.TangentEP(), fc.Implicit(), fc.Unrolled() or fc.SPSA().")

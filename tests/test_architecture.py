@@ -18,7 +18,7 @@ MAY_SEE: dict[str, set[str]] = {
     "train": {"errors", "files", "ir", "solve", "estimate"},
     "passes": {"errors", "ir", "rules", "solve"},
     "compiled": {"ir", "passes"},
-    "options": {"errors", "estimate", "passes", "rules"},
+    "options": {"errors", "estimate", "passes", "rules", "backends"},
     "view": {"errors", "files", "ir", "solve", "compiled", "passes"},
     "backends": {"errors", "files", "ir", "solve", "estimate", "train", "passes", "compiled", "view"},
     "compare": {"errors", "estimate", "backends", "view"},

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import __version__
-from ..backends.torch_ep import DEFAULT_LOOP_GAIN
+from ..backends.execution import DEFAULT_LOOP_GAIN
 
 _WHAT = """\
 MODULE:FACTORY names the model:

@@ -81,12 +81,17 @@ def free_phase(call: BlockCall) -> FreePhase:
     return phase
 
 
+def _autocast(device: str) -> dict[str, Any]:
+    """The mixed precision of the forward pass, which the nudged phases take up again."""
+    return dict(device_type=device, dtype=torch.get_autocast_dtype(device), enabled=torch.is_autocast_enabled(device))
+
+
 class _Block(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: BlockCall, names: tuple[str, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
         phase = free_phase(call)
         ctx.call, ctx.names, ctx.relaxation, ctx.winners = call.kept(), names, phase.relaxation, phase.winners
-        ctx.states = tuple(phase.states)
+        ctx.states, ctx.autocast = tuple(phase.states), _autocast(tensors[0].device.type)
         ctx.save_for_backward(*tensors, *phase.states.values())
         outputs = tuple(phase.states[n] for n in call.block.outputs)
         return tuple(o.clone() if any(o is t for t in tensors) else o for o in outputs)
@@ -104,6 +109,7 @@ class _Block(torch.autograd.Function):
         phase = FreePhase(bound, states, ctx.relaxation, call.tolerance, ctx.winners)
         arrived = {n: e for n, e in zip(call.block.outputs, errors, strict=True) if e is not None}
         wanted = [n for n, needed in zip(ctx.names, ctx.needs_input_grad[2:], strict=True) if needed]
-        estimate = call.estimator(phase, arrived, wanted)
+        with torch.autocast(**ctx.autocast):
+            estimate = call.estimator(phase, arrived, wanted)
         call.nudged(call.block, estimate)
         return (None, None, *(estimate.gradients.get(n) for n in ctx.names))

@@ -193,7 +193,7 @@ def test_gains_of_a_forward_are_those_of_its_backward(net: Residual, x: Tensor) 
         out = model(x)
     before = {b.name: b.block for b in model.blocks}
     weights = [dict(model.gains(b).layer_weights) for b in before.values()]  # type: ignore[union-attr]
-    model.__dict__["_gains"].clear()
+    model.gain_store.known.clear()
     loss_of(out).backward()
     assert all(s in weights for s in seen)
     assert seen
@@ -304,3 +304,34 @@ def test_draw_and_report_name_the_users_layers(net: Residual, x: Tensor, tmp_pat
     assert "blocks.1" in str(model.report())
     assert "blocks.1" in model.to_networkx()
     assert model.draw(tmp_path / "graph.html").read_text().count("blocks.1") > 0
+
+
+def test_inference_mode(net: Residual, x: Tensor) -> None:
+    model = fc.convert(net, block_size=3).eval()
+    with torch.inference_mode():
+        inside = model(x)[0]
+    assert torch.equal(inside, model(x)[0])
+
+
+def test_autocast_trains_in_mixed_precision(net: Residual, x: Tensor) -> None:
+    model = fc.convert(net, block_size=3)
+    loss_of(model(x)).backward()
+    exact = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(x)
+    assert output[0].dtype == torch.bfloat16
+    loss_of((output[0].float(), output[1].float())).backward()
+    for (name, p), g in zip(model.named_parameters(), exact, strict=True):
+        assert p.grad is not None
+        assert p.grad.dtype == torch.float32
+        if name != "stem.bias":  # its exact gradient is zero: the norm after it takes the mean away
+            assert F.cosine_similarity(p.grad.flatten(), g.flatten(), dim=0) > 0.99, name
+
+
+def test_modules_that_the_user_holds_in_evaluation_mode_stay_there() -> None:
+    frozen = Residual()
+    frozen.norm.eval()
+    model = fc.convert(frozen, block_size=2)
+    assert model.training
+    assert not model.network.norm.training

@@ -1,0 +1,34 @@
+"""What is wrong with the tensors of a call, in the names of the user's forward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import Problem
+
+
+def input_problems(network: nn.Module, name: str, value: object) -> Iterator[Problem]:
+    """Every problem of one argument: empty, on another device, of another type, not finite."""
+    if not isinstance(value, Tensor):
+        return
+    where = f"input {name}"
+    if value.numel() == 0:
+        yield Problem(where, f"is empty, shape {tuple(value.shape)}", "Give a batch of at least one sample.")
+        return
+    parameters = [p for p in network.parameters() if p.is_floating_point()]
+    if parameters and value.device != parameters[0].device:
+        device = str(parameters[0].device)
+        yield Problem(where, f"is on {value.device}, the model on {device}", f"Move one of them: {name}.to({device!r}).")
+        return
+    if not value.is_floating_point():
+        return
+    types = {p.dtype for p in parameters}
+    if len(types) == 1 and value.dtype not in types and not torch.is_autocast_enabled(value.device.type):
+        (dtype,) = types
+        yield Problem(where, f"is {value.dtype}, the model {dtype}", f"Convert one of them: {name}.to({dtype}).")
+    if not bool(torch.isfinite(value).all()):
+        count = int((~torch.isfinite(value)).sum())
+        yield Problem(where, f"has {count} values that are NaN or infinite", "Clean the data before the model sees it.")

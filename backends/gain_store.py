@@ -1,0 +1,92 @@
+"""The reverse gains of a model's blocks: measured at first use, refreshed by training steps, saved with the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..ir import EnergyBlock
+from ..solve import BoundBlock, Gains, bounded_gains, unit_gains
+from ..solve.loop_gain import REFRESH, STEPS
+
+METADATA = "ffebm_gains"
+"""Where the gains stand in a state dict's metadata: the keys stay the original model's."""
+
+Key = tuple[str, float]
+Version = tuple[int, ...] | None
+
+
+@dataclass
+class GainStore:
+    """Gains by block and loop gain.
+
+    Attributes:
+        known: the gains and the version of the weights that they belong to.
+        steps: Lanczos steps of a first measurement.
+    """
+
+    known: dict[Key, tuple[Gains, Version]] = field(default_factory=dict)
+    steps: int = STEPS
+
+    def find(self, block: EnergyBlock, loop_gain: float | None) -> Gains | None:
+        """The gains that a block has; None before its first use."""
+        if loop_gain is None or not block.has_feedback:
+            return unit_gains(block)
+        found = self.known.get((_name(block), loop_gain))
+        return None if found is None else found[0]
+
+    def measure(self, bound: BoundBlock, loop_gain: float | None, version: Version, refresh: bool) -> Gains:
+        """The gains of a block on its present inputs and weights.
+
+        Args:
+            version: of the weights; gains of the same version stand.
+            refresh: whether gains of another version are measured again, from where they were.
+        """
+        block = bound.block
+        found = self.find(block, loop_gain)
+        if loop_gain is None or not block.has_feedback:
+            assert found is not None
+            return found
+        key = (_name(block), loop_gain)
+        if found is not None and (not refresh or self.known[key][1] == version):
+            return found
+        steps = REFRESH if found is not None and found.directions else self.steps
+        with torch.no_grad():
+            gains = bounded_gains(bound, loop_gain, found, steps)
+        self.known[key] = (gains, version)
+        return gains
+
+    def take(self, other: GainStore, version: Version) -> None:
+        """Takes another store's gains as those of the given version."""
+        self.known.update({key: (gains, version) for key, (gains, _) in other.known.items()})
+
+    def write(self, metadata: dict[str, Any]) -> None:
+        """All that the next refresh starts from, so that a resumed training takes the steps of an uninterrupted one."""
+        metadata[METADATA] = {
+            f"{name}|{loop_gain!r}": {
+                "layer_weights": dict(gains.layer_weights),
+                "norms": [[l, m, norm] for (l, m), norm in gains.norms.items()],
+                "directions": [[l, m, v.detach()] for (l, m), v in gains.directions.items()],
+            }
+            for (name, loop_gain), (gains, _) in self.known.items()
+        }
+
+    def read(self, metadata: Mapping[str, Any]) -> None:
+        """Takes the gains that came with the weights; without them they are measured again at the next use."""
+        self.known.clear()
+        for key, saved in (metadata.get(METADATA) or {}).items():
+            name, _, loop_gain = key.rpartition("|")
+            weights = {str(k): float(v) for k, v in saved["layer_weights"].items()}
+            if not all(math.isfinite(w) and w > 0 for w in weights.values()):
+                continue
+            norms = {(l, m): float(norm) for l, m, norm in saved["norms"]}
+            self.known[name, float(loop_gain)] = (Gains(weights, norms, {(l, m): v for l, m, v in saved["directions"]}), None)
+
+
+def _name(block: EnergyBlock) -> str:
+    """What gains are kept under: the states, since the two modes of a model may have other blocks of the same name."""
+    return ",".join(s.name for s in block.states)
