@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 import ffebm_compiler as fc
 from benchmarks import common
 from examples import command
-from ffebm_compiler.backends.torch_ep import DEFAULT_LOOP_GAIN
+from ffebm_compiler.backends.execution import DEFAULT_LOOP_GAIN
 
 DESCRIPTION = """
 Trains a network of six convolutions and two linear layers with each activation, converts it at each block size and loop gain,

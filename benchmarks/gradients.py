@@ -21,7 +21,7 @@ from benchmarks import common
 from examples import command, networks, training
 from examples.data import as_32x32x3, digits, split
 from examples.static_gradients import ESTIMATORS, JUDGED, REQUIRED, TYPES, ZERO
-from ffebm_compiler.backends.torch_ep import DEFAULT_LOOP_GAIN
+from ffebm_compiler.backends.execution import DEFAULT_LOOP_GAIN
 
 DESCRIPTION = """
 The worst cosine over all parameters between the gradient of equilibrium propagation and automatic differentiation through

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 import ffebm_compiler as fc
 from benchmarks import common
 from examples import command, networks
-from ffebm_compiler.backends.torch_ep import DEFAULT_LOOP_GAIN
+from ffebm_compiler.backends.execution import DEFAULT_LOOP_GAIN
 
 DESCRIPTION = """
 Times of a training step (forward, backward, optimizer) and of an inference of a VGG for 32 x 32 x 3 images, converted at

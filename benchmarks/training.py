@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 import ffebm_compiler as fc
 from benchmarks import common
 from examples import command
-from ffebm_compiler.backends.torch_ep import DEFAULT_LOOP_GAIN
+from ffebm_compiler.backends.execution import DEFAULT_LOOP_GAIN
 
 DESCRIPTION = """
 Trains each network twice from the same initial weights, on the same batches with the same optimizer: by

@@ -21,7 +21,7 @@ import ffebm_compiler as fc
 from examples import checkpoints, command, networks, plotting, records, training
 from examples.data import FORMATS, Split, as_32x32x3, load, split
 from examples.training import Progress, Stage
-from ffebm_compiler.backends.torch_ep import DEFAULT_LOOP_GAIN
+from ffebm_compiler.backends.execution import DEFAULT_LOOP_GAIN
 
 DESCRIPTION = f"""
 Trains a VGG for 32 x 32 x 3 images by backpropagation, converts it to a feedforward-tied energy-based model,

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 
 import ffebm_compiler as fc
 from examples import command, networks, plotting, records
-from ffebm_compiler.backends.torch_ep import DEFAULT_LOOP_GAIN
+from ffebm_compiler.backends.execution import DEFAULT_LOOP_GAIN
 
 DESCRIPTION = """
 Fifteen weighted layers in six energy-based blocks of different sizes, with a feedforward block (batch norm, or
