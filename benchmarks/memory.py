@@ -30,8 +30,8 @@ relaxation. Each measurement is a process of its own: its peak resident memory a
     python benchmarks/memory.py
 """
 ESTIMATORS = ("EP centered", "unrolled")
-ALLOWED = 1.15
-"""EP's memory at the most sweeps, relative to that at the fewest."""
+ALLOWED = 1.25
+"""EP's memory at the most sweeps, relative to that at the fewest: what an allocator leaves to chance is a tenth or two."""
 
 
 def parser() -> argparse.ArgumentParser:
