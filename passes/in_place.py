@@ -1,0 +1,167 @@
+"""In-place operations become out-of-place ones: later reads of the overwritten value read the result instead.
+
+A block is a pure function of its inputs, and a digital part must not write into a block's output. What overwrites a tensor
+that is read again through a view can't be redirected so, and is refused.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..errors import Problem, TraceError
+from .naming import function_name, module_of, names_of
+
+aten = torch.ops.aten
+
+_IN_PLACE_OPERATORS = {
+    operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
+    operator.itruediv: operator.truediv, operator.ipow: operator.pow, operator.imatmul: operator.matmul,
+    operator.ifloordiv: operator.floordiv, operator.imod: operator.mod,
+}  # fmt: skip
+
+
+def _set_item(x: Tensor, index: Any, value: Any) -> Tensor:
+    """``x[index] = value`` as a function that leaves x alone."""
+    changed = x.clone()
+    changed[index] = value
+    return changed
+
+
+def make_out_of_place(graph: fx.Graph, network: nn.Module) -> None:
+    """Rewrites every in-place call of ``graph``.
+
+    Raises:
+        TraceError: a call overwrites a view of a tensor that is read again under its other name.
+    """
+    for node in list(graph.nodes):
+        if not node.args or not isinstance(node.args[0], fx.Node):
+            continue
+        overwritten = node.args[0]
+        if isinstance(out := node.kwargs.get("out"), fx.Node):  # torch.add(a, b, out=c)
+            node.kwargs = {k: v for k, v in node.kwargs.items() if k != "out"}
+            for reader in [u for u in out.users if u in _after(node)]:
+                reader.replace_input_with(out, node)
+        if overwritten.op == "get_attr":
+            continue  # writes to a buffer of the model: that is what it means
+        if _make_out_of_place(node, network):
+            later = _after(node)
+            if _read_through_a_view(graph, network, node, later):
+                raise TraceError(_overwritten_view(node, network))
+            for reader in [u for u in overwritten.users if u in later]:
+                reader.replace_input_with(overwritten, node)
+
+
+_VIEWS = frozenset((
+    "view", "view_as", "reshape", "flatten", "unflatten", "transpose", "swapaxes", "permute", "movedim", "squeeze", "unsqueeze", "expand",
+    "expand_as", "narrow", "select", "slice", "chunk", "split", "split_with_sizes", "tensor_split", "unbind", "detach", "alias",
+    "contiguous", "t", "diagonal", "dropout",
+))  # fmt: skip
+_VIEW_LAYERS = (nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
+"""Operations whose result may share the memory of their operand."""
+
+
+def _read_through_a_view(graph: fx.Graph, network: nn.Module, node: fx.Node, later: set[fx.Node]) -> bool:
+    """Whether something reads, after ``node`` has overwritten its operand, the same memory under another name."""
+    overwritten = node.args[0]
+    assert isinstance(overwritten, fx.Node)
+    base = _base(overwritten, network)
+    others = [n for n in graph.nodes if n not in later and n not in (node, overwritten) and _base(n, network) is base]
+    return any(user in later for other in others for user in other.users)
+
+
+def _base(node: fx.Node, network: nn.Module) -> fx.Node:
+    """What a chain of views looks at."""
+    while node.args and isinstance(node.args[0], fx.Node) and _is_view(node, network):
+        node = node.args[0]
+    return node
+
+
+def _is_view(node: fx.Node, network: nn.Module) -> bool:
+    if node.op == "call_module":
+        return isinstance(module_of(node, network), _VIEW_LAYERS)
+    if node.target is operator.getitem:  # one of several results is not a view; a slice of one, or a part of a split, is
+        source = node.args[0]
+        return not isinstance(node.args[1], int) or (isinstance(source, fx.Node) and _is_view(source, network))
+    if node.target is getattr:
+        return node.args[1] in ("T", "mT", "data")
+    return function_name(node.target) in _VIEWS
+
+
+def _overwritten_view(node: fx.Node, network: nn.Module) -> Problem:
+    return Problem(
+        f"layer {names_of(node, network)[2]}", "overwrites a view of a tensor that is read again under its other name",
+        "Write it out of place, as in y = relu(x.view(...)), or keep the module that contains it out with digital=[...].",
+    )  # fmt: skip
+
+
+def _after(node: fx.Node) -> set[fx.Node]:
+    later, current = set(), node.next
+    while current.op != "root":
+        later.add(current)
+        current = current.next
+    return later
+
+
+def _make_out_of_place(node: fx.Node, network: nn.Module) -> bool:
+    """Rewrites ``node`` if it is in place; says whether it was."""
+    if node.op == "call_module":
+        module = network.get_submodule(str(node.target))
+        return getattr(module, "inplace", False) is True  # the flag stays for the next mode; convert() clears it last
+    if node.op == "call_method":
+        name = str(node.target)
+        if name.endswith("_") and not name.endswith("__") and hasattr(Tensor, name[:-1]):
+            node.target = name[:-1]
+            return True
+        return False
+    if node.op != "call_function":
+        return False
+    if node.kwargs.get("inplace") is True or _positional_inplace(node):
+        node.kwargs = {k: v for k, v in node.kwargs.items() if k != "inplace"}
+        return True
+    if node.target in _IN_PLACE_OPERATORS:
+        node.target = _IN_PLACE_OPERATORS[node.target]
+        return True
+    if node.target is operator.setitem:
+        node.target = _set_item
+        return True
+    twin = _functional_twin(node.target)
+    if twin is not None:
+        node.target = twin
+        return True
+    return False
+
+
+def _positional_inplace(node: fx.Node) -> bool:
+    """``F.relu(x, True)``."""
+    try:
+        names = list(inspect.signature(node.target).parameters)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+    if "inplace" not in names:
+        return False
+    i = names.index("inplace")
+    if i < len(node.args) and node.args[i] is True:
+        node.args = (*node.args[:i], False, *node.args[i + 1 :])
+        return True
+    return False
+
+
+def _functional_twin(target: Any) -> Any:
+    """``torch.relu_`` -> ``torch.relu``; ``aten.add_.Tensor`` -> ``aten.add.Tensor``."""
+    if isinstance(target, torch._ops.OpOverload):
+        packet, overload = target._schema.name.split("::")[-1], target._overloadname
+        if not packet.endswith("_") or packet.endswith("__") or target.namespace != "aten":
+            return None
+        return getattr(getattr(aten, packet[:-1], None), overload, None)
+    name = getattr(target, "__name__", "")
+    if not callable(target) or not name.endswith("_") or name.endswith("__") or name.startswith("_"):
+        return None
+    for home in (torch, torch.nn.functional):
+        if getattr(home, name, None) is target:
+            return getattr(home, name[:-1], None) or getattr(torch, name[:-1], None)
+    return None

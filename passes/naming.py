@@ -1,0 +1,87 @@
+"""The user's names for what was traced: the layer, the function, the line of their file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from ..ir import Origin
+
+
+def module_of(node: fx.Node, network: nn.Module) -> nn.Module | None:
+    """The module that a call calls."""
+    return network.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def origins_of(graph: fx.Graph, network: nn.Module) -> dict[fx.Node, Origin]:
+    """The origin of every node; a label that returns is numbered."""
+    origins: dict[fx.Node, Origin] = {}
+    uses: dict[str, int] = {}
+    for node in graph.nodes:
+        layer, kind, label = names_of(node, network)
+        uses[label] = uses.get(label, 0) + 1
+        unique = label if uses[label] == 1 else f"{label}@{uses[label]}"
+        origins[node] = Origin(unique, layer, kind, _location(node))
+    return origins
+
+
+def names_of(node: fx.Node, network: nn.Module) -> tuple[str, str, str]:
+    """(layer, kind, label) of a node."""
+    if node.op == "call_module":
+        target = str(node.target)
+        return target, type(network.get_submodule(target)).__name__, target
+    if not node.op.startswith("call"):
+        return "", node.op, str(node.target)
+    layer = _enclosing(node)
+    kind = function_name(node.target)
+    own = _own_leaf(layer, network)
+    if own is not None:  # torch.export opens leaf modules: the call is the layer itself
+        return layer, own, layer
+    return layer, kind, f"{layer}.{kind}" if layer else kind
+
+
+def _own_leaf(layer: str, network: nn.Module) -> str | None:
+    try:
+        module = network.get_submodule(layer) if layer else None
+    except AttributeError:
+        return None
+    if module is not None and not list(module.children()) and type(module).__module__.startswith("torch.nn"):
+        return type(module).__name__
+    return None
+
+
+def _enclosing(node: fx.Node) -> str:
+    """The module in whose forward the call stands."""
+    stack = node.meta.get("nn_module_stack") or {}
+    if not stack:
+        return ""
+    entry = list(stack.values())[-1]
+    path = entry[0] if isinstance(entry, tuple) else str(list(stack)[-1])
+    for prefix in ("L['self'].", "L__self__."):
+        path = path.removeprefix(prefix)
+    return "" if path in ("L['self']", "L__self__") else path
+
+
+def function_name(target: Any) -> str:
+    """The name of a function or method, however it is wrapped."""
+    if isinstance(target, str):
+        return target
+    if isinstance(target, torch._ops.OpOverload):
+        return target._schema.name.split("::")[-1]
+    name = getattr(target, "__name__", str(target))
+    if name == "fn":  # boolean_dispatch hides the name of pooling functions
+        names = [n for n in dir(torch.nn.functional) if getattr(torch.nn.functional, n) is target]
+        return names[0] if names else name
+    return name.strip("_")
+
+
+def _location(node: fx.Node) -> str | None:
+    """The line of the user's code, from the innermost frame outside of torch."""
+    lines = [x.strip() for x in (node.meta.get("stack_trace") or node.stack_trace or "").splitlines()]
+    frames = [x for x in lines if x.startswith("File ") and "/torch/" not in x]
+    if not frames:
+        return None
+    file, line = frames[-1].split(", ")[:2]
+    return f"{file.removeprefix('File ').strip(chr(34)).rsplit('/', 1)[-1]}:{line.removeprefix('line ')}"
