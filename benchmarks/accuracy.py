@@ -17,7 +17,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 import ffebm_compiler as fc
 from benchmarks import common
 from examples import command
-from ffebm_compiler.backends.execution import DEFAULT_LOOP_GAIN
 
 DESCRIPTION = """
 Trains a network of six convolutions and two linear layers with each activation, converts it at each block size and loop gain,
@@ -35,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     common.add_data(p)
     common.add_networks(p)
     p.add_argument("--block-sizes", type=command.listed(command.whole), default=[2, 3, 6], metavar="N,...", help="weighted layers of a block")
-    p.add_argument("--loop-gains", type=command.listed(command.positive), default=[0.001, DEFAULT_LOOP_GAIN, 0.03, 0.1, 0.25, 1.0], metavar="G,...", help="bounds to try; the default of convert() is judged")
+    p.add_argument("--loop-gains", type=command.listed(command.positive), default=[0.001, command.DEFAULT_LOOP_GAIN, 0.03, 0.1, 0.25, 1.0], metavar="G,...", help="bounds to try; the default of convert() is judged")
     return p
 
 
@@ -56,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     common.start(options)
     task = common.task(options)
-    gains = sorted({DEFAULT_LOOP_GAIN, *([] if options.quick else options.loop_gains)})
+    gains = sorted({command.DEFAULT_LOOP_GAIN, *([] if options.quick else options.loop_gains)})
     rows = []
     with tqdm(total=len(options.activations) * len(options.block_sizes) * len(gains), desc="conversions", leave=False, disable=None) as bar:
         for activation in options.activations:
@@ -67,9 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for gain in gains:
                     rows.append({"activation": activation, **measure(task, net, original, size, gain)})
                     bar.update()
-    judged = [r for r in rows if r["loop gain"] == DEFAULT_LOOP_GAIN]
+    judged = [r for r in rows if r["loop gain"] == command.DEFAULT_LOOP_GAIN]
     far = [r for r in judged if abs(float(r["change"])) > ALLOWED or r["converged"] == "no"]
-    note = f"{task.images.name}, {len(task.data.valid)} validation images, {task.epochs} epochs: {len(judged) - len(far)} of {len(judged)} converted networks within {ALLOWED} points at the default loop gain {DEFAULT_LOOP_GAIN}"
+    note = f"{task.images.name}, {len(task.data.valid)} validation images, {task.epochs} epochs: {len(judged) - len(far)} of {len(judged)} converted networks within {ALLOWED} points at the default loop gain {command.DEFAULT_LOOP_GAIN}"
     common.finish(options, "accuracy", rows, [note], data=task.images.source)
     return 1 if far and not options.quick else 0
 

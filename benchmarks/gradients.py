@@ -21,7 +21,6 @@ from benchmarks import common
 from examples import command, networks, training
 from examples.data import as_32x32x3, digits, split
 from examples.static_gradients import ESTIMATORS, JUDGED, REQUIRED, TYPES, ZERO
-from ffebm_compiler.backends.execution import DEFAULT_LOOP_GAIN
 
 DESCRIPTION = """
 The worst cosine over all parameters between the gradient of equilibrium propagation and automatic differentiation through
@@ -39,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--widths", type=command.listed(command.whole), default=[16, 32, 64], metavar="N,...", help="channels of the VGG's stages")
     p.add_argument("--batch", type=command.whole, default=16, help="images in the batch")
     p.add_argument("--epochs", type=command.whole, default=3, help="of training on digits before the second comparison")
-    p.add_argument("--loop-gain", type=command.positive, default=DEFAULT_LOOP_GAIN, help="bound on each coupling's loop gain")
+    p.add_argument("--loop-gain", type=command.positive, default=command.DEFAULT_LOOP_GAIN, help="bound on each coupling's loop gain")
     return p
 
 

@@ -22,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 import ffebm_compiler as fc
 from benchmarks import common
 from examples import command, networks
-from ffebm_compiler.backends.execution import DEFAULT_LOOP_GAIN
 
 DESCRIPTION = """
 Times of a training step (forward, backward, optimizer) and of an inference of a VGG for 32 x 32 x 3 images, converted at
@@ -40,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--widths", type=command.listed(command.whole), default=[32, 64, 128], metavar="N,...", help="channels of the VGG's stages")
     p.add_argument("--batch", type=command.whole, default=32, help="images a batch")
     p.add_argument("--repeats", type=command.whole, default=7, help="times that each is timed")
-    p.add_argument("--loop-gain", type=command.positive, default=DEFAULT_LOOP_GAIN, help="bound on each coupling's loop gain")
+    p.add_argument("--loop-gain", type=command.positive, default=command.DEFAULT_LOOP_GAIN, help="bound on each coupling's loop gain")
     p.add_argument("--tolerance", type=command.positive, help="of the relaxations; by the type's precision if not given")
     return p
 

@@ -18,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 import ffebm_compiler as fc
 from benchmarks import common
 from examples import command
-from ffebm_compiler.backends.execution import DEFAULT_LOOP_GAIN
 
 DESCRIPTION = """
 Trains each network twice from the same initial weights, on the same batches with the same optimizer: by
@@ -36,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     common.add_data(p)
     common.add_networks(p)
     p.add_argument("--block-sizes", type=command.listed(command.whole), default=[2], metavar="N,...", help="weighted layers of a block")
-    p.add_argument("--loop-gain", type=command.positive, default=DEFAULT_LOOP_GAIN, help="bound on each coupling's loop gain")
+    p.add_argument("--loop-gain", type=command.positive, default=command.DEFAULT_LOOP_GAIN, help="bound on each coupling's loop gain")
     p.add_argument("--seeds", type=command.whole, default=3, help="runs of each kind, from --seed on")
     return p
 

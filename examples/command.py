@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import ffebm_compiler as fc
 from ffebm_compiler.errors import FFEBMError
+
+DEFAULT_LOOP_GAIN: float = inspect.signature(fc.convert).parameters["loop_gain"].default
+"""What ``convert`` bounds the loop gain by when it is not told."""
 
 USAGE, INTERRUPTED = 2, 130
 

@@ -21,7 +21,6 @@ import ffebm_compiler as fc
 from examples import checkpoints, command, networks, plotting, records, training
 from examples.data import FORMATS, Split, as_32x32x3, load, split
 from examples.training import Progress, Stage
-from ffebm_compiler.backends.execution import DEFAULT_LOOP_GAIN
 
 DESCRIPTION = f"""
 Trains a VGG for 32 x 32 x 3 images by backpropagation, converts it to a feedforward-tied energy-based model,
@@ -65,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data", type=Path, metavar="PATH", help="folder or .npz file of images; scikit-learn's digits if not given")
     p.add_argument("--resume", action="store_true", help="go on with the unfinished run in --out")
     p.add_argument("--block-size", type=command.whole, default=2, help="weighted layers of an energy-based block")
-    p.add_argument("--loop-gain", type=command.positive, default=DEFAULT_LOOP_GAIN, help="bound on each coupling's loop gain")
+    p.add_argument("--loop-gain", type=command.positive, default=command.DEFAULT_LOOP_GAIN, help="bound on each coupling's loop gain")
     p.add_argument("--widths", type=command.listed(command.whole), default=[32, 64, 128], metavar="N,N,...", help="channels of each stage of two convolutions")
     p.add_argument("--hidden", type=command.whole, default=128, help="width of the classifier's hidden layer")
     p.add_argument("--epochs", type=command.whole, default=8, help="of digital training")

@@ -17,7 +17,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 
 import ffebm_compiler as fc
 from examples import command, networks, plotting, records
-from ffebm_compiler.backends.execution import DEFAULT_LOOP_GAIN
 
 DESCRIPTION = """
 Fifteen weighted layers in six energy-based blocks of different sizes, with a feedforward block (batch norm, or
@@ -56,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--sizes", type=command.listed(command.whole), default=list(networks.STATIC_SIZES), metavar="N,N,...", help="layers of each block; one number for all blocks alike")
     p.add_argument("--widths", type=command.listed(command.whole), default=[32, 32, 64, 64, 128, 128], metavar="N,N,...", help="channels between the poolings, six numbers")
     p.add_argument("--batch", type=command.whole, default=16, help="images in the batch")
-    p.add_argument("--loop-gain", type=command.positive, default=DEFAULT_LOOP_GAIN, help="bound on each coupling's loop gain")
+    p.add_argument("--loop-gain", type=command.positive, default=command.DEFAULT_LOOP_GAIN, help="bound on each coupling's loop gain")
     return p
 
 
