@@ -11,7 +11,6 @@ import contextlib
 import copy
 import inspect
 import logging
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ..compiled import Compiled, ModeProgram
-from ..errors import ConvergenceWarning, InputError, OptionError, Problem, VerificationError
+from ..errors import ConvergenceWarning, InputError, Problem, VerificationError
 from ..estimate import Estimate, Estimator, FreePhase
 from ..files import check_target, write_whole
 from ..ir import EnergyBlock, Program, Ref, Weight
@@ -33,12 +32,13 @@ from ..passes import verify
 from ..solve import BoundBlock, Gains, Relaxation, Tolerance, unit_gains
 from ..solve.loop_gain import REFRESH, STEPS, one_sample
 from ..train import BlockCall, attribute, run_block, run_digital, training_code
-from ..train.loop_script import training_script
 from ..view import Report, build_report, draw_graph, partition_graph
 from .call_inputs import input_problems
+from .convergence import convergence_message
 from .execution import Execution
 from .gain_store import GainStore
 from .probe import candidates
+from .script import script_of
 from .views import BlockView
 
 logger = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class FFEBM(nn.Module):
     def _run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], keep: bool) -> tuple[Any, tuple[BlockEquilibrium, ...]]:
         if torch.is_inference_mode_enabled():  # a relaxation differentiates the interaction, which inference tensors forbid
             with torch.inference_mode(False), torch.no_grad():
-                return self._run(*_ordinary((args, kwargs)), keep)
+                return self._run(_ordinary(args), _ordinary(kwargs), keep)
         mode = self.mode
         values = self.bind_inputs(args, kwargs)
         phases: list[FreePhase] = []
@@ -198,17 +198,9 @@ class FFEBM(nn.Module):
     def _warn(self, relaxation: Relaxation, block: EnergyBlock, phase: str) -> None:
         if relaxation.converged:
             return
-        labels = [self.program.labels[s.name] for s in block.states]
-        place = f"{block.name} ({labels[0]} … {labels[-1]})"
-        if math.isinf(relaxation.residual):
-            what = f"diverged in its {phase} after {relaxation.sweeps} sweeps"
-            bad = [p for p in block.weights if not bool(torch.isfinite(attribute(self.network, p)).all())]
-            bounded = "Lower loop_gain=, or block_size=." if self.execution.loop_gain is not None else "Bound the feedback with loop_gain= (None is the paper's unit feedback), or lower block_size=."
-            do = f"The weights {', '.join(bad)} are not finite." if bad else bounded
-        else:
-            what = f"did not converge in its {phase}: residual {relaxation.residual:.1e} after {relaxation.sweeps} sweeps"
-            do = "Raise max_sweeps=, loosen tolerance=, or lower loop_gain=."
-        warnings.warn(f"{place} {what}. {do}", ConvergenceWarning, stacklevel=2)
+        weights = {p: attribute(self.network, p) for p in block.weights}
+        message = convergence_message(relaxation, block, phase, self.program.labels, weights, self.execution.loop_gain)
+        warnings.warn(message, ConvergenceWarning, stacklevel=2)
 
     # --- reverse gains --------------------------------------------------------------------------------
 
@@ -349,14 +341,7 @@ class FFEBM(nn.Module):
             OptionError: the path can't be written, or the conversion used rules of the user's own.
         """
         check_target(path, "script")
-        if self.compiled.has_own_rules:
-            raise OptionError(Problem("write_training_loop", "the conversion used rules=, which a script can't spell", "Call model.training_step in a loop of your own."))
-        mode = self.compiled.modes[True]
-        code = training_code(mode.program, type(self.network).__name__, self.execution.estimator, {})
-        options = {k: v for k, v in self.compiled.options.items() if k in _SCRIPT_OPTIONS and v not in (None, [])}
-        options |= {"loop_gain": self.execution.loop_gain, "tolerance": self.execution.tolerance.residual, "max_sweeps": self.execution.tolerance.max_sweeps}
-        estimator = self.execution.estimator_expression
-        return write_whole(path, training_script(code, mode.program, model or factory_of(self.network), options, estimator, mode.tracer != "torch.fx"), "script")
+        return write_whole(path, script_of(self.compiled, self.execution, model), "script")
 
     # --- seeing it -----------------------------------------------------------------------------------------
 
@@ -384,18 +369,6 @@ class FFEBM(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{b.name}: size {b.size}" for b in self.program.energy_blocks)
-
-
-_SCRIPT_OPTIONS = ("block_size", "block_sizes", "digital", "analog", "norm")
-
-
-def factory_of(network: nn.Module) -> str | None:
-    """``module:Class`` of a model that can be made without arguments."""
-    cls = type(network)
-    required = [p for p in inspect.signature(cls).parameters.values() if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    if required or cls.__module__ == "__main__" or cls.__module__.startswith("torch.") or "<" in cls.__qualname__:
-        return None
-    return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def _ordinary(values: Any) -> Any:
