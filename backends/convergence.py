@@ -21,7 +21,8 @@ def convergence_message(
     if math.isfinite(relaxation.residual):
         what = f"did not converge in its {phase}: residual {relaxation.residual:.1e} after {relaxation.sweeps} sweeps"
         return f"{place} {what}. Raise max_sweeps=, loosen tolerance=, or lower loop_gain=."
-    return f"{place} diverged in its {phase} after {relaxation.sweeps} sweeps. {_remedy(weights, loop_gain)}"
+    unless = "If the loss and its gradient are finite: " if phase == "nudged phase" else ""
+    return f"{place} diverged in its {phase} after {relaxation.sweeps} sweeps. {unless}{_remedy(weights, loop_gain)}"
 
 
 def _remedy(weights: Mapping[str, Tensor], loop_gain: float | None) -> str:

@@ -7,13 +7,14 @@ the two nudged equilibria themselves are relaxed and subtracted, pooling winners
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..errors import OptionError, Problem
+from ..errors import InputError, OptionError, Problem
 from ..solve import BoundBlock, Linearisation, Relaxation, States, Tolerance, displace
 from ..solve.relaxation import peak
 from .contrast import Gradients, contrast, gradients_of, with_leaves
@@ -24,14 +25,23 @@ TINY = 1e-8
 """The default nudge: far below any state's distance to a kink, far above the smallest float32."""
 
 
+_TOO_NARROW = Problem(
+    "precision float16", "can't hold the displacements of a nudged phase: its smallest number is 6e-8, and every gradient would be zero",
+    "Train in float32 or bfloat16 (model.bfloat16(), torch.autocast(..., dtype=torch.bfloat16)), or with estimator=fc.Implicit().",
+)  # fmt: skip
+
+
 def _check_beta(beta: float, name: str) -> None:
     if not (isinstance(beta, (int, float)) and beta > 0 and beta < float("inf")):
         raise OptionError(Problem(f"option beta of {name}", f"is {beta!r}", "Give a positive number, such as 0.01; the nudge is beta / max|error|."))
 
 
 def nudge_strength(errors: Mapping[str, Tensor], beta: float) -> float:
-    """beta / max |delta|, or zero where there is no error to nudge with."""
-    largest = max((float(peak(e.detach())) for e in errors.values() if e.numel()), default=0.0)
+    """beta / max |delta|; zero where there is no error to nudge with, NaN where the error is no number, as the gradient then is."""
+    peaks = [float(peak(e.detach())) for e in errors.values() if e.numel()]
+    if not all(map(math.isfinite, peaks)):
+        return math.nan
+    largest = max(peaks, default=0.0)
     return beta / largest if largest > 0 else 0.0
 
 
@@ -46,7 +56,13 @@ def no_gradient(free: FreePhase, wanted: Sequence[str]) -> Estimate:
 
 
 def displaced(linear: Linearisation, errors: Mapping[str, Tensor], strength: float, tolerance: Tolerance) -> tuple[States, Relaxation]:
-    """The displacement under one nudge; none at strength zero, which is the free phase itself."""
+    """The displacement under one nudge; none at strength zero, which is the free phase itself.
+
+    Raises:
+        InputError: the states are float16, in which so small a displacement is zero.
+    """
+    if any(v.dtype == torch.float16 for v in linear.states.values()):
+        raise InputError(_TOO_NARROW)
     if strength == 0:
         return {n: torch.zeros_like(v) for n, v in linear.states.items()}, Relaxation(linear.bound.block.name, 0, 0.0, True)
     return displace(linear, errors, strength, tolerance)
