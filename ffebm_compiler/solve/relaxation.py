@@ -25,7 +25,7 @@ from torch import Tensor
 from .binding import BoundBlock, States
 
 STALLED, PATIENCE = 0.98, 3
-"""The winners of maxima are held once the residual has fallen by less than this in so many sweeps on end."""
+"""The winners of maxima are held once so many sweeps on end have not brought the residual below this part of its lowest."""
 
 DIVERGED = 1e30
 """A state beyond this, relative to the feedforward one, is on its way to infinity."""
@@ -95,14 +95,15 @@ def iterate(
         sweep: advances by one sweep and returns (new, change) of each state.
         until_stalled: give up as soon as the residual no longer falls.
     """
-    previous, error, rho, stalls = math.inf, math.inf, 0.0, 0
+    previous, lowest, error, rho, stalls = math.inf, math.inf, math.inf, 0.0, 0
     for k in range(1, max_sweeps + 1):
         residual = _residual(sweep())
         if not math.isfinite(residual):
             return Relaxation(name, k, math.inf, False)
         if 0 < previous < math.inf:
             rho = residual / previous
-            stalls = stalls + 1 if rho > STALLED else 0
+        stalls = 0 if residual < STALLED * lowest else stalls + 1  # against the lowest: a cycle of winners may be longer than one sweep
+        lowest = min(lowest, residual)
         error = residual * max(1.0, rho / (1 - rho)) if rho < 1 else residual * 1e3
         if residual == 0 or (k > 1 and error <= tolerance):
             return Relaxation(name, k, error, True)
