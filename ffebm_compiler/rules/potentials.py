@@ -150,6 +150,9 @@ def elu(alpha: float, scale: float = 1.0, rate: float = 1.0, name: str = "elu") 
     def tangent(a: Tensor, da: Tensor) -> Tensor:
         return scale * torch.where(a > 0, da, alpha * rate * torch.exp(rate * a.clamp(max=0.0)) * da)
 
+    depth = scale * alpha
+    half, tex_half = ("½", r"\tfrac12") if scale == 1 else (f"{1 / (2 * scale):g}·", f"{1 / (2 * scale):g}")
+    times, tex_times = ("", "") if rate == 1 else (f"{1 / rate:g}·", f"{1 / rate:g}")
     return Potential(
         name=name,
         energy=partial(_elu_energy, alpha=alpha, scale=scale, rate=rate),
@@ -158,8 +161,8 @@ def elu(alpha: float, scale: float = 1.0, rate: float = 1.0, name: str = "elu") 
         tangent=tangent,
         slope=scale * max(1.0, alpha * rate),
         lower=-alpha * scale,
-        text=f"½‖max({{s}},0)‖² + Σ[({alpha * scale:g}+{{s}})log(1+{{s}}/{alpha * scale:g}) − {{s}}] over {{s}}<0",
-        tex=rf"\tfrac12\lVert \max({{s}},0)\rVert^2 + \textstyle\sum_{{{{{{s}}<0}}}}\left[({alpha * scale:g}+{{s}})\log(1+{{s}}/{alpha * scale:g}) - {{s}}\right]",
+        text=f"{half}‖max({{s}},0)‖² + {times}Σ[({depth:g}+{{s}})log(1+{{s}}/{depth:g}) − {{s}}] over {{s}}<0",
+        tex=rf"{tex_half}\lVert \max({{s}},0)\rVert^2 + {tex_times}\textstyle\sum_{{{{{{s}}<0}}}}\left[({depth:g}+{{s}})\log(1+{{s}}/{depth:g}) - {{s}}\right]",
         options=dict(alpha=alpha, scale=scale, rate=rate),
     )
 
