@@ -67,7 +67,7 @@ class Task:
         return training.accuracy(model, self.data)
 
 
-RATES = {"relu": 1e-3, "clamp": 2e-3, "tanh": 1e-3, "sigmoid": 8e-3}
+RATES = {"relu": 1e-3, "clamp": 2e-3, "tanh": 1e-3, "sigmoid": 3e-3}
 """Adam's learning rate for each activation; the same for BP and BP-EP."""
 
 
