@@ -94,6 +94,18 @@ class FFEBM(nn.Module):
 
     # --- the module ----------------------------------------------------------------------------------
 
+    def __getattr__(self, name: str) -> Any:
+        """What the user's model has besides its layers: ``model.num_classes``, a method of its own."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if "network" not in self.__dict__ or name.startswith("_"):
+                raise
+        try:
+            return getattr(self.network, name)
+        except AttributeError:
+            raise AttributeError(f"neither {type(self).__name__} nor the converted {type(self.network).__name__} has an attribute {name!r}") from None
+
     def train(self, mode: bool = True) -> FFEBM:
         super().train(mode)
         self.network.training = mode
@@ -241,12 +253,13 @@ class FFEBM(nn.Module):
         calls: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]]
         calls = [examples] if examples is not None else [((sample,), {}) for sample in candidates(self.network)]
         modes = {m: m.training for m in (self, *self.network.modules())}
+        buffers = [(b, b._version, b.clone()) for b in self.network.buffers()]
         self.eval()
         self.gain_store.steps = STEPS if examples is not None else REFRESH  # the gains of a guess are thrown away
         try:
             for args, kwargs in calls:
                 try:
-                    with warnings.catch_warnings():
+                    with warnings.catch_warnings(), torch.random.fork_rng():
                         warnings.simplefilter("ignore", ConvergenceWarning)
                         self.equilibrium(*args, **kwargs)
                     break
@@ -257,6 +270,9 @@ class FFEBM(nn.Module):
         finally:
             for module, mode in modes.items():
                 module.training = mode
+            for buffer, version, value in buffers:  # a model may count its calls, whatever its mode
+                if buffer._version != version:
+                    buffer.copy_(value)
             self.__dict__["_records"] = ()
             self.gain_store.steps = STEPS
             if examples is None:  # the gains of a guessed shape are not those of the user's

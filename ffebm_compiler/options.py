@@ -16,6 +16,7 @@ from .backends.execution import execution_problems, is_count
 from .errors import GradientWarning, OptionError, Problem, close_matches
 from .estimate import CenteredEP, Estimator
 from .passes import NORMS, Choice
+from .passes.trace import is_hooked
 from .rules import Rule
 
 
@@ -86,6 +87,8 @@ def _model_problems(model: object) -> Iterator[Problem]:
     wrapped = next((name for name in _WRAPPERS if isinstance(getattr(model, name, None), nn.Module) and type(model).__module__.startswith("torch.")), None)
     if wrapped is not None:
         yield Problem("model", f"is wrapped in {type(model).__name__}", f"Convert what is inside, and wrap the result: convert(model.{wrapped}, ...).")
+    if wrapped is None and is_hooked(model):
+        yield Problem("model", "has hooks of its own, which a graph of what its forward does would not run", "Remove them (handle.remove()), convert, and register them on the result.")
     tensors = [*model.named_parameters(), *model.named_buffers()]
     for name, tensor in tensors:
         if is_lazy(tensor):

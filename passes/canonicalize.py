@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,22 +16,23 @@ from torch import Tensor, fx, nn
 
 from ..ir import Origin, Weight
 from ..rules import Call, Reading, Refusal, Role, Rule, Rules
-from .in_place import make_out_of_place
+from .in_place import buffers_of, make_out_of_place, overwritten_buffers
 from .naming import module_of, origins_of
-from .trace import Traced
+from .trace import Traced, is_hooked
 
 aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
 class Canonical:
-    """Stage 2: the cleaned graph; for each call its rule and reading, or why it has none."""
+    """Stage 2: the cleaned graph; for each call its rule and reading, or why it has none; the overwritten buffers that calls touch."""
 
     traced: Traced
     graph: fx.Graph
     readings: Mapping[fx.Node, Reading | Refusal]
     rules: Mapping[fx.Node, Rule]
     origins: Mapping[fx.Node, Origin]
+    touched: Mapping[fx.Node, frozenset[str]] = field(default_factory=dict)
 
     @property
     def network(self) -> nn.Module:
@@ -49,8 +50,15 @@ def canonicalize(traced: Traced, rules: Rules) -> Canonical:
     _read_batch_at_its_source(graph, readings)
     graph.eliminate_dead_code(is_impure_node=_is_impure)
     live = set(graph.nodes)
-    readings = {n: r for n, r in _read_all(graph, traced, found).items() if n in live}
-    return Canonical(traced, graph, readings, {n: r for n, r in found.items() if n in live}, origins_of(graph, traced.network))
+    overwritten = overwritten_buffers(graph, traced.network)
+    touched = {n: shared for n in graph.nodes if (shared := frozenset(buffers_of(n, traced.network) & overwritten))}
+    readings = {n: _unless_overwritten(r, n in touched) for n, r in _read_all(graph, traced, found).items()}
+    return Canonical(traced, graph, readings, {n: r for n, r in found.items() if n in live}, origins_of(graph, traced.network), touched)
+
+
+def _unless_overwritten(reading: Reading | Refusal, touched: bool) -> Reading | Refusal:
+    """A block reads its weights when it runs, which may be after a later call of the model has changed them."""
+    return Refusal("it reads a buffer that the model overwrites as it runs") if touched and isinstance(reading, Reading) else reading
 
 
 def _is_impure(node: fx.Node) -> bool:
@@ -73,8 +81,8 @@ def _drop_identity_layers(graph: fx.Graph, network: nn.Module) -> None:
     """Before what is in place: an identity's result is its operand, and is overwritten with it."""
     for node in list(graph.nodes):
         module = module_of(node, network)
-        if isinstance(module, nn.Identity) and not _is_hooked(module) and isinstance(node.args[0], fx.Node):
-            node.replace_all_uses_with(node.args[0])
+        if isinstance(module, nn.Identity) and not _is_hooked(module) and isinstance(operand := next(iter((*node.args, *node.kwargs.values())), None), fx.Node):
+            node.replace_all_uses_with(operand)
             graph.erase_node(node)
 
 
@@ -91,7 +99,7 @@ def _drop_identities(graph: fx.Graph, network: nn.Module, rules: Rules) -> None:
 
 
 def _is_hooked(module: nn.Module | None) -> bool:
-    return module is not None and any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
+    return module is not None and is_hooked(module)
 
 
 # --- readings ---------------------------------------------------------------------------------------------

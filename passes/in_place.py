@@ -18,7 +18,7 @@ from .naming import function_name, module_of, names_of
 
 aten = torch.ops.aten
 
-_IN_PLACE_OPERATORS = {
+IN_PLACE_OPERATORS = {
     operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
     operator.itruediv: operator.truediv, operator.ipow: operator.pow, operator.imatmul: operator.matmul,
     operator.ifloordiv: operator.floordiv, operator.imod: operator.mod,
@@ -39,16 +39,16 @@ def make_out_of_place(graph: fx.Graph, network: nn.Module) -> None:
         TraceError: a call overwrites a view of a tensor that is read again under its other name.
     """
     for node in list(graph.nodes):
-        if not node.args or not isinstance(node.args[0], fx.Node):
+        overwritten = _operand(node)
+        if overwritten is None:
             continue
-        overwritten = node.args[0]
         if isinstance(out := node.kwargs.get("out"), fx.Node):  # torch.add(a, b, out=c)
             node.kwargs = {k: v for k, v in node.kwargs.items() if k != "out"}
             for reader in [u for u in out.users if u in _after(node)]:
                 reader.replace_input_with(out, node)
-        if overwritten.op == "get_attr":
+        if _base(overwritten, network).op == "get_attr":
             continue  # writes to a buffer of the model: that is what it means
-        if _make_out_of_place(node, network):
+        if _make_out_of_place(node, network) and not _is_number(overwritten):
             later = _after(node)
             if _read_through_a_view(graph, network, node, later):
                 raise TraceError(_overwritten_view(node, network))
@@ -56,19 +56,47 @@ def make_out_of_place(graph: fx.Graph, network: nn.Module) -> None:
                 reader.replace_input_with(overwritten, node)
 
 
+def overwritten_buffers(graph: fx.Graph, network: nn.Module) -> frozenset[str]:
+    """Paths of the buffers that a call writes into: whoever reads one must run before or after, as the model does."""
+    written = (_base(operand, network) for n in graph.nodes if (operand := _operand(n)) is not None and _writes(n))
+    return frozenset(str(base.target) for base in written if base.op == "get_attr")
+
+
+def buffers_of(node: fx.Node, network: nn.Module) -> set[str]:
+    """Paths of the attributes that a call reads or writes, itself or through views of them."""
+    return {str(base.target) for i in node.all_input_nodes if (base := _base(i, network)).op == "get_attr"}
+
+
+def _operand(node: fx.Node) -> fx.Node | None:
+    """What an in-place call would overwrite."""
+    first = node.args[0] if node.args else node.kwargs.get("input")
+    return first if isinstance(first, fx.Node) else None
+
+
+def _writes(node: fx.Node) -> bool:
+    """Whether a call that was left as it is writes into its first operand."""
+    if node.op == "call_method":
+        return str(node.target).endswith("_") and not str(node.target).endswith("__")
+    schema = getattr(node.target, "_schema", None)
+    return bool(schema is not None and schema.is_mutable) or node.target in IN_PLACE_OPERATORS or node.target is operator.setitem or _functional_twin(node.target) is not None
+
+
 _VIEWS = frozenset((
-    "view", "view_as", "reshape", "flatten", "unflatten", "transpose", "swapaxes", "permute", "movedim", "squeeze", "unsqueeze", "expand",
-    "expand_as", "narrow", "select", "slice", "chunk", "split", "split_with_sizes", "tensor_split", "unbind", "detach", "alias",
-    "contiguous", "t", "diagonal", "dropout",
+    "view", "view_as", "reshape", "reshape_as", "flatten", "ravel", "unflatten", "transpose", "swapaxes", "swapdims", "permute", "movedim", "moveaxis",
+    "squeeze", "unsqueeze", "expand", "expand_as", "broadcast_to", "narrow", "select", "slice", "chunk", "split", "split_with_sizes", "tensor_split",
+    "hsplit", "vsplit", "dsplit", "unbind", "unfold", "as_strided", "detach", "alias", "contiguous", "t", "adjoint", "diagonal", "real", "imag",
+    "view_as_real", "view_as_complex", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout",
 ))  # fmt: skip
+_CONVERSIONS = frozenset(("to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda"))
+"""What returns its operand itself where that has the type already: taken for granted of a computed value, not of an argument."""
 _VIEW_LAYERS = (nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
 """Operations whose result may share the memory of their operand."""
 
 
 def _read_through_a_view(graph: fx.Graph, network: nn.Module, node: fx.Node, later: set[fx.Node]) -> bool:
     """Whether something reads, after ``node`` has overwritten its operand, the same memory under another name."""
-    overwritten = node.args[0]
-    assert isinstance(overwritten, fx.Node)
+    overwritten = _operand(node)
+    assert overwritten is not None
     base = _base(overwritten, network)
     others = [n for n in graph.nodes if n not in later and n not in (node, overwritten) and _base(n, network) is base]
     return any(user in later for other in others for user in other.users)
@@ -86,10 +114,22 @@ def _is_view(node: fx.Node, network: nn.Module) -> bool:
         return isinstance(module_of(node, network), _VIEW_LAYERS)
     if node.target is operator.getitem:  # one of several results is not a view; a slice of one, or a part of a split, is
         source = node.args[0]
-        return not isinstance(node.args[1], int) or (isinstance(source, fx.Node) and _is_view(source, network))
+        return not isinstance(node.args[1], int) or (isinstance(source, fx.Node) and (source.op == "get_attr" or _is_view(source, network)))
     if node.target is getattr:
-        return node.args[1] in ("T", "mT", "data")
-    return function_name(node.target) in _VIEWS
+        return node.args[1] in ("T", "mT", "H", "mH", "data", "real", "imag")
+    name = function_name(node.target)
+    return name in _VIEWS or (name in _CONVERSIONS and _operand(node) is not None and node.args[0].op != "placeholder")  # type: ignore[union-attr]
+
+
+def _is_number(node: fx.Node) -> bool:
+    """A size, or arithmetic of sizes: ``n += 1`` gives another number, and leaves the first one as it is."""
+    if node.op == "call_method":
+        return node.target in ("dim", "numel", "item") or (node.target == "size" and len(node.args) > 1)
+    if node.target is operator.getitem:
+        shape = node.args[0]
+        return isinstance(shape, fx.Node) and ((shape.target is getattr and shape.args[1] == "shape") or (shape.op == "call_method" and shape.target == "size"))
+    of_numbers = node.op == "call_function" and getattr(node.target, "__module__", "") == "_operator"
+    return of_numbers and bool(node.all_input_nodes) and all(_is_number(i) for i in node.all_input_nodes)
 
 
 def _overwritten_view(node: fx.Node, network: nn.Module) -> Problem:
@@ -123,8 +163,8 @@ def _make_out_of_place(node: fx.Node, network: nn.Module) -> bool:
     if node.kwargs.get("inplace") is True or _positional_inplace(node):
         node.kwargs = {k: v for k, v in node.kwargs.items() if k != "inplace"}
         return True
-    if node.target in _IN_PLACE_OPERATORS:
-        node.target = _IN_PLACE_OPERATORS[node.target]
+    if node.target in IN_PLACE_OPERATORS:
+        node.target = IN_PLACE_OPERATORS[node.target]
         return True
     if node.target is operator.setitem:
         node.target = _set_item

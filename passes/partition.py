@@ -141,10 +141,13 @@ class _Partitioner:
     # --- placing ---
 
     def place(self) -> None:
+        last: dict[str, int] = {}  # where an overwritten buffer was touched: in the order of the model
         for node in self.graph.nodes:
-            base = max((self.position.get(i, 0) for i in node.all_input_nodes), default=0)
+            touched = self.canonical.touched.get(node, ())
+            base = max([*(self.position.get(i, 0) for i in node.all_input_nodes), *(last.get(b, 0) for b in touched)], default=0)
             if node not in self.roles:
                 self.position[node] = base + base % 2
+                last.update(dict.fromkeys(touched, self.position[node]))
             else:
                 self.place_analog(node, base)
 

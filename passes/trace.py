@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import operator
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -55,6 +56,18 @@ class Traced:
     training: bool = False
 
 
+class _Proxy(fx.Proxy):
+    """A proxy that records ``x += y`` as what it is: it changes x under its other names too."""
+
+
+def _recorder(function: Callable[..., Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
+    return lambda self, other: self.tracer.create_proxy("call_function", function, (self, other), {})
+
+
+for _function in (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow, operator.imatmul, operator.ifloordiv, operator.imod):
+    setattr(_Proxy, f"__{_function.__name__}__", _recorder(_function))
+
+
 class ModelTracer(fx.Tracer):
     """Symbolic tracing that keeps buffers live, user-chosen modules opaque and file names at hand."""
 
@@ -66,10 +79,13 @@ class ModelTracer(fx.Tracer):
         self.opaque = frozenset(opaque)
         self.constants: dict[str, Any] = {}
 
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """A norm of the user's own is called as a whole too: what it does depends on its mode and its buffers."""
+        """Called as a whole too: a norm of the user's own, which depends on its mode and its buffers, and what has hooks."""
         own_norm = isinstance(m, nn.modules.batchnorm._NormBase)
-        return module_qualified_name in self.opaque or own_norm or super().is_leaf_module(m, module_qualified_name)
+        return module_qualified_name in self.opaque or own_norm or is_hooked(m) or super().is_leaf_module(m, module_qualified_name)
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         """Arguments that default to None or a flag keep that value: they choose a path, not a tensor."""
@@ -82,6 +98,10 @@ class ModelTracer(fx.Tracer):
                 args[i] = parameter.default
                 self.constants[parameter.name] = parameter.default
         return function, args
+
+
+def is_hooked(module: nn.Module) -> bool:
+    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
 
 
 def trace(
@@ -119,8 +139,11 @@ def trace(
 
 def _symbolic(network: nn.Module, opaque: Sequence[str]) -> Traced:
     tracer = ModelTracer(opaque)
-    plain = set(vars(network))
+    plain, random = set(vars(network)), torch.get_rng_state()
     graph = tracer.trace(network)
+    if not torch.equal(random, torch.get_rng_state()):
+        torch.set_rng_state(random)
+        raise RuntimeError("the forward draws random numbers of a fixed shape, which would be the same at every call; draw them like a value, as in torch.randn_like(x)")
     for name in set(vars(network)) - plain:  # constants that the tracer hung on the root move with the model
         value = vars(network).pop(name)
         if isinstance(value, Tensor):
@@ -135,7 +158,7 @@ def _symbolic(network: nn.Module, opaque: Sequence[str]) -> Traced:
 
 
 def _binder(signature: inspect.Signature, names: tuple[str, ...], fixed: Mapping[str, Any]) -> Callable[..., tuple[Any, ...]]:
-    variadic = next((n for n, p in signature.parameters.items() if p.kind is p.VAR_POSITIONAL), None)
+    stars = {n: "*" if p.kind is p.VAR_POSITIONAL else "**" for n, p in signature.parameters.items() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
     def bind(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
         bound = signature.bind(*args, **kwargs)
@@ -144,9 +167,7 @@ def _binder(signature: inspect.Signature, names: tuple[str, ...], fixed: Mapping
             given = bound.arguments[name]
             if given is not value and not (isinstance(value, (bool, str)) and given == value):
                 raise TypeError(f"argument {name!r} was {value!r} when the model was traced, and chooses the path through it; convert again with example_inputs= to trace another")
-        values = {**bound.arguments}
-        if variadic is not None:
-            values[f"*{variadic}"] = bound.arguments[variadic]
+        values = {**bound.arguments, **{f"{star}{n}": bound.arguments[n] for n, star in stars.items()}}
         return tuple(values[n] for n in names)
 
     return bind

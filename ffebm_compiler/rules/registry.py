@@ -38,8 +38,8 @@ class Rules:
 
 def matches(rule: Rule, node: fx.Node, module: nn.Module | None) -> bool:
     if node.op == "call_module":
-        # a subclass with a forward of its own computes something else
-        return any(isinstance(module, m) and type(module).forward is m.forward for m in rule.modules)
+        # a subclass or an object with a forward of its own computes something else
+        return "forward" not in vars(module) and any(isinstance(module, m) and type(module).forward is m.forward for m in rule.modules)
     if node.op == "call_method":
         return node.target in rule.methods
     return node.op == "call_function" and any(node.target is f for f in rule.functions)
