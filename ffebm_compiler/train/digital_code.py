@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import operator
 from collections.abc import Mapping
 from typing import Any
@@ -46,13 +47,14 @@ def _identifier(name: str) -> str:
 
 
 def _plain(path: str) -> bool:
-    return all(p.isidentifier() for p in path.split("."))
+    """Whether a path can be written with dots: a layer may be called ``0`` or ``class``."""
+    return all(p.isidentifier() and not keyword.iskeyword(p) for p in path.split("."))
 
 
 def _lookup(path: str) -> str:
     owner, _, name = path.rpartition(".")
-    where = f'network.get_submodule("{owner}")' if owner else "network"
-    return f"{where}.{name}" if name.isidentifier() else f'getattr({where}, "{name}")'
+    where = f"network.get_submodule({owner!r})" if owner else "network"
+    return f"{where}.{name}" if _plain(name) else f"getattr({where}, {name!r})"
 
 
 def _call(node: fx.Node, names: Mapping[fx.Node, str], used: list[str]) -> str:
@@ -62,7 +64,7 @@ def _call(node: fx.Node, names: Mapping[fx.Node, str], used: list[str]) -> str:
     arguments = ", ".join([*(show(a) for a in node.args), *(f"{k}={show(v)}" for k, v in node.kwargs.items())])
     if node.op == "call_module":
         path = str(node.target)
-        layer = f"network.{path}" if _plain(path) else f'network.get_submodule("{path}")'
+        layer = f"network.{path}" if _plain(path) else f"network.get_submodule({path!r})"
         return f"{layer}({arguments})"
     if node.op == "call_method":
         rest = ", ".join([*(show(a) for a in node.args[1:]), *(f"{k}={show(v)}" for k, v in node.kwargs.items())])
@@ -111,6 +113,3 @@ def _scope(name: str) -> Any:
     import builtins
 
     return {"torch.nn.functional": torch.nn.functional, "torch": torch, "operator": operator, "builtins": builtins}[name]
-
-
-

@@ -55,9 +55,18 @@ def deliver(tensors: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> N
 
 def detached(value: Any, needs_error: bool) -> Any:
     """A value cut from what came before it; it asks for an error where something upstream wants one."""
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return value.detach().requires_grad_(needs_error)
-    return value
+    if isinstance(value, Tensor):
+        return value.detach().requires_grad_(needs_error) if value.is_floating_point() else value
+    return torch.utils._pytree.tree_map_only(Tensor, lambda v: detached(v, needs_error), value)
+
+
+def tensors_of(values: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Every tensor by name; those of a nest (what an LSTM returns) by the nest's name and their place in it."""
+    found: dict[str, Tensor] = {}
+    for name, value in values.items():
+        leaves = [(name, value)] if isinstance(value, Tensor) else [(f"{name}[{i}]", v) for i, v in enumerate(torch.utils._pytree.tree_leaves(value))]
+        found.update((n, v) for n, v in leaves if isinstance(v, Tensor))
+    return found
 
 
 class DigitalPart:
@@ -82,14 +91,15 @@ class DigitalPart:
 
     def vjp(self, errors: Mapping[str, Tensor]) -> Errors:
         """The errors of the inputs; those of the parameters are left in ``.grad``."""
-        arrived = {n: e for n, e in errors.items() if n in self.outputs and isinstance(self.outputs[n], Tensor) and self.outputs[n].requires_grad}
+        outputs = tensors_of(self.outputs)
+        arrived = {n: e for n, e in errors.items() if n in outputs and outputs[n].requires_grad}
         if not arrived:
             return {}
-        targets = {n: v for n, v in self.inputs.items() if isinstance(v, Tensor) and v.requires_grad}
+        targets = {n: v for n, v in tensors_of(self.inputs).items() if v.requires_grad}
         wanted = [*targets.values(), *self.parameters]
         if not wanted:
             return {}
-        found = torch.autograd.grad([self.outputs[n] for n in arrived], wanted, list(arrived.values()), allow_unused=True)
+        found = torch.autograd.grad([outputs[n] for n in arrived], wanted, list(arrived.values()), allow_unused=True)
         for parameter, gradient in zip(self.parameters, found[len(targets) :], strict=True):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
@@ -185,11 +195,10 @@ class EnergyPart:
         return {n: g for n, g in gradients.items() if n in self.call.inputs}
 
 
-def output_errors(loss: Tensor, outputs: Mapping[str, Tensor]) -> Errors:
-    """The loss's gradient in each value of the model's output."""
-    leaves = {n: v for n, v in outputs.items() if isinstance(v, Tensor) and v.requires_grad}
-    found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-    return {n: e for n, e in zip(leaves, found, strict=True) if e is not None}
+def output_errors(loss: Tensor, outputs: Mapping[str, Any]) -> Errors:
+    """The loss's gradient in each value of the model's output; what else it depends on (a penalty on weights) gets its own."""
+    loss.backward()
+    return {n: v.grad for n, v in tensors_of(outputs).items() if v.requires_grad and v.grad is not None}
 
 
 def _named(program: Program, name: str, kind: type) -> Any:
