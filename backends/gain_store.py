@@ -39,6 +39,12 @@ class GainStore:
         found = self.known.get((_name(block), loop_gain))
         return None if found is None else found[0]
 
+    def is_outdated(self, block: EnergyBlock, loop_gain: float | None, version: Version) -> bool:
+        """Whether a block's gains were measured at other weights; gains that were loaded are those of the weights beside them."""
+        if loop_gain is None or (key := (_name(block), loop_gain)) not in self.known:
+            return False
+        return self.known[key][1] not in (None, version)
+
     def measure(self, bound: BoundBlock, loop_gain: float | None, version: Version, refresh: bool) -> Gains:
         """The gains of a block on its present inputs and weights.
 

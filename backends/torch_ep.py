@@ -14,7 +14,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import EllipsisType
 from typing import Any
@@ -227,7 +227,9 @@ class FFEBM(nn.Module):
 
     def gains(self, block: EnergyBlock) -> Gains | None:
         """The gains that a block has been given; None before its first use."""
-        return self.gain_store.find(block, self.execution.loop_gain)
+        found, loop_gain = self.gain_store.find(block, self.execution.loop_gain), self.execution.loop_gain
+        outdated = self.gain_store.is_outdated(block, loop_gain, self._weights_version)
+        return replace(found, outdated=True) if found is not None and outdated else found
 
     def ensure_gains(self, *args: Any, **kwargs: Any) -> None:
         """Measures the gains of blocks that have none yet, on the given input, without touching anything else."""

@@ -44,11 +44,13 @@ class Gains:
         layer_weights: w_l by state.
         norms: the spectral norm of each coupling (l, m), estimated by Lanczos iteration.
         directions: the leading direction of each coupling, where the next iteration starts.
+        outdated: whether the weights have changed since.
     """
 
     layer_weights: Mapping[str, float]
     norms: Mapping[Edge, float] = field(default_factory=dict)
     directions: Mapping[Edge, Tensor] = field(default_factory=dict, repr=False)
+    outdated: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Certificate:
     Attributes:
         coupling: the largest eigenvalue of K; below 1 the energy is strictly convex.
         loop_gain: the largest loop gain of a coupling.
-        convex: the verdict.
+        convex: the verdict; False where it is not known, and where it holds for each choice of pooling winners alone.
         reason: the verdict in words.
     """
 
@@ -198,5 +200,7 @@ def certify(block: EnergyBlock, gains: Gains) -> Certificate:
         return Certificate(largest, gain, False, "none: a smooth activation inside the interaction adds curvature of either sign")
     if largest >= 1:
         return Certificate(largest, gain, False, f"none: coupling {largest:.3g} >= 1, so several equilibria are possible")
-    held = " while the pooling winners hold" if block.is_routed else ""
-    return Certificate(largest, gain, True, f"strictly convex{held}: coupling {largest:.3g} < 1")
+    when = ", at the weights before the last change" if gains.outdated else ""
+    if block.is_routed:
+        return Certificate(largest, gain, False, f"convex for each choice of pooling winners only, between which several equilibria are possible: coupling {largest:.3g} < 1{when}")
+    return Certificate(largest, gain, True, f"strictly convex: coupling {largest:.3g} < 1{when}")

@@ -95,9 +95,10 @@ def test_a_certified_energy_has_a_positive_definite_hessian(case: str, loop_gain
     assert certificate.loop_gain <= loop_gain * 1.0001
     if case in ("mlp", "tanh"):
         assert certificate.convex, "a chain with loop gains below a quarter"
-    if not certificate.convex:
-        assert certificate.coupling >= 1
+    if certificate.coupling >= 1:
+        assert not certificate.convex
         return
+    assert certificate.convex is not b.block.is_routed
     b = BoundBlock(b.block, {k: v[:1] for k, v in b.inputs.items()}, b.weights, gains.layer_weights)
     states = relax(b, Tolerance(None, 2000)).states
     names, sizes = list(states), [v.numel() for v in states.values()]
@@ -165,3 +166,37 @@ def test_gains_move_in_training_steps_only() -> None:
     model.train()(x)
     assert model.gains(view.block).layer_weights != first
     assert copied.gains(view.block).layer_weights == first
+
+
+def test_a_pooled_block_with_two_equilibria_is_not_called_convex() -> None:
+    """Two states that all but tie: whichever wins is pushed up by the feedback, and stays the winner."""
+    net = nn.Sequential(nn.Conv1d(1, 1, 1), nn.ReLU(), nn.MaxPool1d(2), nn.Conv1d(1, 1, 1), nn.ReLU()).double()
+    with torch.no_grad():
+        for name, p in net.named_parameters():
+            p.fill_(1.0 if name.endswith("weight") else 0.0)
+    model = fc.convert(net, 2, loop_gain=0.2)
+    x = torch.tensor([[[1.0, 0.99]]], dtype=torch.float64)
+    _, (settled,) = model.equilibrium(x)
+    block = model.blocks[0]
+    b = BoundBlock(block.block, settled.inputs, dict(net.named_parameters()), model.gains(block.block).layer_weights)
+    first, last = (s.name for s in block.block.states)
+    ends = [relax(b, Tolerance(None, 1000), {first: torch.tensor([[start]]).double(), last: torch.ones(1, 1, 1).double()}) for start in ([2.0, 0.0], [0.0, 2.0])]
+    assert all(e.relaxation.converged for e in ends)
+    assert [int(e.states[first].argmax()) for e in ends] == [0, 1]
+    assert block.certificate is not None
+    assert block.certificate.coupling < 1
+    assert not block.certificate.convex
+
+
+def test_a_certificate_of_former_weights_says_so() -> None:
+    model = fc.convert(models.mlp(nn.ReLU), 3).eval()
+    model(torch.randn(3, 8))
+    assert "before the last change" not in model.blocks[0].certificate.reason
+    with torch.no_grad():
+        next(model.parameters()).mul_(2)
+    model(torch.randn(3, 8))
+    assert "before the last change" in model.blocks[0].certificate.reason
+    assert "before the last change" in str(model.report())
+    model.train()
+    model(torch.randn(3, 8))
+    assert "before the last change" not in model.blocks[0].certificate.reason
