@@ -5,11 +5,13 @@ For each block, at random states and at the computed equilibrium:
 1. stationarity: ``-(1/w_l) d/ds_l [E - sum w G]``, by differentiating the energy's own value, equals the ``a_l`` that
    the solver computes from drives and feedback;
 2. equilibrium: the energy's gradient vanishes there: ``s_l = proj(s_l - dE/ds_l)`` on the domain of G_l;
-3. inversion: ``grad G(sigma(a)) = a`` where sigma is not at a bound.
+3. increments: the potential's difference and tangent are those of its sigma, and no increment exceeds its slope: equilibrium
+   propagation nudges with the first two, the certificate builds on the third.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -31,6 +33,7 @@ class Verification:
         block: its name.
         stationarity: relative difference between the energy's stationarity equations and the solver's.
         gradient: the projected gradient of the energy at the equilibrium, relative to the states.
+        increments: the relative error of the activations' differences, tangents and slopes.
         converged: whether the relaxation reached the float64 tolerance; otherwise the gradient is not judged.
     """
 
@@ -38,10 +41,11 @@ class Verification:
     stationarity: float
     gradient: float
     converged: bool
+    increments: float = 0.0
 
     @property
     def ok(self) -> bool:
-        return self.stationarity <= TOLERANCE and (not self.converged or self.gradient <= TOLERANCE)
+        return max(self.stationarity, self.increments) <= TOLERANCE and (not self.converged or self.gradient <= TOLERANCE)
 
 
 def verify(bound: BoundBlock, labels: Mapping[str, str], max_sweeps: int = 1000) -> Verification:
@@ -54,11 +58,14 @@ def verify(bound: BoundBlock, labels: Mapping[str, str], max_sweeps: int = 1000)
     equilibrium = relax(bound, Tolerance(1e-12, max_sweeps))
     states, bound = equilibrium.states, bound.holding(equilibrium.winners)
     energy = Energy(bound.block, labels)
-    record = Verification(bound.block.name, _stationarity(bound, energy, states), _projected_gradient(bound, energy, states), equilibrium.relaxation.converged)
+    increments = max(_increments(s.potential, states[s.name]) for s in bound.block.states)
+    record = Verification(
+        bound.block.name, _stationarity(bound, energy, states), _projected_gradient(bound, energy, states), equilibrium.relaxation.converged, increments
+    )
     if not record.ok:
         layers = ", ".join(labels[s.name] for s in bound.block.states)
         raise VerificationError(
-            Problem(f"{record.block} ({layers})", f"its printed energy and its solver disagree: stationarity {record.stationarity:.1e}, gradient {record.gradient:.1e}", "A rule gives the wrong energy or operation; run the generic tests on the rules in this block, or keep the layer out with digital=.")
+            Problem(f"{record.block} ({layers})", f"its printed energy and its solver disagree: stationarity {record.stationarity:.1e}, gradient {record.gradient:.1e}, increments {record.increments:.1e}", "A rule gives the wrong energy or operation; run the generic tests on the rules in this block, or keep the layer out with digital=.")
         )
     return record
 
@@ -108,6 +115,22 @@ def _projected_gradient(bound: BoundBlock, energy: Energy, states: Mapping[str, 
     return worst
 
 
+def _increments(p: Potential, like: Tensor) -> float:
+    """How far difference, tangent and slope of a potential are from its sigma, at random points."""
+    generator = torch.Generator().manual_seed(1)
+    a, da = (2 * torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like) for _ in range(2))
+    sigma, small = p.activation, 1e-6
+    moved = sigma(a + da) - sigma(a)
+    central = (sigma(a + small * da) - sigma(a - small * da)) / (2 * small)
+    smooth = (sigma(a + small * da) + sigma(a - small * da) - 2 * sigma(a)).abs() <= 1e-3 * small  # not across a kink
+    tangent = torch.where(smooth, p.tangent(a, da) - central, 0.0) * 1e-2  # central differences have fewer digits
+    along = (p.simplex,) if p.simplex is not None else ()
+    sizes = [v.norm(dim=along, keepdim=True) if along else v.abs() for v in (moved, da)]
+    steeper = (sizes[0] - p.slope * sizes[1]).clamp(min=0.0)
+    prepared = p.difference_from(a)(da)
+    return max(*(_relative(e, moved) for e in (p.difference(a, da) - moved, prepared - moved, steeper)), _relative(tangent, central))
+
+
 def _saturated(p: Potential, s: Tensor) -> Tensor:
     """Where a smooth activation has rounded to its bound, grad G is infinite and says nothing."""
     margin = 1e-12
@@ -133,4 +156,5 @@ def _stiffness(p: Potential, s: Tensor) -> Tensor:
 def _relative(difference: Tensor, reference: Tensor) -> float:
     if difference.numel() == 0:
         return 0.0
-    return float(difference.abs().amax() / reference.abs().amax().clamp(min=1e-12))
+    relative = float(difference.abs().amax() / reference.abs().amax().clamp(min=1e-12))
+    return math.inf if math.isnan(relative) else relative  # max() would pass a NaN over

@@ -343,8 +343,12 @@ def _celu(call: Call) -> Potential | Refusal:
 
 
 def _softplus(call: Call) -> Potential | Refusal:
-    beta = call.option("beta", 1.0)
-    return softplus(float(beta), float(call.option("threshold", 20.0))) if beta > 0 else Refusal(f"beta={beta} is not positive")
+    beta, threshold = call.option("beta", 1.0), call.option("threshold", 20.0)
+    if not beta > 0:
+        return Refusal(f"beta={beta} is not positive")
+    if threshold < 15:
+        return Refusal(f"threshold={threshold} makes it a straight line where it is still curved, so it is not the softplus of the energy")
+    return softplus(float(beta), float(threshold))
 
 
 def _softmax(call: Call) -> Potential | Refusal:

@@ -50,8 +50,12 @@ def _wrong_rule(**wrong: object) -> Rule:
         dict(energy=lambda s: s * s / 2),
         dict(activation=torch.sigmoid),
         dict(energy=lambda s: torch.special.xlogy(1 + s, 1 + s) / 2),
+        dict(difference=lambda a, da: torch.sigmoid(a + da) - torch.sigmoid(a)),
+        dict(tangent=lambda a, da: (1 - torch.tanh(a)) * da),
+        dict(slope=0.5),
+        dict(tangent=lambda a, da: da * torch.nan),
     ],
-    ids=["energy", "activation", "half of the energy"],
+    ids=["energy", "activation", "half of the energy", "difference", "tangent", "slope", "no number"],
 )
 def test_a_rule_with_the_wrong_energy_is_found_at_compile_time(wrong: dict[str, object]) -> None:
     torch.manual_seed(0)
@@ -72,3 +76,11 @@ def test_the_residuals_are_those_of_float64() -> None:
         assert record.converged
         assert record.stationarity < 1e-12
         assert record.gradient < 1e-8
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_softplus_that_turns_straight_early_stays_digital(size: int) -> None:
+    net, x = nn.Sequential(nn.Linear(4, 5), nn.Softplus(threshold=1.0), nn.Linear(5, 2)), torch.randn(7, 4)
+    model = fc.convert(net, size)
+    torch.testing.assert_close(model(x), net(x))
+    assert "threshold=1.0" in str(model.report())
