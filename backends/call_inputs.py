@@ -10,8 +10,12 @@ from torch import Tensor, nn
 from ..errors import Problem
 
 
-def input_problems(network: nn.Module, name: str, value: object) -> Iterator[Problem]:
-    """Every problem of one argument: empty, on another device, of another type, not finite."""
+def input_problems(network: nn.Module, name: str, value: object, may_mask: bool = False) -> Iterator[Problem]:
+    """Every problem of one argument: empty, on another device, of another type, not finite.
+
+    Args:
+        may_mask: whether the argument may hold -inf, as the mask of an attention does: where no block reads it.
+    """
     if not isinstance(value, Tensor):
         return
     where = f"input {name}"
@@ -29,6 +33,7 @@ def input_problems(network: nn.Module, name: str, value: object) -> Iterator[Pro
     if len(types) == 1 and value.dtype not in types and not torch.is_autocast_enabled(value.device.type):
         (dtype,) = types
         yield Problem(where, f"is {value.dtype}, the model {dtype}", f"Convert one of them: {name}.to({dtype}).")
-    if not bool(torch.isfinite(value).all()):
-        count = int((~torch.isfinite(value)).sum())
+    bad = ~torch.isfinite(value) & ~torch.isneginf(value) if may_mask else ~torch.isfinite(value)
+    if bool(bad.any()):
+        count = int(bad.sum())
         yield Problem(where, f"has {count} values that are NaN or infinite", "Clean the data before the model sees it.")

@@ -167,7 +167,8 @@ class FFEBM(nn.Module):
             raise InputError(Problem(f"call of {type(self.network).__name__}", str(failure), f"Call it as the original model: forward{signature}.")) from failure
         self.__dict__["_records"], self.__dict__["_nudged"] = (), {}
         values = dict(zip(mode.program.inputs, given, strict=True))
-        problems = [p for name, value in values.items() for p in input_problems(self.network, mode.program.labels.get(name, name), value)]
+        relaxed = {n for b in mode.program.energy_blocks for n in b.inputs}
+        problems = [p for n, v in values.items() for p in input_problems(self.network, mode.program.labels.get(n, n), v, n not in relaxed)]
         if problems:
             raise InputError(problems)
         return values

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from .backends import FFEBM, Execution, TorchEP
 from .backends.execution import DEFAULT_LOOP_GAIN
@@ -53,7 +53,7 @@ def convert(
         block_size: weighted layers a block, 2 by default; 1 is the feedforward network itself.
         block_sizes: instead, one size a block, in order of execution.
         digital: layers to keep out of blocks: names (a container is called as a whole, ``*`` matches) or a predicate of
-            (name, module).
+            (name, module), asked of every layer that is called, not of containers, and of every function with None.
         analog: layers that must be in a block, likewise.
         norm: ``"auto"`` keeps a batch norm before a block's first activation digital and holds the running statistics of one
             deeper inside; ``"split"`` makes every norm a boundary; ``"held"`` holds all of them.
@@ -118,7 +118,7 @@ def compile_model(model: nn.Module, options: Options) -> Compiled:
     if isinstance(model, FFEBM):
         raise OptionError(Problem("model", "is converted already", "Give the original: convert(model.to_feedforward(), ...)."))
     check(model, options)
-    network = copy.deepcopy(model)
+    network = _copied(model)
     in_place = tuple(name for name, m in network.named_modules() if getattr(m, "inplace", False) is True)
     buffers = {name for name, _ in network.named_buffers()}
     modes = {training: _compile_mode(network, training, options) for training in (model.training, not model.training)}
@@ -126,6 +126,17 @@ def compile_model(model: nn.Module, options: Options) -> Compiled:
         network.get_submodule(name).inplace = False  # type: ignore[assignment]
     constants = tuple(name for name, _ in network.named_buffers() if name not in buffers)
     return Compiled(network, modes, _recorded(options, modes[True].program), in_place, constants, bool(options.rules))
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as failure:  # whatever the user's own tensors and handles raise
+        held = [f"{name or 'model'}.{key}" for name, m in model.named_modules() for key, value in vars(m).items() if isinstance(value, Tensor) and not value.is_leaf]
+        where = f"attribute {held[0]}" if held else "model"
+        raise OptionError(
+            Problem(where, f"can't be copied: {str(failure).splitlines()[0]}", "Use torch.nn.utils.parametrizations for weight_norm and spectral_norm, and keep no computed tensor, file or lock in the model.")
+        ) from failure
 
 
 def _recorded(options: Options, program: Program) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .backends import FFEBM
 from .errors import ConvergenceWarning, InputError, OptionError, Problem
@@ -125,7 +125,7 @@ def compare_gradients(
     estimate = _gradients(judged, args, kwargs, y, loss_fn, seed)
     wide_args, wide_kwargs = _wide(args), _wide(kwargs)
     with exact.using(estimator=reference or Implicit(), tolerance=1e-12, max_sweeps=max(2000, model.execution.tolerance.max_sweeps)):
-        truth = _gradients(exact, wide_args, wide_kwargs, _wide(y), loss_fn, seed)
+        truth = _gradients(exact, wide_args, wide_kwargs, _wide(y), _wide_loss(loss_fn), seed)
     return GradientComparison(_compare(estimate, truth), type(model.execution.estimator).__name__)
 
 
@@ -138,6 +138,11 @@ def as_call(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def _wide(value: Any) -> Any:
     return torch.utils._pytree.tree_map(lambda v: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v, value)
+
+
+def _wide_loss(loss_fn: Callable[[Any, Any], Tensor]) -> Callable[[Any, Any], Tensor]:
+    """A loss with tensors of its own, such as class weights, in float64 too."""
+    return copy.deepcopy(loss_fn).double() if isinstance(loss_fn, nn.Module) else loss_fn
 
 
 def _gradients(model: FFEBM, args: tuple[Any, ...], kwargs: dict[str, Any], y: Any, loss_fn: Callable[[Any, Any], Tensor], seed: int) -> dict[str, Tensor]:

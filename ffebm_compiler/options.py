@@ -36,6 +36,13 @@ class Options:
     example_inputs: Any = None
     rules: tuple[Rule, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Names are read more than once: a generator or a set of them becomes a tuple."""
+        for option in ("digital", "analog"):
+            choice = getattr(self, option)
+            if isinstance(choice, Iterable) and not isinstance(choice, str) and not callable(choice):
+                object.__setattr__(self, option, tuple(choice))
+
     @property
     def examples(self) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """The example call as (args, kwargs): a tuple or list is the arguments, a dict the keywords, anything else one argument."""

@@ -71,8 +71,13 @@ def verify(bound: BoundBlock, labels: Mapping[str, str], max_sweeps: int = 1000)
 
 
 def in_float64(bound: BoundBlock) -> BoundBlock:
+    """A mask of infinities, whose product with the zero it makes is no number, is checked as one of large numbers."""
+
     def widen(v: object) -> object:
-        return v.detach().double() if isinstance(v, Tensor) and v.is_floating_point() else v
+        if not isinstance(v, Tensor) or not v.is_floating_point():
+            return v
+        wide = v.detach().double()
+        return torch.where(torch.isinf(wide), wide.clamp(-1e4, 1e4), wide)
 
     return BoundBlock(bound.block, {k: widen(v) for k, v in bound.inputs.items()}, {k: widen(v) for k, v in bound.weights.items()}, bound.layer_weights)  # type: ignore[misc]
 
@@ -107,6 +112,7 @@ def _projected_gradient(bound: BoundBlock, energy: Energy, states: Mapping[str, 
         s, g = states[state.name], gradients[state.name] / bound.layer_weights[state.name]
         p = state.potential
         if p.simplex is not None:
+            g = torch.where(s > 0, g, 0.0)  # log 0 says nothing
             moved = s * (g - (s * g).sum(p.simplex, keepdim=True))  # along the simplex
         else:
             at_bound = ((s <= p.lower) & (g > 0)) | ((s >= p.upper) & (g < 0)) | ~torch.isfinite(g)
