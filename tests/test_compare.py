@@ -17,7 +17,7 @@ import ffebm_compiler as fc
 def model() -> fc.FFEBM:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(16, 3))
-    return fc.convert(net, block_size=3, loop_gain=0.1)
+    return fc.convert(net, block_size=3, loop_gain=0.1, tolerance=1e-6)
 
 
 @pytest.fixture

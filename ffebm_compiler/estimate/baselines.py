@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import OptionError, Problem
 from ..solve import BoundBlock, States, Tolerance, differentiable_sweep, relax
 from ..solve.relaxation import iterate
-from .contrast import Gradients, gradients_of, with_leaves
+from .contrast import Gradients, gradients_of
 from .estimator import Estimate, FreePhase
 
 
@@ -23,7 +23,7 @@ class Implicit:
     """Implicit differentiation of the sweep T at its fixed point: ``v = dL/ds + (dT/ds)^T v``, then ``(dT/dtheta)^T v``."""
 
     def __call__(self, free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[str]) -> Estimate:
-        bound, leaves = with_leaves(free.bound, wanted)
+        bound, leaves = free.bound.with_leaves(wanted)
         states = {k: v.detach().requires_grad_() for k, v in free.states.items()}
         with torch.enable_grad():
             new = differentiable_sweep(bound, states)
@@ -65,7 +65,7 @@ class Unrolled:
 
     def __call__(self, free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[str]) -> Estimate:
         with torch.enable_grad():
-            bound, leaves = with_leaves(free.bound, wanted)
+            bound, leaves = free.bound.with_leaves(wanted)
             states = bound.feedforward()
             if bound.block.has_feedback:
                 for _ in range(self.sweeps or free.relaxation.sweeps):
@@ -99,7 +99,7 @@ class SPSA:
             object.__setattr__(self, "generator", torch.Generator().manual_seed(self.seed))
 
     def __call__(self, free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[str]) -> Estimate:
-        bound, leaves = with_leaves(free.bound.detached(), wanted)
+        bound, leaves = free.bound.detached().with_leaves(wanted)
         values = {n: v.detach() for n, v in leaves.items()}
         total: Gradients = {n: torch.zeros_like(v) for n, v in values.items()}
         for _ in range(self.samples):

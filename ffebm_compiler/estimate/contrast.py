@@ -12,64 +12,50 @@ for the digital part upstream. Source: Scellier & Bengio 2017 (contrast); Labori
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from ..solve import BoundBlock, States
+from ..ir import State
+from ..solve import Linearisation, States
 from ..solve.relaxation import peak
 
 Gradients = dict[str, Tensor]
 """By the name of an input, or the path of a weight."""
 
 
-def contrast(
-    bound: BoundBlock, states: Mapping[str, Tensor], difference: States, mean: States, wanted: Sequence[str]
-) -> Gradients:
+def contrast(linear: Linearisation, difference: States, mean: States) -> Gradients:
     """The gradient estimate from the rate of displacement ``difference`` and the offset ``mean``.
 
     Args:
-        bound: the block.
-        states: the free equilibrium.
+        linear: the block at its free equilibrium, with leaves for what the gradient is wanted in; its graph is used up.
         difference: D, by state.
         mean: h, by state; empty for zero.
-        wanted: names of inputs and paths of weights.
     """
-    mean = {} if _is_rounding(mean, states) else mean
+    mean = {} if _is_rounding(mean, linear.states) else mean
+    bound = linear.bound
     with torch.enable_grad():
-        bound, leaves = with_leaves(bound, wanted)
-        total: Tensor | None = None
-        for state in bound.block.states:
-            free = {n: states[n].detach().requires_grad_() for n in state.drive.sources}
-            f = bound.drive(state, free)
-            term = (difference[state.name] * f).sum()
-            if free:
-                sources = list(free.values())
-                s_m = states[state.name] + mean[state.name] if mean else states[state.name]
-                back = torch.autograd.grad(f, sources, s_m, create_graph=True)
-                term = term + sum((b * difference[n]).sum() for n, b in zip(free, back, strict=True))
-                if mean:
-                    back = torch.autograd.grad(f, sources, difference[state.name], create_graph=True)
-                    term = term + sum((b * mean[n]).sum() for n, b in zip(free, back, strict=True))
-            term = bound.layer_weights[state.name] * term
-            total = term if total is None else total + term
-        assert total is not None
-        return gradients_of(-total, leaves)
+        terms = [bound.layer_weights[s.name] * _directional(linear, s, difference, mean) for s in bound.block.states]
+        return gradients_of(-torch.stack(terms).sum(), linear.leaves)
+
+
+def _directional(linear: Linearisation, state: State, difference: States, mean: States) -> Tensor:
+    """``<D_m, f_m(s* + h)> + <s_m* + h_m, J_m D>`` of one state, as a function of weights and inputs."""
+    drive = linear.drives[state.name]
+    term = (difference[state.name] * drive.f).sum()
+    back = dict(drive.pulled)
+    if mean and drive.sources:
+        offset = linear.transpose(state, mean[state.name])
+        back = {n: b + offset[n] for n, b in back.items()}
+        term = term + sum((b * mean[n]).sum() for n, b in linear.transpose(state, difference[state.name]).items())
+    return term + sum((b * difference[n]).sum() for n, b in back.items())
 
 
 def _is_rounding(mean: States, states: Mapping[str, Tensor]) -> bool:
     """Whether the offset is below the rounding of every state, as it is for a tiny centered nudge."""
     below = [peak(h) <= torch.finfo(h.dtype).eps * peak(states[n]) for n, h in mean.items() if h.numel()]
     return bool(torch.stack(below).all()) if below else True
-
-
-def with_leaves(bound: BoundBlock, wanted: Sequence[str]) -> tuple[BoundBlock, dict[str, Tensor]]:
-    """The block with fresh leaves in place of the wanted inputs and weights, everything else detached."""
-    leaves = {n: (bound.inputs[n] if n in bound.inputs else bound.weights[n]).detach().requires_grad_() for n in wanted}
-    inputs = {k: leaves.get(k, v.detach() if isinstance(v, Tensor) else v) for k, v in bound.inputs.items()}
-    weights = {k: leaves.get(k, v.detach()) for k, v in bound.weights.items()}
-    return BoundBlock(bound.block, inputs, weights, bound.layer_weights), leaves
 
 
 def gradients_of(scalar: Tensor, leaves: Mapping[str, Tensor]) -> Gradients:

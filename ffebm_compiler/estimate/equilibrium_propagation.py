@@ -17,7 +17,7 @@ from torch import Tensor
 from ..errors import InputError, OptionError, Problem
 from ..solve import BoundBlock, Linearisation, Relaxation, States, Tolerance, displace
 from ..solve.relaxation import peak
-from .contrast import Gradients, contrast, gradients_of, with_leaves
+from .contrast import Gradients, contrast, gradients_of
 from .estimator import Estimate, FreePhase
 from .literal import nudged_equilibrium
 
@@ -51,7 +51,7 @@ def default_beta(estimator: CenteredEP | OneSidedEP) -> float:
 
 
 def no_gradient(free: FreePhase, wanted: Sequence[str]) -> Estimate:
-    _, leaves = with_leaves(free.bound, wanted)
+    _, leaves = free.bound.with_leaves(wanted)
     return Estimate({n: torch.zeros_like(v) for n, v in leaves.items()})
 
 
@@ -75,10 +75,10 @@ def rate_and_mean(first: States, second: States, span: float) -> tuple[States, S
 
 def two_phases(free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[str], first: float, second: float) -> Estimate:
     """The contrast of the equilibria nudged by ``first`` and ``second`` (one of them may be zero)."""
-    linear = Linearisation(free.bound, free.states)
+    linear = Linearisation(free.bound, free.states, wanted)
     (d1, r1), (d2, r2) = (displaced(linear, errors, b, free.tolerance) for b in (first, second))
     difference, mean = rate_and_mean(d1, d2, first - second)
-    return Estimate(contrast(free.bound, free.states, difference, mean, wanted), (r1, r2))
+    return Estimate(contrast(linear, difference, mean), (r1, r2))
 
 
 def two_phases_subtracted(free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[str], first: float, second: float) -> Estimate:
@@ -94,7 +94,7 @@ def two_phases_subtracted(free: FreePhase, errors: Mapping[str, Tensor], wanted:
 def energy_gradients(bound: BoundBlock, states: Mapping[str, Tensor], wanted: Sequence[str]) -> Gradients:
     """``dE/dtheta = - sum_m w_m <s_m, df_m/dtheta>`` at the given states."""
     with torch.enable_grad():
-        bound, leaves = with_leaves(bound, wanted)
+        bound, leaves = bound.with_leaves(wanted)
         fixed = {k: v.detach() for k, v in states.items()}
         energy = -sum(bound.layer_weights[s.name] * (fixed[s.name] * bound.drive(s, fixed)).sum() for s in bound.block.states)
         return gradients_of(torch.as_tensor(energy), leaves)
@@ -158,10 +158,10 @@ class TangentEP:
         strength = nudge_strength(errors, 1.0)
         if strength == 0:
             return no_gradient(free, wanted)
-        linear = Linearisation(free.bound, free.states)
+        linear = Linearisation(free.bound, free.states, wanted)
         d, record = displace(linear, errors, strength, free.tolerance, tangent=True)
         difference = {n: v / strength for n, v in d.items()}
-        return Estimate(contrast(free.bound, free.states, difference, {}, wanted), (record,))
+        return Estimate(contrast(linear, difference, {}), (record,))
 
 
 __all__ = ["CenteredEP", "OneSidedEP", "TangentEP", "Tolerance"]

@@ -10,7 +10,7 @@ reverse gain ``w_m / w_l``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -44,6 +44,13 @@ class BoundBlock:
         inputs = {k: v.detach() if isinstance(v, Tensor) else v for k, v in self.inputs.items()}
         weights = {k: v.detach() for k, v in self.weights.items()}
         return BoundBlock(self.block, inputs, weights, self.layer_weights, _fixed_terms(self.block, inputs, weights))
+
+    def with_leaves(self, wanted: Sequence[str]) -> tuple[BoundBlock, dict[str, Tensor]]:
+        """The block with fresh leaves in place of the wanted inputs and weights, everything else detached."""
+        leaves = {n: (self.inputs[n] if n in self.inputs else self.weights[n]).detach().requires_grad_() for n in wanted}
+        inputs = {k: leaves.get(k, v.detach() if isinstance(v, Tensor) else v) for k, v in self.inputs.items()}
+        weights = {k: leaves.get(k, v.detach()) for k, v in self.weights.items()}
+        return BoundBlock(self.block, inputs, weights, self.layer_weights), leaves
 
     def winners(self, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The winners of every maximum over states, by the names that :meth:`holding` takes."""

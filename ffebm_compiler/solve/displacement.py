@@ -13,7 +13,7 @@ backward, from the outputs where the nudge enters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,13 +26,13 @@ from .relaxation import Relaxation, Tolerance, iterate
 
 
 @dataclass(frozen=True)
-class _LinearDrive:
-    """f of one state, linearised: ``leaves`` are the free states it reads, ``f`` their drive, ``pulled = J^T c``."""
+class LinearDrive:
+    """f of one state, linearised: ``sources`` are the free states it reads, ``f`` their drive, ``pulled = J^T c`` at ``c = s_m*``."""
 
-    leaves: tuple[Tensor, ...]
+    sources: States
     f: Tensor
     cotangent: Tensor
-    pulled: tuple[Tensor, ...]
+    pulled: States
 
 
 class Linearisation:
@@ -40,44 +40,54 @@ class Linearisation:
 
     The Jacobian's transpose is recorded once by automatic differentiation, as a function of its cotangent and of
     the states; its own vector-Jacobian product is then ``J d`` (through the cotangent) and the curvature (through
-    the states). The graph holds the pooling winners of the free equilibrium.
+    the states). The graph holds the pooling winners of the free equilibrium, and serves the contrast as well.
+
+    Args:
+        bound: the block.
+        states: its free equilibrium.
+        wanted: inputs and weights that the contrast will differentiate in.
     """
 
-    def __init__(self, bound: BoundBlock, states: Mapping[str, Tensor]):
-        self.bound = bound.detached()
+    def __init__(self, bound: BoundBlock, states: Mapping[str, Tensor], wanted: Sequence[str] = ()):
+        self.bound, self.leaves = bound.with_leaves(wanted) if wanted else (bound.detached(), dict[str, Tensor]())
         self.states = {k: v.detach() for k, v in states.items()}
-        self._drives = {s.name: self._linearise(s) for s in bound.block.states if s.drive.sources}
+        self.drives = {s.name: self._linearise(s) for s in bound.block.states}
         activations = self._activations()
         self.differences = {s.name: s.potential.difference_from(activations[s.name]) for s in bound.block.states}
         self.tangents = {s.name: partial(s.potential.tangent, activations[s.name]) for s in bound.block.states}
 
+    def _linearise(self, state: State) -> LinearDrive:
+        with torch.enable_grad():
+            sources = {n: self.states[n].detach().requires_grad_() for n in state.drive.sources}
+            f = self.bound.drive(state, sources)
+            cotangent = self.states[state.name].detach().clone().requires_grad_()
+            pulled = torch.autograd.grad(f, list(sources.values()), cotangent, create_graph=True) if sources else ()
+        return LinearDrive(sources, f, cotangent, dict(zip(sources, pulled, strict=True)))
+
     def _activations(self) -> States:
         """``a_l*``: the drives, and the feedback that the recorded ``J^T s_m*`` are."""
         with torch.no_grad():
-            a = {s.name: self._drives[s.name].f.detach() if s.name in self._drives else self.bound.drive(s, self.states) for s in self.bound.block.states}
-            for m, linear in self._drives.items():
-                for source, pulled in zip(self.bound.block.state(m).drive.sources, linear.pulled, strict=True):
+            a = {n: linear.f.detach() for n, linear in self.drives.items()}
+            for m, linear in self.drives.items():
+                for source, pulled in linear.pulled.items():
                     a[source] = a[source] + self.bound.reverse_gain(source, m) * pulled.detach()
         return a
 
-    def _linearise(self, state: State) -> _LinearDrive:
+    def transpose(self, state: State, cotangent: Tensor) -> dict[str, Tensor]:
+        """J^T of a cotangent into each source of one state's drive, as a function of weights and inputs."""
+        linear = self.drives[state.name]
         with torch.enable_grad():
-            leaves = {n: self.states[n].detach().requires_grad_() for n in state.drive.sources}
-            f = self.bound.drive(state, leaves)
-            cotangent = self.states[state.name].detach().clone().requires_grad_()
-            pulled = torch.autograd.grad(f, list(leaves.values()), cotangent, create_graph=True)
-        return _LinearDrive(tuple(leaves.values()), f, cotangent, pulled)
+            found = torch.autograd.grad(linear.f, list(linear.sources.values()), cotangent, create_graph=True)
+        return dict(zip(linear.sources, found, strict=True))
 
     def push(self, state: State, d: Mapping[str, Tensor]) -> tuple[Tensor | None, dict[str, Tensor]]:
         """(J d, curvature into each source) of one state's drive; None and {} where nothing moves."""
-        linear = self._drives.get(state.name)
-        if linear is None:
-            return None, {}
-        moved = [(p, d[n]) for n, p in zip(state.drive.sources, linear.pulled, strict=True) if n in d]
+        linear = self.drives[state.name]
+        moved = [(p, d[n]) for n, p in linear.pulled.items() if n in d]
         if not moved:
             return None, {}
         smooth = not state.drive.is_linear
-        wanted = [linear.cotangent, *(linear.leaves if smooth else ())]
+        wanted = [linear.cotangent, *(linear.sources.values() if smooth else ())]
         pushed, *curved = torch.autograd.grad(
             [p for p, _ in moved], wanted, [v for _, v in moved], retain_graph=True, allow_unused=True
         )
@@ -86,11 +96,11 @@ class Linearisation:
 
     def pull(self, state: State, d: Tensor) -> dict[str, Tensor]:
         """J^T d into each source of one state's drive."""
-        linear = self._drives.get(state.name)
-        if linear is None:
+        linear = self.drives[state.name]
+        if not linear.sources:
             return {}
-        pulled = torch.autograd.grad(linear.f, linear.leaves, d, retain_graph=True)
-        return dict(zip(state.drive.sources, pulled, strict=True))
+        pulled = torch.autograd.grad(linear.f, list(linear.sources.values()), d, retain_graph=True)
+        return dict(zip(linear.sources, pulled, strict=True))
 
 
 def displace(

@@ -24,8 +24,11 @@ from torch import Tensor
 
 from .binding import BoundBlock, States
 
-STALLED, PATIENCE = 0.98, 3
+STALLED, PATIENCE = 0.98, 2
 """The winners of maxima are held once so many sweeps on end have not brought the residual below this part of its lowest."""
+
+FASTEST = 0.05
+"""The least contraction that a measurement from two sweeps is trusted with."""
 
 DIVERGED = 1e30
 """A state beyond this, relative to the feedforward one, is on its way to infinity."""
@@ -104,7 +107,7 @@ def iterate(
             rho = residual / previous
         stalls = 0 if residual < STALLED * lowest else stalls + 1  # against the lowest: a cycle of winners may be longer than one sweep
         lowest = min(lowest, residual)
-        error = residual * max(1.0, rho / (1 - rho)) if rho < 1 else residual * 1e3
+        error = residual * max(FASTEST, rho / (1 - rho)) if rho < 1 else residual * 1e3
         if residual == 0 or (k > 1 and error <= tolerance):
             return Relaxation(name, k, error, True)
         if until_stalled and stalls == PATIENCE:

@@ -9,6 +9,7 @@ only, never through a relaxation.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -144,7 +145,11 @@ class EnergyPart:
         values.update({n: self.free.states[n] for n in self.block.outputs})
         tensors = self.call.differentiable()
         self.wanted = [n for n, v in tensors.items() if (n in wants if n in self.block.inputs else v.requires_grad)]
-        self._linear: Linearisation | None = None
+
+    @cached_property
+    def linear(self) -> Linearisation:
+        """The block around its free equilibrium: both nudged phases and their contrast work on it."""
+        return Linearisation(self.free.bound, self.free.states, self.wanted)
 
     def errors_of(self, errors: Mapping[str, Tensor]) -> Errors:
         """The errors that arrived at this block's outputs."""
@@ -156,9 +161,7 @@ class EnergyPart:
 
     def nudged(self, errors: Mapping[str, Tensor], strength: float) -> States:
         """The displacement of every state when ``strength * error`` pulls at the outputs."""
-        if self._linear is None:
-            self._linear = Linearisation(self.free.bound, self.free.states)
-        displacement, record = displaced(self._linear, self.errors_of(errors), strength, self.free.tolerance)
+        displacement, record = displaced(self.linear, self.errors_of(errors), strength, self.free.tolerance)
         self._report(record)
         return displacement
 
@@ -176,7 +179,7 @@ class EnergyPart:
         if span == 0:
             return {}
         difference, mean = rate_and_mean(first, second, span)
-        return self._hand_out(contrast(self.free.bound, self.free.states, difference, mean, self.wanted))
+        return self._hand_out(contrast(self.linear, difference, mean))
 
     def contrast_states(self, first: States, second: States, span: float) -> Errors:
         """The same from two nudged states, by subtracting the energy's gradients."""
