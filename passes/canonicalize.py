@@ -159,20 +159,25 @@ def _read(node: fx.Node, traced: Traced, rule: Rule | None) -> Reading | Refusal
 
 def _read_batch_at_its_source(graph: fx.Graph, readings: Mapping[fx.Node, Reading | Refusal]) -> None:
     """``h.size(0)`` deep in the model is the size of what entered it: so a block needs no size of its own state."""
+    sources = _batch_sources(graph, readings)
     for node in list(graph.nodes):
-        if (subject := _batch_size_of(node)) is None:
-            continue
-        source = subject
-        while isinstance(reading := readings.get(source), Reading) and reading.keeps_batch:
-            first = reading.operands[0]
-            if not isinstance(first, fx.Node):
-                break
-            source = first
-        if source is not subject:
+        if (subject := _batch_size_of(node)) is not None and (source := sources[subject]) is not subject:
             with graph.inserting_before(node):
                 size = graph.call_method("size", (source, 0))
             node.replace_all_uses_with(size)
             graph.erase_node(node)
+
+
+def _batch_sources(graph: fx.Graph, readings: Mapping[fx.Node, Reading | Refusal]) -> dict[fx.Node, fx.Node]:
+    """For each value the earliest one of the same batch size; a sum of two batches may be a broadcast, and is one of its own."""
+    sources: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        reading = readings.get(node)
+        read = [o for o in reading.operands if o not in reading.given] if isinstance(reading, Reading) and reading.keeps_batch else []
+        found = {sources[o] for o in read if isinstance(o, fx.Node)}
+        first = isinstance(next(iter(read), None), fx.Node)
+        sources[node] = found.pop() if first and len(found) == 1 else node
+    return sources
 
 
 def _batch_size_of(node: fx.Node) -> fx.Node | None:

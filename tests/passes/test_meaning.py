@@ -69,6 +69,17 @@ def augmented_size(m: Any, x: Tensor) -> Tensor:
     return m.b(torch.relu(m.a(x))).reshape(n, -1) * 2
 
 
+def broadcast_batch(m: Any, x: Tensor) -> Tensor:
+    h = torch.relu(m.a(x[:1]) + m.a(x))
+    return m.b(h.view(h.size(0), -1))
+
+
+def residual_batch(m: Any, x: Tensor) -> Tensor:
+    h = torch.relu(m.a(x))
+    h = h + m.a(h)
+    return m.b(h.view(h.shape[0], -1))
+
+
 def by_keyword(m: Any, x: Tensor) -> Tensor:
     h = m.none(input=m.a(x))
     F.relu(input=h, inplace=True)
@@ -82,7 +93,7 @@ def converted_argument(m: Any, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "run", [read_then_overwritten, read_before_and_after, overwritten_through_a_view, augmented, augmented_size, by_keyword, converted_argument]
+    "run", [read_then_overwritten, read_before_and_after, overwritten_through_a_view, augmented, augmented_size, broadcast_batch, residual_batch, by_keyword, converted_argument]
 )
 def test_what_is_overwritten_keeps_its_meaning(run: Callable[[Any, Tensor], Tensor]) -> None:
     check(run)
@@ -173,3 +184,7 @@ def test_open_arguments_and_attributes_of_the_model() -> None:
     assert model.name(1) == "dog"
     with pytest.raises(AttributeError, match="neither FFEBM nor the converted Open has an attribute 'clases'"):
         _ = model.clases
+
+
+def test_a_batch_size_after_a_residual_does_not_split_a_block() -> None:
+    assert [b.size for b in fc.convert(Model(residual_batch), 3).blocks] == [3]
