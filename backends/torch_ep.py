@@ -31,7 +31,7 @@ from ..ir import EnergyBlock, Program, Ref, Weight
 from ..passes import verify
 from ..solve import BoundBlock, Gains, Relaxation, Tolerance, unit_gains
 from ..solve.loop_gain import REFRESH, STEPS, one_sample
-from ..train import BlockCall, attribute, run_block, run_digital, training_code
+from ..train import BlockCall, attribute, out_of_sight, run_block, run_digital, training_code
 from ..view import Report, build_report, draw_graph, partition_graph
 from .call_inputs import input_problems
 from .convergence import convergence_message
@@ -189,7 +189,8 @@ class FFEBM(nn.Module):
         weights = {p: self._weight(p) for p in block.weights}
         training_step = self.training and torch.is_grad_enabled()
         bound = BoundBlock(block, inputs, weights, unit_gains(block).layer_weights)
-        gains = self.gain_store.measure(bound, self.execution.loop_gain, self._weights_version, refresh=training_step)
+        with out_of_sight():
+            gains = self.gain_store.measure(bound, self.execution.loop_gain, self._weights_version, refresh=training_step)
 
         def free(phase: FreePhase) -> None:
             self.__dict__["_records"] += (phase.relaxation,)
@@ -283,7 +284,7 @@ class FFEBM(nn.Module):
 
     def _verify(self, blocks: list[BoundBlock]) -> None:
         labels = self.program.labels
-        with torch.no_grad():
+        with torch.no_grad(), out_of_sight():
             self.__dict__["_verified"] = {b.block.name: verify(one_sample(b), labels) for b in blocks}
 
     # --- what one asks it -------------------------------------------------------------------------------

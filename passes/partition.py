@@ -57,7 +57,7 @@ def partition(legal: Legal, block_size: int | None = None, block_sizes: Sequence
     result = work.result()
     _check_insisted(legal, result)
     if block_sizes is not None:
-        _check_sizes(block_sizes, sum(analog for analog, _ in result.groups))
+        _check_sizes(block_sizes, _layers_of_blocks(result))
     return result
 
 
@@ -71,10 +71,16 @@ def _check_insisted(legal: Legal, result: Partitioned) -> None:
         )
 
 
-def _check_sizes(block_sizes: Sequence[int], formed: int) -> None:
-    if formed != len(block_sizes):
+def _layers_of_blocks(result: Partitioned) -> list[list[str]]:
+    origins = result.legal.canonical.origins
+    return [[origins[n].label for n in nodes if result.readings[n].weighted] for analog, nodes in result.groups if analog]
+
+
+def _check_sizes(block_sizes: Sequence[int], formed: Sequence[Sequence[str]]) -> None:
+    if len(formed) != len(block_sizes):
+        shown = "; ".join(", ".join(layers) for layers in formed)
         raise OptionError(
-            Problem("option block_sizes", f"names {len(block_sizes)} blocks, but with these sizes the model forms {formed}", "Give one size a block; explain(model, block_sizes=...) shows where they split, and block_size=n splits everywhere alike.")
+            Problem("option block_sizes", f"names {len(block_sizes)} blocks, but with these sizes the model forms {len(formed)}: {shown}", "Give one size a block; a boundary ends a block early, and explain(model, block_size=n) shows the boundaries.")
         )
 
 

@@ -47,8 +47,8 @@ class Tolerance:
     max_sweeps: int = 200
 
     def of(self, dtype: torch.dtype) -> float:
-        """The tolerance of a free phase; by default some 30 roundings of the type, below which a residual is noise."""
-        return max(32 * torch.finfo(dtype).eps, 1e-13) if self.residual is None else self.residual
+        """The tolerance of a free phase; by default some 30 roundings of the type, below which a residual is noise, and at most a few percent."""
+        return min(max(32 * torch.finfo(dtype).eps, 1e-13), 0.03) if self.residual is None else self.residual
 
     def nudged(self, dtype: torch.dtype) -> float:
         """The tolerance of a nudged phase, where the displacement alone is relaxed: a gradient needs fewer digits than a state."""

@@ -2,6 +2,6 @@
 
 from .digital import attribute, run_digital
 from .emit import training_code
-from .operator import BlockCall, free_phase, run_block
+from .operator import BlockCall, free_phase, out_of_sight, run_block
 
-__all__ = ["BlockCall", "attribute", "free_phase", "run_block", "run_digital", "training_code"]
+__all__ = ["BlockCall", "attribute", "free_phase", "out_of_sight", "run_block", "run_digital", "training_code"]

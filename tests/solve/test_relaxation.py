@@ -129,3 +129,16 @@ def test_the_certificate_names_what_stands_against_it() -> None:
         assert found[0].convex is convex
         assert word in found[0].reason
 
+
+
+def test_the_tolerance_of_a_coarse_type_is_still_one() -> None:
+    """32 roundings of bfloat16 would be a quarter of the state."""
+    assert Tolerance().of(torch.bfloat16) <= 0.03
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 3))
+    x = torch.randn(4, 6)
+    fine, coarse = fc.convert(net, 3, loop_gain=0.24).eval(), fc.convert(net.bfloat16(), 3, loop_gain=0.24).eval()
+    with torch.no_grad():
+        exact, found = fine(x), coarse(x.bfloat16()).float()
+    assert coarse.relaxation[0].converged
+    assert float((found - exact).abs().max() / exact.abs().max()) < 0.03
