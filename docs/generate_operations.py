@@ -10,7 +10,6 @@ import argparse
 import sys
 from pathlib import Path
 
-
 from ffebm_compiler.rules import RULES, Role, Rule
 
 PAGE = Path(__file__).with_name("operations.md")

@@ -108,9 +108,10 @@ CONVERSIONS: dict[str, tuple[Callable[[], object], type[Exception], str, str]] =
 @pytest.mark.parametrize("case", CONVERSIONS)
 def test_a_bad_conversion_names_the_option_and_the_remedy(case: str) -> None:
     act, error, names, advises = CONVERSIONS[case]
-    with pytest.raises(error) as caught, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        act()
+        with pytest.raises(error) as caught:
+            act()
     assert isinstance(caught.value, fc.FFEBMError)
     assert names in str(caught.value)
     assert advises in str(caught.value)

@@ -25,7 +25,7 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OptionError, match="text .*a.txt: can't be written: No space left on device"):
+    with pytest.raises(OptionError, match=r"text .*a\.txt: can't be written: No space left on device"):
         write_whole(tmp_path / "a.txt", "two", "text")
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "one"

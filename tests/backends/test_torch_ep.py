@@ -202,10 +202,15 @@ def test_gains_of_a_forward_are_those_of_its_backward(net: Residual, x: Tensor) 
 def test_using_restores_the_options(net: Residual) -> None:
     model = fc.convert(net, block_size=2)
     before = model.execution
-    with pytest.raises(ZeroDivisionError), model.using(estimator=fc.Implicit(), tolerance=1e-3, max_sweeps=7, loop_gain=None):
-        assert model.execution.loop_gain is None
-        assert model.execution.tolerance.max_sweeps == 7
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with model.using(estimator=fc.Implicit(), tolerance=1e-3, max_sweeps=7, loop_gain=None):
+            assert model.execution.loop_gain is None
+            assert model.execution.tolerance.max_sweeps == 7
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert model.execution is before
 
 
