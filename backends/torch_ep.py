@@ -39,6 +39,7 @@ from .execution import Execution
 from .gain_store import GainStore
 from .probe import candidates
 from .script import script_of
+from .verification import check_against_network
 from .views import BlockView
 
 logger = logging.getLogger(__name__)
@@ -183,12 +184,15 @@ class FFEBM(nn.Module):
 
         return self.mode.signature.pack(_map_leaves(self.program.output, leaf))
 
+    def bound(self, block: EnergyBlock, values: Mapping[str, Any]) -> BoundBlock:
+        """A block with the values and weights that it reads, at unit feedback."""
+        weights = {p: self._weight(p) for p in block.weights}
+        return BoundBlock(block, {n: values[n] for n in block.inputs}, weights, unit_gains(block).layer_weights)
+
     def block_call(self, block: EnergyBlock, values: Mapping[str, Any], record: Callable[[FreePhase], None] = lambda p: None) -> BlockCall:
         """One use of a block: what it reads, its gains, and who hears how it settled."""
-        inputs = {n: values[n] for n in block.inputs}
-        weights = {p: self._weight(p) for p in block.weights}
+        bound = self.bound(block, values)
         training_step = self.training and torch.is_grad_enabled()
-        bound = BoundBlock(block, inputs, weights, unit_gains(block).layer_weights)
         with out_of_sight():
             gains = self.gain_store.measure(bound, self.execution.loop_gain, self._weights_version, refresh=training_step)
 
@@ -202,7 +206,7 @@ class FFEBM(nn.Module):
             for relaxation in estimate.relaxations:
                 self._warn(relaxation, block, "nudged phase")
 
-        return BlockCall(block, inputs, weights, gains.layer_weights, self.execution.estimator, self.execution.tolerance, free, nudged)
+        return BlockCall(block, bound.inputs, bound.weights, gains.layer_weights, self.execution.estimator, self.execution.tolerance, free, nudged)
 
     def _weight(self, path: str) -> Tensor:
         value = attribute(self.network, path)
@@ -252,7 +256,7 @@ class FFEBM(nn.Module):
         """Verifies the blocks' energies on the example inputs, or on a guessed one; otherwise the first input will do.
 
         Raises:
-            VerificationError: a block's energy and its solver disagree.
+            VerificationError: a block's energy and its solver disagree, or the program and the model.
         """
         calls: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]]
         calls = [examples] if examples is not None else [((sample,), {}) for sample in candidates(self.network)]
@@ -266,6 +270,7 @@ class FFEBM(nn.Module):
                     with warnings.catch_warnings(), torch.random.fork_rng():
                         warnings.simplefilter("ignore", ConvergenceWarning)
                         self.equilibrium(*args, **kwargs)
+                        check_against_network(self, args, kwargs)
                     break
                 except Exception as failure:  # a guess may fail anywhere in the user's code
                     if examples is not None or isinstance(failure, VerificationError):

@@ -51,7 +51,7 @@ def convert(
     Args:
         model: any module that ``torch.fx.symbolic_trace`` can trace, or ``torch.export`` with ``example_inputs``.
         block_size: weighted layers a block, 2 by default; 1 is the feedforward network itself.
-        block_sizes: instead, one size a block, in order of execution.
+        block_sizes: instead, one size a block, in the order in which the model's calls open them.
         digital: layers to keep out of blocks: names (a container is called as a whole, ``*`` matches) or a predicate of
             (name, module), asked of every layer that is called, not of containers, and of every function with None.
         analog: layers that must be in a block, likewise.
@@ -70,7 +70,7 @@ def convert(
         OptionError: options that can't be used, all at once.
         TraceError: the model can't be traced.
         PartitionError: ``analog=`` insists on a layer that can't be in a block.
-        VerificationError: a block's energy and its solver disagree (a rule is wrong).
+        VerificationError: a block's energy and its solver disagree, or the program and the model (a rule is wrong).
     """
     options = Options(
         _size(block_size, block_sizes), block_sizes, digital, analog, norm, loop_gain, estimator, tolerance, max_sweeps, example_inputs, _given(rules)
@@ -119,13 +119,19 @@ def compile_model(model: nn.Module, options: Options) -> Compiled:
         raise OptionError(Problem("model", "is converted already", "Give the original: convert(model.to_feedforward(), ...)."))
     check(model, options)
     network = _copied(model)
-    in_place = tuple(name for name, m in network.named_modules() if getattr(m, "inplace", False) is True)
     buffers = {name for name, _ in network.named_buffers()}
     modes = {training: _compile_mode(network, training, options) for training in (model.training, not model.training)}
-    for name in in_place:  # the graphs of both modes read the results instead
+    in_place = _rewritten(network, [m.program for m in modes.values()])
+    for name in in_place:
         network.get_submodule(name).inplace = False  # type: ignore[assignment]
     constants = tuple(name for name, _ in network.named_buffers() if name not in buffers)
     return Compiled(network, modes, _recorded(options, modes[True].program), in_place, constants, bool(options.rules))
+
+
+def _rewritten(network: nn.Module, programs: Iterable[Program]) -> tuple[str, ...]:
+    """The in-place layers that the programs call: their readers read the results instead. Those inside a layer that is called as a whole stay."""
+    called = {str(n.target) for p in programs for b in p.digital_blocks for n in b.graph.nodes if n.op == "call_module"}
+    return tuple(sorted(name for name in called if getattr(network.get_submodule(name), "inplace", False) is True))
 
 
 def _copied(model: nn.Module) -> nn.Module:

@@ -89,7 +89,6 @@ def _reads_instead(reading: Reading, old: fx.Node, new: fx.Node) -> Reading:
     return replace(reading, operands=operands, given=frozenset(new if g is old else g for g in reading.given))
 
 
-_LEADING_NORM = "batch norm before the first activation of a block: it trains with batch statistics"
 
 
 class _Partitioner:
@@ -199,7 +198,7 @@ class _Partitioner:
         """Why a call that has an energy is digital where it stands."""
         sources = self.sources(node, position)
         if self.roles[node] is Role.NORM and not any(i in self.on_state or i in self.is_state for i in sources):
-            return _LEADING_NORM
+            return OPENING_NORM
         if self.roles[node] is Role.POTENTIAL and self.limit(groups) == 1 and not any(i in self.heavy for i in sources):
             return "activation without a weighted layer before it, in a block of size 1"
         return None
@@ -264,7 +263,7 @@ class _Partitioner:
         del self.block[node]
         role = self.roles.pop(node)
         self.position[node] += 1
-        self.reasons[node] = _LEADING_NORM if role is Role.NORM else "reads a block's output, and no state follows it in a block"
+        self.reasons[node] = OPENING_NORM if role is Role.NORM else "reads a block's output, and no state follows it in a block"
 
     def drop_weightless(self) -> None:
         """A block without a weighted layer is digital."""

@@ -32,6 +32,9 @@ Edge = tuple[str, str]
 STEPS, SETTLED = 24, 1e-3
 """At most so many Lanczos steps at first use; fewer once a step adds less than this to the squared norm."""
 
+SURE = 0.95
+"""A coupling is certified below this: the norms are estimates from below."""
+
 REFRESH = 3
 """Steps of a refresh, which starts from the last leading direction."""
 
@@ -200,6 +203,8 @@ def certify(block: EnergyBlock, gains: Gains) -> Certificate:
         return Certificate(largest, gain, False, "none: a smooth activation inside the interaction adds curvature of either sign")
     if largest >= 1:
         return Certificate(largest, gain, False, f"none: coupling {largest:.3g} >= 1, so several equilibria are possible")
+    if largest >= SURE:
+        return Certificate(largest, gain, False, f"none: coupling {largest:.3g} is below 1 by less than its norms may be underestimated")
     when = ", at the weights before the last change" if gains.outdated else ""
     if block.is_routed:
         return Certificate(largest, gain, False, f"convex for each choice of pooling winners only, between which several equilibria are possible: coupling {largest:.3g} < 1{when}")

@@ -31,7 +31,7 @@ FASTEST = 0.05
 """The least contraction that a measurement from two sweeps is trusted with."""
 
 DIVERGED = 1e30
-"""A state beyond this, relative to the feedforward one, is on its way to infinity."""
+"""A state beyond this is on its way to infinity."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,65 @@
+"""The compiled program, run without feedback, is the model: a rule that reads an operation wrongly is caught."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import ffebm_compiler as fc
+from ffebm_compiler.ir import Operation
+from ffebm_compiler.rules import Call, Reading, Role, Rule
+
+
+def _forgets_the_stride(call: Call) -> Reading:
+    operation = Operation(name="conv2d", function=lambda x, w, b: F.conv2d(x, w, b)[..., :4, :4], weighted=True)
+    return Reading((call.as_operand(call.value()), call.weight("weight"), call.weight("bias")), operation)
+
+
+WRONG = Rule("conv2d", Role.COUPLING, _forgets_the_stride, "a convolution that forgets its stride", modules=(nn.Conv2d,))
+
+
+def strided() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(2, 3, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2))
+
+
+def test_a_wrong_operation_is_caught() -> None:
+    with pytest.raises(fc.VerificationError, match=r"model Sequential, output 0: the compiled program, run without feedback, differs"):
+        fc.convert(strided(), 2, rules=[WRONG], example_inputs=torch.randn(2, 2, 9, 9))
+
+
+def test_the_right_one_passes() -> None:
+    fc.convert(strided(), 2, example_inputs=torch.randn(2, 2, 9, 9))
+
+
+class Aliased(nn.Module):
+    """An in-place activation whose operand is read again: as written, both names are the activation's result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.act = nn.Linear(4, 4), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.fc(x)
+        return self.act(h) + h
+
+
+class Outer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = Aliased(), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.inner(x))
+
+
+@pytest.mark.parametrize("digital", [(), ("inner",), ("inner.act",)])
+def test_in_place_layers_keep_their_meaning(digital: tuple[str, ...]) -> None:
+    """Also inside a container that is called as a whole, where they stay in place."""
+    torch.manual_seed(0)
+    net, x = Outer(), torch.randn(5, 4)
+    model = fc.convert(net, 1, digital=digital)
+    assert torch.allclose(model(x), net(x))
+    assert net.inner.act.inplace
+    assert model.to_feedforward().inner.act.inplace
