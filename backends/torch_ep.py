@@ -39,7 +39,7 @@ from .execution import Execution
 from .gain_store import GainStore
 from .probe import candidates
 from .script import script_of
-from .verification import check_against_network
+from .verification import check_against_network, kept_buffers
 from .views import BlockView
 
 logger = logging.getLogger(__name__)
@@ -261,7 +261,6 @@ class FFEBM(nn.Module):
         calls: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]]
         calls = [examples] if examples is not None else [((sample,), {}) for sample in candidates(self.network)]
         modes = {m: m.training for m in (self, *self.network.modules())}
-        buffers = [(b, b._version, b.clone()) for b in self.network.buffers()]
         self.eval()
         self.gain_store.steps = STEPS if examples is not None else REFRESH  # the gains of a guess are thrown away
         try:
@@ -269,7 +268,8 @@ class FFEBM(nn.Module):
                 try:
                     with warnings.catch_warnings(), torch.random.fork_rng():
                         warnings.simplefilter("ignore", ConvergenceWarning)
-                        self.equilibrium(*args, **kwargs)
+                        with kept_buffers(self.network):
+                            self.equilibrium(*args, **kwargs)
                         check_against_network(self, args, kwargs)
                     break
                 except Exception as failure:  # a guess may fail anywhere in the user's code
@@ -279,9 +279,6 @@ class FFEBM(nn.Module):
         finally:
             for module, mode in modes.items():
                 module.training = mode
-            for buffer, version, value in buffers:  # a model may count its calls, whatever its mode
-                if buffer._version != version:
-                    buffer.copy_(value)
             self.__dict__["_records"] = ()
             self.gain_store.steps = STEPS
             if examples is None:  # the gains of a guessed shape are not those of the user's

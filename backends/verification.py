@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import Problem, VerificationError
 from ..ir import EnergyBlock
@@ -31,9 +31,10 @@ def check_against_network(model: FFEBM, args: tuple[Any, ...], kwargs: Mapping[s
     assert not model.training, "batch statistics and dropout would differ"
     with torch.no_grad(), torch.random.fork_rng():
         state = torch.get_rng_state()
-        ours = _feedforward(model, args, kwargs)
+        with kept_buffers(model.network):
+            ours = _feedforward(model, args, kwargs)
         torch.set_rng_state(state)
-        with _as_written(model):
+        with kept_buffers(model.network), _as_written(model):
             theirs = model.network(*_copies(args), **_copies(dict(kwargs)))
     for index, (a, b) in enumerate(zip(_tensors(ours), _tensors(theirs), strict=False)):
         difference = _difference(a, b)
@@ -57,6 +58,19 @@ def _feedforward(model: FFEBM, args: tuple[Any, ...], kwargs: Mapping[str, Any])
         else:
             values.update(run_digital(step, model.network, values))
     return model.pack_output(values)
+
+
+@contextlib.contextmanager
+def kept_buffers(network: nn.Module) -> Iterator[None]:
+    """Puts back what a run writes into buffers: a model may count its calls, whatever its mode."""
+    before = [(b, b._version, b.clone()) for b in network.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, version, value in before:
+                if buffer._version != version:
+                    buffer.copy_(value)
 
 
 @contextlib.contextmanager
