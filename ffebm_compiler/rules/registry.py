@@ -9,9 +9,10 @@ from torch import fx, nn
 
 from ..ir import Potential
 from .arithmetic import ARITHMETIC_RULES
+from .exponential import EXPONENTIAL_RULES
 from .norms import NORM_RULES
+from .piecewise import PIECEWISE_RULES
 from .pooling import POOLING_RULES
-from .potentials import POTENTIAL_RULES
 from .rule import Call, Reading, Role, Rule
 from .shapes import SHAPE_RULES
 from .smooth import SMOOTH_RULES
@@ -46,7 +47,7 @@ def matches(rule: Rule, node: fx.Node, module: nn.Module | None) -> bool:
 
 
 RULES = Rules(
-    (*POTENTIAL_RULES, *SMOOTH_RULES, *WEIGHTED_RULES, *POOLING_RULES, *NORM_RULES, *SHAPE_RULES, *ARITHMETIC_RULES)
+    (*PIECEWISE_RULES, *EXPONENTIAL_RULES, *SMOOTH_RULES, *WEIGHTED_RULES, *POOLING_RULES, *NORM_RULES, *SHAPE_RULES, *ARITHMETIC_RULES)
 )
 
 

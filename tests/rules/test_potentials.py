@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ffebm_compiler.ir import IDENTITY, Potential
-from ffebm_compiler.rules.potentials import HARDSIGMOID, RELU, RELU6, SELU_ALPHA, SELU_SCALE, SIGMOID, TANH, clamp, elu, leaky_relu, softmax, softplus
+from ffebm_compiler.rules.exponential import SELU_ALPHA, SELU_SCALE, SIGMOID, TANH, elu, softmax, softplus
+from ffebm_compiler.rules.piecewise import HARDSIGMOID, RELU, RELU6, clamp, leaky_relu
 
 POTENTIALS = [
     IDENTITY, RELU, RELU6, HARDSIGMOID, SIGMOID, TANH, clamp(-0.5, 1.5, name="hardtanh"), clamp(-1.0, float("inf"), name="from below"),

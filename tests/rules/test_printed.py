@@ -10,7 +10,8 @@ import torch
 
 from ffebm_compiler.ir import Potential
 from ffebm_compiler.rules import RULES
-from ffebm_compiler.rules.potentials import SELU_ALPHA, SELU_SCALE, clamp, elu, leaky_relu, softplus
+from ffebm_compiler.rules.exponential import SELU_ALPHA, SELU_SCALE, elu, softplus
+from ffebm_compiler.rules.piecewise import clamp, leaky_relu
 from ffebm_compiler.rules.registry import example_potential
 
 OTHERS = (

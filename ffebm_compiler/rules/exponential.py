@@ -1,0 +1,275 @@
+"""Activations of exponentials: ``sigma = (grad G)^-1``, elementwise except softmax.
+
+| activation     | G(s)                                    | domain     |
+| Sigmoid        | s log s + (1-s) log(1-s)                | [0, 1]     |
+| Tanh           | [(1+s) log(1+s) + (1-s) log(1-s)]/2     | [-1, 1]    |
+| Softplus(beta) | s^2/2 + Li2(exp(-beta s))/beta^2        | s > 0      |
+| ELU(alpha)     | s^2/2, and (alpha+s) log(1+s/alpha) - s | s > -alpha |
+| Softmax        | sum s log s                             | simplex    |
+
+The differences ``sigma(a + da) - sigma(a)`` are addition theorems and ``expm1``, so that an increment far below the rounding of
+``a`` keeps its relative precision.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..ir import Potential
+from .activation import chosen, fixed
+from .piecewise import split_difference
+from .rule import Call, Refusal, Role, Rule
+
+aten = torch.ops.aten
+
+
+def _xlogx(s: Tensor) -> Tensor:
+    product: Tensor = torch.special.xlogy(s, s)
+    return product
+
+
+def _elu_energy(s: Tensor, alpha: float, scale: float, rate: float) -> Tensor:
+    """For s = scale * alpha * (exp(rate a) - 1): the integral of log(1 + s / (scale alpha)) / rate."""
+    depth = scale * alpha
+    below = s.clamp(-depth, 0.0)
+    entropy = (torch.special.xlogy(depth + below, 1 + below / depth) - below) / rate
+    return torch.where(s >= 0, s * s / (2 * scale), entropy)
+
+
+def _elu_difference(a: Tensor, da: Tensor, alpha: float, scale: float, rate: float) -> Tensor:
+    up, down = split_difference(a, da)
+    return scale * (up + alpha * torch.exp(rate * a.clamp(max=0.0)) * torch.expm1(rate * down))
+
+
+def elu(alpha: float, scale: float = 1.0, rate: float = 1.0, name: str = "elu") -> Potential:
+    """sigma(a) = scale * (a if a > 0 else alpha * (exp(rate * a) - 1))."""
+
+    def activation(a: Tensor) -> Tensor:
+        found: Tensor = aten.elu(a, alpha, scale, rate)
+        return found
+
+    def tangent(a: Tensor, da: Tensor) -> Tensor:
+        return scale * torch.where(a > 0, da, alpha * rate * torch.exp(rate * a.clamp(max=0.0)) * da)
+
+    depth = scale * alpha
+    half, tex_half = ("½", r"\tfrac12") if scale == 1 else (f"{1 / (2 * scale):g}·", f"{1 / (2 * scale):g}")
+    times, tex_times = ("", "") if rate == 1 else (f"{1 / rate:g}·", f"{1 / rate:g}")
+    return Potential(
+        name=name,
+        energy=partial(_elu_energy, alpha=alpha, scale=scale, rate=rate),
+        activation=activation,
+        difference=partial(_elu_difference, alpha=alpha, scale=scale, rate=rate),
+        tangent=tangent,
+        slope=scale * max(1.0, alpha * rate),
+        lower=-alpha * scale,
+        text=f"{half}‖max({{s}},0)‖² + {times}Σ[({depth:g}+{{s}})log(1+{{s}}/{depth:g}) − {{s}}] over {{s}}<0",
+        tex=rf"{tex_half}\lVert \max({{s}},0)\rVert^2 + {tex_times}\textstyle\sum_{{{{{{s}}<0}}}}\left[({depth:g}+{{s}})\log(1+{{s}}/{depth:g}) - {{s}}\right]",
+        options=dict(alpha=alpha, scale=scale, rate=rate),
+    )
+
+
+SIGMOID = Potential(
+    name="sigmoid",
+    energy=lambda s: _xlogx(s) + _xlogx(1 - s),
+    activation=torch.sigmoid,
+    # sigma(b) - sigma(a) = sigma(b) (1 - sigma(a)) (1 - exp(a - b)), written from the side where exp is small
+    difference=lambda a, da: torch.where(
+        da >= 0,
+        -torch.expm1(-da.abs()) * torch.sigmoid(a + da) * torch.sigmoid(-a),
+        torch.expm1(-da.abs()) * torch.sigmoid(a) * torch.sigmoid(-a - da),
+    ),
+    tangent=lambda a, da: torch.sigmoid(a) * torch.sigmoid(-a) * da,
+    slope=0.25,
+    lower=0.0,
+    upper=1.0,
+    text="Σ[{s} log {s} + (1−{s}) log(1−{s})]",
+    tex=r"\textstyle\sum\left[{s}\log {s} + (1-{s})\log(1-{s})\right]",
+)
+
+TANH = Potential(
+    name="tanh",
+    energy=lambda s: (_xlogx(1 + s) + _xlogx(1 - s)) / 2,
+    activation=torch.tanh,
+    # tanh(b) - tanh(a) = tanh(b - a) (1 - tanh(a) tanh(b)); the bracket by cosh where it would cancel
+    difference=lambda a, da: _tanh_difference(a, da),
+    tangent=lambda a, da: _sech2(a) * da,
+    lower=-1.0,
+    upper=1.0,
+    text="½Σ[(1+{s}) log(1+{s}) + (1−{s}) log(1−{s})]",
+    tex=r"\tfrac12\textstyle\sum\left[(1+{s})\log(1+{s}) + (1-{s})\log(1-{s})\right]",
+)
+
+
+def _sech2(a: Tensor) -> Tensor:
+    return 4 * torch.sigmoid(2 * a) * torch.sigmoid(-2 * a)
+
+
+def _tanh_difference(a: Tensor, da: Tensor) -> Tensor:
+    """tanh(a) = 2 sigmoid(2a) - 1, so the sigmoid's difference serves."""
+    return 2 * SIGMOID.difference(2 * a, 2 * da)
+
+
+class _SoftplusCorrection(torch.autograd.Function):
+    """Li2(exp(-u)) for u >= 0, by its power series reflected at 1/2 (Abramowitz & Stegun 27.7).
+
+    The derivative is log(1 - exp(-u)) in closed form, the series being poor at u -> 0.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor) -> Tensor:
+        ctx.save_for_backward(u)
+        z = torch.exp(-u).clamp(max=1.0)
+        small = torch.where(z <= 0.5, z, 1 - z)
+        series, power = torch.zeros_like(z), torch.ones_like(z)
+        for k in range(1, 55):  # 0.5^55 / 55^2 is below the rounding of float64
+            power = power * small
+            series = series + power / k**2
+        reflected = math.pi**2 / 6 - torch.special.xlog1py(torch.log(z), -z) - series
+        return torch.where(z <= 0.5, series, reflected)
+
+    @staticmethod
+    def backward(ctx: Any, error: Tensor) -> Tensor:  # type: ignore[override]
+        (u,) = ctx.saved_tensors
+        return error * torch.log(-torch.expm1(-u))
+
+
+def softplus(beta: float, threshold: float = 20.0) -> Potential:
+    """sigma(a) = log(1 + exp(beta a)) / beta; PyTorch takes a itself where beta a exceeds the threshold."""
+
+    def energy(s: Tensor) -> Tensor:
+        correction: Tensor = _SoftplusCorrection.apply(beta * s)
+        return s * s / 2 + correction / beta**2
+
+    def difference(a: Tensor, da: Tensor) -> Tensor:
+        b = beta * da
+        # log1p(sigmoid(a) expm1(b)), which cancels in its turn where b is large
+        near = torch.log1p(torch.sigmoid(beta * a) * torch.expm1(b.clamp(-1.0, 1.0)))
+        far = F.softplus(beta * (a + da)) - F.softplus(beta * a)
+        return torch.where(b.abs() <= 1.0, near, far) / beta
+
+    return Potential(
+        name="softplus",
+        energy=energy,
+        activation=lambda a: F.softplus(a, beta, threshold),
+        difference=difference,
+        tangent=lambda a, da: torch.sigmoid(beta * a) * da,
+        lower=0.0,
+        text=f"½‖{{s}}‖² + Σ Li₂(exp(−{beta:g}{{s}}))/{beta * beta:g}",
+        tex=rf"\tfrac12\lVert {{s}}\rVert^2 + \textstyle\sum \mathrm{{{{Li}}}}_2(e^{{{{-{beta:g}{{s}}}}}})/{beta * beta:g}",
+        options=dict(beta=beta),
+    )
+
+
+def softmax(dim: int) -> Potential:
+    def difference(a: Tensor, da: Tensor) -> Tensor:
+        p = torch.softmax(a, dim)
+        da = da - (p * da).sum(dim, keepdim=True)  # a common shift changes nothing
+        grow = torch.expm1(da.clamp(-1.0, 1.0))
+        mean = (p * grow).sum(dim, keepdim=True)
+        far = torch.softmax(a + da, dim) - p
+        return torch.where(da.abs().amax(dim, keepdim=True) <= 1.0, p * (grow - mean) / (1 + mean), far)
+
+    def tangent(a: Tensor, da: Tensor) -> Tensor:
+        p = torch.softmax(a, dim)
+        return p * (da - (p * da).sum(dim, keepdim=True))
+
+    return Potential(
+        name="softmax",
+        energy=_xlogx,
+        activation=lambda a: torch.softmax(a, dim),
+        difference=difference,
+        tangent=tangent,
+        slope=0.5,
+        lower=0.0,
+        upper=1.0,
+        simplex=dim,
+        text="Σ {s} log {s}",
+        tex=r"\textstyle\sum {s}\log {s}",
+        options=dict(dim=dim),
+    )
+
+
+# --- the rules ------------------------------------------------------------
+
+
+def _elu(call: Call) -> Potential | Refusal:
+    alpha, scale, rate = call.option("alpha", 1.0), call.option("scale", 1.0), call.option("input_scale", 1.0)
+    if not min(alpha, scale, rate) > 0:
+        return Refusal(f"alpha={alpha} is not increasing, so it has no convex potential")
+    return elu(float(alpha), float(scale), float(rate))
+
+
+def _celu(call: Call) -> Potential | Refusal:
+    alpha = call.option("alpha", 1.0)
+    if not alpha > 0:
+        return Refusal(f"alpha={alpha} is not increasing, so it has no convex potential")
+    return elu(float(alpha), rate=1 / float(alpha), name="celu")
+
+
+def _softplus(call: Call) -> Potential | Refusal:
+    beta, threshold = call.option("beta", 1.0), call.option("threshold", 20.0)
+    if not beta > 0:
+        return Refusal(f"beta={beta} is not positive")
+    if threshold < 15:
+        return Refusal(f"threshold={threshold} makes it a straight line where it is still curved, so it is not the softplus of the energy")
+    return softplus(float(beta), float(threshold))
+
+
+def _softmax(call: Call) -> Potential | Refusal:
+    dim = call.option("dim", None)
+    if dim is None:
+        return Refusal("its dimension is implicit; give dim=")
+    if call.arguments.get("dtype") is not None:
+        return Refusal("it changes the type of its input")
+    return Refusal("it normalises over the batch") if dim == 0 else softmax(int(dim))
+
+
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # Klambauer et al. 2017, as in PyTorch
+
+
+EXPONENTIAL_RULES: tuple[Rule, ...] = (
+    Rule(
+        "sigmoid", Role.POTENTIAL, fixed(SIGMOID), "1 / (1 + exp(−a))",
+        modules=(nn.Sigmoid,),
+        functions=(torch.sigmoid, F.sigmoid, torch.special.expit, torch.sigmoid_, aten.sigmoid.default, aten.sigmoid_.default),
+        methods=("sigmoid", "sigmoid_"), examples=((nn.Sigmoid, (3, 5)),),
+    ),
+    Rule(
+        "tanh", Role.POTENTIAL, fixed(TANH), "tanh(a)",
+        modules=(nn.Tanh,), functions=(torch.tanh, F.tanh, torch.tanh_, aten.tanh.default, aten.tanh_.default),
+        methods=("tanh", "tanh_"), examples=((nn.Tanh, (3, 5)),),
+    ),
+    Rule(
+        "softplus", Role.POTENTIAL, chosen(_softplus), "log(1 + exp(beta a)) / beta",
+        modules=(nn.Softplus,), functions=(F.softplus, aten.softplus.default),
+        signature=("input", "beta", "threshold"), examples=((lambda: nn.Softplus(2.0), (3, 5)),),
+    ),
+    Rule(
+        "elu", Role.POTENTIAL, chosen(_elu), "a, or alpha (exp(a) − 1) below 0",
+        modules=(nn.ELU,), functions=(F.elu, F.elu_), signature=("input", "alpha", "inplace"), examples=((lambda: nn.ELU(0.7), (3, 5)),),
+    ),
+    Rule(
+        "elu_scaled", Role.POTENTIAL, chosen(_elu), "scale · a, or scale · alpha (exp(rate · a) − 1) below 0",
+        functions=(aten.elu.default, aten.elu_.default), signature=("input", "alpha", "scale", "input_scale"),
+    ),
+    Rule(
+        "celu", Role.POTENTIAL, chosen(_celu), "a, or alpha (exp(a/alpha) − 1) below 0",
+        modules=(nn.CELU,), functions=(F.celu, F.celu_, torch.celu, aten.celu.default, aten.celu_.default), signature=("input", "alpha", "inplace"),
+        examples=((lambda: nn.CELU(0.7), (3, 5)),),
+    ),
+    Rule(
+        "selu", Role.POTENTIAL, fixed(elu(SELU_ALPHA, SELU_SCALE, name="selu")), "scaled ELU",
+        modules=(nn.SELU,), functions=(F.selu, torch.selu, aten.selu.default, aten.selu_.default), signature=("input", "inplace"), examples=((nn.SELU, (3, 5)),),
+    ),
+    Rule(
+        "softmax", Role.POTENTIAL, chosen(_softmax), "exp(a) / Σ exp(a)",
+        modules=(nn.Softmax,), functions=(torch.softmax, F.softmax, aten.softmax.int),
+        methods=("softmax",), signature=("input", "dim", "dtype"), examples=((lambda: nn.Softmax(-1), (3, 5)),),
+    ),
+)

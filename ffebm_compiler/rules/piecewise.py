@@ -1,0 +1,177 @@
+"""Piecewise linear activations: ``sigma = (grad G)^-1``, elementwise.
+
+| activation       | G(s)                            | domain   |
+| ReLU             | s^2/2                           | s >= 0   |
+| clamp(a, lo, hi) | s^2/2                           | [lo, hi] |
+| LeakyReLU        | s^2/2, and s^2/(2 slope) below 0 |          |
+| Hardsigmoid      | 3 s^2 - 3 s                     | [0, 1]   |
+
+The differences ``sigma(a + da) - sigma(a)`` clip the increment instead of subtracting two states, so that an increment far
+below the rounding of ``a`` keeps its relative precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..ir import Potential
+from .activation import chosen, fixed
+from .rule import Call, Refusal, Role, Rule
+
+INFINITY = float("inf")
+aten = torch.ops.aten
+
+
+def _clip_difference(a: Tensor, da: Tensor, lower: float, upper: float) -> Tensor:
+    """clip(a + da) - clip(a): the increment beyond the clipped point, clipped by what is left to the bounds."""
+    c = a.clamp(lower, upper)
+    return (da + (a - c)).clamp(lower - c, upper - c)
+
+
+def _prepared_clip(a: Tensor, lower: float, upper: float) -> Callable[[Tensor], Tensor]:
+    """The same for many increments of one ``a``: two additions' worth of work each."""
+    c = a.clamp(lower, upper)
+    excess, low, high = a - c, lower - c, None if upper == INFINITY else upper - c
+    if high is None:
+        return lambda da: torch.maximum(da + excess, low)
+    return lambda da: torch.clamp(da + excess, low, high)
+
+
+def _prepared_affine_clip(a: Tensor, lower: float, upper: float, scale: float, shift: float) -> Callable[[Tensor], Tensor]:
+    clipped = _prepared_clip(scale * a + shift, lower, upper)
+    return clipped if scale == 1 else lambda da: clipped(scale * da)
+
+
+def clamp(lower: float, upper: float, scale: float = 1.0, shift: float = 0.0, name: str = "clamp") -> Potential:
+    """sigma(a) = clip(scale * a + shift, lower, upper); G = (s - shift)^2 / (2 scale)."""
+    centred = "{s}" if shift == 0 else f"{{s}} − {shift:g}"
+    factor, tex_factor = ("½", r"\tfrac12") if scale == 1 else (f"{1 / (2 * scale):g}·", f"{1 / (2 * scale):g}")
+    return Potential(
+        name=name,
+        energy=lambda s: (s - shift) ** 2 / (2 * scale),
+        activation=lambda a: (scale * a + shift).clamp(lower, upper) if (scale, shift) != (1, 0) else a.clamp(lower, upper),
+        difference=lambda a, da: _clip_difference(scale * a + shift, scale * da, lower, upper),
+        prepared_difference=partial(_prepared_affine_clip, lower=lower, upper=upper, scale=scale, shift=shift),
+        tangent=lambda a, da: torch.where(_inside(scale * a + shift, lower, upper), scale * da, 0.0),
+        slope=scale,
+        lower=lower,
+        upper=upper,
+        text=f"{factor}‖{centred}‖²",
+        tex=rf"{tex_factor}\lVert {centred.replace('−', '-')}\rVert^2".replace("{s}", "{s}"),
+        options=dict(lower=lower, upper=upper, scale=scale, shift=shift),
+    )
+
+
+def _inside(u: Tensor, lower: float, upper: float) -> Tensor:
+    return (u > lower) & (u < upper)
+
+
+RELU = Potential(
+    name="relu",
+    energy=lambda s: s * s / 2,
+    activation=torch.relu,
+    difference=partial(_clip_difference, lower=0.0, upper=INFINITY),
+    prepared_difference=partial(_prepared_clip, lower=0.0, upper=INFINITY),
+    tangent=lambda a, da: torch.where(a > 0, da, 0.0),
+    lower=0.0,
+    options=dict(lower=0.0, upper=INFINITY, scale=1.0, shift=0.0),
+)
+RELU6 = clamp(0.0, 6.0, name="relu6")
+HARDSIGMOID = replace(clamp(0.0, 1.0, scale=1 / 6, shift=0.5, name="hardsigmoid"), activation=F.hardsigmoid)
+
+
+def split_difference(a: Tensor, da: Tensor) -> tuple[Tensor, Tensor]:
+    """The increments of max(a, 0) and of min(a, 0)."""
+    return _clip_difference(a, da, 0.0, INFINITY), _clip_difference(a, da, -INFINITY, 0.0)
+
+
+def _leaky_difference(a: Tensor, da: Tensor, slope: float) -> Tensor:
+    up, down = split_difference(a, da)
+    return up + slope * down
+
+
+def leaky_relu(slope: float) -> Potential:
+    return Potential(
+        name="leaky_relu",
+        energy=lambda s: torch.where(s >= 0, s * s / 2, s * s / (2 * slope)),
+        activation=lambda a: F.leaky_relu(a, slope),
+        difference=partial(_leaky_difference, slope=slope),
+        tangent=lambda a, da: torch.where(a > 0, da, slope * da),
+        slope=max(1.0, slope),
+        text=f"½‖max({{s}},0)‖² + {1 / (2 * slope):g}·‖min({{s}},0)‖²",
+        tex=rf"\tfrac12\lVert \max({{s}},0)\rVert^2 + {1 / (2 * slope):g}\lVert \min({{s}},0)\rVert^2",
+        options=dict(slope=slope),
+    )
+
+
+# --- the rules ------------------------------------------------------------
+
+
+def _clamp(call: Call) -> Potential | Refusal:
+    lower, upper = call.option("min", None), call.option("max", None)
+    if not all(bound is None or isinstance(bound, (int, float)) for bound in (lower, upper)):
+        return Refusal("its bounds are tensors; an energy needs them constant")
+    low = -INFINITY if lower is None else float(lower)
+    high = INFINITY if upper is None else float(upper)
+    return RELU if (low, high) == (0.0, INFINITY) else clamp(low, high)
+
+
+def _hardtanh(call: Call) -> Potential:
+    low, high = call.option("min_val", -1.0), call.option("max_val", 1.0)
+    return clamp(float(low), float(high), name="hardtanh")
+
+
+def _leaky(call: Call) -> Potential | Refusal:
+    slope = call.option("negative_slope", 0.01)
+    if not slope > 0:
+        return Refusal(f"a negative slope of {slope} is not increasing, so it has no convex potential")
+    return leaky_relu(float(slope))
+
+
+PIECEWISE_RULES: tuple[Rule, ...] = (
+    Rule(
+        "relu", Role.POTENTIAL, fixed(RELU), "max(a, 0)",
+        modules=(nn.ReLU,), functions=(torch.relu, F.relu, torch.relu_, F.relu_, aten.relu.default, aten.relu_.default),
+        methods=("relu", "relu_"), signature=("input", "inplace"),
+        examples=((nn.ReLU, (3, 5)),),
+    ),
+    Rule(
+        "relu6", Role.POTENTIAL, fixed(RELU6), "clip(a, 0, 6)",
+        modules=(nn.ReLU6,), functions=(F.relu6, aten.relu6.default, aten.relu6_.default),
+        signature=("input", "inplace"), examples=((nn.ReLU6, (3, 5)),),
+    ),
+    Rule(
+        "leaky_relu", Role.POTENTIAL, chosen(_leaky), "a, or slope · a below 0",
+        modules=(nn.LeakyReLU,), functions=(F.leaky_relu, F.leaky_relu_, aten.leaky_relu.default, aten.leaky_relu_.default),
+        signature=("input", "negative_slope", "inplace"), examples=((lambda: nn.LeakyReLU(0.1), (3, 5)),),
+    ),
+    Rule(
+        "hardtanh", Role.POTENTIAL, chosen(_hardtanh), "clip(a, min_val, max_val)",
+        modules=(nn.Hardtanh,), functions=(F.hardtanh, F.hardtanh_, aten.hardtanh.default, aten.hardtanh_.default),
+        signature=("input", "min_val", "max_val", "inplace"), examples=((lambda: nn.Hardtanh(-0.5, 1.5), (3, 5)),),
+    ),
+    Rule(
+        "clamp", Role.POTENTIAL, chosen(_clamp), "clip(a, min, max)",
+        functions=(torch.clamp, torch.clip, torch.clamp_, aten.clamp.default, aten.clamp_.default),
+        methods=("clamp", "clip", "clamp_", "clip_"), signature=("input", "min", "max"),
+    ),
+    Rule(
+        "clamp_min", Role.POTENTIAL, chosen(_clamp), "max(a, min)",
+        functions=(torch.clamp_min, aten.clamp_min.default), methods=("clamp_min", "clamp_min_"), signature=("input", "min"),
+    ),
+    Rule(
+        "clamp_max", Role.POTENTIAL, chosen(_clamp), "min(a, max)",
+        functions=(torch.clamp_max, aten.clamp_max.default), methods=("clamp_max", "clamp_max_"), signature=("input", "max"),
+    ),
+    Rule(
+        "hardsigmoid", Role.POTENTIAL, fixed(HARDSIGMOID), "clip(a/6 + 1/2, 0, 1)",
+        modules=(nn.Hardsigmoid,), functions=(F.hardsigmoid, aten.hardsigmoid.default, aten.hardsigmoid_.default),
+        signature=("input", "inplace"), examples=((nn.Hardsigmoid, (3, 5)),),
+    ),
+)
