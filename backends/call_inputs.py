@@ -25,7 +25,9 @@ def input_problems(network: nn.Module, name: str, value: object, may_mask: bool 
     parameters = [p for p in network.parameters() if p.is_floating_point()]
     if parameters and value.device != parameters[0].device:
         device = str(parameters[0].device)
-        yield Problem(where, f"is on {value.device}, the model on {device}", f"Move one of them: {name}.to({device!r}).")
+        yield Problem(
+            where, f"is on {value.device}, the model on {device}", f"Move one of them: {name}.to({device!r})."
+        )
         return
     if not value.is_floating_point():
         return

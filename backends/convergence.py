@@ -13,7 +13,12 @@ from ..solve import Relaxation
 
 
 def convergence_message(
-    relaxation: Relaxation, block: EnergyBlock, phase: str, labels: Mapping[str, str], weights: Mapping[str, Tensor], loop_gain: float | None
+    relaxation: Relaxation,
+    block: EnergyBlock,
+    phase: str,
+    labels: Mapping[str, str],
+    weights: Mapping[str, Tensor],
+    loop_gain: float | None,
 ) -> str:
     """One sentence of what happened, one of what to do, in the user's layer names."""
     first, last = (labels[s.name] for s in (block.states[0], block.states[-1]))

@@ -33,7 +33,9 @@ class Execution:
     loop_gain: float | None = DEFAULT_LOOP_GAIN
 
     def __post_init__(self) -> None:
-        problems = [*execution_problems(self.estimator, self.loop_gain, self.tolerance.residual, self.tolerance.max_sweeps)]
+        problems = [
+            *execution_problems(self.estimator, self.loop_gain, self.tolerance.residual, self.tolerance.max_sweeps)
+        ]
         if problems:
             raise OptionError(problems)
 
@@ -41,11 +43,17 @@ class Execution:
     def estimator_expression(self) -> str:
         """The Python expression that makes the estimator, with the library imported as ``fc``."""
         estimator = self.estimator
-        shown = {f.name: getattr(estimator, f.name) for f in fields(estimator) if f.compare} if is_dataclass(estimator) else dict[str, object]()
+        shown = (
+            {f.name: getattr(estimator, f.name) for f in fields(estimator) if f.compare}
+            if is_dataclass(estimator)
+            else dict[str, object]()
+        )
         return f"fc.{type(estimator).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
 
-def execution_problems(estimator: object, loop_gain: object, tolerance: object, max_sweeps: object) -> Iterator[Problem]:
+def execution_problems(
+    estimator: object, loop_gain: object, tolerance: object, max_sweeps: object
+) -> Iterator[Problem]:
     """What is wrong with the options of a run, in the words that the user typed."""
     yield from _estimator_problems(estimator)
     for name, value, test, remedy in (
@@ -60,9 +68,15 @@ def execution_problems(estimator: object, loop_gain: object, tolerance: object, 
 
 def _estimator_problems(estimator: object) -> Iterator[Problem]:
     if inspect.isclass(estimator):
-        yield Problem("option estimator", f"is the class {estimator.__name__}", f"Make one: estimator=fc.{estimator.__name__}().")
+        yield Problem(
+            "option estimator", f"is the class {estimator.__name__}", f"Make one: estimator=fc.{estimator.__name__}()."
+        )
     elif not isinstance(estimator, Estimator):
-        yield Problem("option estimator", f"is {estimator!r}", "Give fc.CenteredEP(), fc.OneSidedEP(), fc.TangentEP(), fc.Implicit(), fc.Unrolled() or fc.SPSA().")
+        yield Problem(
+            "option estimator",
+            f"is {estimator!r}",
+            "Give fc.CenteredEP(), fc.OneSidedEP(), fc.TangentEP(), fc.Implicit(), fc.Unrolled() or fc.SPSA().",
+        )
 
 
 def is_count(value: object) -> bool:

@@ -90,7 +90,10 @@ class GainStore:
             if not all(math.isfinite(w) and w > 0 for w in weights.values()):
                 continue
             norms = {(l, m): float(norm) for l, m, norm in saved["norms"]}
-            self.known[name, float(loop_gain)] = (Gains(weights, norms, {(l, m): v for l, m, v in saved["directions"]}), None)
+            self.known[name, float(loop_gain)] = (
+                Gains(weights, norms, {(l, m): v for l, m, v in saved["directions"]}),
+                None,
+            )
 
 
 def _name(block: EnergyBlock) -> str:

@@ -27,7 +27,9 @@ def candidates(network: nn.Module) -> Iterator[Tensor]:
     if isinstance(first, nn.Linear):
         yield sample(first.in_features)
         return
-    dimensions = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}[next(c for c in (nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(first, c))]
+    dimensions = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}[
+        next(c for c in (nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(first, c))
+    ]
     for side in _SIDES if dimensions < 3 else (8, 16):
         yield sample(first.in_channels, *([side] * dimensions))
     for features in [m.in_features for m in network.modules() if isinstance(m, nn.Linear)][:1]:

@@ -24,11 +24,29 @@ def script_of(compiled: Compiled, execution: Execution, factory: str | None) -> 
         OptionError: the conversion used rules of the user's own, which a script can't spell.
     """
     if compiled.has_own_rules:
-        raise OptionError(Problem("write_training_loop", "the conversion used rules=, which a script can't spell", "Call model.training_step in a loop of your own."))
+        raise OptionError(
+            Problem(
+                "write_training_loop",
+                "the conversion used rules=, which a script can't spell",
+                "Call model.training_step in a loop of your own.",
+            )
+        )
     mode, network = compiled.modes[True], compiled.network
     code = training_code(mode.program, type(network).__name__, execution.estimator, {})
-    options = {**_given(compiled.options), "loop_gain": execution.loop_gain, "tolerance": execution.tolerance.residual, "max_sweeps": execution.tolerance.max_sweeps}
-    return training_script(code, mode.program, factory or factory_of(network), options, execution.estimator_expression, mode.tracer != "torch.fx")
+    options = {
+        **_given(compiled.options),
+        "loop_gain": execution.loop_gain,
+        "tolerance": execution.tolerance.residual,
+        "max_sweeps": execution.tolerance.max_sweeps,
+    }
+    return training_script(
+        code,
+        mode.program,
+        factory or factory_of(network),
+        options,
+        execution.estimator_expression,
+        mode.tracer != "torch.fx",
+    )
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

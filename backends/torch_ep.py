@@ -13,7 +13,7 @@ import inspect
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import EllipsisType
@@ -24,25 +24,24 @@ import torch
 from torch import Tensor, nn
 
 from ..compiled import Compiled, ModeProgram
-from ..errors import ConvergenceWarning, InputError, Problem, VerificationError
+from ..errors import ConvergenceWarning, InputError, Problem
 from ..estimate import Estimate, Estimator, FreePhase
 from ..files import check_target, write_whole
 from ..ir import EnergyBlock, Program, Ref, Weight
 from ..passes import verify
 from ..solve import BoundBlock, Gains, Relaxation, Tolerance, unit_gains
-from ..solve.loop_gain import REFRESH, STEPS, one_sample
+from ..solve.loop_gain import one_sample
 from ..train import BlockCall, attribute, out_of_sight, run_block, run_digital, training_code
 from ..view import Report, build_report, draw_graph, partition_graph
 from .call_inputs import input_problems
 from .convergence import convergence_message
 from .execution import Execution
 from .gain_store import GainStore
-from .probe import candidates
 from .script import script_of
-from .verification import check_against_network, kept_buffers
 from .views import BlockView
 
 logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class BlockEquilibrium:
@@ -105,7 +104,9 @@ class FFEBM(nn.Module):
         try:
             return getattr(self.network, name)
         except AttributeError:
-            raise AttributeError(f"neither {type(self).__name__} nor the converted {type(self.network).__name__} has an attribute {name!r}") from None
+            raise AttributeError(
+                f"neither {type(self).__name__} nor the converted {type(self.network).__name__} has an attribute {name!r}"
+            ) from None
 
     def train(self, mode: bool = True) -> FFEBM:
         super().train(mode)
@@ -122,8 +123,12 @@ class FFEBM(nn.Module):
         with torch.no_grad():
             return self._run(args, kwargs, keep=True)
 
-    def _run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], keep: bool) -> tuple[Any, tuple[BlockEquilibrium, ...]]:
-        if torch.is_inference_mode_enabled():  # a relaxation differentiates the interaction, which inference tensors forbid
+    def _run(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], keep: bool
+    ) -> tuple[Any, tuple[BlockEquilibrium, ...]]:
+        if (
+            torch.is_inference_mode_enabled()
+        ):  # a relaxation differentiates the interaction, which inference tensors forbid
             with torch.inference_mode(False), torch.no_grad():
                 return self._run(_ordinary(args), _ordinary(kwargs), keep)
         mode = self.mode
@@ -136,7 +141,11 @@ class FFEBM(nn.Module):
                 values.update(run_digital(step, self.network, values))
         if self.__dict__["_verified"] is None:
             self._verify([p.bound for p in phases])
-        kept = tuple(BlockEquilibrium(p.relaxation.block, p.bound.inputs, p.states, p.relaxation) for p in phases) if keep else ()
+        kept = (
+            tuple(BlockEquilibrium(p.relaxation.block, p.bound.inputs, p.states, p.relaxation) for p in phases)
+            if keep
+            else ()
+        )
         return self.pack_output(values), kept
 
     # --- the pieces of a run, which the generated training code spells out ----------------------------
@@ -165,11 +174,21 @@ class FFEBM(nn.Module):
             given = mode.signature.bind(args, kwargs)
         except TypeError as failure:
             signature = inspect.signature(self.network.forward)
-            raise InputError(Problem(f"call of {type(self.network).__name__}", str(failure), f"Call it as the original model: forward{signature}.")) from failure
-        self.__dict__["_records"], self.__dict__["_nudged"] = (), {}
+            raise InputError(
+                Problem(
+                    f"call of {type(self.network).__name__}",
+                    str(failure),
+                    f"Call it as the original model: forward{signature}.",
+                )
+            ) from failure
+        self.forget_run()
         values = dict(zip(mode.program.inputs, given, strict=True))
         relaxed = {n for b in mode.program.energy_blocks for n in b.inputs}
-        problems = [p for n, v in values.items() for p in input_problems(self.network, mode.program.labels.get(n, n), v, n not in relaxed)]
+        problems = [
+            p
+            for n, v in values.items()
+            for p in input_problems(self.network, mode.program.labels.get(n, n), v, n not in relaxed)
+        ]
         if problems:
             raise InputError(problems)
         return values
@@ -189,12 +208,16 @@ class FFEBM(nn.Module):
         weights = {p: self._weight(p) for p in block.weights}
         return BoundBlock(block, {n: values[n] for n in block.inputs}, weights, unit_gains(block).layer_weights)
 
-    def block_call(self, block: EnergyBlock, values: Mapping[str, Any], record: Callable[[FreePhase], None] = lambda p: None) -> BlockCall:
+    def block_call(
+        self, block: EnergyBlock, values: Mapping[str, Any], record: Callable[[FreePhase], None] = lambda p: None
+    ) -> BlockCall:
         """One use of a block: what it reads, its gains, and who hears how it settled."""
         bound = self.bound(block, values)
         training_step = self.training and torch.is_grad_enabled()
         with out_of_sight():
-            gains = self.gain_store.measure(bound, self.execution.loop_gain, self._weights_version, refresh=training_step)
+            gains = self.gain_store.measure(
+                bound, self.execution.loop_gain, self._weights_version, refresh=training_step
+            )
 
         def free(phase: FreePhase) -> None:
             self.__dict__["_records"] += (phase.relaxation,)
@@ -206,12 +229,23 @@ class FFEBM(nn.Module):
             for relaxation in estimate.relaxations:
                 self._warn(relaxation, block, "nudged phase")
 
-        return BlockCall(block, bound.inputs, bound.weights, gains.layer_weights, self.execution.estimator, self.execution.tolerance, free, nudged)
+        return BlockCall(
+            block,
+            bound.inputs,
+            bound.weights,
+            gains.layer_weights,
+            self.execution.estimator,
+            self.execution.tolerance,
+            free,
+            nudged,
+        )
 
     def _weight(self, path: str) -> Tensor:
         value = attribute(self.network, path)
         assert isinstance(value, Tensor), path
-        return value if isinstance(value, nn.Parameter) or value.requires_grad else value.clone()  # a buffer may change before backward
+        return (
+            value if isinstance(value, nn.Parameter) or value.requires_grad else value.clone()
+        )  # a buffer may change before backward
 
     def _warn(self, relaxation: Relaxation, block: EnergyBlock, phase: str) -> None:
         if relaxation.converged:
@@ -252,42 +286,14 @@ class FFEBM(nn.Module):
 
     # --- verification ----------------------------------------------------------------------------------
 
-    def verify_early(self, examples: tuple[tuple[Any, ...], Mapping[str, Any]] | None) -> None:
-        """Verifies the blocks' energies on the example inputs, or on a guessed one; otherwise the first input will do.
-
-        Raises:
-            VerificationError: a block's energy and its solver disagree, or the program and the model.
-        """
-        calls: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]]
-        calls = [examples] if examples is not None else [((sample,), {}) for sample in candidates(self.network)]
-        modes = {m: m.training for m in (self, *self.network.modules())}
-        self.eval()
-        self.gain_store.steps = STEPS if examples is not None else REFRESH  # the gains of a guess are thrown away
-        try:
-            for args, kwargs in calls:
-                try:
-                    with warnings.catch_warnings(), torch.random.fork_rng():
-                        warnings.simplefilter("ignore", ConvergenceWarning)
-                        with kept_buffers(self.network):
-                            self.equilibrium(*args, **kwargs)
-                        check_against_network(self, args, kwargs)
-                    break
-                except Exception as failure:  # a guess may fail anywhere in the user's code
-                    if examples is not None or isinstance(failure, VerificationError):
-                        raise
-                    logger.debug("a guessed input of shape %s does not fit: %s", tuple(args[0].shape), failure)
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-            self.__dict__["_records"] = ()
-            self.gain_store.steps = STEPS
-            if examples is None:  # the gains of a guessed shape are not those of the user's
-                self.gain_store.known.clear()
-
     def _verify(self, blocks: list[BoundBlock]) -> None:
         labels = self.program.labels
         with torch.no_grad(), out_of_sight():
             self.__dict__["_verified"] = {b.block.name: verify(one_sample(b), labels) for b in blocks}
+
+    def forget_run(self) -> None:
+        """Drops what the last run recorded."""
+        self.__dict__["_records"], self.__dict__["_nudged"] = (), {}
 
     # --- what one asks it -------------------------------------------------------------------------------
 
@@ -308,7 +314,12 @@ class FFEBM(nn.Module):
 
     @contextlib.contextmanager
     def using(
-        self, *, estimator: Estimator | None = None, tolerance: float | None = None, max_sweeps: int | None = None, loop_gain: float | EllipsisType | None = ...
+        self,
+        *,
+        estimator: Estimator | None = None,
+        tolerance: float | None = None,
+        max_sweeps: int | None = None,
+        loop_gain: float | EllipsisType | None = ...,
     ) -> Iterator[FFEBM]:
         """Other options for the length of a ``with``; those not given stay. ``loop_gain=None`` is unit feedback.
 
@@ -319,7 +330,9 @@ class FFEBM(nn.Module):
         stop = before.tolerance
         self.__dict__["execution"] = Execution(
             before.estimator if estimator is None else estimator,
-            Tolerance(stop.residual if tolerance is None else tolerance, stop.max_sweeps if max_sweeps is None else max_sweeps),
+            Tolerance(
+                stop.residual if tolerance is None else tolerance, stop.max_sweeps if max_sweeps is None else max_sweeps
+            ),
             before.loop_gain if isinstance(loop_gain, EllipsisType) else loop_gain,
         )
         try:
@@ -332,7 +345,9 @@ class FFEBM(nn.Module):
     @property
     def training_code(self) -> str:
         """The source of ``training_step(model, x, y, loss_fn)`` in the current mode, for the current estimator."""
-        weights = {b.name: None if (g := self.gains(b)) is None else g.layer_weights for b in self.program.energy_blocks}
+        weights = {
+            b.name: None if (g := self.gains(b)) is None else g.layer_weights for b in self.program.energy_blocks
+        }
         return training_code(self.program, type(self.network).__name__, self.execution.estimator, weights)
 
     def training_step(self, x: Any, y: Any, loss_fn: Callable[[Any, Any], Tensor]) -> Tensor:
@@ -370,7 +385,9 @@ class FFEBM(nn.Module):
     def report(self) -> Report:
         """What was compiled: blocks, couplings, gains and certificates, and why each digital operation is digital."""
         gains = {b.name: self.gains(b) for b in self.program.energy_blocks}
-        return build_report(self.compiled, self.training, self.execution.loop_gain, gains, self.__dict__["_verified"] or {})
+        return build_report(
+            self.compiled, self.training, self.execution.loop_gain, gains, self.__dict__["_verified"] or {}
+        )
 
     def to_networkx(self) -> nx.DiGraph:
         """The partition graph; nodes carry domain, block, operation and the user's layer name."""
@@ -395,7 +412,9 @@ class FFEBM(nn.Module):
 
 def _ordinary(values: Any) -> Any:
     """The same values with inference tensors copied to ordinary ones."""
-    return torch.utils._pytree.tree_map(lambda v: v.clone() if isinstance(v, Tensor) and v.is_inference() else v, values)
+    return torch.utils._pytree.tree_map(
+        lambda v: v.clone() if isinstance(v, Tensor) and v.is_inference() else v, values
+    )
 
 
 def _map_leaves(value: Any, f: Callable[[Any], Any]) -> Any:
@@ -405,7 +424,11 @@ def _map_leaves(value: Any, f: Callable[[Any], Any]) -> Any:
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(_map_leaves(v, f) for v in value))
     if isinstance(value, (tuple, list)):
-        return type(value)(_map_leaves(v, f) for v in value) if type(value) in (tuple, list) else [_map_leaves(v, f) for v in value]
+        return (
+            type(value)(_map_leaves(v, f) for v in value)
+            if type(value) in (tuple, list)
+            else [_map_leaves(v, f) for v in value]
+        )
     if isinstance(value, Mapping):
         return {k: _map_leaves(v, f) for k, v in value.items()}
     if isinstance(value, slice):
@@ -418,7 +441,9 @@ def _write_gains(module: nn.Module, state_dict: dict[str, Any], prefix: str, met
     module.gain_store.write(metadata)
 
 
-def _read_gains(module: nn.Module, state_dict: Mapping[str, Any], prefix: str, metadata: Mapping[str, Any], *rest: Any) -> None:
+def _read_gains(
+    module: nn.Module, state_dict: Mapping[str, Any], prefix: str, metadata: Mapping[str, Any], *rest: Any
+) -> None:
     assert isinstance(module, FFEBM)
     module.gain_store.read(metadata)
 

@@ -1,25 +1,81 @@
 """Is the compiled program the model? Run without feedback, block by block, it must give the model's own output.
 
-This catches what the check of each block's energy can't: an operation that a rule reads wrongly, a value that the partition
+Checked as early as an input is known, together with each block's energy. This catches what the check of each block's energy can't: an operation that a rule reads wrongly, a value that the partition
 mixes up, an overwritten alias.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import Problem, VerificationError
+from ..errors import ConvergenceWarning, Problem, VerificationError
 from ..ir import EnergyBlock
+from ..solve.loop_gain import REFRESH, STEPS
 from ..solve.relaxation import peak
 from ..train import run_digital
+from .probe import candidates
 
 if TYPE_CHECKING:
     from .torch_ep import FFEBM
+
+logger = logging.getLogger(__name__)
+
+
+def verify_early(model: FFEBM, examples: tuple[tuple[Any, ...], Mapping[str, Any]] | None) -> None:
+    """Verifies a model on the example inputs, or on one guessed from its first layer; otherwise its first input will do.
+
+    Raises:
+        VerificationError: a block's energy and its solver disagree, or the program and the model.
+    """
+    with _evaluating(model):
+        if examples is not None:
+            _verify_on(model, *examples)
+            return
+        model.gain_store.steps = REFRESH  # the gains of a guessed shape are thrown away
+        try:
+            any(_fits(model, sample) for sample in candidates(model.network))
+        finally:
+            model.gain_store.steps = STEPS
+            model.gain_store.known.clear()
+
+
+def _fits(model: FFEBM, sample: Tensor) -> bool:
+    """Verifies a model on a guessed input, if it takes one of this shape."""
+    try:
+        _verify_on(model, (sample,), {})
+    except VerificationError:
+        raise
+    except Exception as failure:  # a guess may fail anywhere in the user's code
+        logger.debug("a guessed input of shape %s does not fit: %s", tuple(sample.shape), failure)
+        return False
+    return True
+
+
+def _verify_on(model: FFEBM, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    with warnings.catch_warnings(), torch.random.fork_rng(), kept_buffers(model.network):
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.equilibrium(*args, **kwargs)
+    check_against_network(model, args, kwargs)
+
+
+@contextlib.contextmanager
+def _evaluating(model: FFEBM) -> Iterator[None]:
+    """Evaluation mode for a while; afterwards every module is in its own mode again."""
+    modes = {m: m.training for m in (model, *model.network.modules())}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        model.forget_run()
 
 
 def check_against_network(model: FFEBM, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:

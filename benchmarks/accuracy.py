@@ -33,8 +33,20 @@ def parser() -> argparse.ArgumentParser:
     p = common.parser("accuracy.py", DESCRIPTION)
     common.add_data(p)
     common.add_networks(p)
-    p.add_argument("--block-sizes", type=command.listed(command.whole), default=[2, 3, 6], metavar="N,...", help="weighted layers of a block")
-    p.add_argument("--loop-gains", type=command.listed(command.positive), default=[0.001, command.DEFAULT_LOOP_GAIN, 0.03, 0.1, 0.25, 1.0], metavar="G,...", help="bounds to try; the default of convert() is judged")
+    p.add_argument(
+        "--block-sizes",
+        type=command.listed(command.whole),
+        default=[2, 3, 6],
+        metavar="N,...",
+        help="weighted layers of a block",
+    )
+    p.add_argument(
+        "--loop-gains",
+        type=command.listed(command.positive),
+        default=[0.001, command.DEFAULT_LOOP_GAIN, 0.03, 0.1, 0.25, 1.0],
+        metavar="G,...",
+        help="bounds to try; the default of convert() is judged",
+    )
     return p
 
 
@@ -57,7 +69,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     task = common.task(options)
     gains = sorted({command.DEFAULT_LOOP_GAIN, *([] if options.quick else options.loop_gains)})
     rows = []
-    with tqdm(total=len(options.activations) * len(options.block_sizes) * len(gains), desc="conversions", leave=False, disable=None) as bar:
+    with tqdm(
+        total=len(options.activations) * len(options.block_sizes) * len(gains),
+        desc="conversions",
+        leave=False,
+        disable=None,
+    ) as bar:
         for activation in options.activations:
             net = task.network(activation, pooling=common.POOLINGS[options.pooling])
             task.train(net, activation, common.RATES[activation])

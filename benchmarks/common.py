@@ -15,7 +15,9 @@ from examples import command, networks, records, training
 from examples.data import FORMATS, Images, Split, load, split
 from examples.training import Progress, Stage
 
-ADVICE = "On a machine that others use too, set OMP_WAIT_POLICY=PASSIVE: waiting threads then sleep instead of spinning."
+ADVICE = (
+    "On a machine that others use too, set OMP_WAIT_POLICY=PASSIVE: waiting threads then sleep instead of spinning."
+)
 
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -24,7 +26,12 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
 
 
 def add_data(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--data", type=Path, metavar="PATH", help=f"images; scikit-learn's digits if not given. {' '.join(FORMATS.splitlines())}")
+    p.add_argument(
+        "--data",
+        type=Path,
+        metavar="PATH",
+        help=f"images; scikit-learn's digits if not given. {' '.join(FORMATS.splitlines())}",
+    )
     p.add_argument("--limit", type=command.whole, help="use at most so many images")
     p.add_argument("--epochs", type=command.whole, help="of training; chosen by the number of images if not given")
     p.add_argument("--batch", type=command.whole, default=64, help="images a batch")
@@ -41,7 +48,13 @@ def activation(text: str) -> str:
 
 
 def add_networks(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--activations", type=command.listed(activation), default=list(networks.ACTIVATIONS), metavar="NAME,...", help="which networks")
+    p.add_argument(
+        "--activations",
+        type=command.listed(activation),
+        default=list(networks.ACTIVATIONS),
+        metavar="NAME,...",
+        help="which networks",
+    )
     p.add_argument("--pooling", choices=tuple(POOLINGS), default="average", help="between the convolutions")
 
 
@@ -58,7 +71,9 @@ class Task:
     def network(self, activation: str, width: int = 16, pooling: type[nn.Module] = nn.AvgPool2d) -> nn.Module:
         x = self.images.x
         generator = torch.Generator().manual_seed(self.seed + 1)
-        return networks.benchmark_network(activation, generator, x.shape[1], x.shape[2], self.images.classes, width, pooling)
+        return networks.benchmark_network(
+            activation, generator, x.shape[1], x.shape[2], self.images.classes, width, pooling
+        )
 
     def train(self, model: nn.Module, name: str, rate: float) -> Progress:
         return training.fit(model, self.data, Stage(name, self.epochs, self.batch, rate, self.seed))
@@ -85,11 +100,16 @@ def start(options: argparse.Namespace) -> None:
         torch.set_num_threads(options.threads)
 
 
-def finish(options: argparse.Namespace, name: str, rows: Sequence[Mapping[str, Any]], notes: Sequence[str] = (), **facts: Any) -> None:
+def finish(
+    options: argparse.Namespace, name: str, rows: Sequence[Mapping[str, Any]], notes: Sequence[str] = (), **facts: Any
+) -> None:
     """Prints the table and the notes, and writes them with configuration and versions."""
     print(records.table(rows))
     for note in notes:
         print(note)
     config = {k: v for k, v in vars(options).items() if k != "out"}
-    path = records.write_json(options.out / f"{name}.json", {"config": config, "versions": records.versions(), **facts, "rows": rows, "notes": notes})
+    path = records.write_json(
+        options.out / f"{name}.json",
+        {"config": config, "versions": records.versions(), **facts, "rows": rows, "notes": notes},
+    )
     print(f"written to {path}")

@@ -34,31 +34,59 @@ float64. A parameter whose exact gradient is zero must get less than 1e-4 of the
 
 def parser() -> argparse.ArgumentParser:
     p = common.parser("gradients.py", DESCRIPTION)
-    p.add_argument("--block-sizes", type=command.listed(command.whole), default=[2, 3, 6], metavar="N,...", help="weighted layers of a block")
-    p.add_argument("--widths", type=command.listed(command.whole), default=[16, 32, 64], metavar="N,...", help="channels of the VGG's stages")
+    p.add_argument(
+        "--block-sizes",
+        type=command.listed(command.whole),
+        default=[2, 3, 6],
+        metavar="N,...",
+        help="weighted layers of a block",
+    )
+    p.add_argument(
+        "--widths",
+        type=command.listed(command.whole),
+        default=[16, 32, 64],
+        metavar="N,...",
+        help="channels of the VGG's stages",
+    )
     p.add_argument("--batch", type=command.whole, default=16, help="images in the batch")
     p.add_argument("--epochs", type=command.whole, default=3, help="of training on digits before the second comparison")
-    p.add_argument("--loop-gain", type=command.positive, default=command.DEFAULT_LOOP_GAIN, help="bound on each coupling's loop gain")
+    p.add_argument(
+        "--loop-gain",
+        type=command.positive,
+        default=command.DEFAULT_LOOP_GAIN,
+        help="bound on each coupling's loop gain",
+    )
     return p
 
 
 def cases(options: argparse.Namespace) -> Iterator[tuple[str, nn.Module, dict[str, Any], torch.Tensor, torch.Tensor]]:
     """What is compared: name, network, partition, images, labels."""
-    data = split(as_32x32x3(digits()), torch.Generator().manual_seed(options.seed), limit=100 if options.quick else None)
+    data = split(
+        as_32x32x3(digits()), torch.Generator().manual_seed(options.seed), limit=100 if options.quick else None
+    )
     x, y = next(data.training_batches(options.batch, torch.Generator().manual_seed(options.seed + 1)))
     fresh = networks.vgg(10, torch.Generator().manual_seed(options.seed + 2), options.widths)
     trained = copy.deepcopy(fresh)
-    training.fit(trained, data, training.Stage("training the VGG", 1 if options.quick else options.epochs, 32, 1e-3, options.seed))
+    training.fit(
+        trained,
+        data,
+        training.Stage("training the VGG", 1 if options.quick else options.epochs, 32, 1e-3, options.seed),
+    )
     for state, net in (("initial", fresh), ("trained", trained)):
         for size in options.block_sizes:
             yield f"VGG, {state}", net, {"block_size": size}, x, y
     generator = torch.Generator().manual_seed(options.seed + 3)
     static = networks.fifteen_layers(generator, [8] * 6 if options.quick else (32, 32, 64, 64, 128, 128))
-    x, y = torch.randn(options.batch, 3, 32, 32, generator=generator), torch.randint(0, 10, (options.batch,), generator=generator)
+    x, y = (
+        torch.randn(options.batch, 3, 32, 32, generator=generator),
+        torch.randint(0, 10, (options.batch,), generator=generator),
+    )
     yield "fifteen layers", static, {"block_sizes": networks.STATIC_SIZES}, x, y
 
 
-def compare(name: str, net: nn.Module, partition: dict[str, Any], x: torch.Tensor, y: torch.Tensor, loop_gain: float, bar: Any) -> list[dict[str, Any]]:
+def compare(
+    name: str, net: nn.Module, partition: dict[str, Any], x: torch.Tensor, y: torch.Tensor, loop_gain: float, bar: Any
+) -> list[dict[str, Any]]:
     rows = []
     model = fc.convert(net, **partition, loop_gain=loop_gain).train()
     sizes = "/".join(str(b.size) for b in model.blocks)
@@ -87,7 +115,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for case in cases(options):
             rows += compare(*case, options.loop_gain, bar)
     far = [r for r in rows if r["verdict"] != "ok"]
-    common.finish(options, "gradients", rows, [f"{len(rows) - len(far)} of {len(rows)} comparisons as close as required"])
+    common.finish(
+        options, "gradients", rows, [f"{len(rows) - len(far)} of {len(rows)} comparisons as close as required"]
+    )
     return 1 if far else 0
 
 

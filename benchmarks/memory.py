@@ -36,10 +36,21 @@ ALLOWED = 1.25
 
 def parser() -> argparse.ArgumentParser:
     p = common.parser("memory.py", DESCRIPTION)
-    p.add_argument("--sweeps", type=command.listed(command.whole), default=[4, 8, 16, 32, 64], metavar="N,...", help="sweeps of each phase")
+    p.add_argument(
+        "--sweeps",
+        type=command.listed(command.whole),
+        default=[4, 8, 16, 32, 64],
+        metavar="N,...",
+        help="sweeps of each phase",
+    )
     p.add_argument("--batch", type=command.whole, default=32, help="images in the batch")
     p.add_argument("--block-size", type=command.whole, default=6, help="weighted layers of a block")
-    p.add_argument("--loop-gain", type=command.positive, default=0.2, help="large enough that the relaxation still moves after many sweeps")
+    p.add_argument(
+        "--loop-gain",
+        type=command.positive,
+        default=0.2,
+        help="large enough that the relaxation still moves after many sweeps",
+    )
     return p
 
 
@@ -52,13 +63,23 @@ def resident() -> float:
     return peak / (1 << 20) if sys.platform == "darwin" else peak / (1 << 10)
 
 
-def step(estimator: str, sweeps: int, batch: int, block_size: int, loop_gain: float, seed: int) -> tuple[float, int, int]:
+def step(
+    estimator: str, sweeps: int, batch: int, block_size: int, loop_gain: float, seed: int
+) -> tuple[float, int, int]:
     """Peak memory of a training step in MiB, and the sweeps that its free and nudged phases took."""
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(seed)
     net = networks.vgg(10, generator, (16, 32, 64)).double()
     chosen: Estimator = fc.Unrolled(sweeps) if estimator == "unrolled" else fc.CenteredEP()
-    model = fc.convert(net, block_size=block_size, loop_gain=loop_gain, estimator=chosen, tolerance=1e-300, max_sweeps=sweeps, norm="held").train()
+    model = fc.convert(
+        net,
+        block_size=block_size,
+        loop_gain=loop_gain,
+        estimator=chosen,
+        tolerance=1e-300,
+        max_sweeps=sweeps,
+        norm="held",
+    ).train()
     x = torch.randn(batch, 3, 32, 32, generator=generator, dtype=torch.float64)
     y = torch.randint(0, 10, (batch,), generator=generator)
     warnings.simplefilter("ignore", fc.ConvergenceWarning)
@@ -84,7 +105,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         for estimator in ESTIMATORS:
             for n in sweeps:
                 peak, free, nudged = measure(estimator, n, batch, options.block_size, options.loop_gain, options.seed)
-                rows.append({"estimator": estimator, "sweeps": n, "free": free, "nudged": nudged or "", "peak MiB": f"{peak:.0f}"})
+                rows.append(
+                    {
+                        "estimator": estimator,
+                        "sweeps": n,
+                        "free": free,
+                        "nudged": nudged or "",
+                        "peak MiB": f"{peak:.0f}",
+                    }
+                )
                 bar.update()
     growth = {e: _growth([float(r["peak MiB"]) for r in rows if r["estimator"] == e]) for e in ESTIMATORS}
     notes = [f"{e}: {sweeps[-1]} sweeps take {g:.2f} times the memory of {sweeps[0]}" for e, g in growth.items()]

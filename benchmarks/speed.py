@@ -30,17 +30,40 @@ same run, and the median of the ratios is shown with the sweeps of the free and 
 
     OMP_WAIT_POLICY=PASSIVE python benchmarks/speed.py
 """
-ESTIMATORS: dict[str, Any] = {"EP centered": fc.CenteredEP(), "EP one-sided": fc.OneSidedEP(), "EP tangent": fc.TangentEP()}
+ESTIMATORS: dict[str, Any] = {
+    "EP centered": fc.CenteredEP(),
+    "EP one-sided": fc.OneSidedEP(),
+    "EP tangent": fc.TangentEP(),
+}
 
 
 def parser() -> argparse.ArgumentParser:
     p = common.parser("speed.py", DESCRIPTION)
-    p.add_argument("--block-sizes", type=command.listed(command.whole), default=[1, 2, 3, 6], metavar="N,...", help="weighted layers of a block")
-    p.add_argument("--widths", type=command.listed(command.whole), default=[32, 64, 128], metavar="N,...", help="channels of the VGG's stages")
+    p.add_argument(
+        "--block-sizes",
+        type=command.listed(command.whole),
+        default=[1, 2, 3, 6],
+        metavar="N,...",
+        help="weighted layers of a block",
+    )
+    p.add_argument(
+        "--widths",
+        type=command.listed(command.whole),
+        default=[32, 64, 128],
+        metavar="N,...",
+        help="channels of the VGG's stages",
+    )
     p.add_argument("--batch", type=command.whole, default=32, help="images a batch")
     p.add_argument("--repeats", type=command.whole, default=7, help="times that each is timed")
-    p.add_argument("--loop-gain", type=command.positive, default=command.DEFAULT_LOOP_GAIN, help="bound on each coupling's loop gain")
-    p.add_argument("--tolerance", type=command.positive, help="of the relaxations; by the type's precision if not given")
+    p.add_argument(
+        "--loop-gain",
+        type=command.positive,
+        default=command.DEFAULT_LOOP_GAIN,
+        help="bound on each coupling's loop gain",
+    )
+    p.add_argument(
+        "--tolerance", type=command.positive, help="of the relaxations; by the type's precision if not given"
+    )
     return p
 
 
@@ -76,8 +99,12 @@ def server(model: nn.Module, x: torch.Tensor) -> Callable[[], Any]:
     return infer
 
 
-def measure(net: nn.Module, size: int, label: str, x: torch.Tensor, y: torch.Tensor, options: argparse.Namespace, repeats: int) -> dict[str, Any]:
-    model = fc.convert(net, block_size=size, loop_gain=options.loop_gain, estimator=ESTIMATORS[label], tolerance=options.tolerance)
+def measure(
+    net: nn.Module, size: int, label: str, x: torch.Tensor, y: torch.Tensor, options: argparse.Namespace, repeats: int
+) -> dict[str, Any]:
+    model = fc.convert(
+        net, block_size=size, loop_gain=options.loop_gain, estimator=ESTIMATORS[label], tolerance=options.tolerance
+    )
     digital = copy.deepcopy(net)
     inference, inference_ratio = ratio(server(model, x), server(digital, x), repeats)
     step, step_ratio = ratio(trainer(model, x, y), trainer(digital, x, y), repeats)
@@ -96,7 +123,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     net = networks.vgg(10, generator, widths)
     x, y = torch.randn(batch, 3, 32, 32, generator=generator), torch.randint(0, 10, (batch,), generator=generator)
     rows = []
-    with tqdm(total=len(options.block_sizes) * len(ESTIMATORS), desc="timings", leave=False, disable=None) as bar, warnings.catch_warnings():
+    with (
+        tqdm(total=len(options.block_sizes) * len(ESTIMATORS), desc="timings", leave=False, disable=None) as bar,
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("once", fc.ConvergenceWarning)
         for size in options.block_sizes:
             for label in ESTIMATORS:

@@ -34,8 +34,19 @@ def parser() -> argparse.ArgumentParser:
     p = common.parser("training.py", DESCRIPTION)
     common.add_data(p)
     common.add_networks(p)
-    p.add_argument("--block-sizes", type=command.listed(command.whole), default=[2], metavar="N,...", help="weighted layers of a block")
-    p.add_argument("--loop-gain", type=command.positive, default=command.DEFAULT_LOOP_GAIN, help="bound on each coupling's loop gain")
+    p.add_argument(
+        "--block-sizes",
+        type=command.listed(command.whole),
+        default=[2],
+        metavar="N,...",
+        help="weighted layers of a block",
+    )
+    p.add_argument(
+        "--loop-gain",
+        type=command.positive,
+        default=command.DEFAULT_LOOP_GAIN,
+        help="bound on each coupling's loop gain",
+    )
     p.add_argument("--seeds", type=command.whole, default=3, help="runs of each kind, from --seed on")
     return p
 
@@ -51,7 +62,9 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def compare(tasks: Sequence[common.Task], activation: str, options: argparse.Namespace, bar: Any) -> list[dict[str, Any]]:
+def compare(
+    tasks: Sequence[common.Task], activation: str, options: argparse.Namespace, bar: Any
+) -> list[dict[str, Any]]:
     """One row a block size: BP once a seed, BP-EP once a seed and size."""
     rows = []
     pooling = common.POOLINGS[options.pooling]
@@ -61,7 +74,9 @@ def compare(tasks: Sequence[common.Task], activation: str, options: argparse.Nam
         runs = []
         for t in tasks:
             model = fc.convert(t.network(activation, pooling=pooling), block_size=size, loop_gain=options.loop_gain)
-            runs.append((*trained(t, model, f"{activation} BP-EP {size}", activation), t.accuracy(model.to_feedforward())))
+            runs.append(
+                (*trained(t, model, f"{activation} BP-EP {size}", activation), t.accuracy(model.to_feedforward()))
+            )
             bar.update()
         bp, ep = mean([a for a, _ in digital]), mean([a for a, _, _ in runs])
         rows.append({
@@ -74,7 +89,9 @@ def compare(tasks: Sequence[common.Task], activation: str, options: argparse.Nam
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     common.start(options)
-    tasks = [common.task(options, steps=400, seed=options.seed + i) for i in range(1 if options.quick else options.seeds)]
+    tasks = [
+        common.task(options, steps=400, seed=options.seed + i) for i in range(1 if options.quick else options.seeds)
+    ]
     total = len(options.activations) * len(tasks) * (1 + len(options.block_sizes))
     rows: list[dict[str, Any]] = []
     with tqdm(total=total, desc="trainings", leave=False, disable=None) as bar, warnings.catch_warnings():

@@ -1,6 +1,6 @@
 """Draws the pictures of the README and the docs.
 
-    python docs/draw_pictures.py
+python docs/draw_pictures.py
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Writes the table of supported operations into docs/operations.md, from the rules themselves.
 
-    python docs/generate_operations.py            rewrites the table
-    python docs/generate_operations.py --check    exit status 1 if it is out of date
+python docs/generate_operations.py            rewrites the table
+python docs/generate_operations.py --check    exit status 1 if it is out of date
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ TITLES = {
 def spellings(rule: Rule) -> str:
     """The ways to write an operation, without torch.export's own."""
     modules = [f"`nn.{m.__name__}`" for m in rule.modules]
-    functions = [function_name(f) for f in rule.functions if hasattr(f, "__name__") and "OpOverload" not in type(f).__name__]
+    functions = [
+        function_name(f) for f in rule.functions if hasattr(f, "__name__") and "OpOverload" not in type(f).__name__
+    ]
     methods = [f"`.{m}()`" for m in rule.methods]
     return ", ".join(dict.fromkeys([*modules, *functions, *methods]))
 
@@ -37,7 +39,17 @@ def function_name(function: object) -> str:
 
     import torch
 
-    signs = {operator.add: "+", operator.iadd: "+=", operator.sub: "−", operator.isub: "−=", operator.mul: "·", operator.imul: "·=", operator.truediv: "/", operator.itruediv: "/=", operator.neg: "−a"}
+    signs = {
+        operator.add: "+",
+        operator.iadd: "+=",
+        operator.sub: "−",
+        operator.isub: "−=",
+        operator.mul: "·",
+        operator.imul: "·=",
+        operator.truediv: "/",
+        operator.itruediv: "/=",
+        operator.neg: "−a",
+    }
     if function in signs:
         return f"`{signs[function]}`"
     for home, prefix in ((torch.nn.functional, "F"), (torch, "torch"), (torch.special, "torch.special")):
@@ -62,8 +74,16 @@ def table() -> str:
     for role, title in TITLES.items():
         rules = [r for r in RULES if r.role is role]
         with_energy = role is Role.POTENTIAL
-        parts += [f"\n### {title}\n", "| operation | what it is | written as |" + (" G(s) |" if with_energy else ""), "|---|---|---|" + ("---|" if with_energy else "")]
-        parts += [f"| {r.name} | {r.summary.replace('|', chr(92) + '|')} | {spellings(r)} |" + (f" {energy(r)} |" if with_energy else "") for r in rules]
+        parts += [
+            f"\n### {title}\n",
+            "| operation | what it is | written as |" + (" G(s) |" if with_energy else ""),
+            "|---|---|---|" + ("---|" if with_energy else ""),
+        ]
+        parts += [
+            f"| {r.name} | {r.summary.replace('|', chr(92) + '|')} | {spellings(r)} |"
+            + (f" {energy(r)} |" if with_energy else "")
+            for r in rules
+        ]
     return "\n".join(parts) + "\n\n"
 
 
@@ -79,7 +99,6 @@ def main() -> int:
         return int(fresh != text)
     PAGE.write_text(fresh, encoding="utf-8")
     return 0
-
 
 
 if __name__ == "__main__":

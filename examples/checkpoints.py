@@ -42,7 +42,11 @@ class Checkpoint:
     complete: bool = False
 
     def save(self) -> None:
-        value = {"config": dict(self.config), "stages": {k: p.plain() for k, p in self.stages.items()}, "complete": self.complete}
+        value = {
+            "config": dict(self.config),
+            "stages": {k: p.plain() for k, p in self.stages.items()},
+            "complete": self.complete,
+        }
         with replacing(self.folder / NAME) as file:
             torch.save(value, file)
 
@@ -56,17 +60,33 @@ def begin(folder: Path, config: Mapping[str, Any], resume: bool) -> Checkpoint:
     path = folder / NAME
     if not path.exists():
         if resume:
-            raise CheckpointError(Problem("option --resume", f"there is no {NAME} in {folder}", "Start without --resume, or name the folder of the run by --out."))
+            raise CheckpointError(
+                Problem(
+                    "option --resume",
+                    f"there is no {NAME} in {folder}",
+                    "Start without --resume, or name the folder of the run by --out.",
+                )
+            )
         return Checkpoint(folder, config)
     found = _read(path)
     if not resume:
         if not found["complete"]:
-            raise CheckpointError(Problem("option --out", f"{folder} holds an unfinished run", f"Continue it with --resume, name another folder, or delete {path}."))
+            raise CheckpointError(
+                Problem(
+                    "option --out",
+                    f"{folder} holds an unfinished run",
+                    f"Continue it with --resume, name another folder, or delete {path}.",
+                )
+            )
         return Checkpoint(folder, config)
     differing = [k for k in config if found["config"].get(k) != config[k]]
     if differing:
         raise CheckpointError(
-            Problem(f"option --{k.replace('_', '-')}", f"is {config[k]}, but the run in {folder} began with {found['config'].get(k)}", "Resume with the options that it began with, or start anew in another folder.")
+            Problem(
+                f"option --{k.replace('_', '-')}",
+                f"is {config[k]}, but the run in {folder} began with {found['config'].get(k)}",
+                "Resume with the options that it began with, or start anew in another folder.",
+            )
             for k in differing
         )
     return Checkpoint(folder, config, {k: Progress(**p) for k, p in found["stages"].items()}, found["complete"])
@@ -79,5 +99,7 @@ def _read(path: Path) -> dict[str, Any]:
             raise ValueError("it is no checkpoint of these examples")
     except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as failure:
         first = str(failure).splitlines()[0] if str(failure) else type(failure).__name__
-        raise CheckpointError(Problem(f"file {path}", f"can't be read: {first}", "Delete it and start without --resume.")) from failure
+        raise CheckpointError(
+            Problem(f"file {path}", f"can't be read: {first}", "Delete it and start without --resume.")
+        ) from failure
     return found

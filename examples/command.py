@@ -75,9 +75,13 @@ def command(name: str, description: str, out: str) -> argparse.ArgumentParser:
     """A parser with the options that all commands have."""
     parser = argparse.ArgumentParser(name, description=description, formatter_class=Help)
     parser.add_argument("--out", type=Path, default=Path(out), metavar="FOLDER", help="where the results go")
-    parser.add_argument("--seed", type=seed, default=0, help="of weights, split and batches: the same seed gives the same run")
+    parser.add_argument(
+        "--seed", type=seed, default=0, help="of weights, split and batches: the same seed gives the same run"
+    )
     parser.add_argument("--threads", type=whole, default=None, help="CPU threads; PyTorch's choice if not given")
-    parser.add_argument("--quick", action="store_true", help="a run of seconds that shows everything works; its numbers mean little")
+    parser.add_argument(
+        "--quick", action="store_true", help="a run of seconds that shows everything works; its numbers mean little"
+    )
     return parser
 
 
@@ -89,7 +93,10 @@ def run(main: Callable[[Sequence[str] | None], int]) -> None:
         print(f"error: {error}", file=sys.stderr)
         code = USAGE
     except ModuleNotFoundError as error:
-        print(f"error: {error}. The examples need more than the library does: pip install -e '.[examples]'", file=sys.stderr)
+        print(
+            f"error: {error}. The examples need more than the library does: pip install -e '.[examples]'",
+            file=sys.stderr,
+        )
         code = 1
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)

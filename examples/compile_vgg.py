@@ -60,12 +60,30 @@ class Config:
 
 def parser() -> argparse.ArgumentParser:
     p = command.command("compile_vgg.py", DESCRIPTION, "runs/vgg")
-    p.add_argument("--backend", choices=("torch-ep", "analog-emu"), default="torch-ep", help="what runs the energy-based blocks; analog-emu is not available yet")
-    p.add_argument("--data", type=Path, metavar="PATH", help="folder or .npz file of images; scikit-learn's digits if not given")
+    p.add_argument(
+        "--backend",
+        choices=("torch-ep", "analog-emu"),
+        default="torch-ep",
+        help="what runs the energy-based blocks; analog-emu is not available yet",
+    )
+    p.add_argument(
+        "--data", type=Path, metavar="PATH", help="folder or .npz file of images; scikit-learn's digits if not given"
+    )
     p.add_argument("--resume", action="store_true", help="go on with the unfinished run in --out")
     p.add_argument("--block-size", type=command.whole, default=2, help="weighted layers of an energy-based block")
-    p.add_argument("--loop-gain", type=command.positive, default=command.DEFAULT_LOOP_GAIN, help="bound on each coupling's loop gain")
-    p.add_argument("--widths", type=command.listed(command.whole), default=[32, 64, 128], metavar="N,N,...", help="channels of each stage of two convolutions")
+    p.add_argument(
+        "--loop-gain",
+        type=command.positive,
+        default=command.DEFAULT_LOOP_GAIN,
+        help="bound on each coupling's loop gain",
+    )
+    p.add_argument(
+        "--widths",
+        type=command.listed(command.whole),
+        default=[32, 64, 128],
+        metavar="N,N,...",
+        help="channels of each stage of two convolutions",
+    )
     p.add_argument("--hidden", type=command.whole, default=128, help="width of the classifier's hidden layer")
     p.add_argument("--epochs", type=command.whole, default=8, help="of digital training")
     p.add_argument("--finetune-epochs", type=command.whole, default=2, help="of each fine-tuning")
@@ -92,10 +110,20 @@ class Job:
         self.folder = checkpoint.folder
         images = as_32x32x3(load(None if config.data is None else Path(config.data)))
         self.data: Split = split(images, torch.Generator().manual_seed(config.seed), limit=config.limit)
-        self.facts: dict[str, Any] = {"data": images.name, "source": images.source, "training images": len(self.data.train), "validation images": len(self.data.valid)}
+        self.facts: dict[str, Any] = {
+            "data": images.name,
+            "source": images.source,
+            "training images": len(self.data.train),
+            "validation images": len(self.data.valid),
+        }
 
     def run(self) -> None:
-        net = networks.vgg(self.data.train.classes, torch.Generator().manual_seed(self.config.seed + 1), self.config.widths, self.config.hidden)
+        net = networks.vgg(
+            self.data.train.classes,
+            torch.Generator().manual_seed(self.config.seed + 1),
+            self.config.widths,
+            self.config.hidden,
+        )
         self.train("digital", net, self.config.epochs, self.config.rate)
         model = fc.convert(net, block_size=self.config.block_size, loop_gain=self.config.loop_gain)
         self.compare_inference(net, model)
@@ -109,9 +137,13 @@ class Job:
         """One stage, from where the checkpoint has it; raises Interrupted where the user stops it."""
         stage = Stage(name, epochs, self.config.batch, rate, self.config.seed + (name != "digital"))
         progress = self.checkpoint.stages.get(name, Progress())
-        self.checkpoint.stages[name] = training.fit(model, self.data, stage, progress, lambda p: self.keep(name, p), self.stop)
+        self.checkpoint.stages[name] = training.fit(
+            model, self.data, stage, progress, lambda p: self.keep(name, p), self.stop
+        )
         if self.stop.asked:
-            raise command.Interrupted(f"Everything so far is in {self.folder}. Go on with the same options and --resume.")
+            raise command.Interrupted(
+                f"Everything so far is in {self.folder}. Go on with the same options and --resume."
+            )
         print(f"{name:8} {epochs} epochs: accuracy {self.checkpoint.stages[name].accuracy[-1]:.2f} %")
 
     def keep(self, name: str, progress: Progress) -> None:
@@ -129,13 +161,17 @@ class Job:
         worst = compared.worst
         compared.plot(self.folder / "gradients.png")
         self.facts |= {"worst gradient": worst.name, "its cosine": worst.cosine, "its relative error": worst.error}
-        print(f"gradient against the exact one: worst cosine {worst.cosine:.7f}, relative error {worst.error:.1e}, at {worst.name}")
+        print(
+            f"gradient against the exact one: worst cosine {worst.cosine:.7f}, relative error {worst.error:.1e}, at {worst.name}"
+        )
 
     def finish(self, net: nn.Module, model: Any, again: nn.Module) -> None:
         stages = self.checkpoint.stages
         ep, bp = stages["BP-EP"].accuracy[-1], stages["BP"].accuracy[-1]
         self.facts |= {"accuracy fine-tuned by BP-EP": ep, "accuracy fine-tuned by BP": bp, "BP-EP minus BP": ep - bp}
-        self.facts["accuracy of the BP-EP weights, run feedforward"] = training.accuracy(model.to_feedforward(), self.data)
+        self.facts["accuracy of the BP-EP weights, run feedforward"] = training.accuracy(
+            model.to_feedforward(), self.data
+        )
         self.facts["mean sweeps a block"] = sum(stages["BP-EP"].sweeps) / len(stages["BP-EP"].sweeps)
         for file, network in (("digital.pt", net), ("bp-ep.pt", model), ("bp.pt", again)):
             with records.replacing(self.folder / file) as out:
@@ -160,7 +196,10 @@ def write_graph(model: Any, path: Path) -> None:
 def write_records(folder: Path, config: Config, facts: Mapping[str, Any], stages: Mapping[str, Progress]) -> None:
     """metrics.json and, one row an epoch, metrics.csv."""
     curves = {name: {"losses": p.losses, "accuracy": p.accuracy, "sweeps": p.sweeps} for name, p in stages.items()}
-    records.write_json(folder / "metrics.json", {"config": asdict(config), "versions": records.versions(), "results": facts, "curves": curves})
+    records.write_json(
+        folder / "metrics.json",
+        {"config": asdict(config), "versions": records.versions(), "results": facts, "curves": curves},
+    )
     records.write_csv(folder / "metrics.csv", [row for name, p in stages.items() for row in epochs(name, p)])
 
 
@@ -168,15 +207,25 @@ def epochs(name: str, p: Progress) -> list[dict[str, Any]]:
     steps = len(p.losses) // max(1, p.epoch)
     cut = [slice(i * steps, (i + 1) * steps) for i in range(p.epoch)]
     return [
-        {"stage": name, "epoch": i + 1, "mean loss": sum(p.losses[c]) / steps, "validation accuracy": p.accuracy[i], "mean sweeps": sum(p.sweeps[c]) / steps}
+        {
+            "stage": name,
+            "epoch": i + 1,
+            "mean loss": sum(p.losses[c]) / steps,
+            "validation accuracy": p.accuracy[i],
+            "mean sweeps": sum(p.sweeps[c]) / steps,
+        }
         for i, c in enumerate(cut)
     ]
 
 
 def report(config: Config, facts: Mapping[str, Any], model: Any) -> str:
-    lines = [f"  {k:48} {v:.4f}" if isinstance(v, float) and abs(v) > 1e-3 else f"  {k:48} {v}" for k, v in facts.items()]
+    lines = [
+        f"  {k:48} {v:.4f}" if isinstance(v, float) and abs(v) > 1e-3 else f"  {k:48} {v}" for k, v in facts.items()
+    ]
     options = [f"  {k:48} {v}" for k, v in (asdict(config) | records.versions()).items()]
-    return "\n".join(["Results", *lines, "", "Options and versions", *options, "", "The compiled model", "", str(model.report()), ""])
+    return "\n".join(
+        ["Results", *lines, "", "Options and versions", *options, "", "The compiled model", "", str(model.report()), ""]
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -89,7 +89,9 @@ def load(where: Path | None = None) -> Images:
     if where is None:
         return digits()
     if not where.exists():
-        raise DataError(Problem("option --data", f"{where} does not exist", f"Give a folder or an .npz file. {FORMATS}"))
+        raise DataError(
+            Problem("option --data", f"{where} does not exist", f"Give a folder or an .npz file. {FORMATS}")
+        )
     if where.is_file():
         return _npz(where)
     return _folder(where)
@@ -113,13 +115,27 @@ def _folder(where: Path) -> Images:
     if "cifar-10-batches-bin" in found:
         return _folder(found["cifar-10-batches-bin"])
     if any(n in found for n in ("data_batch_1", "cifar-10-batches-py", "cifar-10-python.tar.gz")):
-        raise bad(where, "is CIFAR-10's python version, which consists of pickles", "A pickle runs code when it is opened, so it is refused. Get the binary version, cifar-10-binary.tar.gz, and unpack it here.")
+        raise bad(
+            where,
+            "is CIFAR-10's python version, which consists of pickles",
+            "A pickle runs code when it is opened, so it is refused. Get the binary version, cifar-10-binary.tar.gz, and unpack it here.",
+        )
     if "cifar-10-binary.tar.gz" in found:
-        raise bad(found["cifar-10-binary.tar.gz"], "is still packed", "Unpack it there: tar xzf cifar-10-binary.tar.gz.")
+        raise bad(
+            found["cifar-10-binary.tar.gz"], "is still packed", "Unpack it there: tar xzf cifar-10-binary.tar.gz."
+        )
     arrays = [p for p in found.values() if p.suffix == ".npz"]
     if len(arrays) == 1:
         return _npz(arrays[0])
-    raise DataError(Problem("option --data", f"{where} holds no image set that is known here" if not arrays else f"{where} holds {len(arrays)} .npz files", f"Name one. {FORMATS}"))
+    raise DataError(
+        Problem(
+            "option --data",
+            f"{where} holds no image set that is known here"
+            if not arrays
+            else f"{where} holds {len(arrays)} .npz files",
+            f"Name one. {FORMATS}",
+        )
+    )
 
 
 def _mnist(where: Path) -> Images:
@@ -127,15 +143,29 @@ def _mnist(where: Path) -> Images:
     for name in MNIST_FILES:
         present = [p for p in (where / name, where / f"{name}.gz") if p.is_file()]
         if not present:
-            raise bad(where / name, "is missing, its companion is there", f"Put {' and '.join(MNIST_FILES)} into one folder.")
+            raise bad(
+                where / name, "is missing, its companion is there", f"Put {' and '.join(MNIST_FILES)} into one folder."
+            )
         paths.append(present[0])
     x, y = read_idx(paths[0], 3), read_idx(paths[1], 1)
     if len(x) != len(y):
-        raise bad(paths[0], f"has {len(x)} images, {paths[1].name} {len(y)} labels", "Take both files from one archive.")
+        raise bad(
+            paths[0], f"has {len(x)} images, {paths[1].name} {len(y)} labels", "Take both files from one archive."
+        )
     if max(x.shape[1:]) > 32 or y.max() > 99:
-        raise bad(paths[0], f"has images of {x.shape[1]} x {x.shape[2]} and labels up to {y.max()}", "At most 32 x 32 pixels and 100 classes are read.")
+        raise bad(
+            paths[0],
+            f"has images of {x.shape[1]} x {x.shape[2]} and labels up to {y.max()}",
+            "At most 32 x 32 pixels and 100 classes are read.",
+        )
     name, source = _identify(paths)
-    return Images(name, torch.from_numpy(x.copy())[:, None], torch.from_numpy(y.astype(np.int64)), max(10, int(y.max()) + 1), source)
+    return Images(
+        name,
+        torch.from_numpy(x.copy())[:, None],
+        torch.from_numpy(y.astype(np.int64)),
+        max(10, int(y.max()) + 1),
+        source,
+    )
 
 
 def _identify(paths: list[Path]) -> tuple[str, str]:
@@ -145,19 +175,34 @@ def _identify(paths: list[Path]) -> tuple[str, str]:
         (name,) = names
         return str(name), "IDX files with the published checksums"
     if names:
-        logger.warning("%s: the checksums are not those of the published MNIST archives; its structure is sound, so it is used.", paths[0].parent)
+        logger.warning(
+            "%s: the checksums are not those of the published MNIST archives; its structure is sound, so it is used.",
+            paths[0].parent,
+        )
     return "MNIST format", "IDX files whose checksums are not known"
 
 
 def _cifar(paths: list[Path]) -> Images:
     parts = [read_cifar(p) for p in paths]
     x, y = np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
-    return Images("CIFAR-10", torch.from_numpy(x), torch.from_numpy(y.astype(np.int64)), 10, f"{len(paths)} files of CIFAR-10's binary version")
+    return Images(
+        "CIFAR-10",
+        torch.from_numpy(x),
+        torch.from_numpy(y.astype(np.int64)),
+        10,
+        f"{len(paths)} files of CIFAR-10's binary version",
+    )
 
 
 def _npz(path: Path) -> Images:
     x, y = read_npz(path)
-    return Images(path.stem, torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(y.astype(np.int64)), max(10, int(y.max()) + 1), f"the arrays of {path.name}")
+    return Images(
+        path.stem,
+        torch.from_numpy(np.ascontiguousarray(x)),
+        torch.from_numpy(y.astype(np.int64)),
+        max(10, int(y.max()) + 1),
+        f"the arrays of {path.name}",
+    )
 
 
 def as_32x32x3(images: Images) -> Images:
@@ -181,7 +226,13 @@ def split(images: Images, generator: torch.Generator, fraction: float = 0.2, lim
     order = torch.randperm(len(images), generator=generator)[:limit]
     held = max(1, round(fraction * len(order)))
     if len(order) - held < 1:
-        raise DataError(Problem(f"data {images.name}", f"has {len(order)} images", "Give at least two, one to train on and one to validate with."))
+        raise DataError(
+            Problem(
+                f"data {images.name}",
+                f"has {len(order)} images",
+                "Give at least two, one to train on and one to validate with.",
+            )
+        )
     train, valid = images.select(order[held:]), images.select(order[:held])
     pixels = train.x.float()
     return Split(train, valid, float(pixels.mean()), max(float(pixels.std()), 1.0))

@@ -74,12 +74,22 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
             shape = _idx_header(path, file, dimensions)
             count = int(np.prod(shape, dtype=object))
             if not 0 < count <= LARGEST:
-                raise bad(path, f"declares {' x '.join(map(str, shape))} values", f"An image set here has between 1 and {LARGEST} bytes; get the file again.")
+                raise bad(
+                    path,
+                    f"declares {' x '.join(map(str, shape))} values",
+                    f"An image set here has between 1 and {LARGEST} bytes; get the file again.",
+                )
             data = file.read(count + 1)
     except (gzip.BadGzipFile, EOFError, OSError, zlib.error) as failure:
-        raise bad(path, f"can't be read: {failure}", "Get the file again; it is damaged, or not what its name says.") from failure
+        raise bad(
+            path, f"can't be read: {failure}", "Get the file again; it is damaged, or not what its name says."
+        ) from failure
     if len(data) != count:
-        raise bad(path, f"holds {'more' if len(data) > count else 'fewer'} values than the {count} that its header declares", "Get the file again; it was cut short or is not an IDX file.")
+        raise bad(
+            path,
+            f"holds {'more' if len(data) > count else 'fewer'} values than the {count} that its header declares",
+            "Get the file again; it was cut short or is not an IDX file.",
+        )
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
@@ -91,7 +101,11 @@ def _idx_header(path: Path, file: BinaryIO, dimensions: int) -> tuple[int, ...]:
     magic = file.read(4)
     if magic != bytes((0, 0, 8, dimensions)):
         kind = {3: "images", 1: "labels"}.get(dimensions, "bytes")
-        raise bad(path, f"starts with the bytes {magic.hex(' ') or '(none)'}", f"An IDX file of {kind} starts with 00 00 08 {dimensions:02x}. Is it still compressed, or a page of a web site?")
+        raise bad(
+            path,
+            f"starts with the bytes {magic.hex(' ') or '(none)'}",
+            f"An IDX file of {kind} starts with 00 00 08 {dimensions:02x}. Is it still compressed, or a page of a web site?",
+        )
     sizes = file.read(4 * dimensions)
     if len(sizes) != 4 * dimensions:
         raise bad(path, "ends within its header", "Get the file again; it was cut short.")
@@ -109,11 +123,19 @@ def read_cifar(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     size = path.stat().st_size
     if size == 0 or size % CIFAR_RECORD or size > LARGEST:
-        raise bad(path, f"has {size} bytes", f"CIFAR-10's binary files hold records of {CIFAR_RECORD} bytes, 10000 in each. Get the archive cifar-10-binary.tar.gz again.")
+        raise bad(
+            path,
+            f"has {size} bytes",
+            f"CIFAR-10's binary files hold records of {CIFAR_RECORD} bytes, 10000 in each. Get the archive cifar-10-binary.tar.gz again.",
+        )
     records = np.fromfile(path, np.uint8).reshape(-1, CIFAR_RECORD)
     labels = records[:, 0]
     if labels.max() > 9:
-        raise bad(path, f"has the label {labels.max()}", "CIFAR-10's labels are 0 to 9. Is this CIFAR-100, or a file cut from a larger one?")
+        raise bad(
+            path,
+            f"has the label {labels.max()}",
+            "CIFAR-10's labels are 0 to 9. Is this CIFAR-100, or a file cut from a larger one?",
+        )
     return records[:, 1:].reshape(-1, 3, 32, 32), labels
 
 
@@ -131,12 +153,20 @@ def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
         with np.load(path, allow_pickle=False) as arrays:
             missing = [n for n in ("x", "y") if n not in arrays]
             if missing:
-                raise bad(path, f"has no array {' and no array '.join(missing)}; it has {', '.join(arrays.files) or 'none'}", "Save it by numpy.savez_compressed(path, x=images, y=labels).")
+                raise bad(
+                    path,
+                    f"has no array {' and no array '.join(missing)}; it has {', '.join(arrays.files) or 'none'}",
+                    "Save it by numpy.savez_compressed(path, x=images, y=labels).",
+                )
             x, y = arrays["x"], arrays["y"]
     except (zipfile.BadZipFile, ValueError, OSError, EOFError, zlib.error) as failure:
         if isinstance(failure, DataError):
             raise
-        raise bad(path, f"can't be read: {failure}", "Save it by numpy.savez_compressed(path, x=images, y=labels), with plain arrays: objects are refused, as they would be unpickled.") from failure
+        raise bad(
+            path,
+            f"can't be read: {failure}",
+            "Save it by numpy.savez_compressed(path, x=images, y=labels), with plain arrays: objects are refused, as they would be unpickled.",
+        ) from failure
     problems = list(_npz_problems(path, x, y))
     if problems:
         raise DataError(problems)
@@ -153,7 +183,11 @@ def _check_sizes(path: Path) -> None:
 def _npz_problems(path: Path, x: np.ndarray, y: np.ndarray) -> Iterator[Problem]:
     where = f"file {path}"
     if x.dtype != np.uint8 or x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[3] != 3):
-        yield Problem(where, f"x is {x.dtype} of shape {x.shape}", "It must be uint8, (N, height, width) or (N, height, width, 3).")
+        yield Problem(
+            where,
+            f"x is {x.dtype} of shape {x.shape}",
+            "It must be uint8, (N, height, width) or (N, height, width, 3).",
+        )
     elif not (x.size and max(x.shape[1:3]) <= 32):
         yield Problem(where, f"x has the shape {x.shape}", "Give at least one image, of at most 32 x 32 pixels.")
     if not np.issubdtype(y.dtype, np.integer) or y.ndim != 1:
@@ -161,4 +195,6 @@ def _npz_problems(path: Path, x: np.ndarray, y: np.ndarray) -> Iterator[Problem]
     elif len(y) != len(x):
         yield Problem(where, f"has {len(x)} images and {len(y)} labels", "Give one label for each image.")
     elif len(y) and not (y.min() >= 0 and y.max() < 1000):
-        yield Problem(where, f"has labels from {y.min()} to {y.max()}", "Number the classes from 0, at most 1000 of them.")
+        yield Problem(
+            where, f"has labels from {y.min()} to {y.max()}", "Number the classes from 0, at most 1000 of them."
+        )

@@ -29,8 +29,15 @@ GAINS = {"relu": math.sqrt(2), "clamp": math.sqrt(2), "tanh": 5 / 3, "sigmoid": 
 
 
 def staged(
-    layers: Sequence[int], widths: Sequence[int], classes: int = 10, activation: str = "relu", hidden: int = 0, channels: int = 3, pixels: int = 32,
-    norm: bool = True, pooling: type[nn.Module] = nn.MaxPool2d,
+    layers: Sequence[int],
+    widths: Sequence[int],
+    classes: int = 10,
+    activation: str = "relu",
+    hidden: int = 0,
+    channels: int = 3,
+    pixels: int = 32,
+    norm: bool = True,
+    pooling: type[nn.Module] = nn.MaxPool2d,
 ) -> nn.Sequential:
     """Stages of 3 x 3 convolutions, the image halved between them, then a classifier.
 
@@ -69,12 +76,16 @@ def initialise(network: nn.Module, activation: str, generator: torch.Generator) 
             module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * gain / math.sqrt(fan_in))
             if module.bias is not None:
                 module.bias.zero_()
-                if activation == "sigmoid" and module is not weighted[0]:  # centres the sigmoid of inputs that are about 1/2
+                if (
+                    activation == "sigmoid" and module is not weighted[0]
+                ):  # centres the sigmoid of inputs that are about 1/2
                     module.bias.sub_(0.5 * module.weight.flatten(1).sum(1))
     return network
 
 
-def vgg(classes: int, generator: torch.Generator, widths: Sequence[int] = (32, 64, 128), hidden: int = 128) -> nn.Module:
+def vgg(
+    classes: int, generator: torch.Generator, widths: Sequence[int] = (32, 64, 128), hidden: int = 128
+) -> nn.Module:
     """A VGG for 32 x 32 x 3 images: stages of two convolutions, a classifier of two layers."""
     return initialise(staged([2] * len(widths), widths, classes, hidden=hidden), "relu", generator)
 
@@ -83,7 +94,9 @@ STATIC_SIZES = (3, 2, 4, 2, 1, 3)
 """Weighted layers of the six blocks of the static experiment: fifteen in all."""
 
 
-def fifteen_layers(generator: torch.Generator, widths: Sequence[int] = (32, 32, 64, 64, 128, 128), classes: int = 10) -> nn.Module:
+def fifteen_layers(
+    generator: torch.Generator, widths: Sequence[int] = (32, 32, 64, 64, 128, 128), classes: int = 10
+) -> nn.Module:
     """The static experiment's network: a feedforward block (norm, or pooling and norm) before each of six blocks of layers."""
     network = staged(STATIC_SIZES[:-1], widths[:-1], classes, hidden=0)
     parts = OrderedDict(network.named_children())
@@ -98,8 +111,24 @@ def fifteen_layers(generator: torch.Generator, widths: Sequence[int] = (32, 32, 
 
 
 def benchmark_network(
-    activation: str, generator: torch.Generator, channels: int, pixels: int, classes: int = 10, width: int = 16, pooling: type[nn.Module] = nn.AvgPool2d
+    activation: str,
+    generator: torch.Generator,
+    channels: int,
+    pixels: int,
+    classes: int = 10,
+    width: int = 16,
+    pooling: type[nn.Module] = nn.AvgPool2d,
 ) -> nn.Module:
     """Six convolutions and a classifier of two layers, without norms, so that blocks of 2, 3 and 6 layers form."""
-    network = staged((2, 4), (width, 2 * width), classes, activation, hidden=64, channels=channels, pixels=pixels, norm=False, pooling=pooling)
+    network = staged(
+        (2, 4),
+        (width, 2 * width),
+        classes,
+        activation,
+        hidden=64,
+        channels=channels,
+        pixels=pixels,
+        norm=False,
+        pooling=pooling,
+    )
     return initialise(network, activation, generator)

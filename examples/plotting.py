@@ -45,19 +45,37 @@ def training_curves(stages: Mapping[str, Progress], converted: float, path: Path
         left.plot(epochs, progress.losses, color=colour, alpha=0.2, linewidth=0.7)
         left.plot(epochs, smooth(progress.losses), line, color=colour)
         first = [] if name == "digital" else [converted if name == "BP-EP" else stages["digital"].accuracy[-1]]
-        right.plot([origin + i + (not first) for i in range(len(progress.accuracy) + len(first))], first + progress.accuracy, f"o{line}", color=colour, markersize=3, label=_legend(name))
+        right.plot(
+            [origin + i + (not first) for i in range(len(progress.accuracy) + len(first))],
+            first + progress.accuracy,
+            f"o{line}",
+            color=colour,
+            markersize=3,
+            label=_legend(name),
+        )
     left.set(xlabel="epoch", ylabel="training loss", yscale="log")
     right.set(xlabel="epoch", ylabel="validation accuracy (%)")
     for axis in (left, right):
         axis.axvline(start, color="black", linewidth=0.7, linestyle=":")
-    left.annotate("converted", (start, left.get_ylim()[1]), xytext=(-3, -2), textcoords="offset points", rotation=90, fontsize=7, ha="right", va="top")
+    left.annotate(
+        "converted",
+        (start, left.get_ylim()[1]),
+        xytext=(-3, -2),
+        textcoords="offset points",
+        rotation=90,
+        fontsize=7,
+        ha="right",
+        va="top",
+    )
     right.legend(frameon=False, fontsize=8, loc="lower center")
     picture.suptitle(title, fontsize=10)
     return save(picture, path)
 
 
 def _legend(name: str) -> str:
-    return {"digital": "digital training (BP)", "BP": "fine-tuned by BP", "BP-EP": "converted, fine-tuned by BP-EP"}[name]
+    return {"digital": "digital training (BP)", "BP": "fine-tuned by BP", "BP-EP": "converted, fine-tuned by BP-EP"}[
+        name
+    ]
 
 
 def smooth(values: Sequence[float], keep: float = 0.9) -> list[float]:
@@ -69,7 +87,9 @@ def smooth(values: Sequence[float], keep: float = 0.9) -> list[float]:
     return result
 
 
-def gradient_errors(panels: Mapping[str, Mapping[str, Mapping[str, float]]], required: Mapping[str, float], path: Path, title: str) -> Path:
+def gradient_errors(
+    panels: Mapping[str, Mapping[str, Mapping[str, float]]], required: Mapping[str, float], path: Path, title: str
+) -> Path:
     """``1 - cosine`` of each parameter's gradient, a line for each estimator; parameters from the input to the output.
 
     Args:
@@ -83,10 +103,24 @@ def gradient_errors(panels: Mapping[str, Mapping[str, Mapping[str, float]]], req
     axes = picture.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (kind, lines) in zip(axes, panels.items(), strict=True):
         for (label, values), marker in zip(lines.items(), "osD^v<>pX*" * 3):
-            axis.plot(range(len(names)), [max(values[n], FLOOR) for n in names], marker=marker, markersize=3.5, linewidth=0.8, label=label)
+            axis.plot(
+                range(len(names)),
+                [max(values[n], FLOOR) for n in names],
+                marker=marker,
+                markersize=3.5,
+                linewidth=0.8,
+                label=label,
+            )
         axis.set(ylabel=f"1 - cosine, {kind}", yscale="log", ylim=(FLOOR / 3, 5))
         axis.axhline(1 - required[kind], color="black", linewidth=0.8, linestyle=":")
-        axis.annotate(f"required: cosine {required[kind]}", (len(names) - 1, 1 - required[kind]), xytext=(0, -9), textcoords="offset points", fontsize=7, ha="right")
+        axis.annotate(
+            f"required: cosine {required[kind]}",
+            (len(names) - 1, 1 - required[kind]),
+            xytext=(0, -9),
+            textcoords="offset points",
+            fontsize=7,
+            ha="right",
+        )
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25, linewidth=0.6)
     axes[-1].set_xticks(range(len(names)), names, rotation=90, fontsize=6)

@@ -20,7 +20,11 @@ PACKAGES = ("ffebm_compiler", "torch", "numpy", "networkx", "scikit-learn", "mat
 
 def versions() -> dict[str, str]:
     """What the numbers of a run may depend on."""
-    found = {"python": platform.python_version(), "machine": platform.machine(), "threads": str(torch.get_num_threads())}
+    found = {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": str(torch.get_num_threads()),
+    }
     for name in PACKAGES:
         try:
             found[name] = metadata.version(name)

@@ -52,10 +52,27 @@ ZERO = 1e-4
 
 def parser() -> argparse.ArgumentParser:
     p = command.command("static_gradients.py", DESCRIPTION, "runs/static")
-    p.add_argument("--sizes", type=command.listed(command.whole), default=list(networks.STATIC_SIZES), metavar="N,N,...", help="layers of each block; one number for all blocks alike")
-    p.add_argument("--widths", type=command.listed(command.whole), default=[32, 32, 64, 64, 128, 128], metavar="N,N,...", help="channels between the poolings, six numbers")
+    p.add_argument(
+        "--sizes",
+        type=command.listed(command.whole),
+        default=list(networks.STATIC_SIZES),
+        metavar="N,N,...",
+        help="layers of each block; one number for all blocks alike",
+    )
+    p.add_argument(
+        "--widths",
+        type=command.listed(command.whole),
+        default=[32, 32, 64, 64, 128, 128],
+        metavar="N,N,...",
+        help="channels between the poolings, six numbers",
+    )
     p.add_argument("--batch", type=command.whole, default=16, help="images in the batch")
-    p.add_argument("--loop-gain", type=command.positive, default=command.DEFAULT_LOOP_GAIN, help="bound on each coupling's loop gain")
+    p.add_argument(
+        "--loop-gain",
+        type=command.positive,
+        default=command.DEFAULT_LOOP_GAIN,
+        help="bound on each coupling's loop gain",
+    )
     return p
 
 
@@ -75,7 +92,13 @@ def compare(model: Any, x: torch.Tensor, y: torch.Tensor, quiet: bool = False) -
 def rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row a parameter and estimator."""
     return [
-        {"parameter": p.name, "estimator": label, "cosine": p.cosine, "relative error": p.error, "exact gradient is zero": p.exact_is_zero}
+        {
+            "parameter": p.name,
+            "estimator": label,
+            "cosine": p.cosine,
+            "relative error": p.error,
+            "exact gradient is zero": p.exact_is_zero,
+        }
         for label, comparison in found.items()
         for p in comparison.parameters
     ]
@@ -85,7 +108,11 @@ def layer_table(found: Mapping[str, Any], label: str) -> str:
     """Cosine and relative error of each parameter, float32 beside float64."""
     narrow, wide = (found[f"{label}, {kind}"] for kind in TYPES)
     lines = [
-        {"parameter": a.name, **{f"cosine {kind}": _cosine(p) for kind, p in zip(TYPES, (a, b))}, **{f"error {kind}": f"{p.error:.1e}" for kind, p in zip(TYPES, (a, b))}}
+        {
+            "parameter": a.name,
+            **{f"cosine {kind}": _cosine(p) for kind, p in zip(TYPES, (a, b))},
+            **{f"error {kind}": f"{p.error:.1e}" for kind, p in zip(TYPES, (a, b))},
+        }
         for a, b in zip(narrow.parameters, wide.parameters, strict=True)
     ]
     return records.table(lines)
@@ -102,7 +129,16 @@ def summary(found: Mapping[str, Any]) -> list[dict[str, str]]:
         estimator, kind = label.rsplit(", ", 1)
         worst = comparison.worst
         verdict = "" if estimator not in JUDGED else "ok" if passes(comparison, kind) else f"below {REQUIRED[kind]}"
-        lines.append({"estimator": estimator, "type": kind, "worst cosine": f"{worst.cosine:.9f}", "relative error": f"{worst.error:.1e}", "at": worst.name, "required": verdict})
+        lines.append(
+            {
+                "estimator": estimator,
+                "type": kind,
+                "worst cosine": f"{worst.cosine:.9f}",
+                "relative error": f"{worst.error:.1e}",
+                "at": worst.name,
+                "required": verdict,
+            }
+        )
     return lines
 
 
@@ -113,7 +149,10 @@ def passes(comparison: Any, kind: str) -> bool:
 def draw(found: Mapping[str, Any], path: Path, title: str) -> Path:
     """1 - cosine of every estimator; a gradient that is exactly zero is left out."""
     shown = [p.name for p in next(iter(found.values())).parameters if not p.exact_is_zero]
-    panels = {kind: {label: {n: abs(1 - found[f"{label}, {kind}"][n][0]) for n in shown} for label in ESTIMATORS} for kind in TYPES}
+    panels = {
+        kind: {label: {n: abs(1 - found[f"{label}, {kind}"][n][0]) for n in shown} for label in ESTIMATORS}
+        for kind in TYPES
+    }
     return plotting.gradient_errors(panels, REQUIRED, path, title)
 
 
@@ -127,7 +166,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     if len(options.widths) != len(networks.STATIC_SIZES):
-        raise fc.OptionError(fc.Problem("option --widths", f"has {len(options.widths)} numbers", f"Give {len(networks.STATIC_SIZES)}, one for each stretch between poolings."))
+        raise fc.OptionError(
+            fc.Problem(
+                "option --widths",
+                f"has {len(options.widths)} numbers",
+                f"Give {len(networks.STATIC_SIZES)}, one for each stretch between poolings.",
+            )
+        )
     widths, batch = ([8, 8, 8, 8, 8, 8], 4) if options.quick else (options.widths, options.batch)
     generator = torch.Generator().manual_seed(options.seed)
     net = networks.fifteen_layers(generator, widths)
@@ -141,10 +186,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = {k: v for k, v in vars(options).items() if k != "out"} | {"widths": widths, "batch": batch}
     records.write_text(options.out / "gradients.txt", text)
     records.write_csv(options.out / "gradients.csv", rows(found))
-    records.write_json(options.out / "metrics.json", {"config": config, "versions": records.versions(), "summary": summary(found)})
+    records.write_json(
+        options.out / "metrics.json", {"config": config, "versions": records.versions(), "summary": summary(found)}
+    )
     draw(found, options.out / "gradients.png", describe(model))
     print(f"results in {options.out}: gradients.txt, gradients.csv, gradients.png, metrics.json")
-    return 0 if all(passes(c, label.rsplit(", ", 1)[1]) for label, c in found.items() if label.rsplit(", ", 1)[0] in JUDGED) else 1
+    return (
+        0
+        if all(passes(c, label.rsplit(", ", 1)[1]) for label, c in found.items() if label.rsplit(", ", 1)[0] in JUDGED)
+        else 1
+    )
 
 
 if __name__ == "__main__":

@@ -102,8 +102,13 @@ def accuracy(model: nn.Module, data: Split, batch: int = 256) -> float:
 
 
 def fit(
-    model: nn.Module, data: Split, stage: Stage, progress: Progress | None = None, save: Callable[[Progress], None] | None = None,
-    stop: Stop | None = None, quiet: bool = False,
+    model: nn.Module,
+    data: Split,
+    stage: Stage,
+    progress: Progress | None = None,
+    save: Callable[[Progress], None] | None = None,
+    stop: Stop | None = None,
+    quiet: bool = False,
 ) -> Progress:
     """Trains to the end of the stage, or to where it is stopped.
 
@@ -119,7 +124,9 @@ def fit(
         model.load_state_dict(progress.model)
         optimizer.load_state_dict(progress.optimizer or {})
     model.train()
-    with tqdm(total=total, initial=len(progress.losses), desc=stage.name, unit="batch", disable=quiet or None, leave=False) as bar:
+    with tqdm(
+        total=total, initial=len(progress.losses), desc=stage.name, unit="batch", disable=quiet or None, leave=False
+    ) as bar:
         for epoch in range(progress.epoch, stage.epochs):
             for x, y in _remaining(data, stage, epoch, progress.batch):
                 _set_rate(optimizer, stage.rate * _half_cosine(len(progress.losses) / total))
@@ -127,7 +134,10 @@ def fit(
                 progress.sweeps.append(_sweeps(model))
                 progress.batch += 1
                 bar.update()
-                bar.set_postfix(loss=f"{progress.losses[-1]:.3f}", accuracy=f"{progress.accuracy[-1]:.1f}" if progress.accuracy else "-")
+                bar.set_postfix(
+                    loss=f"{progress.losses[-1]:.3f}",
+                    accuracy=f"{progress.accuracy[-1]:.1f}" if progress.accuracy else "-",
+                )
                 if stop is not None and stop.asked:
                     return _kept(progress, model, optimizer, save)
             progress.accuracy.append(accuracy(model, data))
@@ -140,7 +150,9 @@ def finished(progress: Progress, stage: Stage) -> bool:
     return progress.epoch >= stage.epochs
 
 
-def _kept(progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, save: Callable[[Progress], None] | None) -> Progress:
+def _kept(
+    progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, save: Callable[[Progress], None] | None
+) -> Progress:
     progress.model, progress.optimizer = model.state_dict(), optimizer.state_dict()
     if save is not None:
         save(progress)
@@ -168,7 +180,13 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y
 
 def _finite(loss: float, stage: Stage, epoch: int) -> float:
     if not math.isfinite(loss):
-        raise TrainingError(Problem(f"training, stage {stage.name}", f"the loss became {loss} in epoch {epoch + 1}", "Lower the learning rate; for an ff-EBM, or its loop gain. The last checkpoint is from before."))
+        raise TrainingError(
+            Problem(
+                f"training, stage {stage.name}",
+                f"the loss became {loss} in epoch {epoch + 1}",
+                "Lower the learning rate; for an ff-EBM, or its loop gain. The last checkpoint is from before.",
+            )
+        )
     return loss
 
 

@@ -1,6 +1,6 @@
 """The whole pipeline: a model in, an ff-EBM out.
 
-    nn.Module -> trace -> canonicalize -> legality -> partition -> derive -> lower -> verify
+nn.Module -> trace -> canonicalize -> legality -> partition -> derive -> lower -> verify
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .backends import FFEBM, Execution, TorchEP
 from .backends.execution import DEFAULT_LOOP_GAIN
+from .backends.verification import verify_early
 from .compiled import Compiled, ModeProgram
 from .errors import OptionError, Problem
 from .estimate import CenteredEP, Estimator
@@ -77,7 +78,7 @@ def convert(
     )  # fmt: skip
     compiled = compile_model(model, options)
     lowered = TorchEP(Execution(estimator or CenteredEP(), Tolerance(tolerance, max_sweeps), loop_gain)).lower(compiled)
-    lowered.verify_early(options.examples)
+    verify_early(lowered, options.examples)
     return lowered
 
 
@@ -97,7 +98,16 @@ def explain(
 
     Args and errors are those of :func:`convert`.
     """
-    options = Options(_size(block_size, block_sizes), block_sizes, digital, analog, norm, loop_gain, example_inputs=example_inputs, rules=_given(rules))
+    options = Options(
+        _size(block_size, block_sizes),
+        block_sizes,
+        digital,
+        analog,
+        norm,
+        loop_gain,
+        example_inputs=example_inputs,
+        rules=_given(rules),
+    )
     compiled = compile_model(model, options)
     return build_report(compiled, model.training, loop_gain, {}, {})
 
@@ -110,13 +120,17 @@ def _given(rules: Iterable[Rule]) -> tuple[Rule, ...]:
     try:
         return tuple(rules)
     except TypeError:
-        raise OptionError(Problem("option rules", f"is {rules!r}", "Give a list of ffebm_compiler.rules.Rule objects.")) from None
+        raise OptionError(
+            Problem("option rules", f"is {rules!r}", "Give a list of ffebm_compiler.rules.Rule objects.")
+        ) from None
 
 
 def compile_model(model: nn.Module, options: Options) -> Compiled:
     """Every pass up to lowering, for both modes of the model."""
     if isinstance(model, FFEBM):
-        raise OptionError(Problem("model", "is converted already", "Give the original: convert(model.to_feedforward(), ...)."))
+        raise OptionError(
+            Problem("model", "is converted already", "Give the original: convert(model.to_feedforward(), ...).")
+        )
     check(model, options)
     network = _copied(model)
     buffers = {name for name, _ in network.named_buffers()}
@@ -138,10 +152,19 @@ def _copied(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model)
     except Exception as failure:  # whatever the user's own tensors and handles raise
-        held = [f"{name or 'model'}.{key}" for name, m in model.named_modules() for key, value in vars(m).items() if isinstance(value, Tensor) and not value.is_leaf]
+        held = [
+            f"{name or 'model'}.{key}"
+            for name, m in model.named_modules()
+            for key, value in vars(m).items()
+            if isinstance(value, Tensor) and not value.is_leaf
+        ]
         where = f"attribute {held[0]}" if held else "model"
         raise OptionError(
-            Problem(where, f"can't be copied: {str(failure).splitlines()[0]}", "Use torch.nn.utils.parametrizations for weight_norm and spectral_norm, and keep no computed tensor, file or lock in the model.")
+            Problem(
+                where,
+                f"can't be copied: {str(failure).splitlines()[0]}",
+                "Use torch.nn.utils.parametrizations for weight_norm and spectral_norm, and keep no computed tensor, file or lock in the model.",
+            )
         ) from failure
 
 

@@ -83,7 +83,9 @@ class GradientComparison(Mapping[str, tuple[float, float]]):
             shown = "exact is 0" if p.exact_is_zero else f"{p.cosine:.9f}"
             lines.append(f"{p.name:<{width}}  {shown:>12}  {p.error:>14.2e}")
         w = self.worst
-        return "\n".join([*lines, f"worst of {self.estimator}: {w.name}, cosine {w.cosine:.9f}, relative error {w.error:.2e}"])
+        return "\n".join(
+            [*lines, f"worst of {self.estimator}: {w.name}, cosine {w.cosine:.9f}, relative error {w.error:.2e}"]
+        )
 
     def plot(self, path: str | Path) -> Path:
         """Draws 1 - cosine and relative error per parameter (needs matplotlib, from the viz extra)."""
@@ -94,7 +96,13 @@ class GradientComparison(Mapping[str, tuple[float, float]]):
 
 
 def compare_gradients(
-    model: FFEBM, x: Any, y: Any, loss_fn: Callable[[Any, Any], Tensor], *, reference: Estimator | None = None, seed: int = 0
+    model: FFEBM,
+    x: Any,
+    y: Any,
+    loss_fn: Callable[[Any, Any], Tensor],
+    *,
+    reference: Estimator | None = None,
+    seed: int = 0,
 ) -> GradientComparison:
     """The model's gradient against the exact one, for one batch.
 
@@ -111,9 +119,17 @@ def compare_gradients(
         InputError: the loss is not a scalar, or does not depend on the model.
     """
     if not isinstance(model, FFEBM):
-        raise OptionError(Problem("model", f"is a {type(model).__name__}", "Convert it first: compare_gradients(fc.convert(net), x, y, loss_fn)."))
+        raise OptionError(
+            Problem(
+                "model",
+                f"is a {type(model).__name__}",
+                "Convert it first: compare_gradients(fc.convert(net), x, y, loss_fn).",
+            )
+        )
     if not any(p.requires_grad for p in model.parameters()):
-        raise OptionError(Problem("model", "has no parameter that requires grad", "Call requires_grad_() on those to compare."))
+        raise OptionError(
+            Problem("model", "has no parameter that requires grad", "Call requires_grad_() on those to compare.")
+        )
     args, kwargs = as_call(x)
     judged = copy.deepcopy(model)
     exact = copy.deepcopy(model).double()
@@ -124,7 +140,9 @@ def compare_gradients(
     exact.share_gains(judged)
     estimate = _gradients(judged, args, kwargs, y, loss_fn, seed)
     wide_args, wide_kwargs = _wide(args), _wide(kwargs)
-    with exact.using(estimator=reference or Implicit(), tolerance=1e-12, max_sweeps=max(2000, model.execution.tolerance.max_sweeps)):
+    with exact.using(
+        estimator=reference or Implicit(), tolerance=1e-12, max_sweeps=max(2000, model.execution.tolerance.max_sweeps)
+    ):
         truth = _gradients(exact, wide_args, wide_kwargs, _wide(y), _wide_loss(loss_fn), seed)
     return GradientComparison(_compare(estimate, truth), type(model.execution.estimator).__name__)
 
@@ -137,7 +155,9 @@ def as_call(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _wide(value: Any) -> Any:
-    return torch.utils._pytree.tree_map(lambda v: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v, value)
+    return torch.utils._pytree.tree_map(
+        lambda v: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v, value
+    )
 
 
 def _wide_loss(loss_fn: Callable[[Any, Any], Tensor]) -> Callable[[Any, Any], Tensor]:
@@ -145,18 +165,37 @@ def _wide_loss(loss_fn: Callable[[Any, Any], Tensor]) -> Callable[[Any, Any], Te
     return copy.deepcopy(loss_fn).double() if isinstance(loss_fn, nn.Module) else loss_fn
 
 
-def _gradients(model: FFEBM, args: tuple[Any, ...], kwargs: dict[str, Any], y: Any, loss_fn: Callable[[Any, Any], Tensor], seed: int) -> dict[str, Tensor]:
+def _gradients(
+    model: FFEBM,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    y: Any,
+    loss_fn: Callable[[Any, Any], Tensor],
+    seed: int,
+) -> dict[str, Tensor]:
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed)
         model.zero_grad(set_to_none=True)
         loss = loss_fn(model(*args, **kwargs), y)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise InputError(Problem("loss_fn", f"returned {shape}", "Return a scalar tensor: a mean or a sum over the batch."))
+            raise InputError(
+                Problem("loss_fn", f"returned {shape}", "Return a scalar tensor: a mean or a sum over the batch.")
+            )
         if not loss.requires_grad:
-            raise InputError(Problem("loss_fn", "does not depend on the model's parameters", "Compute the loss from the output, without detach()."))
+            raise InputError(
+                Problem(
+                    "loss_fn",
+                    "does not depend on the model's parameters",
+                    "Compute the loss from the output, without detach().",
+                )
+            )
         loss.backward()
-    return {n: (torch.zeros_like(p) if p.grad is None else p.grad).double() for n, p in model.named_parameters() if p.requires_grad}
+    return {
+        n: (torch.zeros_like(p) if p.grad is None else p.grad).double()
+        for n, p in model.named_parameters()
+        if p.requires_grad
+    }
 
 
 def _compare(estimate: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> tuple[ParameterComparison, ...]:
@@ -168,5 +207,7 @@ def _compare(estimate: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> tup
             rows.append(ParameterComparison(name, float("nan"), float(got.norm()) / largest if largest else 0.0, True))
             continue
         scale = max(norm * float(got.norm()), 1e-300)
-        rows.append(ParameterComparison(name, float((got * exact).sum()) / scale, float((got - exact).norm()) / norm, False))
+        rows.append(
+            ParameterComparison(name, float((got * exact).sum()) / scale, float((got - exact).norm()) / norm, False)
+        )
     return tuple(rows)

@@ -33,9 +33,7 @@ class FFEBMError(Exception):
     """Base of every error of this library; ``problems`` lists all that was found."""
 
     def __init__(self, problems: Problem | Iterable[Problem]):
-        self.problems: tuple[Problem, ...] = (
-            (problems,) if isinstance(problems, Problem) else tuple(problems)
-        )
+        self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
         super().__init__(self._text())
 
     def _text(self) -> str:

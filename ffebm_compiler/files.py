@@ -19,7 +19,13 @@ def check_target(path: str | os.PathLike[str], what: str) -> Path:
     if target.is_dir():
         raise OptionError(Problem(f"{what} {target}", "is a folder", "Name a file in it."))
     if not target.parent.is_dir():
-        raise OptionError(Problem(f"{what} {target}", f"the folder {target.parent} does not exist", f"Make it first: mkdir -p {target.parent}"))
+        raise OptionError(
+            Problem(
+                f"{what} {target}",
+                f"the folder {target.parent} does not exist",
+                f"Make it first: mkdir -p {target.parent}",
+            )
+        )
     return target
 
 
@@ -43,7 +49,13 @@ def write_whole(path: str | os.PathLike[str], content: bytes | str, what: str) -
     except OSError as failure:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        raise OptionError(Problem(f"{what} {target}", f"can't be written: {failure.strerror}", "Choose a file in a folder that you may write to.")) from failure
+        raise OptionError(
+            Problem(
+                f"{what} {target}",
+                f"can't be written: {failure.strerror}",
+                "Choose a file in a folder that you may write to.",
+            )
+        ) from failure
     return target
 
 

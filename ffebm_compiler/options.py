@@ -55,7 +55,9 @@ class Options:
 
     def to_dict(self) -> dict[str, Any]:
         """For reports and records: plain values only."""
-        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in ("example_inputs", "rules")}
+        return {
+            f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in ("example_inputs", "rules")
+        }
 
 
 def _plain(value: Any) -> Any:
@@ -84,37 +86,78 @@ _WRAPPERS = ("module", "_orig_mod")
 
 def _model_problems(model: object) -> Iterator[Problem]:
     if inspect.isclass(model) and issubclass(model, nn.Module):
-        yield Problem("model", f"is the class {model.__name__}, not a model", f"Make one: convert({model.__name__}(...), ...).")
+        yield Problem(
+            "model", f"is the class {model.__name__}, not a model", f"Make one: convert({model.__name__}(...), ...)."
+        )
         return
     if not isinstance(model, nn.Module):
-        yield Problem("model", f"is a {type(model).__name__}", "Give a torch.nn.Module; a plain function can be the forward of one.")
+        yield Problem(
+            "model",
+            f"is a {type(model).__name__}",
+            "Give a torch.nn.Module; a plain function can be the forward of one.",
+        )
         return
     if isinstance(model, torch.jit.ScriptModule):
-        yield Problem("model", "is a TorchScript module, which can't be traced", "Give the nn.Module that it was scripted from.")
-    wrapped = next((name for name in _WRAPPERS if isinstance(getattr(model, name, None), nn.Module) and type(model).__module__.startswith("torch.")), None)
+        yield Problem(
+            "model", "is a TorchScript module, which can't be traced", "Give the nn.Module that it was scripted from."
+        )
+    wrapped = next(
+        (
+            name
+            for name in _WRAPPERS
+            if isinstance(getattr(model, name, None), nn.Module) and type(model).__module__.startswith("torch.")
+        ),
+        None,
+    )
     if wrapped is not None:
-        yield Problem("model", f"is wrapped in {type(model).__name__}", f"Convert what is inside, and wrap the result: convert(model.{wrapped}, ...).")
+        yield Problem(
+            "model",
+            f"is wrapped in {type(model).__name__}",
+            f"Convert what is inside, and wrap the result: convert(model.{wrapped}, ...).",
+        )
     if wrapped is None and is_hooked(model):
-        yield Problem("model", "has hooks of its own, which a graph of what its forward does would not run", "Remove them (handle.remove()), convert, and register them on the result.")
+        yield Problem(
+            "model",
+            "has hooks of its own, which a graph of what its forward does would not run",
+            "Remove them (handle.remove()), convert, and register them on the result.",
+        )
     tensors = [*model.named_parameters(), *model.named_buffers()]
     for name, tensor in tensors:
         if is_lazy(tensor):
-            yield Problem(f"parameter {name}", "is not initialised yet (a lazy layer)", "Run the model once on an input, then convert it.")
+            yield Problem(
+                f"parameter {name}",
+                "is not initialised yet (a lazy layer)",
+                "Run the model once on an input, then convert it.",
+            )
         elif tensor.is_complex():
-            yield Problem(f"parameter {name}", "is complex; an energy is real", "Use real layers, or keep the model as it is.")
+            yield Problem(
+                f"parameter {name}", "is complex; an energy is real", "Use real layers, or keep the model as it is."
+            )
         elif tensor.device.type == "meta":
             yield Problem(f"parameter {name}", "is on the meta device and has no values", "Load the weights first.")
         elif tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             bad = int((~torch.isfinite(tensor)).sum())
-            yield Problem(f"parameter {name}", f"has {bad} of {tensor.numel()} values that are NaN or infinite", "Load a checkpoint from before the training diverged.")
+            yield Problem(
+                f"parameter {name}",
+                f"has {bad} of {tensor.numel()} values that are NaN or infinite",
+                "Load a checkpoint from before the training diverged.",
+            )
 
 
 def _warn_untrainable(model: nn.Module) -> None:
     parameters = list(model.parameters())
     if not parameters:
-        warnings.warn(f"{type(model).__name__} has no parameters: nothing in it can be trained, and no layer forms a block.", GradientWarning, stacklevel=4)
+        warnings.warn(
+            f"{type(model).__name__} has no parameters: nothing in it can be trained, and no layer forms a block.",
+            GradientWarning,
+            stacklevel=4,
+        )
     elif not any(p.requires_grad for p in parameters):
-        warnings.warn(f"Every parameter of {type(model).__name__} is frozen (requires_grad=False): training will change nothing. Call requires_grad_() on those to train.", GradientWarning, stacklevel=4)
+        warnings.warn(
+            f"Every parameter of {type(model).__name__} is frozen (requires_grad=False): training will change nothing. Call requires_grad_() on those to train.",
+            GradientWarning,
+            stacklevel=4,
+        )
 
 
 # --- the options ------------------------------------------------------------------------------------------
@@ -129,15 +172,27 @@ def _option_problems(o: Options) -> Iterator[Problem]:
         yield Problem("option norm", f"is {o.norm!r}", close_matches(str(o.norm), NORMS))
     for rule in o.rules:
         if not isinstance(rule, Rule):
-            yield Problem("option rules", f"holds a {type(rule).__name__}", "Give ffebm_compiler.rules.Rule objects (docs/operations.md).")
+            yield Problem(
+                "option rules",
+                f"holds a {type(rule).__name__}",
+                "Give ffebm_compiler.rules.Rule objects (docs/operations.md).",
+            )
     if isinstance(o.example_inputs, (str, torch.Size)) or inspect.isclass(o.example_inputs):
-        yield Problem("option example_inputs", f"is {o.example_inputs!r}", "Give tensors: one, a tuple of arguments, or a dict of keyword arguments.")
+        yield Problem(
+            "option example_inputs",
+            f"is {o.example_inputs!r}",
+            "Give tensors: one, a tuple of arguments, or a dict of keyword arguments.",
+        )
 
 
 def _sizes(size: object, sizes: object) -> Iterator[Problem]:
     remedy = "Give a whole number of weighted layers a block, from 1 (the feedforward network itself)."
     if size is not None and sizes is not None:
-        yield Problem("options block_size and block_sizes", f"are both given: {size!r} and {sizes!r}", "Give one: block_size for blocks of one size, block_sizes for one size a block.")
+        yield Problem(
+            "options block_size and block_sizes",
+            f"are both given: {size!r} and {sizes!r}",
+            "Give one: block_size for blocks of one size, block_sizes for one size a block.",
+        )
     elif sizes is None and not is_count(size):
         yield Problem("option block_size", f"is {size!r}", remedy)
     elif sizes is not None and (not isinstance(sizes, Sequence) or isinstance(sizes, str) or not sizes):
@@ -156,10 +211,20 @@ def _choice(option: str, choice: object) -> Iterator[Problem]:
         try:
             inspect.signature(choice).bind("name", None)
         except (TypeError, ValueError):
-            yield Problem(f"option {option}", "is a predicate that does not take (name, module)", f"Write {option}=lambda name, module: ...")
+            yield Problem(
+                f"option {option}",
+                "is a predicate that does not take (name, module)",
+                f"Write {option}=lambda name, module: ...",
+            )
     elif not isinstance(choice, Iterable):
-        yield Problem(f"option {option}", f"is {choice!r}", "Give a list of layer names, or a predicate of (name, module).")
+        yield Problem(
+            f"option {option}", f"is {choice!r}", "Give a list of layer names, or a predicate of (name, module)."
+        )
     else:
         for name in choice:
             if not isinstance(name, str):
-                yield Problem(f"option {option}", f"holds {name!r}, a {type(name).__name__}", "Name layers by their path in the model, as in model.named_modules().")
+                yield Problem(
+                    f"option {option}",
+                    f"holds {name!r}, a {type(name).__name__}",
+                    "Name layers by their path in the model, as in model.named_modules().",
+                )

@@ -53,12 +53,23 @@ def canonicalize(traced: Traced, rules: Rules) -> Canonical:
     overwritten = overwritten_buffers(graph, traced.network)
     touched = {n: shared for n in graph.nodes if (shared := frozenset(buffers_of(n, traced.network) & overwritten))}
     readings = {n: _unless_overwritten(r, n in touched) for n, r in _read_all(graph, traced, found).items()}
-    return Canonical(traced, graph, readings, {n: r for n, r in found.items() if n in live}, origins_of(graph, traced.network), touched)
+    return Canonical(
+        traced,
+        graph,
+        readings,
+        {n: r for n, r in found.items() if n in live},
+        origins_of(graph, traced.network),
+        touched,
+    )
 
 
 def _unless_overwritten(reading: Reading | Refusal, touched: bool) -> Reading | Refusal:
     """A block reads its weights when it runs, which may be after a later call of the model has changed them."""
-    return Refusal("it reads a buffer that the model overwrites as it runs") if touched and isinstance(reading, Reading) else reading
+    return (
+        Refusal("it reads a buffer that the model overwrites as it runs")
+        if touched and isinstance(reading, Reading)
+        else reading
+    )
 
 
 def _is_impure(node: fx.Node) -> bool:
@@ -71,7 +82,9 @@ def _is_impure(node: fx.Node) -> bool:
         return False
     schema = getattr(node.target, "_schema", None)
     name = getattr(node.target, "__name__", "")
-    return bool(schema is not None and schema.is_mutable) or node.target in (torch._assert,) or name.startswith("_assert")
+    return (
+        bool(schema is not None and schema.is_mutable) or node.target in (torch._assert,) or name.startswith("_assert")
+    )
 
 
 # --- identities -------------------------------------------------------------------------------------------
@@ -81,7 +94,11 @@ def _drop_identity_layers(graph: fx.Graph, network: nn.Module) -> None:
     """Before what is in place: an identity's result is its operand, and is overwritten with it."""
     for node in list(graph.nodes):
         module = module_of(node, network)
-        if isinstance(module, nn.Identity) and not _is_hooked(module) and isinstance(operand := next(iter((*node.args, *node.kwargs.values())), None), fx.Node):
+        if (
+            isinstance(module, nn.Identity)
+            and not _is_hooked(module)
+            and isinstance(operand := next(iter((*node.args, *node.kwargs.values())), None), fx.Node)
+        ):
             node.replace_all_uses_with(operand)
             graph.erase_node(node)
 
@@ -114,9 +131,15 @@ def _call(node: fx.Node, network: nn.Module, rule: Rule) -> Call:
         arguments["input"] = arguments.pop("self")
 
     def weight_of(operand: fx.Node) -> Weight | None:
-        return Weight(str(operand.target)) if operand.op == "get_attr" and isinstance(_attribute(network, operand), Tensor) else None
+        return (
+            Weight(str(operand.target))
+            if operand.op == "get_attr" and isinstance(_attribute(network, operand), Tensor)
+            else None
+        )
 
-    return Call(node, module_of(node, network), str(node.target) if node.op == "call_module" else None, arguments, weight_of)
+    return Call(
+        node, module_of(node, network), str(node.target) if node.op == "call_module" else None, arguments, weight_of
+    )
 
 
 def _attribute(network: nn.Module, node: fx.Node) -> Any:
@@ -173,7 +196,11 @@ def _batch_sources(graph: fx.Graph, readings: Mapping[fx.Node, Reading | Refusal
     sources: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
         reading = readings.get(node)
-        read = [o for o in reading.operands if o not in reading.given] if isinstance(reading, Reading) and reading.keeps_batch else []
+        read = (
+            [o for o in reading.operands if o not in reading.given]
+            if isinstance(reading, Reading) and reading.keeps_batch
+            else []
+        )
         found = {sources[o] for o in read if isinstance(o, fx.Node)}
         first = isinstance(next(iter(read), None), fx.Node)
         sources[node] = found.pop() if first and len(found) == 1 else node

@@ -171,7 +171,14 @@ def _digital_block(name: str, nodes: tuple[fx.Node, ...], partitioned: Partition
     outputs = tuple(n for n in nodes if _read_outside(n, inside))
     graph.output(tuple(copies[n] for n in outputs))
     reasons = {origins[n].label: partitioned.reasons.get(n, "") for n in nodes}
-    return DigitalBlock(name, graph, tuple(n.name for n in inputs), tuple(n.name for n in outputs), tuple(origins[n] for n in nodes), reasons)
+    return DigitalBlock(
+        name,
+        graph,
+        tuple(n.name for n in inputs),
+        tuple(n.name for n in outputs),
+        tuple(origins[n] for n in nodes),
+        reasons,
+    )
 
 
 def _copier(copied: Callable[[fx.Node], fx.Node]) -> Callable[[fx.Node], fx.Node]:

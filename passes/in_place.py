@@ -78,7 +78,12 @@ def _writes(node: fx.Node) -> bool:
     if node.op == "call_method":
         return str(node.target).endswith("_") and not str(node.target).endswith("__")
     schema = getattr(node.target, "_schema", None)
-    return bool(schema is not None and schema.is_mutable) or node.target in IN_PLACE_OPERATORS or node.target is operator.setitem or _functional_twin(node.target) is not None
+    return (
+        bool(schema is not None and schema.is_mutable)
+        or node.target in IN_PLACE_OPERATORS
+        or node.target is operator.setitem
+        or _functional_twin(node.target) is not None
+    )
 
 
 _VIEWS = frozenset((
@@ -112,9 +117,13 @@ def _base(node: fx.Node, network: nn.Module) -> fx.Node:
 def _is_view(node: fx.Node, network: nn.Module) -> bool:
     if node.op == "call_module":
         return isinstance(module_of(node, network), _VIEW_LAYERS)
-    if node.target is operator.getitem:  # one of several results is not a view; a slice of one, or a part of a split, is
+    if (
+        node.target is operator.getitem
+    ):  # one of several results is not a view; a slice of one, or a part of a split, is
         source = node.args[0]
-        return not isinstance(node.args[1], int) or (isinstance(source, fx.Node) and (source.op == "get_attr" or _is_view(source, network)))
+        return not isinstance(node.args[1], int) or (
+            isinstance(source, fx.Node) and (source.op == "get_attr" or _is_view(source, network))
+        )
     if node.target is getattr:
         return node.args[1] in ("T", "mT", "H", "mH", "data", "real", "imag")
     name = function_name(node.target)
@@ -127,7 +136,10 @@ def _is_number(node: fx.Node) -> bool:
         return node.target in ("dim", "numel", "item") or (node.target == "size" and len(node.args) > 1)
     if node.target is operator.getitem:
         shape = node.args[0]
-        return isinstance(shape, fx.Node) and ((shape.target is getattr and shape.args[1] == "shape") or (shape.op == "call_method" and shape.target == "size"))
+        return isinstance(shape, fx.Node) and (
+            (shape.target is getattr and shape.args[1] == "shape")
+            or (shape.op == "call_method" and shape.target == "size")
+        )
     of_numbers = node.op == "call_function" and getattr(node.target, "__module__", "") == "_operator"
     return of_numbers and bool(node.all_input_nodes) and all(_is_number(i) for i in node.all_input_nodes)
 

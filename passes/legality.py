@@ -58,11 +58,23 @@ def legality(canonical: Canonical, digital: Choice = (), analog: Choice = (), no
         if node in kept_out:
             reasons[node] = KEPT_DIGITAL
             if node in insisted:
-                problems.append(Problem(f"layer {origins[node].label}", "is named by both digital= and analog=", "Name it in one of them."))
+                problems.append(
+                    Problem(
+                        f"layer {origins[node].label}",
+                        "is named by both digital= and analog=",
+                        "Name it in one of them.",
+                    )
+                )
         elif isinstance(reading, Refusal):
             reasons[node] = reading.reason
             if node in insisted and isinstance(analog, Sequence):
-                problems.append(Problem(f"layer {origins[node].label}", f"analog= insists on it, but {reading.reason}", "Remove it from analog=, or give a rule for it (docs/operations.md)."))
+                problems.append(
+                    Problem(
+                        f"layer {origins[node].label}",
+                        f"analog= insists on it, but {reading.reason}",
+                        "Remove it from analog=, or give a rule for it (docs/operations.md).",
+                    )
+                )
         elif role is Role.NORM and norm == "split" and node not in insisted:
             reasons[node] = "batch norm: norm='split' makes every norm a boundary"
         else:
@@ -82,7 +94,14 @@ def chosen(canonical: Canonical, choice: Choice, option: str) -> set[fx.Node]:
     origins, network = canonical.origins, canonical.network
     calls = [n for n in canonical.graph.nodes if n.op.startswith("call")]
     if callable(choice):
-        return {n for n in calls if choice(origins[n].label if n.op != "call_module" else origins[n].layer, network.get_submodule(str(n.target)) if n.op == "call_module" else None)}
+        return {
+            n
+            for n in calls
+            if choice(
+                origins[n].label if n.op != "call_module" else origins[n].layer,
+                network.get_submodule(str(n.target)) if n.op == "call_module" else None,
+            )
+        }
     found: set[fx.Node] = set()
     problems: list[Problem] = []
     modules = [name for name, _ in network.named_modules() if name]

@@ -66,29 +66,37 @@ def _check_insisted(legal: Legal, result: Partitioned) -> None:
     refused = [n for n in legal.insisted if n in result.reasons]
     if refused:
         raise PartitionError(
-            Problem(f"layer {origins[n].label}", f"analog= insists on it, but {result.reasons[n]}", "Remove it from analog=, or insist on the layers around it too.")
+            Problem(
+                f"layer {origins[n].label}",
+                f"analog= insists on it, but {result.reasons[n]}",
+                "Remove it from analog=, or insist on the layers around it too.",
+            )
             for n in refused
         )
 
 
 def _layers_of_blocks(result: Partitioned) -> list[list[str]]:
     origins = result.legal.canonical.origins
-    return [[origins[n].label for n in nodes if result.readings[n].weighted] for analog, nodes in result.groups if analog]
+    return [
+        [origins[n].label for n in nodes if result.readings[n].weighted] for analog, nodes in result.groups if analog
+    ]
 
 
 def _check_sizes(block_sizes: Sequence[int], formed: Sequence[Sequence[str]]) -> None:
     if len(formed) != len(block_sizes):
         shown = "; ".join(", ".join(layers) for layers in formed)
         raise OptionError(
-            Problem("option block_sizes", f"names {len(block_sizes)} blocks, but with these sizes the model forms {len(formed)}: {shown}", "Give one size a block; a boundary ends a block early, and explain(model, block_size=n) shows the boundaries.")
+            Problem(
+                "option block_sizes",
+                f"names {len(block_sizes)} blocks, but with these sizes the model forms {len(formed)}: {shown}",
+                "Give one size a block; a boundary ends a block early, and explain(model, block_size=n) shows the boundaries.",
+            )
         )
 
 
 def _reads_instead(reading: Reading, old: fx.Node, new: fx.Node) -> Reading:
     operands = tuple(new if o is old else o for o in reading.operands)
     return replace(reading, operands=operands, given=frozenset(new if g is old else g for g in reading.given))
-
-
 
 
 class _Partitioner:
@@ -149,7 +157,10 @@ class _Partitioner:
         last: dict[str, int] = {}  # where an overwritten buffer was touched: in the order of the model
         for node in self.graph.nodes:
             touched = self.canonical.touched.get(node, ())
-            base = max([*(self.position.get(i, 0) for i in node.all_input_nodes), *(last.get(b, 0) for b in touched)], default=0)
+            base = max(
+                [*(self.position.get(i, 0) for i in node.all_input_nodes), *(last.get(b, 0) for b in touched)],
+                default=0,
+            )
             if node not in self.roles:
                 self.position[node] = base + base % 2
                 last.update(dict.fromkeys(touched, self.position[node]))
@@ -160,7 +171,9 @@ class _Partitioner:
         reading = self.readings[node]
         position = base + (base + 1) % 2
         while True:
-            groups = {g for i in node.all_input_nodes if self.position.get(i) == position and (g := self.group(i)) is not None}
+            groups = {
+                g for i in node.all_input_nodes if self.position.get(i) == position and (g := self.group(i)) is not None
+            }
             if self.fits(node, reading, position, groups):
                 break
             position += 2
@@ -263,7 +276,9 @@ class _Partitioner:
         del self.block[node]
         role = self.roles.pop(node)
         self.position[node] += 1
-        self.reasons[node] = OPENING_NORM if role is Role.NORM else "reads a block's output, and no state follows it in a block"
+        self.reasons[node] = (
+            OPENING_NORM if role is Role.NORM else "reads a block's output, and no state follows it in a block"
+        )
 
     def drop_weightless(self) -> None:
         """A block without a weighted layer is digital."""
@@ -297,5 +312,8 @@ class _Partitioner:
                 groups.append((key != -1, nodes))
         return Partitioned(
             Legal(self.canonical, self.roles, self.reasons, frozenset(), ""),
-            tuple((analog, tuple(nodes)) for analog, nodes in groups), self.reasons, self.readings, self.roles,
+            tuple((analog, tuple(nodes)) for analog, nodes in groups),
+            self.reasons,
+            self.readings,
+            self.roles,
         )

@@ -64,7 +64,16 @@ def _recorder(function: Callable[..., Any]) -> Callable[[fx.Proxy, Any], fx.Prox
     return lambda self, other: self.tracer.create_proxy("call_function", function, (self, other), {})
 
 
-for _function in (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow, operator.imatmul, operator.ifloordiv, operator.imod):
+for _function in (
+    operator.iadd,
+    operator.isub,
+    operator.imul,
+    operator.itruediv,
+    operator.ipow,
+    operator.imatmul,
+    operator.ifloordiv,
+    operator.imod,
+):
     setattr(_Proxy, f"__{_function.__name__}__", _recorder(_function))
 
 
@@ -85,7 +94,12 @@ class ModelTracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Called as a whole too: a norm of the user's own, which depends on its mode and its buffers, and what has hooks."""
         own_norm = isinstance(m, nn.modules.batchnorm._NormBase)
-        return module_qualified_name in self.opaque or own_norm or is_hooked(m) or super().is_leaf_module(m, module_qualified_name)
+        return (
+            module_qualified_name in self.opaque
+            or own_norm
+            or is_hooked(m)
+            or super().is_leaf_module(m, module_qualified_name)
+        )
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         """Arguments that default to None or a flag keep that value: they choose a path, not a tensor."""
@@ -143,7 +157,9 @@ def _symbolic(network: nn.Module, opaque: Sequence[str]) -> Traced:
     graph = tracer.trace(network)
     if not torch.equal(random, torch.get_rng_state()):
         torch.set_rng_state(random)
-        raise RuntimeError("the forward draws random numbers of a fixed shape, which would be the same at every call; draw them like a value, as in torch.randn_like(x)")
+        raise RuntimeError(
+            "the forward draws random numbers of a fixed shape, which would be the same at every call; draw them like a value, as in torch.randn_like(x)"
+        )
     for name in set(vars(network)) - plain:  # constants that the tracer hung on the root move with the model
         value = vars(network).pop(name)
         if isinstance(value, Tensor):
@@ -154,11 +170,22 @@ def _symbolic(network: nn.Module, opaque: Sequence[str]) -> Traced:
     placeholders = [n for n in graph.nodes if n.op == "placeholder"]
     names = tuple(str(p.target) for p in placeholders)
     signature = inspect.signature(network.forward)
-    return Traced(network, graph, Signature(tuple(p.name for p in placeholders), _binder(signature, names, tracer.constants), lambda x: x), "torch.fx")
+    return Traced(
+        network,
+        graph,
+        Signature(tuple(p.name for p in placeholders), _binder(signature, names, tracer.constants), lambda x: x),
+        "torch.fx",
+    )
 
 
-def _binder(signature: inspect.Signature, names: tuple[str, ...], fixed: Mapping[str, Any]) -> Callable[..., tuple[Any, ...]]:
-    stars = {n: "*" if p.kind is p.VAR_POSITIONAL else "**" for n, p in signature.parameters.items() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+def _binder(
+    signature: inspect.Signature, names: tuple[str, ...], fixed: Mapping[str, Any]
+) -> Callable[..., tuple[Any, ...]]:
+    stars = {
+        n: "*" if p.kind is p.VAR_POSITIONAL else "**"
+        for n, p in signature.parameters.items()
+        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    }
 
     def bind(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
         bound = signature.bind(*args, **kwargs)
@@ -166,7 +193,9 @@ def _binder(signature: inspect.Signature, names: tuple[str, ...], fixed: Mapping
         for name, value in fixed.items():
             given = bound.arguments[name]
             if given is not value and not (isinstance(value, (bool, str)) and given == value):
-                raise TypeError(f"argument {name!r} was {value!r} when the model was traced, and chooses the path through it; convert again with example_inputs= to trace another")
+                raise TypeError(
+                    f"argument {name!r} was {value!r} when the model was traced, and chooses the path through it; convert again with example_inputs= to trace another"
+                )
         values = {**bound.arguments, **{f"{star}{n}": bound.arguments[n] for n, star in stars.items()}}
         return tuple(values[n] for n in names)
 
@@ -209,11 +238,18 @@ def _exported(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
             order = list(spec.child(1).context or ()) if hasattr(spec, "child") else list(named)
             flat, got = torch.utils._pytree.tree_flatten((tuple(given), {k: named[k] for k in order if k in named}))
         if len(flat) != len(placeholders):
-            raise TypeError(f"the model was exported with {len(placeholders)} inputs and is called with {len(flat)}; call it as in example_inputs=")
+            raise TypeError(
+                f"the model was exported with {len(placeholders)} inputs and is called with {len(flat)}; call it as in example_inputs="
+            )
         return tuple(flat)
 
     out_spec = codegen.pytree_info.out_spec
-    return Traced(network, graph, Signature(placeholders, bind, lambda flat: torch.utils._pytree.tree_unflatten(list(flat), out_spec)), "torch.export")
+    return Traced(
+        network,
+        graph,
+        Signature(placeholders, bind, lambda flat: torch.utils._pytree.tree_unflatten(list(flat), out_spec)),
+        "torch.export",
+    )
 
 
 def _keep_constant(network: nn.Module, name: str, value: Any) -> str:
@@ -286,7 +322,11 @@ def _has_path(root: Any, path: str) -> bool:
 
 def _untraceable(network: nn.Module, failure: Exception, tracer: str = "torch.fx") -> Problem:
     """Where the user's own code failed, from the innermost frame that is not torch's."""
-    frames = [f for f in traceback.extract_tb(failure.__traceback__) if "/torch/" not in f.filename and "ffebm_compiler" not in f.filename and "/passes/" not in f.filename]
+    frames = [
+        f
+        for f in traceback.extract_tb(failure.__traceback__)
+        if "/torch/" not in f.filename and "ffebm_compiler" not in f.filename and "/passes/" not in f.filename
+    ]
     place = f"{frames[-1].filename}:{frames[-1].lineno} ({frames[-1].line})" if frames else type(network).__name__
     message = str(failure).strip().splitlines()
     remedy = (
@@ -294,4 +334,8 @@ def _untraceable(network: nn.Module, failure: Exception, tracer: str = "torch.fx
         if tracer == "torch.fx"
         else "torch.export failed too. Keep the module that contains this line out with digital=[...] (its name), which calls it as a whole, or write it without control flow on values."
     )
-    return Problem(f"model {type(network).__name__}, at {place}", f"{tracer} can't trace it: {message[0] if message else type(failure).__name__}", remedy)
+    return Problem(
+        f"model {type(network).__name__}, at {place}",
+        f"{tracer} can't trace it: {message[0] if message else type(failure).__name__}",
+        remedy,
+    )

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +46,9 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        return max(self.stationarity, self.increments) <= TOLERANCE and (not self.converged or self.gradient <= TOLERANCE)
+        return max(self.stationarity, self.increments) <= TOLERANCE and (
+            not self.converged or self.gradient <= TOLERANCE
+        )
 
 
 def verify(bound: BoundBlock, labels: Mapping[str, str], max_sweeps: int = 1000) -> Verification:
@@ -60,12 +63,20 @@ def verify(bound: BoundBlock, labels: Mapping[str, str], max_sweeps: int = 1000)
     energy = Energy(bound.block, labels)
     increments = max(_increments(s.potential, states[s.name]) for s in bound.block.states)
     record = Verification(
-        bound.block.name, _stationarity(bound, energy, states), _projected_gradient(bound, energy, states), equilibrium.relaxation.converged, increments
+        bound.block.name,
+        _stationarity(bound, energy, states),
+        _projected_gradient(bound, energy, states),
+        equilibrium.relaxation.converged,
+        increments,
     )
     if not record.ok:
         layers = ", ".join(labels[s.name] for s in bound.block.states)
         raise VerificationError(
-            Problem(f"{record.block} ({layers})", f"its printed energy and its solver disagree: stationarity {record.stationarity:.1e}, gradient {record.gradient:.1e}, increments {record.increments:.1e}", "A rule gives the wrong energy or operation; run the generic tests on the rules in this block, or keep the layer out with digital=.")
+            Problem(
+                f"{record.block} ({layers})",
+                f"its printed energy and its solver disagree: stationarity {record.stationarity:.1e}, gradient {record.gradient:.1e}, increments {record.increments:.1e}",
+                "A rule gives the wrong energy or operation; run the generic tests on the rules in this block, or keep the layer out with digital=.",
+            )
         )
     return record
 
@@ -73,13 +84,18 @@ def verify(bound: BoundBlock, labels: Mapping[str, str], max_sweeps: int = 1000)
 def in_float64(bound: BoundBlock) -> BoundBlock:
     """A mask of infinities, whose product with the zero it makes is no number, is checked as one of large numbers."""
 
-    def widen(v: object) -> object:
+    def widen(v: Any) -> Any:
         if not isinstance(v, Tensor) or not v.is_floating_point():
             return v
         wide = v.detach().double()
         return torch.where(torch.isinf(wide), wide.clamp(-1e4, 1e4), wide)
 
-    return BoundBlock(bound.block, {k: widen(v) for k, v in bound.inputs.items()}, {k: widen(v) for k, v in bound.weights.items()}, bound.layer_weights)  # type: ignore[misc]
+    return BoundBlock(
+        bound.block,
+        {k: widen(v) for k, v in bound.inputs.items()},
+        {k: widen(v) for k, v in bound.weights.items()},
+        bound.layer_weights,
+    )
 
 
 def _gradient(bound: BoundBlock, part: Callable[..., Tensor], states: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -134,7 +150,10 @@ def _increments(p: Potential, like: Tensor) -> float:
     sizes = [v.norm(dim=along, keepdim=True) if along else v.abs() for v in (moved, da)]
     steeper = (sizes[0] - p.slope * sizes[1]).clamp(min=0.0)
     prepared = p.difference_from(a)(da)
-    return max(*(_relative(e, moved) for e in (p.difference(a, da) - moved, prepared - moved, steeper)), _relative(tangent, central))
+    return max(
+        *(_relative(e, moved) for e in (p.difference(a, da) - moved, prepared - moved, steeper)),
+        _relative(tangent, central),
+    )
 
 
 def _saturated(p: Potential, s: Tensor) -> Tensor:

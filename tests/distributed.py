@@ -26,7 +26,9 @@ def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 def work(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{os.path.join(folder, 'meet')}", rank=rank, world_size=world)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{os.path.join(folder, 'meet')}", rank=rank, world_size=world
+    )
     found = {}
     for name in NETS:
         model, x = model_and_batch(name)

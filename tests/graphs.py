@@ -26,7 +26,11 @@ SMOOTH: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "silu": F.silu,
 WEIGHTLESS: dict[str, Callable[[Tensor], Tensor]] = {
     "halve": lambda a: 0.5 * a, "shift": lambda a: a + 0.1, "negate": lambda a: -a, "digital": lambda a: torch.atan(a),
 }  # fmt: skip
-POOLS: dict[str, Callable[[Tensor], Tensor]] = {"max": lambda a: F.max_pool2d(a, 2), "average": lambda a: F.avg_pool2d(a, 2), "shrink": lambda a: F.adaptive_avg_pool2d(a, 1)}
+POOLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "max": lambda a: F.max_pool2d(a, 2),
+    "average": lambda a: F.avg_pool2d(a, 2),
+    "shrink": lambda a: F.adaptive_avg_pool2d(a, 1),
+}
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,9 @@ def _layer(kind: str, a: Shape, b: Shape) -> nn.Module:
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
     """A model of up to 14 operations on vectors and small images."""
-    shapes: list[Shape] = [draw(st.sampled_from([(3,), (4,), (2, 4, 4), (1, 4, 2)])) for _ in range(draw(st.integers(1, 2)))]
+    shapes: list[Shape] = [
+        draw(st.sampled_from([(3,), (4,), (2, 4, 4), (1, 4, 2)])) for _ in range(draw(st.integers(1, 2)))
+    ]
     inputs = tuple(shapes)
     layers: list[tuple[str, str, Shape, Shape]] = []
     instructions: list[Instruction] = []
@@ -121,7 +127,11 @@ def plans(draw: st.DrawFn) -> Plan:
 
     def merge(i: int) -> None:
         same = [j for j, s in enumerate(shapes) if s == shapes[i] and j != i]
-        alike = [j for j, s in enumerate(shapes) if len(s) == len(shapes[i]) and s[1:] == shapes[i][1:] and s[0] + shapes[i][0] <= 8]
+        alike = [
+            j
+            for j, s in enumerate(shapes)
+            if len(s) == len(shapes[i]) and s[1:] == shapes[i][1:] and s[0] + shapes[i][0] <= 8
+        ]
         if same and draw(st.integers(0, 2)):
             put(draw(st.sampled_from(["add", "add", "subtract"])), (i, draw(st.sampled_from(same))), shapes[i])
         elif alike:
@@ -133,12 +143,31 @@ def plans(draw: st.DrawFn) -> Plan:
         if not sides:
             return
         choice = draw(st.sampled_from(["flatten", "mean", *(["max", "average"] if min(sides) >= 2 else []), "shrink"]))
-        size = {"flatten": (c * sides[0] * sides[1],), "mean": (c,), "shrink": (c, 1, 1)}.get(choice, (c, sides[0] // 2, sides[1] // 2))
+        size = {"flatten": (c * sides[0] * sides[1],), "mean": (c,), "shrink": (c, 1, 1)}.get(
+            choice, (c, sides[0] // 2, sides[1] // 2)
+        )
         put(choice, (i,), size)
 
     for _ in range(draw(st.integers(2, 14))):
         i = draw(st.one_of(st.just(len(shapes) - 1), st.integers(max(0, len(shapes) - 4), len(shapes) - 1)))
-        kind = draw(st.sampled_from(["weight", "weight", "weight", "potential", "potential", "potential", "smooth", "plain", "merge", "merge", "reshape", "norm"]))
+        kind = draw(
+            st.sampled_from(
+                [
+                    "weight",
+                    "weight",
+                    "weight",
+                    "potential",
+                    "potential",
+                    "potential",
+                    "smooth",
+                    "plain",
+                    "merge",
+                    "merge",
+                    "reshape",
+                    "norm",
+                ]
+            )
+        )
         if kind == "weight":
             weighted(i)
         elif kind == "merge":

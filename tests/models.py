@@ -151,8 +151,19 @@ class Potentials(nn.Module):
         super().__init__()
         self.activations = nn.ModuleList(
             [
-                nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.2), nn.Hardtanh(-0.7, 0.9), nn.Hardsigmoid(), nn.Sigmoid(), nn.Tanh(),
-                nn.Softplus(2.0), nn.ELU(0.5), nn.CELU(1.5), nn.SELU(), nn.Softmax(-1), nn.Identity(),
+                nn.ReLU(),
+                nn.ReLU6(),
+                nn.LeakyReLU(0.2),
+                nn.Hardtanh(-0.7, 0.9),
+                nn.Hardsigmoid(),
+                nn.Sigmoid(),
+                nn.Tanh(),
+                nn.Softplus(2.0),
+                nn.ELU(0.5),
+                nn.CELU(1.5),
+                nn.SELU(),
+                nn.Softmax(-1),
+                nn.Identity(),
             ]
         )
         self.layers = nn.ModuleList(nn.Linear(7, 7) for _ in self.activations)
@@ -164,7 +175,9 @@ class Potentials(nn.Module):
 
 
 def dropout_layers() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 4))
+    return nn.Sequential(
+        nn.Linear(8, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 4)
+    )
 
 
 class FunctionalDropout(nn.Module):
@@ -182,7 +195,17 @@ def softmax_head() -> nn.Sequential:
 
 
 def layer_norms() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(8, 12), nn.LayerNorm(12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 12), nn.LayerNorm(12), nn.Tanh(), nn.Linear(12, 3))
+    return nn.Sequential(
+        nn.Linear(8, 12),
+        nn.LayerNorm(12),
+        nn.ReLU(),
+        nn.Linear(12, 12),
+        nn.ReLU(),
+        nn.Linear(12, 12),
+        nn.LayerNorm(12),
+        nn.Tanh(),
+        nn.Linear(12, 3),
+    )
 
 
 # --- graphs ------------------------------------------------------------------------------------------------
@@ -242,8 +265,16 @@ class Dense(nn.Module):
 class UNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.down1, self.down2, self.middle = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
-        self.up2, self.up1, self.head = nn.Conv2d(12, 5, 3, padding=1), nn.Conv2d(9, 4, 3, padding=1), nn.Conv2d(4, 2, 1)
+        self.down1, self.down2, self.middle = (
+            nn.Conv2d(1, 4, 3, padding=1),
+            nn.Conv2d(4, 6, 3, padding=1),
+            nn.Conv2d(6, 6, 3, padding=1),
+        )
+        self.up2, self.up1, self.head = (
+            nn.Conv2d(12, 5, 3, padding=1),
+            nn.Conv2d(9, 4, 3, padding=1),
+            nn.Conv2d(4, 2, 1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         a = F.relu(self.down1(x))
@@ -408,7 +439,9 @@ class ScaledNorm(nn.BatchNorm1d):
 
 
 def own_norm() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(6, 8), ScaledNorm(8), nn.ReLU(), nn.Linear(8, 8), ScaledNorm(8), nn.Tanh(), nn.Linear(8, 2))
+    return nn.Sequential(
+        nn.Linear(6, 8), ScaledNorm(8), nn.ReLU(), nn.Linear(8, 8), ScaledNorm(8), nn.Tanh(), nn.Linear(8, 2)
+    )
 
 
 class ReusedStage(nn.Module):
@@ -541,7 +574,13 @@ class Nested(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stages = nn.ModuleList(
-            nn.ModuleDict({"body": nn.Sequential(nn.Linear(6, 6), nn.Sequential(nn.Tanh(), nn.Linear(6, 6))), "skip": nn.Linear(6, 6, bias=False)}) for _ in range(3)
+            nn.ModuleDict(
+                {
+                    "body": nn.Sequential(nn.Linear(6, 6), nn.Sequential(nn.Tanh(), nn.Linear(6, 6))),
+                    "skip": nn.Linear(6, 6, bias=False),
+                }
+            )
+            for _ in range(3)
         )
         self.heads = nn.ModuleDict({"left": nn.Linear(6, 2), "right": nn.Linear(6, 2)})
 
@@ -572,7 +611,12 @@ class Branching(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Linear(6, 8)
-        self.short, self.long1, self.long2, self.long3 = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.short, self.long1, self.long2, self.long3 = (
+            nn.Linear(8, 8),
+            nn.Linear(8, 8),
+            nn.Linear(8, 8),
+            nn.Linear(8, 8),
+        )
         self.merge, self.head = nn.Linear(16, 8), nn.Linear(8, 3)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -643,7 +687,9 @@ def bert() -> nn.Module:
 
 
 def gpt2() -> nn.Module:
-    config = transformers().GPT2Config(vocab_size=29, n_positions=12, n_embd=16, n_layer=2, n_head=2, use_cache=False, bos_token_id=0, eos_token_id=0)
+    config = transformers().GPT2Config(
+        vocab_size=29, n_positions=12, n_embd=16, n_layer=2, n_head=2, use_cache=False, bos_token_id=0, eos_token_id=0
+    )
     model: nn.Module = transformers().GPT2LMHeadModel(config)
     return model
 
@@ -688,7 +734,12 @@ ZOO: tuple[Entry, ...] = (
     Entry("reused_stage", ReusedStage, random((5, 6))),
     Entry("sundries", Sundries, random((5, 4))),
     Entry("recurrent", Recurrent, random((3, 5, 4))),
-    Entry("dict_input", DictInput, lambda g: ({"x": torch.randn(3, 4, generator=g), "y": torch.randn(3, 6, generator=g)},), export=True),
+    Entry(
+        "dict_input",
+        DictInput,
+        lambda g: ({"x": torch.randn(3, 4, generator=g), "y": torch.randn(3, 6, generator=g)},),
+        export=True,
+    ),
     Entry("squeeze_excite", SqueezeExcite, random((2, 3, 6, 6))),
     Entry("buffers", Buffers, random((4, 6))),
     Entry("weight_norm", weight_normed, random((4, 6))),
@@ -701,7 +752,9 @@ ZOO: tuple[Entry, ...] = (
     Entry("shuffled", Shuffled, random((2, 1, 6, 6))),
     Entry("branching", Branching, random((4, 6))),
     Entry("control_flow", ControlFlow, random((4, 6)), export=True),
-    Entry("vgg11_bn", vision("vgg11_bn", init_weights=False), random((2, 3, 32, 32)), requires="torchvision", heavy=True),
+    Entry(
+        "vgg11_bn", vision("vgg11_bn", init_weights=False), random((2, 3, 32, 32)), requires="torchvision", heavy=True
+    ),
     Entry("resnet18", vision("resnet18"), random((2, 3, 32, 32)), requires="torchvision"),
     Entry("mobilenet_v3_small", vision("mobilenet_v3_small"), random((2, 3, 32, 32)), requires="torchvision"),
     Entry("vit_b_16", vision("vit_b_16", image_size=32), random((2, 3, 32, 32)), requires="torchvision", heavy=True),

@@ -23,7 +23,9 @@ class Dense:
     def __call__(self, free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[str]) -> Estimate:
         bound, block = free.bound, free.bound.block
         energy = Energy(block, {})
-        leaves = {n: (bound.inputs[n] if n in bound.inputs else bound.weights[n]).detach().requires_grad_() for n in wanted}
+        leaves = {
+            n: (bound.inputs[n] if n in bound.inputs else bound.weights[n]).detach().requires_grad_() for n in wanted
+        }
         inputs = {k: leaves.get(k, _detached(v)) for k, v in bound.inputs.items()}
         weights = {k: leaves.get(k, v.detach()) for k, v in bound.weights.items()}
         names = list(free.states)
@@ -37,12 +39,23 @@ class Dense:
         flat = torch.cat([free.states[n].detach().reshape(-1) for n in names])
         delta = torch.cat([errors.get(n, torch.zeros_like(free.states[n])).reshape(-1) for n in names])
         with torch.enable_grad():
-            response = _solve(torch.autograd.functional.hessian(value, flat), _free(block, flat, sizes), _constraints(block, free.states), delta)
+            response = _solve(
+                torch.autograd.functional.hessian(value, flat),
+                _free(block, flat, sizes),
+                _constraints(block, free.states),
+                delta,
+            )
             leaf = flat.clone().requires_grad_()
             (slope,) = torch.autograd.grad(value(leaf), leaf, create_graph=True)
             scalar = -(response * torch.where(response == 0, torch.zeros_like(slope), slope)).sum()
-            found = torch.autograd.grad(scalar, list(leaves.values()), allow_unused=True) if scalar.requires_grad and leaves else [None] * len(leaves)
-        return Estimate({n: torch.zeros_like(v) if g is None else g for (n, v), g in zip(leaves.items(), found, strict=True)})
+            found = (
+                torch.autograd.grad(scalar, list(leaves.values()), allow_unused=True)
+                if scalar.requires_grad and leaves
+                else [None] * len(leaves)
+            )
+        return Estimate(
+            {n: torch.zeros_like(v) if g is None else g for (n, v), g in zip(leaves.items(), found, strict=True)}
+        )
 
 
 def _detached(value: object) -> object:
@@ -82,7 +95,9 @@ def _solve(hessian: Tensor, free: Tensor, constraints: Tensor, delta: Tensor) ->
     return torch.zeros_like(delta).masked_scatter(free, solution[: int(free.sum())])
 
 
-def finite_difference(loss: Callable[[], Tensor], parameter: nn.Parameter, direction: Tensor, step: float = 1e-5) -> float:
+def finite_difference(
+    loss: Callable[[], Tensor], parameter: nn.Parameter, direction: Tensor, step: float = 1e-5
+) -> float:
     """The slope of the loss along a direction, by central differences of relaxed equilibria."""
     values = []
     with torch.no_grad():

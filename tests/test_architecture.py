@@ -37,7 +37,12 @@ def unit_of(path: Path) -> str:
 def imported_units(path: Path) -> set[str]:
     """The units that a file's relative imports reach, those inside ``if TYPE_CHECKING`` excepted."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    typing_only = {id(n) for t in ast.walk(tree) if isinstance(t, ast.If) and "TYPE_CHECKING" in ast.unparse(t.test) for n in ast.walk(t)}
+    typing_only = {
+        id(n)
+        for t in ast.walk(tree)
+        if isinstance(t, ast.If) and "TYPE_CHECKING" in ast.unparse(t.test)
+        for n in ast.walk(t)
+    }
     package = ["ffebm_compiler", *([unit_of(path)] if path.parent != ROOT / "ffebm_compiler" else [])]
     found = set()
     for node in ast.walk(tree):
@@ -52,7 +57,11 @@ def imported_units(path: Path) -> set[str]:
 
 def sources() -> list[Path]:
     files = [*(ROOT / "passes").glob("*.py"), *(ROOT / "backends").glob("*.py")]
-    for folder, _, names in ((p, None, list(p.glob("*.py"))) for p in (ROOT / "ffebm_compiler").iterdir() if p.is_dir() and not p.is_symlink()):
+    for folder, _, names in (
+        (p, None, list(p.glob("*.py")))
+        for p in (ROOT / "ffebm_compiler").iterdir()
+        if p.is_dir() and not p.is_symlink()
+    ):
         files += [folder / n.name for n in names]
     return [*files, *(ROOT / "ffebm_compiler").glob("*.py")]
 
@@ -83,11 +92,24 @@ def test_nobody_prints_or_seeds_globally() -> None:
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
                 assert called != "print", path
-                assert called not in ("torch.manual_seed", "np.random.seed", "random.seed") or path.name == "compare.py", path
+                assert (
+                    called not in ("torch.manual_seed", "np.random.seed", "random.seed") or path.name == "compare.py"
+                ), path
 
 
 def test_nobody_imports_passes_or_backends_bare() -> None:
-    for path in [*sources(), *(ROOT / "tests").rglob("*.py"), *(ROOT / "examples").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]:
+    for path in [
+        *sources(),
+        *(ROOT / "tests").rglob("*.py"),
+        *(ROOT / "examples").rglob("*.py"),
+        *(ROOT / "benchmarks").rglob("*.py"),
+    ]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+            names = (
+                [a.name for a in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom) and node.level == 0
+                else []
+            )
             assert not [n for n in names if n.split(".")[0] in ("passes", "backends")], path

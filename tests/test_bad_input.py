@@ -19,7 +19,9 @@ def net() -> nn.Sequential:
 
 
 def conv_net() -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 16, 3))
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 16, 3)
+    )
 
 
 class Branching(nn.Module):
@@ -184,7 +186,10 @@ def test_a_diverging_block_warns_with_its_name() -> None:
         for p in strong.parameters():
             p.mul_(20)
     model = fc.convert(strong, block_size=3, loop_gain=None)
-    with pytest.warns(fc.ConvergenceWarning, match=r"block1 \(1 … 4\) diverged in its free phase .* Bound the feedback with loop_gain="):
+    with pytest.warns(
+        fc.ConvergenceWarning,
+        match=r"block1 \(1 … 4\) diverged in its free phase .* Bound the feedback with loop_gain=",
+    ):
         model(torch.randn(4, 6))
     assert not model.relaxation[0].converged
     assert model.relaxation[0].residual == float("inf")
@@ -201,7 +206,11 @@ def test_a_diverging_block_trains_no_further_in_silence() -> None:
     model = fc.convert(net(), block_size=2, max_sweeps=1, loop_gain=0.2)
     with pytest.warns(fc.ConvergenceWarning) as caught:
         model(torch.randn(4, 6)).sum().backward()
-    assert [("free phase" in str(w.message), "nudged phase" in str(w.message)) for w in caught] == [(True, False), (False, True), (False, True)]
+    assert [("free phase" in str(w.message), "nudged phase" in str(w.message)) for w in caught] == [
+        (True, False),
+        (False, True),
+        (False, True),
+    ]
 
 
 def test_weights_that_turned_nan_are_named() -> None:

@@ -15,7 +15,7 @@ import torch
 import ffebm_compiler as fc
 from ffebm_compiler.cli import main
 
-MODELS = '''
+MODELS = """
 import torch
 from torch import nn
 from a_neighbour import WIDTH
@@ -55,7 +55,7 @@ def no_model(): return 3
 def broken(): return nn.Linear(2, "x")
 instance = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
 number = 5
-'''
+"""
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -95,7 +95,9 @@ def refused(ffebm: Run, *arguments: str) -> str:
 # --- naming the model -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["zoo_file.py:Net", "zoo_file:Net", "zoo_file.py:make", "./zoo_file.py:make", "zoo_file:make"])
+@pytest.mark.parametrize(
+    "name", ["zoo_file.py:Net", "zoo_file:Net", "zoo_file.py:make", "./zoo_file.py:make", "zoo_file:make"]
+)
 def test_a_model_is_named_by_module_or_file(ffebm: Run, name: str) -> None:
     status, out, err = ffebm("explain", name)
     assert (status, err) == (0, "")
@@ -103,7 +105,9 @@ def test_a_model_is_named_by_module_or_file(ffebm: Run, name: str) -> None:
 
 
 def test_an_instance_is_a_model_too(ffebm: Run) -> None:
-    assert ffebm("explain", "zoo_file.py:instance")[1].startswith("Sequential: 1 energy-based block with 2 weighted layers")
+    assert ffebm("explain", "zoo_file.py:instance")[1].startswith(
+        "Sequential: 1 energy-based block with 2 weighted layers"
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,7 +117,10 @@ def test_an_instance_is_a_model_too(ffebm: Run) -> None:
         ("zoo_flie.py:Net", 'there is no file zoo_flie.py\n    Did you mean "zoo_file.py"'),
         ("zoo_flie:Net", 'there is no module zoo_flie\n    Did you mean "zoo_file"'),
         ("torch.nnn:Linear", 'there is no module torch.nnn\n    Did you mean "torch.nn"'),
-        ("zoo_file.py", "does not name a factory\n    Write MODULE:FACTORY, for example mypackage.models:Net or net.py:Net. zoo_file.py has Net"),
+        (
+            "zoo_file.py",
+            "does not name a factory\n    Write MODULE:FACTORY, for example mypackage.models:Net or net.py:Net. zoo_file.py has Net",
+        ),
         (":Net", "does not name a factory"),
         ("zoo_file:", "does not name a factory"),
         ("zoo_file:needs", "needs the arguments width"),
@@ -136,7 +143,9 @@ def test_an_error_in_the_users_module_says_where(ffebm: Run, folder: Path) -> No
         message = refused(ffebm, "explain", name)
         assert "ZeroDivisionError" in message
         assert "fails.py:2" in message
-    assert "wants.py:1: ModuleNotFoundError: No module named 'no_such_package'" in refused(ffebm, "explain", "wants:Net")
+    assert "wants.py:1: ModuleNotFoundError: No module named 'no_such_package'" in refused(
+        ffebm, "explain", "wants:Net"
+    )
     assert "fails" not in sys.modules
 
 
@@ -181,7 +190,7 @@ def test_several_inputs_of_whole_and_real_numbers(ffebm: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (["--digital", "stemm"], 'the model has no layer \'stemm\'\n    Did you mean "stem"'),
+        (["--digital", "stemm"], "the model has no layer 'stemm'\n    Did you mean \"stem\""),
         (["--block-size", "0"], "option block_size: is 0"),
         (["--analog", "drop"], "layer drop: analog= insists on it"),
         (["--input-shape", "2,4,8,8"], "layer stem.0 (Conv2d"),
@@ -229,7 +238,16 @@ def test_help_teaches_by_examples_and_shows_defaults(capsys: pytest.CaptureFixtu
 
 # --- convert ----------------------------------------------------------------------------------------------
 
-FILES = {"report.txt", "report.json", "energies.txt", "energies.tex", "graph.graphml", "graph.json", "graph.html", "train.py"}
+FILES = {
+    "report.txt",
+    "report.json",
+    "energies.txt",
+    "energies.tex",
+    "graph.graphml",
+    "graph.json",
+    "graph.html",
+    "train.py",
+}
 
 
 def test_convert_writes_everything_and_says_so(ffebm: Run, folder: Path) -> None:
@@ -244,7 +262,9 @@ def test_convert_writes_everything_and_says_so(ffebm: Run, folder: Path) -> None
     assert "w[" not in text["energies.txt"]  # the gains are measured
     assert text["energies.tex"].count(r"\begin{aligned}") == 3
     graph = nx.read_graphml(folder / "out" / "graph.graphml")
-    assert dict(graph.nodes(data=True)) == dict(nx.node_link_graph(json.loads(text["graph.json"]), edges="edges").nodes(data=True))
+    assert dict(graph.nodes(data=True)) == dict(
+        nx.node_link_graph(json.loads(text["graph.json"]), edges="edges").nodes(data=True)
+    )
     assert "<svg" in text["graph.html"]
     compile(text["train.py"], "train.py", "exec")
     assert f"{folder / 'zoo_file.py'}:Net" in text["train.py"]
@@ -293,9 +313,20 @@ def test_a_failing_replacement_keeps_the_old_folder(ffebm: Run, folder: Path, mo
     assert not [p for p in folder.iterdir() if p.name.startswith(".out")]
 
 
-@pytest.mark.parametrize(("output", "what"), [("no/such/out", "there is no folder no/such"), ("zoo_file.py", "is a file"), ("zoo_file.py/out", "there is no folder")])
-def test_an_impossible_place_is_refused_before_the_work(ffebm: Run, output: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ffebm_compiler.cli.commands.convert", lambda *_, **__: pytest.fail("the model was converted first"))
+@pytest.mark.parametrize(
+    ("output", "what"),
+    [
+        ("no/such/out", "there is no folder no/such"),
+        ("zoo_file.py", "is a file"),
+        ("zoo_file.py/out", "there is no folder"),
+    ],
+)
+def test_an_impossible_place_is_refused_before_the_work(
+    ffebm: Run, output: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "ffebm_compiler.cli.commands.convert", lambda *_, **__: pytest.fail("the model was converted first")
+    )
     assert what in refused(ffebm, "convert", "zoo_file:Net", "-o", output)
 
 
@@ -309,7 +340,9 @@ def test_draw_writes_a_picture_and_prints_its_name(ffebm: Run, folder: Path) -> 
 
 
 def test_an_impossible_picture_is_refused_before_the_work(ffebm: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ffebm_compiler.cli.commands.convert", lambda *_, **__: pytest.fail("the model was converted first"))
+    monkeypatch.setattr(
+        "ffebm_compiler.cli.commands.convert", lambda *_, **__: pytest.fail("the model was converted first")
+    )
     assert "no picture format" in refused(ffebm, "draw", "zoo_file:Net", "-o", "net.gif")
     assert "the folder no does not exist" in refused(ffebm, "draw", "zoo_file:Net", "-o", "no/net.svg")
 
@@ -332,7 +365,18 @@ def test_check_names_the_layers_that_fail(ffebm: Run) -> None:
 
 
 def test_check_fails_where_a_block_does_not_converge(ffebm: Run) -> None:
-    status, out, err = ffebm("check", "zoo_file:instance", "--input-shape", "1,4", "--max-sweeps", "1", "--tolerance", "1e-7", "--loop-gain", "0.2")
+    status, out, err = ffebm(
+        "check",
+        "zoo_file:instance",
+        "--input-shape",
+        "1,4",
+        "--max-sweeps",
+        "1",
+        "--tolerance",
+        "1e-7",
+        "--loop-gain",
+        "0.2",
+    )
     assert status == 1
     assert "FAILED: block1 did not converge" in out
     assert "ffebm: warning: block1" in err
@@ -386,7 +430,9 @@ def test_it_runs_as_a_program_and_survives_a_closed_pipe(folder: Path) -> None:
     program = [sys.executable, "-m", "ffebm_compiler.cli"]
     done = subprocess.run([*program, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"ffebm_compiler {fc.__version__}\n"
-    with subprocess.Popen([*program, "explain", "zoo_file:Net"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+    with subprocess.Popen(
+        [*program, "explain", "zoo_file:Net"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as running:
         running.stdout.close()
         err = running.stderr.read().decode()
     assert "Traceback" not in err

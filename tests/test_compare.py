@@ -16,7 +16,9 @@ import ffebm_compiler as fc
 @pytest.fixture
 def model() -> fc.FFEBM:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(16, 3))
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(16, 3)
+    )
     return fc.convert(net, block_size=3, loop_gain=0.1, tolerance=1e-6)
 
 
@@ -54,7 +56,9 @@ def test_a_wrong_estimator_fails(model: fc.FFEBM, batch: tuple[torch.Tensor, tor
     assert "6.weight" in [p.name for p in found.failing()]
 
 
-def test_the_reference_is_the_finite_difference_of_the_loss(model: fc.FFEBM, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_the_reference_is_the_finite_difference_of_the_loss(
+    model: fc.FFEBM, batch: tuple[torch.Tensor, torch.Tensor]
+) -> None:
     """The exact gradient's own oracle: central differences of the loss at the equilibrium, gains held."""
     wide = copy.deepcopy(model).double()
     x, y = batch[0].double(), batch[1]

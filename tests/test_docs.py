@@ -37,7 +37,9 @@ def test_the_readme_and_the_operations_page_have_code() -> None:
 
 
 def test_the_table_of_operations_is_the_rules() -> None:
-    done = subprocess.run([sys.executable, str(ROOT / "docs" / "generate_operations.py"), "--check"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "generate_operations.py"), "--check"], capture_output=True, text=True
+    )
     assert done.returncode == 0, "run python docs/generate_operations.py" + done.stderr
 
 

@@ -19,7 +19,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def test_every_package_on_disk_is_listed() -> None:
-    homes = {"ffebm_compiler": ROOT / "ffebm_compiler", "ffebm_compiler.passes": ROOT / "passes", "ffebm_compiler.backends": ROOT / "backends"}
+    homes = {
+        "ffebm_compiler": ROOT / "ffebm_compiler",
+        "ffebm_compiler.passes": ROOT / "passes",
+        "ffebm_compiler.backends": ROOT / "backends",
+    }
     found = set()
     for name, home in homes.items():
         for init in home.rglob("__init__.py"):
@@ -36,7 +40,11 @@ def test_passes_and_backends_are_subpackages() -> None:
 
 
 def test_one_version() -> None:
-    assert importlib.import_module("ffebm_compiler").__version__ == PROJECT["project"]["version"] == importlib.metadata.version("ffebm_compiler")
+    assert (
+        importlib.import_module("ffebm_compiler").__version__
+        == PROJECT["project"]["version"]
+        == importlib.metadata.version("ffebm_compiler")
+    )
 
 
 def test_the_command_line_is_installed() -> None:
@@ -45,5 +53,17 @@ def test_the_command_line_is_installed() -> None:
 
 
 def test_top_level() -> None:
-    for name in ("ffebm_compiler", "passes", "backends", "examples", "tests", "benchmarks", "docs", "pyproject.toml", "README.md", ".ci/run", "LICENSE"):
+    for name in (
+        "ffebm_compiler",
+        "passes",
+        "backends",
+        "examples",
+        "tests",
+        "benchmarks",
+        "docs",
+        "pyproject.toml",
+        "README.md",
+        ".ci/run",
+        "LICENSE",
+    ):
         assert (ROOT / name).exists(), name

@@ -24,7 +24,13 @@ from ffebm_compiler.train import attribute
 
 EXAMPLES = int(os.environ.get("FFEBM_TEST_EXAMPLES", "300"))
 """More than the default searches at random; the default set is always the same."""
-SEARCH = settings(max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES == 300, database=None, suppress_health_check=list(HealthCheck))
+SEARCH = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=EXAMPLES == 300,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
 NORMS = st.sampled_from(["auto", "held", "split"])
 
 
@@ -43,14 +49,18 @@ def step(model: nn.Module, args: tuple[Tensor, ...]) -> tuple[list[Tensor], dict
 def differ(found: dict[str, Tensor], exact: dict[str, Tensor], relative: float, absolute: float) -> list[str]:
     """Names of the gradients that differ; ``absolute`` is relative to the whole gradient."""
     whole = float(torch.stack([g.norm() for g in exact.values()]).norm())
-    return [n for n, g in exact.items() if not float((found[n] - g).norm()) <= relative * float(g.norm()) + absolute * whole]
+    return [
+        n for n, g in exact.items() if not float((found[n] - g).norm()) <= relative * float(g.norm()) + absolute * whole
+    ]
 
 
 @SEARCH
 @given(plans(), st.integers(0, 99), st.booleans(), st.data())
 def test_block_size_one_is_the_model(plan: Plan, seed: int, training: bool, data: st.DataObject) -> None:
     net, args = plan.build(seed).train(training), plan.sample(seed)
-    model = fc.convert(net, block_size=1, digital=_digital(net, data), norm=data.draw(st.sampled_from(["auto", "split"])))
+    model = fc.convert(
+        net, block_size=1, digital=_digital(net, data), norm=data.draw(st.sampled_from(["auto", "split"]))
+    )
     assert not any(b.block.has_feedback for b in model.blocks)
     outputs, gradients = step(model, args)
     expected, exact = step(net, args)
@@ -62,9 +72,13 @@ def test_block_size_one_is_the_model(plan: Plan, seed: int, training: bool, data
 
 @SEARCH
 @given(plans(), st.integers(0, 99), st.integers(2, 4), NORMS, st.sampled_from([0.01, 0.05]), st.booleans(), st.data())
-def test_the_gradient_is_that_of_the_equilibrium(plan: Plan, seed: int, size: int, norm: str, loop_gain: float, training: bool, data: st.DataObject) -> None:
+def test_the_gradient_is_that_of_the_equilibrium(
+    plan: Plan, seed: int, size: int, norm: str, loop_gain: float, training: bool, data: st.DataObject
+) -> None:
     net, args = plan.build(seed), plan.sample(seed)
-    model = fc.convert(net, block_size=size, digital=_digital(net, data), norm=norm, loop_gain=loop_gain, max_sweeps=1000).train(training)
+    model = fc.convert(
+        net, block_size=size, digital=_digital(net, data), norm=norm, loop_gain=loop_gain, max_sweeps=1000
+    ).train(training)
     with warnings.catch_warnings():
         warnings.simplefilter("error", fc.ConvergenceWarning)
         _, gradients = step(copy.deepcopy(model), args)
@@ -92,7 +106,9 @@ def test_the_implicit_gradient_is_that_of_the_printed_energy(plan: Plan, seed: i
 
 @settings(SEARCH, max_examples=EXAMPLES // 3)
 @given(plans(), st.integers(0, 99), st.integers(1, 4), NORMS, st.data())
-def test_every_energy_is_the_one_that_is_relaxed(plan: Plan, seed: int, size: int, norm: str, data: st.DataObject) -> None:
+def test_every_energy_is_the_one_that_is_relaxed(
+    plan: Plan, seed: int, size: int, norm: str, data: st.DataObject
+) -> None:
     net, args = plan.build(seed).eval(), plan.sample(seed)
     model = fc.convert(net, block_size=size, norm=norm, digital=_digital(net, data))
     for found, view in zip(model.equilibrium(*args)[1], model.blocks, strict=True):
@@ -139,12 +155,18 @@ def test_programs_are_consistent(plan: Plan, size: int, norm: str) -> None:
             known |= set(step.outputs)
             if isinstance(step, EnergyBlock):
                 assert step.size <= size
-                assert all(source in {s.name for s in step.states[:i]} for i, s in enumerate(step.states) for source in s.drive.sources)
+                assert all(
+                    source in {s.name for s in step.states[:i]}
+                    for i, s in enumerate(step.states)
+                    for source in s.drive.sources
+                )
             else:
                 assert isinstance(step, DigitalBlock)
                 assert all(step.reasons.values())
     training, evaluating = model.compiled.modes[True].program, model.compiled.modes[False].program
-    assert [b.states for b in map(_names, training.energy_blocks)] == [b.states for b in map(_names, evaluating.energy_blocks)], "both modes have the same blocks"
+    assert [b.states for b in map(_names, training.energy_blocks)] == [
+        b.states for b in map(_names, evaluating.energy_blocks)
+    ], "both modes have the same blocks"
 
 
 def _names(block: EnergyBlock) -> EnergyBlock:
@@ -166,7 +188,11 @@ def test_the_drawn_models_have_what_they_should(size: int) -> None:
     def look(plan: Plan) -> None:
         for view in fc.convert(plan.build(0), block_size=size).blocks:
             block = view.block
-            seen.update(["full"] * (block.size == size), ["outputs"] * (len(block.outputs) > 1), ["feedback"] * block.has_feedback)
+            seen.update(
+                ["full"] * (block.size == size),
+                ["outputs"] * (len(block.outputs) > 1),
+                ["feedback"] * block.has_feedback,
+            )
             seen.update(["skip"] * any(len(s.drive.sources) > 1 for s in block.states), ["routed"] * block.is_routed)
             seen.update(["smooth"] * any(not s.drive.is_linear for s in block.states))
 

@@ -26,7 +26,10 @@ def entries(*settings: Any, heavy: int = 1) -> list[Any]:
     """Each entry with each setting; heavy ones with the first few only."""
     chosen = [(e, s) for e in ZOO for s in (settings[:heavy] if e.heavy else settings)]
     return [
-        pytest.param(e, s, id=f"{e.name}-{s}", marks=pytest.mark.skipif(not e.installed, reason=f"{e.requires} is not installed")) for e, s in chosen
+        pytest.param(
+            e, s, id=f"{e.name}-{s}", marks=pytest.mark.skipif(not e.installed, reason=f"{e.requires} is not installed")
+        )
+        for e, s in chosen
     ]
 
 
@@ -84,7 +87,9 @@ def _check_state_dicts(model: fc.FFEBM, net: nn.Module) -> None:
     assert [n for n, _ in model.named_parameters()] == [n for n, _ in net.named_parameters()]
 
 
-@pytest.mark.parametrize(("entry", "setting"), entries((2, "auto"), (3, "auto"), (2, "held"), (3, "split"), (6, "auto"), heavy=2))
+@pytest.mark.parametrize(
+    ("entry", "setting"), entries((2, "auto"), (3, "auto"), (2, "held"), (3, "split"), (6, "auto"), heavy=2)
+)
 def test_larger_blocks_settle(entry: Entry, setting: tuple[int, str]) -> None:
     net, args = entry.build()
     size, norms = setting
@@ -98,7 +103,9 @@ def test_larger_blocks_settle(entry: Entry, setting: tuple[int, str]) -> None:
             assert all(r.converged for found in model.nudged_relaxation.values() for r in found)
             assert all(torch.isfinite(t).all() for t in (*outputs, *(g for g in gradients.values() if g is not None)))
             assert all(b.size <= size for b in model.blocks)
-            assert {n for n, g in gradients.items() if g is None} == {n for n, g in step(net.train(training), args)[1].items() if g is None}
+            assert {n for n, g in gradients.items() if g is None} == {
+                n for n, g in step(net.train(training), args)[1].items() if g is None
+            }
 
 
 @pytest.mark.parametrize(("entry", "_"), entries("", heavy=0))
@@ -108,4 +115,6 @@ def test_the_feedforward_model_comes_back(entry: Entry, _: str) -> None:
     assert type(back) is type(net)
     assert list(back.state_dict()) == list(net.state_dict())
     with torch.no_grad():
-        assert all(torch.equal(a, b) for a, b in zip(flatten(back.eval()(*args)), flatten(net.eval()(*args)), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(flatten(back.eval()(*args)), flatten(net.eval()(*args)), strict=True)
+        )

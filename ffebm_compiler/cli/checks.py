@@ -47,15 +47,30 @@ class CheckReport:
     def _failures(self) -> Iterator[str]:
         if not self.output_error <= EXACT:
             yield f"at block size 1 the output differs by {self.output_error:.1e}"
-        yield from (f"{r.block} did not converge: residual {r.residual:.1e} after {r.sweeps} sweeps" for r in self.relaxations if not r.converged)
+        yield from (
+            f"{r.block} did not converge: residual {r.residual:.1e} after {r.sweeps} sweeps"
+            for r in self.relaxations
+            if not r.converged
+        )
         if self.gradients is not None:
             for p in self.gradients.failing(self.threshold):
-                yield f"the gradient of {p.name} is wrong: " + (f"{p.error:.1e}, exactly 0" if p.exact_is_zero else f"cosine {p.cosine:.6f}, relative error {p.error:.1e}")
+                yield f"the gradient of {p.name} is wrong: " + (
+                    f"{p.error:.1e}, exactly 0"
+                    if p.exact_is_zero
+                    else f"cosine {p.cosine:.6f}, relative error {p.error:.1e}"
+                )
 
     def __str__(self) -> str:
         lines = [f"block size 1 against the model: relative difference of outputs {self.output_error:.1e}"]
-        lines += [f"{r.block}: {'converged' if r.converged else 'NOT CONVERGED'} in {r.sweeps} sweeps, residual {r.residual:.1e}" for r in self.relaxations]
-        lines += ["", str(self.gradients)] if self.gradients is not None else ["no parameter requires grad: no gradients to compare"]
+        lines += [
+            f"{r.block}: {'converged' if r.converged else 'NOT CONVERGED'} in {r.sweeps} sweeps, residual {r.residual:.1e}"
+            for r in self.relaxations
+        ]
+        lines += (
+            ["", str(self.gradients)]
+            if self.gradients is not None
+            else ["no parameter requires grad: no gradients to compare"]
+        )
         verdict = [f"FAILED: {f}" for f in self.failures] or ["all checks passed"]
         return "\n".join([*lines, "", *verdict])
 
@@ -90,12 +105,21 @@ def _guessed(network: nn.Module, batch: int, seed: int) -> tuple[Tensor, ...]:
         except Exception:  # whatever the model says to a shape that does not fit
             continue
         return (x,)
-    raise OptionError(Problem("option --input-shape", "is needed: no input could be guessed from the model's first layer", "Give the shape of each input, for example --input-shape 1,3,32,32."))
+    raise OptionError(
+        Problem(
+            "option --input-shape",
+            "is needed: no input could be guessed from the model's first layer",
+            "Give the shape of each input, for example --input-shape 1,3,32,32.",
+        )
+    )
 
 
 def _output_error(network: nn.Module, exact: FFEBM, inputs: tuple[Tensor, ...]) -> float:
     with torch.no_grad():
-        wanted, got = tensors_of(copy.deepcopy(network).eval()(*inputs)), tensors_of(copy.deepcopy(exact).eval()(*inputs))
+        wanted, got = (
+            tensors_of(copy.deepcopy(network).eval()(*inputs)),
+            tensors_of(copy.deepcopy(exact).eval()(*inputs)),
+        )
     return max((_relative(a, b) for a, b in zip(got, wanted, strict=True)), default=0.0)
 
 
@@ -117,7 +141,11 @@ def _gradients(model: FFEBM, inputs: tuple[Tensor, ...], seed: int) -> GradientC
 
     def loss(output: Any, _: Any) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
-        parts = [(t * torch.randn(t.shape, generator=generator).to(t)).sum() for t in tensors_of(output) if t.is_floating_point()]
+        parts = [
+            (t * torch.randn(t.shape, generator=generator).to(t)).sum()
+            for t in tensors_of(output)
+            if t.is_floating_point()
+        ]
         return torch.stack(parts).sum() / max(len(inputs[0]), 1)
 
     return compare_gradients(model, inputs, None, loss)

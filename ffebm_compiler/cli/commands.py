@@ -37,7 +37,9 @@ def _report(options: argparse.Namespace) -> Report:
 
 def _convert(options: argparse.Namespace) -> int:
     network, inputs = load_model(options.model), example_inputs(options)
-    folder = write_folder(Path(options.output), options.force, lambda: _used(network, options, inputs), _factory(options.model))
+    folder = write_folder(
+        Path(options.output), options.force, lambda: _used(network, options, inputs), _factory(options.model)
+    )
     print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
     return 0
 
@@ -66,12 +68,24 @@ def _draw(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     network = load_model(options.model)
     inputs = example_inputs(options, options.batch)
-    report = check_model(network, inputs, options.batch, options.threshold, options.seed, lambda size, given: _converted(network, options, given, size))
+    report = check_model(
+        network,
+        inputs,
+        options.batch,
+        options.threshold,
+        options.seed,
+        lambda size, given: _converted(network, options, given, size),
+    )
     print(report)
     return 0 if report.ok else 1
 
 
-COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {"explain": _explain, "convert": _convert, "draw": _draw, "check": _check}
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "explain": _explain,
+    "convert": _convert,
+    "draw": _draw,
+    "check": _check,
+}
 
 
 # --- shared -----------------------------------------------------------------------------------------------
@@ -82,7 +96,9 @@ def _conversion(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
-def _converted(network: nn.Module, options: argparse.Namespace, inputs: tuple[Tensor, ...] | None, block_size: int | None = None) -> FFEBM:
+def _converted(
+    network: nn.Module, options: argparse.Namespace, inputs: tuple[Tensor, ...] | None, block_size: int | None = None
+) -> FFEBM:
     given = _conversion(options)
     if block_size is not None:
         given |= {"block_size": block_size, "block_sizes": None}
@@ -107,4 +123,6 @@ def example_inputs(options: argparse.Namespace, batch: int | None = None) -> tup
 
 
 def _sample(sizes: tuple[int, ...], below: int | None, generator: torch.Generator) -> Tensor:
-    return torch.randn(sizes, generator=generator) if below is None else torch.randint(below, sizes, generator=generator)
+    return (
+        torch.randn(sizes, generator=generator) if below is None else torch.randint(below, sizes, generator=generator)
+    )

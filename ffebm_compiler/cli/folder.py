@@ -46,12 +46,22 @@ def write_folder(folder: Path, replace: bool, make: Callable[[], FFEBM], factory
 
 def _check(folder: Path, replace: bool) -> None:
     if folder.is_dir() and replace and not _is_ours(folder):
-        raise OptionError(Problem(f"folder {folder}", "holds something else than a converted model", "Choose another folder; --force replaces only what convert wrote."))
+        raise OptionError(
+            Problem(
+                f"folder {folder}",
+                "holds something else than a converted model",
+                "Choose another folder; --force replaces only what convert wrote.",
+            )
+        )
     if folder.exists() and not (replace and folder.is_dir()):
         remedy = "Choose another, or replace it with --force." if folder.is_dir() else "Choose another name."
         raise OptionError(Problem(f"folder {folder}", "exists" if folder.is_dir() else "is a file", remedy))
     if not folder.parent.is_dir():
-        raise OptionError(Problem(f"folder {folder}", f"there is no folder {folder.parent}", f"Make it first: mkdir -p {folder.parent}"))
+        raise OptionError(
+            Problem(
+                f"folder {folder}", f"there is no folder {folder.parent}", f"Make it first: mkdir -p {folder.parent}"
+            )
+        )
 
 
 def _is_ours(folder: Path) -> bool:
@@ -59,7 +69,9 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _unwritable(folder: Path, failure: OSError) -> OptionError:
-    return OptionError(Problem(f"folder {folder}", f"can't be written: {failure.strerror}", "Choose a place that you may write to."))
+    return OptionError(
+        Problem(f"folder {folder}", f"can't be written: {failure.strerror}", "Choose a place that you may write to.")
+    )
 
 
 def _swap(partial: Path, folder: Path) -> None:

@@ -45,8 +45,14 @@ def _module(place: str, target: str) -> ModuleType:
 
 def _from_file(path: Path, target: str) -> ModuleType:
     if not path.is_file():
-        siblings = [str(path.with_name(p.name)) for p in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
-        raise OptionError(Problem(f"model {target!r}", f"there is no file {path}", close_matches(str(path), siblings) if siblings else HOW))
+        siblings = (
+            [str(path.with_name(p.name)) for p in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
+        )
+        raise OptionError(
+            Problem(
+                f"model {target!r}", f"there is no file {path}", close_matches(str(path), siblings) if siblings else HOW
+            )
+        )
     known = sys.modules.get(path.stem)
     if known is not None and getattr(known, "__file__", None) == str(path.resolve()):
         return known
@@ -74,7 +80,13 @@ def _imported(name: str, target: str) -> ModuleType:
     except ModuleNotFoundError as failure:
         missing = failure.name or ""
         if name == missing or name.startswith(missing + "."):
-            raise OptionError(Problem(f"model {target!r}", f"there is no module {missing}", close_matches(name, list(dict.fromkeys(_modules_near(name)))))) from failure
+            raise OptionError(
+                Problem(
+                    f"model {target!r}",
+                    f"there is no module {missing}",
+                    close_matches(name, list(dict.fromkeys(_modules_near(name)))),
+                )
+            ) from failure
         raise _broken(target, f"importing {name}", failure) from failure
     except Exception as failure:
         raise _broken(target, f"importing {name}", failure) from failure
@@ -112,7 +124,11 @@ def _attribute(module: ModuleType, place: str, name: str, target: str) -> Any:
 
 
 def _factories(owner: Any, name: str) -> str:
-    known = [n for n, v in vars(owner).items() if not n.startswith("_") and _may_make(v, owner)] if hasattr(owner, "__dict__") else []
+    known = (
+        [n for n, v in vars(owner).items() if not n.startswith("_") and _may_make(v, owner)]
+        if hasattr(owner, "__dict__")
+        else []
+    )
     return close_matches(name, known) if known else "It defines no class or function that could make a model."
 
 
@@ -126,11 +142,21 @@ def _made(found: Any, target: str) -> nn.Module:
     if isinstance(found, nn.Module):
         return found
     if not callable(found):
-        raise OptionError(Problem(f"model {target!r}", f"is of type {type(found).__name__}", "Name a torch.nn.Module, or a class or function that makes one."))
+        raise OptionError(
+            Problem(
+                f"model {target!r}",
+                f"is of type {type(found).__name__}",
+                "Name a torch.nn.Module, or a class or function that makes one.",
+            )
+        )
     required = _required(found)
     if required:
         raise OptionError(
-            Problem(f"model {target!r}", f"needs the arguments {', '.join(required)}", f"Write a function without arguments: def make(): return {target.rpartition(':')[2]}(...), and name it instead.")
+            Problem(
+                f"model {target!r}",
+                f"needs the arguments {', '.join(required)}",
+                f"Write a function without arguments: def make(): return {target.rpartition(':')[2]}(...), and name it instead.",
+            )
         )
     torch.manual_seed(torch.initial_seed())  # the seed's weights, whatever numbers importing has drawn
     try:
@@ -138,7 +164,13 @@ def _made(found: Any, target: str) -> nn.Module:
     except Exception as failure:
         raise _broken(target, "making the model", failure) from failure
     if not isinstance(model, nn.Module):
-        raise OptionError(Problem(f"model {target!r}", f"made an object of type {type(model).__name__}, not a torch.nn.Module", "Return the model."))
+        raise OptionError(
+            Problem(
+                f"model {target!r}",
+                f"made an object of type {type(model).__name__}, not a torch.nn.Module",
+                "Return the model.",
+            )
+        )
     return model
 
 
@@ -152,10 +184,20 @@ def _required(factory: Any) -> list[str]:
 
 def _broken(target: str, doing: str, failure: Exception) -> OptionError:
     """An error in the user's own code, with its line."""
-    frames = [f for f in traceback.extract_tb(failure.__traceback__) if f.filename != __file__ and "importlib" not in f.filename]
+    frames = [
+        f
+        for f in traceback.extract_tb(failure.__traceback__)
+        if f.filename != __file__ and "importlib" not in f.filename
+    ]
     own = [f for f in frames if "site-packages" not in f.filename] or frames
     at = f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
-    return OptionError(Problem(f"model {target!r}", f"{doing} failed{at}: {type(failure).__name__}: {failure}", "Fix that first; --traceback shows the whole way there."))
+    return OptionError(
+        Problem(
+            f"model {target!r}",
+            f"{doing} failed{at}: {type(failure).__name__}: {failure}",
+            "Fix that first; --traceback shows the whole way there.",
+        )
+    )
 
 
 def _offered(target: str) -> str:

@@ -21,7 +21,9 @@ from .commands import COMMANDS
 from .parser import make_parser
 
 FAILED = 2
-_EXAMPLES_HINT = "\n    On the command line: --input-shape 1,3,32,32 gives an example input, --digital NAME keeps a module out."
+_EXAMPLES_HINT = (
+    "\n    On the command line: --input-shape 1,3,32,32 gives an example input, --digital NAME keeps a module out."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             hint = _EXAMPLES_HINT if isinstance(failure, TraceError) and not options.input_shape else ""
             return _failed(f"{failure}{hint}", options.traceback)
         except Exception as failure:  # the user's model may raise anything
-            return _failed(f"{type(failure).__name__}: {failure}\n    Run again with --traceback to see where.", options.traceback)
+            return _failed(
+                f"{type(failure).__name__}: {failure}\n    Run again with --traceback to see where.", options.traceback
+            )
 
 
 def _failed(message: str, with_traceback: bool) -> int:

@@ -86,7 +86,11 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary in _SUMMARIES.items():
         command = commands.add_parser(
-            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.\n\n{_WHAT}", epilog=_EXAMPLES[name], formatter_class=_Formatter
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.\n\n{_WHAT}",
+            epilog=_EXAMPLES[name],
+            formatter_class=_Formatter,
         )
         command.add_argument("model", metavar="MODULE:FACTORY", help="the model, see above")
         _OWN_OPTIONS[name](command)
@@ -97,16 +101,43 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_conversion(group: Any) -> None:
     size = group.add_mutually_exclusive_group()
-    size.add_argument("--block-size", type=int, metavar="N", help="weighted layers a block; 1 is the feedforward network itself (default: 2)")
+    size.add_argument(
+        "--block-size",
+        type=int,
+        metavar="N",
+        help="weighted layers a block; 1 is the feedforward network itself (default: 2)",
+    )
     size.add_argument("--block-sizes", type=_numbers, metavar="N,N,...", help="one size a block, in order of execution")
-    group.add_argument("--digital", action="append", default=[], metavar="LAYER", help="keep a layer out of blocks; * matches; may be repeated")
-    group.add_argument("--analog", action="append", default=[], metavar="LAYER", help="insist that a layer be in a block; may be repeated")
-    group.add_argument("--norm", default="auto", metavar="{auto,split,held}", help="batch norms: as the paper's networks, each a boundary, or all held")
+    group.add_argument(
+        "--digital",
+        action="append",
+        default=[],
+        metavar="LAYER",
+        help="keep a layer out of blocks; * matches; may be repeated",
+    )
+    group.add_argument(
+        "--analog",
+        action="append",
+        default=[],
+        metavar="LAYER",
+        help="insist that a layer be in a block; may be repeated",
+    )
+    group.add_argument(
+        "--norm",
+        default="auto",
+        metavar="{auto,split,held}",
+        help="batch norms: as the paper's networks, each a boundary, or all held",
+    )
     group.add_argument(
         "--loop-gain", type=_number_or_none, default=DEFAULT_LOOP_GAIN, metavar="G",
         help="bound on the loop gain of every coupling; none for the unit feedback of the paper",
     )  # fmt: skip
-    group.add_argument("--tolerance", type=float, metavar="T", help="relative residual at which a block has converged (default: by the precision)")
+    group.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="T",
+        help="relative residual at which a block has converged (default: by the precision)",
+    )
     group.add_argument("--max-sweeps", type=int, default=200, metavar="N", help="the most sweeps a block may take")
     group.add_argument(
         "--input-shape", type=shape, action="append", default=[], metavar="N,N,...",
@@ -130,15 +161,28 @@ def _convert(command: argparse.ArgumentParser) -> None:
 
 
 def _draw(command: argparse.ArgumentParser) -> None:
-    command.add_argument("-o", "--output", default="graph.html", metavar="FILE", help="the picture; its suffix chooses the format")
+    command.add_argument(
+        "-o", "--output", default="graph.html", metavar="FILE", help="the picture; its suffix chooses the format"
+    )
 
 
 def _check(command: argparse.ArgumentParser) -> None:
     command.add_argument("--batch", type=int, default=4, metavar="N", help="samples in the batch")
-    command.add_argument("--threshold", type=float, default=0.999, metavar="COSINE", help="least cosine of each parameter's gradient with the exact one")
+    command.add_argument(
+        "--threshold",
+        type=float,
+        default=0.999,
+        metavar="COSINE",
+        help="least cosine of each parameter's gradient with the exact one",
+    )
 
 
-_OWN_OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {"explain": _explain, "convert": _convert, "draw": _draw, "check": _check}
+_OWN_OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "explain": _explain,
+    "convert": _convert,
+    "draw": _draw,
+    "check": _check,
+}
 
 
 # --- argument types: argparse turns what they raise into a usage error ------------------------------------
@@ -168,5 +212,7 @@ def shape(text: str) -> tuple[tuple[int, ...], int | None]:
     except ValueError:
         found, limit = (), None
     if not found or min(found) < 1 or (limit is not None and limit < 1):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a shape such as 1,3,32,32, or 1,16:1000 for whole numbers below 1000")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a shape such as 1,3,32,32, or 1,16:1000 for whole numbers below 1000"
+        )
     return found, limit

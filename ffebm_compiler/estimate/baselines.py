@@ -33,8 +33,11 @@ class Implicit:
 
         def sweep() -> dict[str, tuple[Tensor, Tensor]]:
             back = torch.autograd.grad(
-                [new[n] for n in names if new[n].requires_grad], [states[n] for n in names],
-                [adjoint[n] for n in names if new[n].requires_grad], retain_graph=True, allow_unused=True,
+                [new[n] for n in names if new[n].requires_grad],
+                [states[n] for n in names],
+                [adjoint[n] for n in names if new[n].requires_grad],
+                retain_graph=True,
+                allow_unused=True,
             )
             changes = {}
             for n, b in zip(names, back, strict=True):
@@ -43,7 +46,9 @@ class Implicit:
                 adjoint[n] = updated
             return changes
 
-        record = iterate(bound.block.name, sweep, free.tolerance.nudged(next(iter(states.values())).dtype), free.tolerance.max_sweeps)
+        record = iterate(
+            bound.block.name, sweep, free.tolerance.nudged(next(iter(states.values())).dtype), free.tolerance.max_sweeps
+        )
         with torch.enable_grad():
             scalar = sum((adjoint[n] * new[n]).sum() for n in names)
         return Estimate(gradients_of(torch.as_tensor(scalar), leaves), (record,))
@@ -61,7 +66,13 @@ class Unrolled:
 
     def __post_init__(self) -> None:
         if self.sweeps is not None and not (isinstance(self.sweeps, int) and self.sweeps > 0):
-            raise OptionError(Problem("option sweeps of Unrolled", f"is {self.sweeps!r}", "Give a positive number of sweeps, or None for as many as the free phase takes."))
+            raise OptionError(
+                Problem(
+                    "option sweeps of Unrolled",
+                    f"is {self.sweeps!r}",
+                    "Give a positive number of sweeps, or None for as many as the free phase takes.",
+                )
+            )
 
     def __call__(self, free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[str]) -> Estimate:
         with torch.enable_grad():
@@ -92,9 +103,13 @@ class SPSA:
 
     def __post_init__(self) -> None:
         if not (isinstance(self.samples, int) and self.samples > 0):
-            raise OptionError(Problem("option samples of SPSA", f"is {self.samples!r}", "Give a positive number of perturbations."))
+            raise OptionError(
+                Problem("option samples of SPSA", f"is {self.samples!r}", "Give a positive number of perturbations.")
+            )
         if not self.scale > 0:
-            raise OptionError(Problem("option scale of SPSA", f"is {self.scale!r}", "Give a positive relative size, such as 1e-3."))
+            raise OptionError(
+                Problem("option scale of SPSA", f"is {self.scale!r}", "Give a positive relative size, such as 1e-3.")
+            )
         if self.generator is None:
             object.__setattr__(self, "generator", torch.Generator().manual_seed(self.seed))
 
@@ -103,10 +118,19 @@ class SPSA:
         values = {n: v.detach() for n, v in leaves.items()}
         total: Gradients = {n: torch.zeros_like(v) for n, v in values.items()}
         for _ in range(self.samples):
-            signs = {n: (torch.randint(0, 2, v.shape, generator=self.generator) * 2 - 1).to(v) for n, v in values.items()}
+            signs = {
+                n: (torch.randint(0, 2, v.shape, generator=self.generator) * 2 - 1).to(v) for n, v in values.items()
+            }
             steps = {n: self.scale * v.square().mean().sqrt().clamp(min=1e-3) for n, v in values.items()}
             sides = [
-                _loss(bound, {n: values[n] + side * steps[n] * signs[n] for n in values}, errors, free.states, free.tolerance) for side in (1, -1)
+                _loss(
+                    bound,
+                    {n: values[n] + side * steps[n] * signs[n] for n in values},
+                    errors,
+                    free.states,
+                    free.tolerance,
+                )
+                for side in (1, -1)
             ]
             slope = (sides[0] - sides[1]) / 2
             for n in total:
@@ -114,9 +138,14 @@ class SPSA:
         return Estimate(total)
 
 
-def _loss(bound: BoundBlock, values: Mapping[str, Tensor], errors: Mapping[str, Tensor], start: States, tolerance: Tolerance) -> Tensor:
+def _loss(
+    bound: BoundBlock, values: Mapping[str, Tensor], errors: Mapping[str, Tensor], start: States, tolerance: Tolerance
+) -> Tensor:
     moved = BoundBlock(
-        bound.block, {k: values.get(k, v) for k, v in bound.inputs.items()}, {k: values.get(k, v) for k, v in bound.weights.items()}, bound.layer_weights
+        bound.block,
+        {k: values.get(k, v) for k, v in bound.inputs.items()},
+        {k: values.get(k, v) for k, v in bound.weights.items()},
+        bound.layer_weights,
     )
     states = relax(moved, tolerance, start if bound.block.has_feedback else None).states
     return torch.as_tensor(sum((errors[n] * states[n]).sum() for n in errors))

@@ -65,4 +65,6 @@ def gradients_of(scalar: Tensor, leaves: Mapping[str, Tensor]) -> Gradients:
     if not scalar.requires_grad:
         return {n: torch.zeros_like(v) for n, v in leaves.items()}
     found = torch.autograd.grad(scalar, list(leaves.values()), allow_unused=True)
-    return {n: torch.zeros_like(v) if g is None else g.detach() for (n, v), g in zip(leaves.items(), found, strict=True)}
+    return {
+        n: torch.zeros_like(v) if g is None else g.detach() for (n, v), g in zip(leaves.items(), found, strict=True)
+    }

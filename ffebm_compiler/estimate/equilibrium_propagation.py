@@ -33,7 +33,13 @@ _TOO_NARROW = Problem(
 
 def _check_beta(beta: float, name: str) -> None:
     if not (isinstance(beta, (int, float)) and beta > 0 and beta < float("inf")):
-        raise OptionError(Problem(f"option beta of {name}", f"is {beta!r}", "Give a positive number, such as 0.01; the nudge is beta / max|error|."))
+        raise OptionError(
+            Problem(
+                f"option beta of {name}",
+                f"is {beta!r}",
+                "Give a positive number, such as 0.01; the nudge is beta / max|error|.",
+            )
+        )
 
 
 def nudge_strength(errors: Mapping[str, Tensor], beta: float) -> float:
@@ -55,7 +61,9 @@ def no_gradient(free: FreePhase, wanted: Sequence[str]) -> Estimate:
     return Estimate({n: torch.zeros_like(v) for n, v in leaves.items()})
 
 
-def displaced(linear: Linearisation, errors: Mapping[str, Tensor], strength: float, tolerance: Tolerance) -> tuple[States, Relaxation]:
+def displaced(
+    linear: Linearisation, errors: Mapping[str, Tensor], strength: float, tolerance: Tolerance
+) -> tuple[States, Relaxation]:
     """The displacement under one nudge; none at strength zero, which is the free phase itself.
 
     Raises:
@@ -64,7 +72,9 @@ def displaced(linear: Linearisation, errors: Mapping[str, Tensor], strength: flo
     if any(v.dtype == torch.float16 for v in linear.states.values()):
         raise InputError(_TOO_NARROW)
     if strength == 0:
-        return {n: torch.zeros_like(v) for n, v in linear.states.items()}, Relaxation(linear.bound.block.name, 0, 0.0, True)
+        return {n: torch.zeros_like(v) for n, v in linear.states.items()}, Relaxation(
+            linear.bound.block.name, 0, 0.0, True
+        )
     return displace(linear, errors, strength, tolerance)
 
 
@@ -73,7 +83,9 @@ def rate_and_mean(first: States, second: States, span: float) -> tuple[States, S
     return {n: (v - second[n]) / span for n, v in first.items()}, {n: (v + second[n]) / 2 for n, v in first.items()}
 
 
-def two_phases(free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[str], first: float, second: float) -> Estimate:
+def two_phases(
+    free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[str], first: float, second: float
+) -> Estimate:
     """The contrast of the equilibria nudged by ``first`` and ``second`` (one of them may be zero)."""
     linear = Linearisation(free.bound, free.states, wanted)
     (d1, r1), (d2, r2) = (displaced(linear, errors, b, free.tolerance) for b in (first, second))
@@ -81,7 +93,9 @@ def two_phases(free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[s
     return Estimate(contrast(linear, difference, mean), (r1, r2))
 
 
-def two_phases_subtracted(free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[str], first: float, second: float) -> Estimate:
+def two_phases_subtracted(
+    free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[str], first: float, second: float
+) -> Estimate:
     """The same from two states, ``(dE/dtheta(s1) - dE/dtheta(s2)) / (beta1 - beta2)``, literally."""
     found: list[tuple[States, Relaxation | None]] = [
         nudged_equilibrium(free, errors, b) if b != 0 else (free.states, None) for b in (first, second)
@@ -96,7 +110,9 @@ def energy_gradients(bound: BoundBlock, states: Mapping[str, Tensor], wanted: Se
     with torch.enable_grad():
         bound, leaves = bound.with_leaves(wanted)
         fixed = {k: v.detach() for k, v in states.items()}
-        energy = -sum(bound.layer_weights[s.name] * (fixed[s.name] * bound.drive(s, fixed)).sum() for s in bound.block.states)
+        energy = -sum(
+            bound.layer_weights[s.name] * (fixed[s.name] * bound.drive(s, fixed)).sum() for s in bound.block.states
+        )
         return gradients_of(torch.as_tensor(energy), leaves)
 
 

@@ -15,7 +15,7 @@ from .estimator import FreePhase
 def nudged_equilibrium(free: FreePhase, errors: Mapping[str, Tensor], beta: float) -> tuple[States, Relaxation]:
     """Relaxes ``E + beta <s_out, errors>`` from the free equilibrium, in backward sweeps from the outputs.
 
-        s_l = sigma_l(f_l + sum_m (w_m / w_l) J_lm^T s_m - beta delta_l / w_l)
+    s_l = sigma_l(f_l + sum_m (w_m / w_l) J_lm^T s_m - beta delta_l / w_l)
     """
     bound, block = free.bound.detached(), free.bound.block
     states = {k: v.detach() for k, v in free.states.items()}
@@ -37,7 +37,9 @@ def nudged_equilibrium(free: FreePhase, errors: Mapping[str, Tensor], beta: floa
             changes[n] = (new, new - states[n])
             states[n] = new
             if state.drive.sources:
-                pulled = torch.autograd.grad(drives[n], [leaves[m] for m in state.drive.sources], bound.layer_weights[n] * new, retain_graph=True)
+                pulled = torch.autograd.grad(
+                    drives[n], [leaves[m] for m in state.drive.sources], bound.layer_weights[n] * new, retain_graph=True
+                )
                 for source, back in zip(state.drive.sources, pulled, strict=True):
                     feedback[source] = feedback[source] + back if source in feedback else back
         return changes

@@ -1,7 +1,7 @@
 """The two kinds of step of an ff-EBM, and the program that alternates them (Nest & Ernoult, arXiv 2409.03306).
 
-    x_k = F_k(s_{k-1})                         a DigitalBlock
-    s_k = argmin_s E_k(s, theta_k, x_k)        an EnergyBlock
+x_k = F_k(s_{k-1})                         a DigitalBlock
+s_k = argmin_s E_k(s, theta_k, x_k)        an EnergyBlock
 """
 
 from __future__ import annotations

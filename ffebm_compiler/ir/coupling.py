@@ -76,10 +76,7 @@ class Term:
     origin: Origin
 
     def evaluate(self, values: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Any:
-        read = [
-            weights[o.path] if isinstance(o, Weight) else None if o is None else values[o]
-            for o in self.operands
-        ]
+        read = [weights[o.path] if isinstance(o, Weight) else None if o is None else values[o] for o in self.operands]
         try:
             return self.operation(*read)
         except (RuntimeError, TypeError, ValueError, IndexError) as failure:

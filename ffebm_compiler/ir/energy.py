@@ -53,7 +53,10 @@ class Energy:
     ) -> Tensor:
         """The energy without its potentials: ``- sum_l w_l <s_l, f_l>``."""
         values = {**inputs, **states}
-        terms = [layer_weights[s.name] * (states[s.name] * s.drive.evaluate(values, weights)).sum() for s in self.block.states]
+        terms = [
+            layer_weights[s.name] * (states[s.name] * s.drive.evaluate(values, weights)).sum()
+            for s in self.block.states
+        ]
         return -torch.stack(terms).sum()
 
     def contains(self, states: Mapping[str, Tensor], tolerance: float = 0.0) -> bool:
@@ -106,10 +109,16 @@ class Energy:
         rows = []
         for i, state in enumerate(self.block.states):
             s = self._tex_value(state.name)
-            w = f"w_{{{_tex(self.labels[state.name])}}}" if layer_weights is None else f"{layer_weights[state.name]:.4g}"
+            w = (
+                f"w_{{{_tex(self.labels[state.name])}}}"
+                if layer_weights is None
+                else f"{layer_weights[state.name]:.4g}"
+            )
             sign = "" if i == 0 else "+"
             g = state.potential.tex.format(s=s)
-            rows.append(rf"&{sign} {w} \left[ {g} - \left\langle {s},\; {self._tex_expression(state.drive)} \right\rangle \right]")
+            rows.append(
+                rf"&{sign} {w} \left[ {g} - \left\langle {s},\; {self._tex_expression(state.drive)} \right\rangle \right]"
+            )
         body = " \\\\\n".join(rows)
         return f"\\begin{{aligned}}\nE ={{}} {body}\n\\end{{aligned}}"
 

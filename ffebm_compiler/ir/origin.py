@@ -35,7 +35,11 @@ class Origin:
 
 def failed_layer(origin: Origin, failure: Exception, operands: Sequence[Any]) -> InputError:
     """The error for a layer that refused what it was given, with the shapes and types that it got."""
-    got = ", ".join(f"{tuple(o.shape)} {str(o.dtype).removeprefix('torch.')} on {o.device}" for o in operands if isinstance(o, Tensor))
+    got = ", ".join(
+        f"{tuple(o.shape)} {str(o.dtype).removeprefix('torch.')} on {o.device}"
+        for o in operands
+        if isinstance(o, Tensor)
+    )
     message = str(failure).strip().splitlines()
     return InputError(
         Problem(

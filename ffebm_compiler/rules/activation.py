@@ -15,6 +15,7 @@ def fixed(potential: Potential) -> Callable[[Call], Reading]:
 
 def chosen(make: Callable[[Call], Potential | Refusal]) -> Callable[[Call], Reading | Refusal]:
     """The potential that ``make`` finds in the call's constants, or its refusal."""
+
     def read(call: Call) -> Reading | Refusal:
         made = make(call)
         if isinstance(made, Refusal):

@@ -54,7 +54,13 @@ def _add(call: Call, sign: int) -> Reading | Refusal:
         template = f"{{0}} {mark} {times}{{1}}"
         return Reading(
             operands=(a, b),
-            operation=Operation(name="add", function=_sum, options=options(alpha=factor), text=template, tex=template.replace("−", "-").replace("·", r"\cdot ")),
+            operation=Operation(
+                name="add",
+                function=_sum,
+                options=options(alpha=factor),
+                text=template,
+                tex=template.replace("−", "-").replace("·", r"\cdot "),
+            ),
         )
     if a is not None and isinstance(right, Number):
         return _constant(a, "shift", _shift, dict(constant=factor * right), f"{{0}} + {factor * right:g}")
@@ -66,8 +72,15 @@ def _add(call: Call, sign: int) -> Reading | Refusal:
     return Refusal("it adds something that is neither a tensor nor a number")
 
 
-def _constant(operand: fx.Node | Weight, name: str, function: Callable[..., Any], values: dict[str, Any], text: str) -> Reading:
-    return Reading(operands=(operand,), operation=Operation(name=name, function=function, options=values, text=text, tex=text.replace("−", "-").replace("·", r"\cdot ")))
+def _constant(
+    operand: fx.Node | Weight, name: str, function: Callable[..., Any], values: dict[str, Any], text: str
+) -> Reading:
+    return Reading(
+        operands=(operand,),
+        operation=Operation(
+            name=name, function=function, options=values, text=text, tex=text.replace("−", "-").replace("·", r"\cdot ")
+        ),
+    )
 
 
 def _multiply(call: Call) -> Reading | Refusal:
@@ -79,7 +92,10 @@ def _multiply(call: Call) -> Reading | Refusal:
         return _constant(b, "scale", _multiple, dict(factor=left), f"{left:g}·{{0}}")
     if isinstance(a, Weight) != isinstance(b, Weight):
         value, weight = (b, a) if isinstance(a, Weight) else (a, b)
-        return Reading(operands=(value, weight), operation=Operation(name="scale_by_weight", function=torch.mul, text="{1}·{0}", tex=r"{1}\odot {0}"))
+        return Reading(
+            operands=(value, weight),
+            operation=Operation(name="scale_by_weight", function=torch.mul, text="{1}·{0}", tex=r"{1}\odot {0}"),
+        )
     return Refusal("a product of two computed values is not bilinear in state and weight")
 
 
@@ -94,27 +110,102 @@ def _divide(call: Call) -> Reading | Refusal:
 
 def _negate(call: Call) -> Reading | Refusal:
     a = call.as_operand(call.value())
-    return Refusal("its operand is not a tensor") if a is None else _constant(a, "scale", _multiple, dict(factor=-1), "−{0}")
+    return (
+        Refusal("its operand is not a tensor")
+        if a is None
+        else _constant(a, "scale", _multiple, dict(factor=-1), "−{0}")
+    )
 
 
 def _right_subtract(call: Call) -> Reading | Refusal:
-    swapped = Call(call.node, call.module, call.path, {**call.arguments, "input": call.arguments["other"], "other": call.arguments["input"]}, call.weights)
+    swapped = Call(
+        call.node,
+        call.module,
+        call.path,
+        {**call.arguments, "input": call.arguments["other"], "other": call.arguments["input"]},
+        call.weights,
+    )
     return _add(swapped, -1)
 
 
 _TWO = ("input", "other")
 
 ARITHMETIC_RULES: tuple[Rule, ...] = (
-    Rule("add", Role.COUPLING, partial(_add, sign=1), "a sum: residual connection, bias, constant",
-         functions=(operator.add, operator.iadd, torch.add, aten.add.Tensor, aten.add_.Tensor, aten.add.Scalar), methods=("add", "add_"), signature=(*_TWO, "alpha")),
-    Rule("subtract", Role.COUPLING, partial(_add, sign=-1), "a difference",
-         functions=(operator.sub, operator.isub, torch.sub, torch.subtract, aten.sub.Tensor, aten.sub_.Tensor, aten.sub.Scalar),
-         methods=("sub", "sub_", "subtract"), signature=(*_TWO, "alpha")),
-    Rule("subtract_from", Role.COUPLING, _right_subtract, "a difference from a constant", functions=(torch.rsub, aten.rsub.Scalar), signature=(*_TWO, "alpha")),
-    Rule("multiply", Role.COUPLING, _multiply, "a multiple by a number or by a weight of the model",
-         functions=(operator.mul, operator.imul, torch.mul, torch.multiply, aten.mul.Tensor, aten.mul_.Tensor, aten.mul.Scalar), methods=("mul", "mul_", "multiply"), signature=_TWO),
-    Rule("divide", Role.COUPLING, _divide, "a quotient by a number",
-         functions=(operator.truediv, operator.itruediv, torch.div, torch.divide, torch.true_divide, aten.div.Tensor, aten.div_.Tensor, aten.div.Scalar),
-         methods=("div", "div_", "divide"), signature=(*_TWO, "rounding_mode")),
-    Rule("negate", Role.COUPLING, _negate, "the negative", functions=(operator.neg, torch.neg, torch.negative, aten.neg.default), methods=("neg", "neg_")),
+    Rule(
+        "add",
+        Role.COUPLING,
+        partial(_add, sign=1),
+        "a sum: residual connection, bias, constant",
+        functions=(operator.add, operator.iadd, torch.add, aten.add.Tensor, aten.add_.Tensor, aten.add.Scalar),
+        methods=("add", "add_"),
+        signature=(*_TWO, "alpha"),
+    ),
+    Rule(
+        "subtract",
+        Role.COUPLING,
+        partial(_add, sign=-1),
+        "a difference",
+        functions=(
+            operator.sub,
+            operator.isub,
+            torch.sub,
+            torch.subtract,
+            aten.sub.Tensor,
+            aten.sub_.Tensor,
+            aten.sub.Scalar,
+        ),
+        methods=("sub", "sub_", "subtract"),
+        signature=(*_TWO, "alpha"),
+    ),
+    Rule(
+        "subtract_from",
+        Role.COUPLING,
+        _right_subtract,
+        "a difference from a constant",
+        functions=(torch.rsub, aten.rsub.Scalar),
+        signature=(*_TWO, "alpha"),
+    ),
+    Rule(
+        "multiply",
+        Role.COUPLING,
+        _multiply,
+        "a multiple by a number or by a weight of the model",
+        functions=(
+            operator.mul,
+            operator.imul,
+            torch.mul,
+            torch.multiply,
+            aten.mul.Tensor,
+            aten.mul_.Tensor,
+            aten.mul.Scalar,
+        ),
+        methods=("mul", "mul_", "multiply"),
+        signature=_TWO,
+    ),
+    Rule(
+        "divide",
+        Role.COUPLING,
+        _divide,
+        "a quotient by a number",
+        functions=(
+            operator.truediv,
+            operator.itruediv,
+            torch.div,
+            torch.divide,
+            torch.true_divide,
+            aten.div.Tensor,
+            aten.div_.Tensor,
+            aten.div.Scalar,
+        ),
+        methods=("div", "div_", "divide"),
+        signature=(*_TWO, "rounding_mode"),
+    ),
+    Rule(
+        "negate",
+        Role.COUPLING,
+        _negate,
+        "the negative",
+        functions=(operator.neg, torch.neg, torch.negative, aten.neg.default),
+        methods=("neg", "neg_"),
+    ),
 )

@@ -217,7 +217,9 @@ def _softplus(call: Call) -> Potential | Refusal:
     if not beta > 0:
         return Refusal(f"beta={beta} is not positive")
     if threshold < 15:
-        return Refusal(f"threshold={threshold} makes it a straight line where it is still curved, so it is not the softplus of the energy")
+        return Refusal(
+            f"threshold={threshold} makes it a straight line where it is still curved, so it is not the softplus of the energy"
+        )
     return softplus(float(beta), float(threshold))
 
 
@@ -235,41 +237,89 @@ SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # Klambauer et 
 
 EXPONENTIAL_RULES: tuple[Rule, ...] = (
     Rule(
-        "sigmoid", Role.POTENTIAL, fixed(SIGMOID), "1 / (1 + exp(−a))",
+        "sigmoid",
+        Role.POTENTIAL,
+        fixed(SIGMOID),
+        "1 / (1 + exp(−a))",
         modules=(nn.Sigmoid,),
-        functions=(torch.sigmoid, F.sigmoid, torch.special.expit, torch.sigmoid_, aten.sigmoid.default, aten.sigmoid_.default),
-        methods=("sigmoid", "sigmoid_"), examples=((nn.Sigmoid, (3, 5)),),
+        functions=(
+            torch.sigmoid,
+            F.sigmoid,
+            torch.special.expit,
+            torch.sigmoid_,
+            aten.sigmoid.default,
+            aten.sigmoid_.default,
+        ),
+        methods=("sigmoid", "sigmoid_"),
+        examples=((nn.Sigmoid, (3, 5)),),
     ),
     Rule(
-        "tanh", Role.POTENTIAL, fixed(TANH), "tanh(a)",
-        modules=(nn.Tanh,), functions=(torch.tanh, F.tanh, torch.tanh_, aten.tanh.default, aten.tanh_.default),
-        methods=("tanh", "tanh_"), examples=((nn.Tanh, (3, 5)),),
+        "tanh",
+        Role.POTENTIAL,
+        fixed(TANH),
+        "tanh(a)",
+        modules=(nn.Tanh,),
+        functions=(torch.tanh, F.tanh, torch.tanh_, aten.tanh.default, aten.tanh_.default),
+        methods=("tanh", "tanh_"),
+        examples=((nn.Tanh, (3, 5)),),
     ),
     Rule(
-        "softplus", Role.POTENTIAL, chosen(_softplus), "log(1 + exp(beta a)) / beta",
-        modules=(nn.Softplus,), functions=(F.softplus, aten.softplus.default),
-        signature=("input", "beta", "threshold"), examples=((lambda: nn.Softplus(2.0), (3, 5)),),
+        "softplus",
+        Role.POTENTIAL,
+        chosen(_softplus),
+        "log(1 + exp(beta a)) / beta",
+        modules=(nn.Softplus,),
+        functions=(F.softplus, aten.softplus.default),
+        signature=("input", "beta", "threshold"),
+        examples=((lambda: nn.Softplus(2.0), (3, 5)),),
     ),
     Rule(
-        "elu", Role.POTENTIAL, chosen(_elu), "a, or alpha (exp(a) − 1) below 0",
-        modules=(nn.ELU,), functions=(F.elu, F.elu_), signature=("input", "alpha", "inplace"), examples=((lambda: nn.ELU(0.7), (3, 5)),),
+        "elu",
+        Role.POTENTIAL,
+        chosen(_elu),
+        "a, or alpha (exp(a) − 1) below 0",
+        modules=(nn.ELU,),
+        functions=(F.elu, F.elu_),
+        signature=("input", "alpha", "inplace"),
+        examples=((lambda: nn.ELU(0.7), (3, 5)),),
     ),
     Rule(
-        "elu_scaled", Role.POTENTIAL, chosen(_elu), "scale · a, or scale · alpha (exp(rate · a) − 1) below 0",
-        functions=(aten.elu.default, aten.elu_.default), signature=("input", "alpha", "scale", "input_scale"),
+        "elu_scaled",
+        Role.POTENTIAL,
+        chosen(_elu),
+        "scale · a, or scale · alpha (exp(rate · a) − 1) below 0",
+        functions=(aten.elu.default, aten.elu_.default),
+        signature=("input", "alpha", "scale", "input_scale"),
     ),
     Rule(
-        "celu", Role.POTENTIAL, chosen(_celu), "a, or alpha (exp(a/alpha) − 1) below 0",
-        modules=(nn.CELU,), functions=(F.celu, F.celu_, torch.celu, aten.celu.default, aten.celu_.default), signature=("input", "alpha", "inplace"),
+        "celu",
+        Role.POTENTIAL,
+        chosen(_celu),
+        "a, or alpha (exp(a/alpha) − 1) below 0",
+        modules=(nn.CELU,),
+        functions=(F.celu, F.celu_, torch.celu, aten.celu.default, aten.celu_.default),
+        signature=("input", "alpha", "inplace"),
         examples=((lambda: nn.CELU(0.7), (3, 5)),),
     ),
     Rule(
-        "selu", Role.POTENTIAL, fixed(elu(SELU_ALPHA, SELU_SCALE, name="selu")), "scaled ELU",
-        modules=(nn.SELU,), functions=(F.selu, torch.selu, aten.selu.default, aten.selu_.default), signature=("input", "inplace"), examples=((nn.SELU, (3, 5)),),
+        "selu",
+        Role.POTENTIAL,
+        fixed(elu(SELU_ALPHA, SELU_SCALE, name="selu")),
+        "scaled ELU",
+        modules=(nn.SELU,),
+        functions=(F.selu, torch.selu, aten.selu.default, aten.selu_.default),
+        signature=("input", "inplace"),
+        examples=((nn.SELU, (3, 5)),),
     ),
     Rule(
-        "softmax", Role.POTENTIAL, chosen(_softmax), "exp(a) / Σ exp(a)",
-        modules=(nn.Softmax,), functions=(torch.softmax, F.softmax, aten.softmax.int),
-        methods=("softmax",), signature=("input", "dim", "dtype"), examples=((lambda: nn.Softmax(-1), (3, 5)),),
+        "softmax",
+        Role.POTENTIAL,
+        chosen(_softmax),
+        "exp(a) / Σ exp(a)",
+        modules=(nn.Softmax,),
+        functions=(torch.softmax, F.softmax, aten.softmax.int),
+        methods=("softmax",),
+        signature=("input", "dim", "dtype"),
+        examples=((lambda: nn.Softmax(-1), (3, 5)),),
     ),
 )

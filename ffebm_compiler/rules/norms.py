@@ -23,20 +23,29 @@ def _batch_norm(call: Call) -> Reading | Refusal:
     scale, shift = call.weight("weight"), call.weight("bias")
     return Reading(
         operands=(call.as_operand(call.value()), mean, variance, scale, shift),
-        operation=Operation(name="batch_norm", function=_held, options=dict(eps=call.option("eps", 1e-5)), text="{layer}({0})"),
+        operation=Operation(
+            name="batch_norm", function=_held, options=dict(eps=call.option("eps", 1e-5)), text="{layer}({0})"
+        ),
         given=nodes_of(scale, shift),
     )
 
 
 NORM_RULES: tuple[Rule, ...] = (
     Rule(
-        "batch_norm", Role.NORM, _batch_norm, "batch norm, with its running statistics held",
+        "batch_norm",
+        Role.NORM,
+        _batch_norm,
+        "batch norm, with its running statistics held",
         modules=(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
-        functions=(F.batch_norm,), signature=("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
+        functions=(F.batch_norm,),
+        signature=("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
         examples=((lambda: nn.BatchNorm2d(3), (2, 3, 4, 4)),),
     ),
     Rule(
-        "batch_norm_function", Role.NORM, _batch_norm, "batch norm, with its running statistics held",
+        "batch_norm_function",
+        Role.NORM,
+        _batch_norm,
+        "batch norm, with its running statistics held",
         functions=(torch.batch_norm, aten.batch_norm.default),
         signature=("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps"),
     ),

@@ -43,7 +43,9 @@ def _prepared_clip(a: Tensor, lower: float, upper: float) -> Callable[[Tensor], 
     return lambda da: torch.clamp(da + excess, low, high)
 
 
-def _prepared_affine_clip(a: Tensor, lower: float, upper: float, scale: float, shift: float) -> Callable[[Tensor], Tensor]:
+def _prepared_affine_clip(
+    a: Tensor, lower: float, upper: float, scale: float, shift: float
+) -> Callable[[Tensor], Tensor]:
     clipped = _prepared_clip(scale * a + shift, lower, upper)
     return clipped if scale == 1 else lambda da: clipped(scale * da)
 
@@ -55,7 +57,9 @@ def clamp(lower: float, upper: float, scale: float = 1.0, shift: float = 0.0, na
     return Potential(
         name=name,
         energy=lambda s: (s - shift) ** 2 / (2 * scale),
-        activation=lambda a: (scale * a + shift).clamp(lower, upper) if (scale, shift) != (1, 0) else a.clamp(lower, upper),
+        activation=lambda a: (
+            (scale * a + shift).clamp(lower, upper) if (scale, shift) != (1, 0) else a.clamp(lower, upper)
+        ),
         difference=lambda a, da: _clip_difference(scale * a + shift, scale * da, lower, upper),
         prepared_difference=partial(_prepared_affine_clip, lower=lower, upper=upper, scale=scale, shift=shift),
         tangent=lambda a, da: torch.where(_inside(scale * a + shift, lower, upper), scale * da, 0.0),
@@ -136,42 +140,81 @@ def _leaky(call: Call) -> Potential | Refusal:
 
 PIECEWISE_RULES: tuple[Rule, ...] = (
     Rule(
-        "relu", Role.POTENTIAL, fixed(RELU), "max(a, 0)",
-        modules=(nn.ReLU,), functions=(torch.relu, F.relu, torch.relu_, F.relu_, aten.relu.default, aten.relu_.default),
-        methods=("relu", "relu_"), signature=("input", "inplace"),
+        "relu",
+        Role.POTENTIAL,
+        fixed(RELU),
+        "max(a, 0)",
+        modules=(nn.ReLU,),
+        functions=(torch.relu, F.relu, torch.relu_, F.relu_, aten.relu.default, aten.relu_.default),
+        methods=("relu", "relu_"),
+        signature=("input", "inplace"),
         examples=((nn.ReLU, (3, 5)),),
     ),
     Rule(
-        "relu6", Role.POTENTIAL, fixed(RELU6), "clip(a, 0, 6)",
-        modules=(nn.ReLU6,), functions=(F.relu6, aten.relu6.default, aten.relu6_.default),
-        signature=("input", "inplace"), examples=((nn.ReLU6, (3, 5)),),
+        "relu6",
+        Role.POTENTIAL,
+        fixed(RELU6),
+        "clip(a, 0, 6)",
+        modules=(nn.ReLU6,),
+        functions=(F.relu6, aten.relu6.default, aten.relu6_.default),
+        signature=("input", "inplace"),
+        examples=((nn.ReLU6, (3, 5)),),
     ),
     Rule(
-        "leaky_relu", Role.POTENTIAL, chosen(_leaky), "a, or slope · a below 0",
-        modules=(nn.LeakyReLU,), functions=(F.leaky_relu, F.leaky_relu_, aten.leaky_relu.default, aten.leaky_relu_.default),
-        signature=("input", "negative_slope", "inplace"), examples=((lambda: nn.LeakyReLU(0.1), (3, 5)),),
+        "leaky_relu",
+        Role.POTENTIAL,
+        chosen(_leaky),
+        "a, or slope · a below 0",
+        modules=(nn.LeakyReLU,),
+        functions=(F.leaky_relu, F.leaky_relu_, aten.leaky_relu.default, aten.leaky_relu_.default),
+        signature=("input", "negative_slope", "inplace"),
+        examples=((lambda: nn.LeakyReLU(0.1), (3, 5)),),
     ),
     Rule(
-        "hardtanh", Role.POTENTIAL, chosen(_hardtanh), "clip(a, min_val, max_val)",
-        modules=(nn.Hardtanh,), functions=(F.hardtanh, F.hardtanh_, aten.hardtanh.default, aten.hardtanh_.default),
-        signature=("input", "min_val", "max_val", "inplace"), examples=((lambda: nn.Hardtanh(-0.5, 1.5), (3, 5)),),
+        "hardtanh",
+        Role.POTENTIAL,
+        chosen(_hardtanh),
+        "clip(a, min_val, max_val)",
+        modules=(nn.Hardtanh,),
+        functions=(F.hardtanh, F.hardtanh_, aten.hardtanh.default, aten.hardtanh_.default),
+        signature=("input", "min_val", "max_val", "inplace"),
+        examples=((lambda: nn.Hardtanh(-0.5, 1.5), (3, 5)),),
     ),
     Rule(
-        "clamp", Role.POTENTIAL, chosen(_clamp), "clip(a, min, max)",
+        "clamp",
+        Role.POTENTIAL,
+        chosen(_clamp),
+        "clip(a, min, max)",
         functions=(torch.clamp, torch.clip, torch.clamp_, aten.clamp.default, aten.clamp_.default),
-        methods=("clamp", "clip", "clamp_", "clip_"), signature=("input", "min", "max"),
+        methods=("clamp", "clip", "clamp_", "clip_"),
+        signature=("input", "min", "max"),
     ),
     Rule(
-        "clamp_min", Role.POTENTIAL, chosen(_clamp), "max(a, min)",
-        functions=(torch.clamp_min, aten.clamp_min.default), methods=("clamp_min", "clamp_min_"), signature=("input", "min"),
+        "clamp_min",
+        Role.POTENTIAL,
+        chosen(_clamp),
+        "max(a, min)",
+        functions=(torch.clamp_min, aten.clamp_min.default),
+        methods=("clamp_min", "clamp_min_"),
+        signature=("input", "min"),
     ),
     Rule(
-        "clamp_max", Role.POTENTIAL, chosen(_clamp), "min(a, max)",
-        functions=(torch.clamp_max, aten.clamp_max.default), methods=("clamp_max", "clamp_max_"), signature=("input", "max"),
+        "clamp_max",
+        Role.POTENTIAL,
+        chosen(_clamp),
+        "min(a, max)",
+        functions=(torch.clamp_max, aten.clamp_max.default),
+        methods=("clamp_max", "clamp_max_"),
+        signature=("input", "max"),
     ),
     Rule(
-        "hardsigmoid", Role.POTENTIAL, fixed(HARDSIGMOID), "clip(a/6 + 1/2, 0, 1)",
-        modules=(nn.Hardsigmoid,), functions=(F.hardsigmoid, aten.hardsigmoid.default, aten.hardsigmoid_.default),
-        signature=("input", "inplace"), examples=((nn.Hardsigmoid, (3, 5)),),
+        "hardsigmoid",
+        Role.POTENTIAL,
+        fixed(HARDSIGMOID),
+        "clip(a/6 + 1/2, 0, 1)",
+        modules=(nn.Hardsigmoid,),
+        functions=(F.hardsigmoid, aten.hardsigmoid.default, aten.hardsigmoid_.default),
+        signature=("input", "inplace"),
+        examples=((nn.Hardsigmoid, (3, 5)),),
     ),
 )

@@ -16,7 +16,9 @@ from .rule import Call, Reading, Refusal, Role, Rule, options
 aten = torch.ops.aten
 
 
-def _read(name: str, function: Callable[..., Any], defaults: dict[str, Any], routed: bool) -> Callable[[Call], Reading | Refusal]:
+def _read(
+    name: str, function: Callable[..., Any], defaults: dict[str, Any], routed: bool
+) -> Callable[[Call], Reading | Refusal]:
     def read(call: Call) -> Reading | Refusal:
         if call.option("return_indices", False):
             return Refusal("return_indices=True: the winners' indices are not part of an energy")
@@ -55,12 +57,23 @@ _AVERAGE = dict(kernel_size=..., stride=None, padding=0, ceil_mode=False, count_
 
 
 def _rule(
-    name: str, module: type[nn.Module], functions: tuple[Callable[..., Any], ...], defaults: dict[str, Any],
-    summary: str, example: Callable[[], nn.Module], shape: tuple[int, ...],
+    name: str,
+    module: type[nn.Module],
+    functions: tuple[Callable[..., Any], ...],
+    defaults: dict[str, Any],
+    summary: str,
+    example: Callable[[], nn.Module],
+    shape: tuple[int, ...],
 ) -> Rule:
     return Rule(
-        name, Role.COUPLING, _read(name, functions[0], defaults, routed="max" in name), summary,
-        modules=(module,), functions=functions, signature=("input", *defaults), examples=((example, shape),),
+        name,
+        Role.COUPLING,
+        _read(name, functions[0], defaults, routed="max" in name),
+        summary,
+        modules=(module,),
+        functions=functions,
+        signature=("input", *defaults),
+        examples=((example, shape),),
     )
 
 
@@ -74,7 +87,13 @@ def _mean(call: Call) -> Reading | Refusal:
     keep = bool(call.option("keepdim", False))
     return Reading(
         operands=(call.as_operand(call.value()),),
-        operation=Operation(name="mean", function=torch.mean, options=dict(dim=chosen, keepdim=keep), text="mean({0})", tex=r"\mathrm{{mean}}({0})"),
+        operation=Operation(
+            name="mean",
+            function=torch.mean,
+            options=dict(dim=chosen, keepdim=keep),
+            text="mean({0})",
+            tex=r"\mathrm{{mean}}({0})",
+        ),
     )
 
 
@@ -89,19 +108,56 @@ def _dimension(d: int) -> tuple[Rule, ...]:
     overload = "default"
     shape = _SHAPES[d]
     return (
-        _rule(f"max_pool{d}d", getattr(nn, f"MaxPool{d}d"), (maximum, getattr(torch, f"max_pool{d}d"), getattr(getattr(aten, f"max_pool{d}d"), overload)),
-              _MAX, "maximum over windows; its winners are held while nudged", lambda: getattr(nn, f"MaxPool{d}d")(2), shape),
-        _rule(f"avg_pool{d}d", getattr(nn, f"AvgPool{d}d"), (average, getattr(getattr(aten, f"avg_pool{d}d"), overload)),
-              average_defaults, "mean over windows", lambda: getattr(nn, f"AvgPool{d}d")(2), shape),
-        _rule(f"adaptive_max_pool{d}d", getattr(nn, f"AdaptiveMaxPool{d}d"), (adaptive_max,),
-              dict(output_size=...), "maximum over adaptive windows", lambda: getattr(nn, f"AdaptiveMaxPool{d}d")(2), shape),
-        _rule(f"adaptive_avg_pool{d}d", getattr(nn, f"AdaptiveAvgPool{d}d"), (adaptive_average, getattr(getattr(aten, f"adaptive_avg_pool{d}d"), overload)),
-              dict(output_size=...), "mean over adaptive windows", lambda: getattr(nn, f"AdaptiveAvgPool{d}d")(2), shape),
+        _rule(
+            f"max_pool{d}d",
+            getattr(nn, f"MaxPool{d}d"),
+            (maximum, getattr(torch, f"max_pool{d}d"), getattr(getattr(aten, f"max_pool{d}d"), overload)),
+            _MAX,
+            "maximum over windows; its winners are held while nudged",
+            lambda: getattr(nn, f"MaxPool{d}d")(2),
+            shape,
+        ),
+        _rule(
+            f"avg_pool{d}d",
+            getattr(nn, f"AvgPool{d}d"),
+            (average, getattr(getattr(aten, f"avg_pool{d}d"), overload)),
+            average_defaults,
+            "mean over windows",
+            lambda: getattr(nn, f"AvgPool{d}d")(2),
+            shape,
+        ),
+        _rule(
+            f"adaptive_max_pool{d}d",
+            getattr(nn, f"AdaptiveMaxPool{d}d"),
+            (adaptive_max,),
+            dict(output_size=...),
+            "maximum over adaptive windows",
+            lambda: getattr(nn, f"AdaptiveMaxPool{d}d")(2),
+            shape,
+        ),
+        _rule(
+            f"adaptive_avg_pool{d}d",
+            getattr(nn, f"AdaptiveAvgPool{d}d"),
+            (adaptive_average, getattr(getattr(aten, f"adaptive_avg_pool{d}d"), overload)),
+            dict(output_size=...),
+            "mean over adaptive windows",
+            lambda: getattr(nn, f"AdaptiveAvgPool{d}d")(2),
+            shape,
+        ),
     )
 
 
 POOLING_RULES: tuple[Rule, ...] = (
-    *_dimension(1), *_dimension(2), *_dimension(3),
-    Rule("mean", Role.COUPLING, _mean, "mean over dimensions other than the batch",
-         functions=(torch.mean, aten.mean.dim), methods=("mean",), signature=("input", "dim", "keepdim", "dtype")),
+    *_dimension(1),
+    *_dimension(2),
+    *_dimension(3),
+    Rule(
+        "mean",
+        Role.COUPLING,
+        _mean,
+        "mean over dimensions other than the batch",
+        functions=(torch.mean, aten.mean.dim),
+        methods=("mean",),
+        signature=("input", "dim", "keepdim", "dtype"),
+    ),
 )

@@ -10,9 +10,11 @@ from torch import fx, nn
 from ..ir import Potential
 from .arithmetic import ARITHMETIC_RULES
 from .exponential import EXPONENTIAL_RULES
+from .identities import IDENTITY_RULES
 from .norms import NORM_RULES
 from .piecewise import PIECEWISE_RULES
 from .pooling import POOLING_RULES
+from .resizing import RESIZING_RULES
 from .rule import Call, Reading, Role, Rule
 from .shapes import SHAPE_RULES
 from .smooth import SMOOTH_RULES
@@ -40,14 +42,27 @@ class Rules:
 def matches(rule: Rule, node: fx.Node, module: nn.Module | None) -> bool:
     if node.op == "call_module":
         # a subclass or an object with a forward of its own computes something else
-        return "forward" not in vars(module) and any(isinstance(module, m) and type(module).forward is m.forward for m in rule.modules)
+        return "forward" not in vars(module) and any(
+            isinstance(module, m) and type(module).forward is m.forward for m in rule.modules
+        )
     if node.op == "call_method":
         return node.target in rule.methods
     return node.op == "call_function" and any(node.target is f for f in rule.functions)
 
 
 RULES = Rules(
-    (*PIECEWISE_RULES, *EXPONENTIAL_RULES, *SMOOTH_RULES, *WEIGHTED_RULES, *POOLING_RULES, *NORM_RULES, *SHAPE_RULES, *ARITHMETIC_RULES)
+    (
+        *PIECEWISE_RULES,
+        *EXPONENTIAL_RULES,
+        *SMOOTH_RULES,
+        *WEIGHTED_RULES,
+        *POOLING_RULES,
+        *NORM_RULES,
+        *SHAPE_RULES,
+        *RESIZING_RULES,
+        *IDENTITY_RULES,
+        *ARITHMETIC_RULES,
+    )
 )
 
 

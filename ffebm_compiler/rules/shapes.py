@@ -6,16 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from ..ir import Operation, Weight
+from ..ir import Operation
 from .rule import Call, Reading, Refusal, Role, Rule, options
 
 aten = torch.ops.aten
 
 
-def _simple(name: str, function: Callable[..., Any], defaults: dict[str, Any], keeps_batch: Callable[[dict[str, Any]], bool]) -> Callable[[Call], Reading | Refusal]:
+def rearrangement(
+    name: str, function: Callable[..., Any], defaults: dict[str, Any], keeps_batch: Callable[[dict[str, Any]], bool]
+) -> Callable[[Call], Reading | Refusal]:
     """A rearrangement with constant arguments."""
 
     def read(call: Call) -> Reading | Refusal:
@@ -24,7 +25,13 @@ def _simple(name: str, function: Callable[..., Any], defaults: dict[str, Any], k
         chosen = options(**{k: call.option(k, v) for k, v in defaults.items()})
         return Reading(
             operands=(call.as_operand(call.value()),),
-            operation=Operation(name=name, function=function, options=chosen, text=name + "({0})", tex=rf"\mathrm{{{{{name.replace('_', ' ')}}}}}({{0}})"),
+            operation=Operation(
+                name=name,
+                function=function,
+                options=chosen,
+                text=name + "({0})",
+                tex=rf"\mathrm{{{{{name.replace('_', ' ')}}}}}({{0}})",
+            ),
             keeps_batch=keeps_batch(chosen),
         )
 
@@ -33,7 +40,9 @@ def _simple(name: str, function: Callable[..., Any], defaults: dict[str, Any], k
 
 def _flat_arguments(call: Call) -> tuple[Any, ...]:
     """The shape or dimensions, however they were passed: x.view(2, 3), x.view((2, 3)), torch.permute(x, (1, 0))."""
-    given = call.node.args[1:] or tuple(v for k, v in call.node.kwargs.items() if k in ("shape", "size", "dims", "sizes"))
+    given = call.node.args[1:] or tuple(
+        v for k, v in call.node.kwargs.items() if k in ("shape", "size", "dims", "sizes")
+    )
     if len(given) == 1 and isinstance(given[0], (tuple, list)):
         given = tuple(given[0])
     return tuple(given)
@@ -61,7 +70,13 @@ def _reshape(call: Call) -> Reading | Refusal:
     shape = Sizes(None if isinstance(g, fx.Node) else int(g) for g in given)
     return Reading(
         operands=(call.as_operand(call.value()), *sizes),
-        operation=Operation(name="reshape", function=_reshape_to, options=dict(shape=shape), text="reshape({0})", tex=r"\mathrm{{reshape}}({0})"),
+        operation=Operation(
+            name="reshape",
+            function=_reshape_to,
+            options=dict(shape=shape),
+            text="reshape({0})",
+            tex=r"\mathrm{{reshape}}({0})",
+        ),
         given=frozenset(sizes),
         keeps_batch=shape[0] is None,
     )
@@ -69,7 +84,9 @@ def _reshape(call: Call) -> Reading | Refusal:
 
 def _is_size(node: fx.Node) -> bool:
     """Whether a node is one integer: ``x.size(0)``, an element of a shape, arithmetic of those."""
-    return (node.target in ("size",) and len(node.args) > 1) or (node.op == "call_function" and node.target is not getattr)
+    return (node.target in ("size",) and len(node.args) > 1) or (
+        node.op == "call_function" and node.target is not getattr
+    )
 
 
 def _permute(call: Call) -> Reading | Refusal:
@@ -78,7 +95,13 @@ def _permute(call: Call) -> Reading | Refusal:
         return Refusal("its dimensions are computed at run time")
     return Reading(
         operands=(call.as_operand(call.value()),),
-        operation=Operation(name="permute", function=torch.permute, options=dict(dims=tuple(dims)), text="permute({0})", tex=r"\mathrm{{permute}}({0})"),
+        operation=Operation(
+            name="permute",
+            function=torch.permute,
+            options=dict(dims=tuple(dims)),
+            text="permute({0})",
+            tex=r"\mathrm{{permute}}({0})",
+        ),
         keeps_batch=dims[0] == 0,
     )
 
@@ -97,62 +120,27 @@ def _cat(call: Call) -> Reading | Refusal:
     return Reading(
         operands=tuple(call.as_operand(p) for p in parts),
         operation=Operation(
-            name="cat", function=_concatenate, options=dict(dim=dim),
+            name="cat",
+            function=_concatenate,
+            options=dict(dim=dim),
             text="[" + ", ".join(f"{{{i}}}" for i in range(len(parts))) + "]",
             tex=r"\left[" + ", ".join(f"{{{i}}}" for i in range(len(parts))) + r"\right]",
         ),
     )
 
 
-def _pad(call: Call) -> Reading | Refusal:
-    mode, value = call.option("mode", "constant"), call.option("value", None)
-    if mode != "constant" or not call.constants("pad", "padding", "value"):
-        return Refusal(f"padding in mode {mode!r} has no rule")
-    pad = call.option("padding", None) if call.module is not None else call.arguments["pad"]
-    return Reading(
-        operands=(call.as_operand(call.value()),),
-        operation=Operation(name="pad", function=F.pad, options=options(pad=pad, value=value or 0.0), text="pad({0})", tex=r"\mathrm{{pad}}({0})"),
-    )
-
-
-def _upsample(call: Call) -> Reading | Refusal:
-    if not call.constants("size", "scale_factor"):
-        return Refusal("its size is computed at run time")
-    chosen = {k: call.option(k, None) for k in ("size", "scale_factor", "align_corners", "recompute_scale_factor")}
-    mode = call.option("mode", "nearest")
-    if call.option("antialias", False):
-        chosen["antialias"] = True
-    return Reading(
-        operands=(call.as_operand(call.value()),),
-        operation=Operation(name="upsample", function=F.interpolate, options=options(mode=mode, **chosen), text="upsample({0})", tex=r"\mathrm{{upsample}}({0})"),
-    )
-
-
-def _upsample_exported(call: Call) -> Reading | Refusal:
-    if not call.constants("output_size", "scale_factors"):
-        return Refusal("its size is computed at run time")
-    chosen = {k: v for k, v in call.arguments.items() if k != "input"}
-    return Reading(
-        operands=(call.as_operand(call.value()),),
-        operation=Operation(name="upsample", function=_target(call), options=options(**chosen), text="upsample({0})", tex=r"\mathrm{{upsample}}({0})"),
-    )
-
-
-def _target(call: Call) -> Callable[..., Any]:
-    assert callable(call.node.target)
-    return call.node.target
-
-
 def _unflatten_dimension(o: dict[str, Any]) -> bool:
     return bool(o["dim"] != 0)
 
 
+def _unflatten_layer(call: Call) -> Reading | Refusal:
+    """The module names its sizes in another way than the function."""
+    sizes = dict(dim=call.option("dim"), sizes=call.option("unflattened_size"))
+    return rearrangement("unflatten", torch.unflatten, sizes, _unflatten_dimension)(call)
+
+
 def _flatten_keeps(o: dict[str, Any]) -> bool:
     return bool(o["start_dim"] != 0)
-
-
-def _passes(call: Call) -> Reading | Refusal:
-    return Reading(operands=(call.as_operand(call.value()),))
 
 
 def _contiguous(call: Call) -> Reading | Refusal:
@@ -160,58 +148,102 @@ def _contiguous(call: Call) -> Reading | Refusal:
     return Reading(operands=(call.as_operand(call.value()),), operation=operation)
 
 
-def _no_dropout(call: Call) -> Reading | Refusal:
-    p = call.option("p", 0.5)
-    if p == 0:
-        return Reading(operands=(call.as_operand(call.value()),))
-    return Refusal("random: an equilibrium has no energy that changes from sample to sample")
-
-
 SHAPE_RULES: tuple[Rule, ...] = (
-    Rule("flatten", Role.COUPLING, _simple("flatten", torch.flatten, dict(start_dim=0, end_dim=-1), _flatten_keeps), "flatten dimensions",
-         functions=(torch.flatten, aten.flatten.using_ints), methods=("flatten",), signature=("input", "start_dim", "end_dim")),
-    Rule("flatten_layer", Role.COUPLING, _simple("flatten", torch.flatten, dict(start_dim=1, end_dim=-1), _flatten_keeps), "flatten dimensions",
-         modules=(nn.Flatten,), examples=((nn.Flatten, (2, 3, 4)),)),
-    Rule("unflatten", Role.COUPLING, _simple("unflatten", torch.unflatten, dict(dim=..., sizes=...), _unflatten_dimension), "split a dimension",
-         functions=(torch.unflatten, aten.unflatten.int), methods=("unflatten",), signature=("input", "dim", "sizes")),
-    Rule("unflatten_layer", Role.COUPLING,
-         lambda c: _simple("unflatten", torch.unflatten, dict(dim=c.module.dim, sizes=c.module.unflattened_size), _unflatten_dimension)(c),  # type: ignore[union-attr]
-         "split a dimension", modules=(nn.Unflatten,), examples=((lambda: nn.Unflatten(1, (2, 3)), (2, 6)),)),
-    Rule("reshape", Role.COUPLING, _reshape, "another shape, of sizes that are constant or known before",
-         functions=(torch.reshape, aten.view.default, aten.reshape.default), methods=("view", "reshape"), signature=("input",)),
-    Rule("permute", Role.COUPLING, _permute, "permuted dimensions",
-         functions=(torch.permute, aten.permute.default), methods=("permute",), signature=("input",)),
-    Rule("transpose", Role.COUPLING,
-         _simple("transpose", torch.transpose, dict(dim0=..., dim1=...), lambda o: 0 not in (o["dim0"], o["dim1"])), "two dimensions exchanged",
-         functions=(torch.transpose, torch.swapaxes, aten.transpose.int), methods=("transpose", "swapaxes"), signature=("input", "dim0", "dim1")),
-    Rule("squeeze", Role.COUPLING, _simple("squeeze", torch.squeeze, dict(dim=...), lambda o: o["dim"] != 0), "a dimension of size 1 removed",
-         functions=(torch.squeeze, aten.squeeze.dim), methods=("squeeze",), signature=("input", "dim")),
-    Rule("unsqueeze", Role.COUPLING, _simple("unsqueeze", torch.unsqueeze, dict(dim=...), lambda o: o["dim"] != 0), "a dimension of size 1 added",
-         functions=(torch.unsqueeze, aten.unsqueeze.default), methods=("unsqueeze",), signature=("input", "dim")),
-    Rule("cat", Role.COUPLING, _cat, "concatenation along any dimension but the batch",
-         functions=(torch.cat, torch.concat, torch.concatenate, aten.cat.default), signature=("tensors", "dim")),
-    Rule("pad", Role.COUPLING, _pad, "padding with a constant",
-         modules=(nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d),
-         functions=(F.pad, aten.pad.default, aten.constant_pad_nd.default), signature=("input", "pad", "mode", "value"),
-         examples=((lambda: nn.ZeroPad2d(1), (2, 3, 4, 4)),)),
-    Rule("upsample", Role.COUPLING, _upsample, "nearest, linear or cubic upsampling",
-         modules=(nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d), functions=(F.interpolate, F.upsample),
-         signature=("input", "size", "scale_factor", "mode", "align_corners", "recompute_scale_factor", "antialias"),
-         examples=((lambda: nn.Upsample(scale_factor=2), (2, 3, 4, 4)), (lambda: nn.UpsamplingBilinear2d(scale_factor=2), (2, 3, 4, 4)))),
-    Rule("upsample_nearest", Role.COUPLING, _upsample_exported, "nearest upsampling, as torch.export writes it",
-         functions=(aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec, aten.upsample_nearest3d.vec), signature=("input", "output_size", "scale_factors")),
-    Rule("upsample_linear", Role.COUPLING, _upsample_exported, "linear and cubic upsampling, as torch.export writes it",
-         functions=(aten.upsample_linear1d.vec, aten.upsample_bilinear2d.vec, aten.upsample_trilinear3d.vec, aten.upsample_bicubic2d.vec),
-         signature=("input", "output_size", "align_corners", "scale_factors")),
-    Rule("pixel_shuffle", Role.COUPLING, _simple("pixel_shuffle", F.pixel_shuffle, dict(upscale_factor=...), lambda o: True), "channels to space",
-         modules=(nn.PixelShuffle,), functions=(F.pixel_shuffle, aten.pixel_shuffle.default), signature=("input", "upscale_factor"),
-         examples=((lambda: nn.PixelShuffle(2), (2, 4, 3, 3)),)),
-    Rule("identity", Role.IDENTITY, _passes, "dropped",
-         modules=(nn.Identity,), functions=(aten.clone.default, aten.alias.default), methods=("clone",)),
-    Rule("contiguous", Role.COUPLING, _contiguous, "the same values in another memory layout, which a digital view may need",
-         functions=(aten.contiguous.default,), methods=("contiguous",)),
-    Rule("dropout", Role.IDENTITY, _no_dropout, "dropped where p = 0; otherwise digital",
-         modules=(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)),
+    Rule(
+        "flatten",
+        Role.COUPLING,
+        rearrangement("flatten", torch.flatten, dict(start_dim=0, end_dim=-1), _flatten_keeps),
+        "flatten dimensions",
+        functions=(torch.flatten, aten.flatten.using_ints),
+        methods=("flatten",),
+        signature=("input", "start_dim", "end_dim"),
+    ),
+    Rule(
+        "flatten_layer",
+        Role.COUPLING,
+        rearrangement("flatten", torch.flatten, dict(start_dim=1, end_dim=-1), _flatten_keeps),
+        "flatten dimensions",
+        modules=(nn.Flatten,),
+        examples=((nn.Flatten, (2, 3, 4)),),
+    ),
+    Rule(
+        "unflatten",
+        Role.COUPLING,
+        rearrangement("unflatten", torch.unflatten, dict(dim=..., sizes=...), _unflatten_dimension),
+        "split a dimension",
+        functions=(torch.unflatten, aten.unflatten.int),
+        methods=("unflatten",),
+        signature=("input", "dim", "sizes"),
+    ),
+    Rule(
+        "unflatten_layer",
+        Role.COUPLING,
+        _unflatten_layer,
+        "split a dimension",
+        modules=(nn.Unflatten,),
+        examples=((lambda: nn.Unflatten(1, (2, 3)), (2, 6)),),
+    ),
+    Rule(
+        "reshape",
+        Role.COUPLING,
+        _reshape,
+        "another shape, of sizes that are constant or known before",
+        functions=(torch.reshape, aten.view.default, aten.reshape.default),
+        methods=("view", "reshape"),
+        signature=("input",),
+    ),
+    Rule(
+        "permute",
+        Role.COUPLING,
+        _permute,
+        "permuted dimensions",
+        functions=(torch.permute, aten.permute.default),
+        methods=("permute",),
+        signature=("input",),
+    ),
+    Rule(
+        "transpose",
+        Role.COUPLING,
+        rearrangement(
+            "transpose", torch.transpose, dict(dim0=..., dim1=...), lambda o: 0 not in (o["dim0"], o["dim1"])
+        ),
+        "two dimensions exchanged",
+        functions=(torch.transpose, torch.swapaxes, aten.transpose.int),
+        methods=("transpose", "swapaxes"),
+        signature=("input", "dim0", "dim1"),
+    ),
+    Rule(
+        "squeeze",
+        Role.COUPLING,
+        rearrangement("squeeze", torch.squeeze, dict(dim=...), lambda o: o["dim"] != 0),
+        "a dimension of size 1 removed",
+        functions=(torch.squeeze, aten.squeeze.dim),
+        methods=("squeeze",),
+        signature=("input", "dim"),
+    ),
+    Rule(
+        "unsqueeze",
+        Role.COUPLING,
+        rearrangement("unsqueeze", torch.unsqueeze, dict(dim=...), lambda o: o["dim"] != 0),
+        "a dimension of size 1 added",
+        functions=(torch.unsqueeze, aten.unsqueeze.default),
+        methods=("unsqueeze",),
+        signature=("input", "dim"),
+    ),
+    Rule(
+        "cat",
+        Role.COUPLING,
+        _cat,
+        "concatenation along any dimension but the batch",
+        functions=(torch.cat, torch.concat, torch.concatenate, aten.cat.default),
+        signature=("tensors", "dim"),
+    ),
+    Rule(
+        "contiguous",
+        Role.COUPLING,
+        _contiguous,
+        "the same values in another memory layout, which a digital view may need",
+        functions=(aten.contiguous.default,),
+        methods=("contiguous",),
+    ),
 )
-
-__all__ = ["SHAPE_RULES", "Weight"]

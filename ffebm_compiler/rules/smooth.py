@@ -20,8 +20,12 @@ def _read(name: str, function: Callable[..., Any], *constants: tuple[str, Any]) 
         return Reading(
             operands=(call.as_operand(call.value()),),
             operation=Operation(
-                name=name, function=function, options={k: call.option(k, v) for k, v in constants}, linear=False,
-                text=f"{name}({{0}})", tex=rf"\mathrm{{{{{name}}}}}({{0}})",
+                name=name,
+                function=function,
+                options={k: call.option(k, v) for k, v in constants},
+                linear=False,
+                text=f"{name}({{0}})",
+                tex=rf"\mathrm{{{{{name}}}}}({{0}})",
             ),
         )
 
@@ -29,14 +33,50 @@ def _read(name: str, function: Callable[..., Any], *constants: tuple[str, Any]) 
 
 
 SMOOTH_RULES: tuple[Rule, ...] = (
-    Rule("gelu", Role.SMOOTH, _read("gelu", F.gelu, ("approximate", "none")), "a Φ(a)",
-         modules=(nn.GELU,), functions=(F.gelu, aten.gelu.default, aten.gelu_.default), signature=("input", "approximate"), examples=((nn.GELU, (3, 5)),)),
-    Rule("silu", Role.SMOOTH, _read("silu", F.silu), "a / (1 + exp(−a))",
-         modules=(nn.SiLU,), functions=(F.silu, aten.silu.default, aten.silu_.default), signature=("input", "inplace"), examples=((nn.SiLU, (3, 5)),)),
-    Rule("mish", Role.SMOOTH, _read("mish", F.mish), "a tanh(log(1 + exp(a)))",
-         modules=(nn.Mish,), functions=(F.mish, aten.mish.default, aten.mish_.default), signature=("input", "inplace"), examples=((nn.Mish, (3, 5)),)),
-    Rule("hardswish", Role.SMOOTH, _read("hardswish", F.hardswish), "a clip(a/6 + 1/2, 0, 1)",
-         modules=(nn.Hardswish,), functions=(F.hardswish, aten.hardswish.default, aten.hardswish_.default), signature=("input", "inplace"), examples=((nn.Hardswish, (3, 5)),)),
-    Rule("sin", Role.SMOOTH, _read("sin", torch.sin), "sin(a)", functions=(torch.sin, aten.sin.default), methods=("sin",)),
-    Rule("cos", Role.SMOOTH, _read("cos", torch.cos), "cos(a)", functions=(torch.cos, aten.cos.default), methods=("cos",)),
+    Rule(
+        "gelu",
+        Role.SMOOTH,
+        _read("gelu", F.gelu, ("approximate", "none")),
+        "a Φ(a)",
+        modules=(nn.GELU,),
+        functions=(F.gelu, aten.gelu.default, aten.gelu_.default),
+        signature=("input", "approximate"),
+        examples=((nn.GELU, (3, 5)),),
+    ),
+    Rule(
+        "silu",
+        Role.SMOOTH,
+        _read("silu", F.silu),
+        "a / (1 + exp(−a))",
+        modules=(nn.SiLU,),
+        functions=(F.silu, aten.silu.default, aten.silu_.default),
+        signature=("input", "inplace"),
+        examples=((nn.SiLU, (3, 5)),),
+    ),
+    Rule(
+        "mish",
+        Role.SMOOTH,
+        _read("mish", F.mish),
+        "a tanh(log(1 + exp(a)))",
+        modules=(nn.Mish,),
+        functions=(F.mish, aten.mish.default, aten.mish_.default),
+        signature=("input", "inplace"),
+        examples=((nn.Mish, (3, 5)),),
+    ),
+    Rule(
+        "hardswish",
+        Role.SMOOTH,
+        _read("hardswish", F.hardswish),
+        "a clip(a/6 + 1/2, 0, 1)",
+        modules=(nn.Hardswish,),
+        functions=(F.hardswish, aten.hardswish.default, aten.hardswish_.default),
+        signature=("input", "inplace"),
+        examples=((nn.Hardswish, (3, 5)),),
+    ),
+    Rule(
+        "sin", Role.SMOOTH, _read("sin", torch.sin), "sin(a)", functions=(torch.sin, aten.sin.default), methods=("sin",)
+    ),
+    Rule(
+        "cos", Role.SMOOTH, _read("cos", torch.cos), "cos(a)", functions=(torch.cos, aten.cos.default), methods=("cos",)
+    ),
 )

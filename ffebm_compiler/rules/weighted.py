@@ -23,8 +23,12 @@ def _read_weighted(call: Call, name: str, function: Callable[..., Any], constant
     return Reading(
         operands=(call.as_operand(call.value()), weight, bias),
         operation=Operation(
-            name=name, function=function, options=options(**constants), weighted=True,
-            text="{layer}({0})", tex=r"W_{{{layer}}}" + star + " {0}" + plus,
+            name=name,
+            function=function,
+            options=options(**constants),
+            weighted=True,
+            text="{layer}({0})",
+            tex=r"W_{{{layer}}}" + star + " {0}" + plus,
         ),
         given=nodes_of(weight, bias),
     )
@@ -78,8 +82,10 @@ def _convolution(name: str, function: Callable[..., Any], transposed: bool) -> C
         if call.arguments.get("output_size") is not None:
             return Refusal("output_size= is computed at run time")
         constants = {
-            "stride": call.option("stride", 1), "padding": call.option("padding", 0),
-            "dilation": call.option("dilation", 1), "groups": call.option("groups", 1),
+            "stride": call.option("stride", 1),
+            "padding": call.option("padding", 0),
+            "dilation": call.option("dilation", 1),
+            "groups": call.option("groups", 1),
         }
         if transposed:
             constants["output_padding"] = call.option("output_padding", 0)
@@ -93,39 +99,93 @@ _TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding",
 
 
 def _conv_rule(
-    d: int, module: type[nn.Module], functions: tuple[Callable[..., Any], ...], transposed: bool,
+    d: int,
+    module: type[nn.Module],
+    functions: tuple[Callable[..., Any], ...],
+    transposed: bool,
     example: tuple[Callable[[], nn.Module], tuple[int, ...]],
 ) -> Rule:
     name = f"conv_transpose{d}d" if transposed else f"conv{d}d"
     return Rule(
-        name, Role.COUPLING, _convolution(name, functions[0], transposed),
+        name,
+        Role.COUPLING,
+        _convolution(name, functions[0], transposed),
         "transposed convolution" if transposed else "convolution: stride, padding, dilation, groups",
-        modules=(module,), functions=functions, signature=_TRANSPOSED if transposed else _CONVOLUTION, examples=(example,),
+        modules=(module,),
+        functions=functions,
+        signature=_TRANSPOSED if transposed else _CONVOLUTION,
+        examples=(example,),
     )
 
 
 WEIGHTED_RULES: tuple[Rule, ...] = (
     Rule(
-        "linear", Role.COUPLING, _linear, "a matrix, with or without bias",
-        modules=(nn.Linear,), functions=(F.linear, aten.linear.default),
-        signature=("input", "weight", "bias"), examples=((lambda: nn.Linear(5, 4), (3, 5)),),
+        "linear",
+        Role.COUPLING,
+        _linear,
+        "a matrix, with or without bias",
+        modules=(nn.Linear,),
+        functions=(F.linear, aten.linear.default),
+        signature=("input", "weight", "bias"),
+        examples=((lambda: nn.Linear(5, 4), (3, 5)),),
     ),
     Rule(
-        "matmul", Role.COUPLING, _matmul, "a product with a weight of the model",
-        functions=(torch.matmul, torch.mm, operator.matmul, aten.matmul.default, aten.mm.default), methods=("matmul", "mm"), signature=("input", "other"),
+        "matmul",
+        Role.COUPLING,
+        _matmul,
+        "a product with a weight of the model",
+        functions=(torch.matmul, torch.mm, operator.matmul, aten.matmul.default, aten.mm.default),
+        methods=("matmul", "mm"),
+        signature=("input", "other"),
     ),
-    Rule("addmm", Role.COUPLING, _matmul, "bias and product with a weight of the model",
-         functions=(torch.addmm, aten.addmm.default), signature=("bias", "input", "other")),
-    _conv_rule(1, nn.Conv1d, (F.conv1d, torch.conv1d, aten.conv1d.default, aten.conv1d.padding), False,
-               (lambda: nn.Conv1d(4, 6, 3, stride=2, padding=1, groups=2), (2, 4, 9))),
-    _conv_rule(2, nn.Conv2d, (F.conv2d, torch.conv2d, aten.conv2d.default, aten.conv2d.padding), False,
-               (lambda: nn.Conv2d(3, 4, 3, padding=2, dilation=2), (2, 3, 7, 6))),
-    _conv_rule(3, nn.Conv3d, (F.conv3d, torch.conv3d, aten.conv3d.default, aten.conv3d.padding), False,
-               (lambda: nn.Conv3d(2, 3, 2), (2, 2, 4, 4, 3))),
-    _conv_rule(1, nn.ConvTranspose1d, (F.conv_transpose1d, torch.conv_transpose1d, aten.conv_transpose1d.default), True,
-               (lambda: nn.ConvTranspose1d(4, 2, 3, stride=2), (2, 4, 5))),
-    _conv_rule(2, nn.ConvTranspose2d, (F.conv_transpose2d, torch.conv_transpose2d, aten.conv_transpose2d.input), True,
-               (lambda: nn.ConvTranspose2d(3, 2, 3, stride=2, padding=1, output_padding=1), (2, 3, 4, 4))),
-    _conv_rule(3, nn.ConvTranspose3d, (F.conv_transpose3d, torch.conv_transpose3d, aten.conv_transpose3d.input), True,
-               (lambda: nn.ConvTranspose3d(2, 3, 2), (2, 2, 3, 3, 3))),
+    Rule(
+        "addmm",
+        Role.COUPLING,
+        _matmul,
+        "bias and product with a weight of the model",
+        functions=(torch.addmm, aten.addmm.default),
+        signature=("bias", "input", "other"),
+    ),
+    _conv_rule(
+        1,
+        nn.Conv1d,
+        (F.conv1d, torch.conv1d, aten.conv1d.default, aten.conv1d.padding),
+        False,
+        (lambda: nn.Conv1d(4, 6, 3, stride=2, padding=1, groups=2), (2, 4, 9)),
+    ),
+    _conv_rule(
+        2,
+        nn.Conv2d,
+        (F.conv2d, torch.conv2d, aten.conv2d.default, aten.conv2d.padding),
+        False,
+        (lambda: nn.Conv2d(3, 4, 3, padding=2, dilation=2), (2, 3, 7, 6)),
+    ),
+    _conv_rule(
+        3,
+        nn.Conv3d,
+        (F.conv3d, torch.conv3d, aten.conv3d.default, aten.conv3d.padding),
+        False,
+        (lambda: nn.Conv3d(2, 3, 2), (2, 2, 4, 4, 3)),
+    ),
+    _conv_rule(
+        1,
+        nn.ConvTranspose1d,
+        (F.conv_transpose1d, torch.conv_transpose1d, aten.conv_transpose1d.default),
+        True,
+        (lambda: nn.ConvTranspose1d(4, 2, 3, stride=2), (2, 4, 5)),
+    ),
+    _conv_rule(
+        2,
+        nn.ConvTranspose2d,
+        (F.conv_transpose2d, torch.conv_transpose2d, aten.conv_transpose2d.input),
+        True,
+        (lambda: nn.ConvTranspose2d(3, 2, 3, stride=2, padding=1, output_padding=1), (2, 3, 4, 4)),
+    ),
+    _conv_rule(
+        3,
+        nn.ConvTranspose3d,
+        (F.conv_transpose3d, torch.conv_transpose3d, aten.conv_transpose3d.input),
+        True,
+        (lambda: nn.ConvTranspose3d(2, 3, 2), (2, 2, 3, 3, 3)),
+    ),
 )

@@ -47,7 +47,9 @@ class BoundBlock:
 
     def with_leaves(self, wanted: Sequence[str]) -> tuple[BoundBlock, dict[str, Tensor]]:
         """The block with fresh leaves in place of the wanted inputs and weights, everything else detached."""
-        leaves = {n: (self.inputs[n] if n in self.inputs else self.weights[n]).detach().requires_grad_() for n in wanted}
+        leaves = {
+            n: (self.inputs[n] if n in self.inputs else self.weights[n]).detach().requires_grad_() for n in wanted
+        }
         inputs = {k: leaves.get(k, v.detach() if isinstance(v, Tensor) else v) for k, v in self.inputs.items()}
         weights = {k: leaves.get(k, v.detach()) for k, v in self.weights.items()}
         return BoundBlock(self.block, inputs, weights, self.layer_weights), leaves
@@ -82,7 +84,9 @@ class BoundBlock:
             states[state.name] = state.potential.activation(self.drive(state, states))
         return states
 
-    def feedback(self, states: Mapping[str, Tensor], drives: Mapping[str, Tensor], create_graph: bool = False) -> States:
+    def feedback(
+        self, states: Mapping[str, Tensor], drives: Mapping[str, Tensor], create_graph: bool = False
+    ) -> States:
         """Top-down feedback into each state, by vector-Jacobian products through ``drives``.
 
         Args:
@@ -96,7 +100,10 @@ class BoundBlock:
         pulled = torch.autograd.grad(
             [drives[m] for m in targets],
             [states[n] for n in names],
-            [self.layer_weights[m] * states[m] if create_graph else (self.layer_weights[m] * states[m]).detach() for m in targets],
+            [
+                self.layer_weights[m] * states[m] if create_graph else (self.layer_weights[m] * states[m]).detach()
+                for m in targets
+            ],
             create_graph=create_graph,
             allow_unused=True,
         )

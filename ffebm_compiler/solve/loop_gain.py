@@ -93,7 +93,11 @@ def bounded_gains(bound: BoundBlock, loop_gain: float, previous: Gains | None = 
 def _layer_weights(block: EnergyBlock, norms: Mapping[Edge, float], loop_gain: float) -> dict[str, float]:
     w: dict[str, float] = {}
     for state in reversed(block.states):
-        demands = [w[m] * max(1.0, norms[(state.name, m)] ** 2 / loop_gain) for source, m in block.edges if source == state.name]
+        demands = [
+            w[m] * max(1.0, norms[(state.name, m)] ** 2 / loop_gain)
+            for source, m in block.edges
+            if source == state.name
+        ]
         w[state.name] = max(demands, default=1.0)
     return w
 
@@ -123,7 +127,9 @@ def one_sample(bound: BoundBlock) -> BoundBlock:
     return sample
 
 
-def spectral_norms(bound: BoundBlock, previous: Gains | None = None, iterations: int = STEPS) -> tuple[dict[Edge, float], dict[Edge, Tensor]]:
+def spectral_norms(
+    bound: BoundBlock, previous: Gains | None = None, iterations: int = STEPS
+) -> tuple[dict[Edge, float], dict[Edge, Tensor]]:
     """|J_lm| of every coupling by Lanczos iteration on J^T J.
 
     Where J depends on the states (pooling winners, smooth activations) it is taken at a random state, always the same one: the
@@ -140,7 +146,9 @@ def spectral_norms(bound: BoundBlock, previous: Gains | None = None, iterations:
         like = linear.states[source]
         if start is None or start.shape != like.shape:
             start = _start(like)
-        norms[source, target], directions[source, target] = _largest_singular_value(linear, source, target, start.to(like), iterations)
+        norms[source, target], directions[source, target] = _largest_singular_value(
+            linear, source, target, start.to(like), iterations
+        )
     return norms, directions
 
 
@@ -150,7 +158,9 @@ def _start(like: Tensor) -> Tensor:
     return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
 
 
-def _largest_singular_value(linear: Linearisation, source: str, target: str, start: Tensor, iterations: int) -> tuple[float, Tensor]:
+def _largest_singular_value(
+    linear: Linearisation, source: str, target: str, start: Tensor, iterations: int
+) -> tuple[float, Tensor]:
     """|J| and its leading direction by Lanczos iteration on J^T J, reorthogonalised (Golub & Van Loan, section 10.1).
 
     The largest eigenvalue of the tridiagonal matrix of the Krylov space is a bound from below that converges much faster
@@ -187,7 +197,9 @@ def certify(block: EnergyBlock, gains: Gains) -> Certificate:
     if not block.has_feedback:
         return Certificate(0.0, 0.0, True, "no feedback: the equilibrium is the feedforward pass")
     if not gains.norms:
-        return Certificate(float("nan"), float("nan"), False, "not known: coupling norms are measured with a bounded loop gain only")
+        return Certificate(
+            float("nan"), float("nan"), False, "not known: coupling norms are measured with a bounded loop gain only"
+        )
     names = [s.name for s in block.states]
     slopes = {s.name: s.potential.slope for s in block.states}
     w = gains.layer_weights
@@ -200,12 +212,26 @@ def certify(block: EnergyBlock, gains: Gains) -> Certificate:
     gain = max(loops.values())
     smooth = [s.name for s in block.states if not s.drive.is_linear]
     if smooth:
-        return Certificate(largest, gain, False, "none: a smooth activation inside the interaction adds curvature of either sign")
+        return Certificate(
+            largest, gain, False, "none: a smooth activation inside the interaction adds curvature of either sign"
+        )
     if largest >= 1:
-        return Certificate(largest, gain, False, f"none: coupling {largest:.3g} >= 1, so several equilibria are possible")
+        return Certificate(
+            largest, gain, False, f"none: coupling {largest:.3g} >= 1, so several equilibria are possible"
+        )
     if largest >= SURE:
-        return Certificate(largest, gain, False, f"none: coupling {largest:.3g} is below 1 by less than its norms may be underestimated")
+        return Certificate(
+            largest,
+            gain,
+            False,
+            f"none: coupling {largest:.3g} is below 1 by less than its norms may be underestimated",
+        )
     when = ", at the weights before the last change" if gains.outdated else ""
     if block.is_routed:
-        return Certificate(largest, gain, False, f"convex for each choice of pooling winners only, between which several equilibria are possible: coupling {largest:.3g} < 1{when}")
+        return Certificate(
+            largest,
+            gain,
+            False,
+            f"convex for each choice of pooling winners only, between which several equilibria are possible: coupling {largest:.3g} < 1{when}",
+        )
     return Certificate(largest, gain, True, f"strictly convex: coupling {largest:.3g} < 1{when}")

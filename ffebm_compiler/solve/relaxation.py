@@ -90,7 +90,11 @@ class Equilibrium:
 
 
 def iterate(
-    name: str, sweep: Callable[[], Mapping[str, tuple[Tensor, Tensor]]], tolerance: float, max_sweeps: int, until_stalled: bool = False
+    name: str,
+    sweep: Callable[[], Mapping[str, tuple[Tensor, Tensor]]],
+    tolerance: float,
+    max_sweeps: int,
+    until_stalled: bool = False,
 ) -> Relaxation:
     """The one relaxation loop: sweeps until the estimated error is within the tolerance.
 
@@ -105,7 +109,9 @@ def iterate(
             return Relaxation(name, k, math.inf, False)
         if 0 < previous < math.inf:
             rho = residual / previous
-        stalls = 0 if residual < STALLED * lowest else stalls + 1  # against the lowest: a cycle of winners may be longer than one sweep
+        stalls = (
+            0 if residual < STALLED * lowest else stalls + 1
+        )  # against the lowest: a cycle of winners may be longer than one sweep
         lowest = min(lowest, residual)
         error = residual * max(FASTEST, rho / (1 - rho)) if rho < 1 else residual * 1e3
         if residual == 0 or (k > 1 and error <= tolerance):
@@ -143,7 +149,9 @@ def relax(bound: BoundBlock, tolerance: Tolerance, start: States | None = None) 
     bound = bound.detached()
     with torch.no_grad():
         if not bound.block.has_feedback:
-            return Equilibrium(bound.feedforward() if start is None else dict(start), Relaxation(bound.block.name, 1, 0.0, True))
+            return Equilibrium(
+                bound.feedforward() if start is None else dict(start), Relaxation(bound.block.name, 1, 0.0, True)
+            )
         point = _forward_sweep(bound, {}) if start is None else _Point.at(bound, start)
         stop = tolerance.of(next(iter(point.states.values())).dtype)
         point, record = _settle(bound, point, stop, tolerance.max_sweeps)

@@ -43,7 +43,9 @@ def _call(node: fx.Node, network: nn.Module, computed: Mapping[fx.Node, Any], or
     except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as failure:
         if isinstance(failure, (torch.OutOfMemoryError, FFEBMError)):
             raise
-        raise failed_layer(origin, failure, [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]) from failure
+        raise failed_layer(
+            origin, failure, [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+        ) from failure
 
 
 def attribute(network: nn.Module, path: str) -> Any:

@@ -30,13 +30,21 @@ def digital_function(block: DigitalBlock) -> tuple[str, list[str]]:
         if node.op == "placeholder":
             names[node] = _identifier(str(node.target))
         elif node.op == "get_attr":
-            lines.append(f"{names[node]} = network.{node.target}" if _plain(str(node.target)) else f"{names[node]} = {_lookup(str(node.target))}")
+            lines.append(
+                f"{names[node]} = network.{node.target}"
+                if _plain(str(node.target))
+                else f"{names[node]} = {_lookup(str(node.target))}"
+            )
         elif node.op == "output":
             results = [names[n] for n in node.args[0]]  # type: ignore[union-attr]
             lines.append(f"return ({', '.join(results)}{',' if len(results) == 1 else ''})")
         else:
             origin = next(origins)
-            lines.append(f"{names[node]} = {_call(node, names, used)}  # {origin.label}: {block.reasons.get(origin.label, '')}".rstrip(": "))
+            lines.append(
+                f"{names[node]} = {_call(node, names, used)}  # {origin.label}: {block.reasons.get(origin.label, '')}".rstrip(
+                    ": "
+                )
+            )
     arguments = ", ".join(["network", *(_identifier(n) for n in block.inputs)])
     return "\n".join([f"def {block.name}_forward({arguments}):", *(f"    {line}" for line in lines)]), used
 
@@ -101,7 +109,9 @@ def _qualified(target: Any, used: list[str]) -> str:
     module: str = getattr(target, "__module__", None) or "torch"
     for home in ("torch.nn.functional", "torch", "operator", "builtins"):
         scope = _scope(home)
-        for candidate in [n for n in ([own] if own else []) if getattr(scope, n, None) is target] or [n for n in dir(scope) if getattr(scope, n, None) is target][:1]:
+        for candidate in [n for n in ([own] if own else []) if getattr(scope, n, None) is target] or [
+            n for n in dir(scope) if getattr(scope, n, None) is target
+        ][:1]:
             return candidate if home == "builtins" else f"{home}.{candidate}"
     qualified: str = getattr(target, "__qualname__", str(target))
     if module not in used:
@@ -112,4 +122,6 @@ def _qualified(target: Any, used: list[str]) -> str:
 def _scope(name: str) -> Any:
     import builtins
 
-    return {"torch.nn.functional": torch.nn.functional, "torch": torch, "operator": operator, "builtins": builtins}[name]
+    return {"torch.nn.functional": torch.nn.functional, "torch": torch, "operator": operator, "builtins": builtins}[
+        name
+    ]

@@ -25,7 +25,9 @@ from torch import device, inf, nan
 '''
 
 
-def training_code(program: Program, model_name: str, estimator: Estimator, layer_weights: Mapping[str, Mapping[str, float] | None]) -> str:
+def training_code(
+    program: Program, model_name: str, estimator: Estimator, layer_weights: Mapping[str, Mapping[str, float] | None]
+) -> str:
     """The source of ``training_step(model, x, y, loss_fn)`` for a program.
 
     Args:
@@ -43,7 +45,9 @@ def training_code(program: Program, model_name: str, estimator: Estimator, layer
     imports = "\n".join(f"import {m}" for m in modules if m not in ("torch", "operator"))
     steps = "from ffebm_compiler.train.steps import DigitalPart, EnergyPart, accumulate, detached, output_errors"
     parts = [
-        HEADER.format(model=model_name, how=_how(estimator), imports="\n".join(x for x in (imports, "", steps) if x or imports)).rstrip(),
+        HEADER.format(
+            model=model_name, how=_how(estimator), imports="\n".join(x for x in (imports, "", steps) if x or imports)
+        ).rstrip(),
         *functions,
         _training_step(program, estimator, layer_weights),
     ]
@@ -58,7 +62,9 @@ def _how(estimator: Estimator) -> str:
     return type(estimator).__name__
 
 
-def _training_step(program: Program, estimator: Estimator, layer_weights: Mapping[str, Mapping[str, float] | None]) -> str:
+def _training_step(
+    program: Program, estimator: Estimator, layer_weights: Mapping[str, Mapping[str, float] | None]
+) -> str:
     lines = ["def training_step(model, x, y, loss_fn):", *_indent(_docstring(estimator))]
     lines += _indent(_inference(program, layer_weights))
     lines += _indent(_loss(program))
@@ -120,7 +126,13 @@ def _loss(program: Program) -> list[str]:
     written = {n for step in program for n in step.outputs}
     lines = ["# ---- loss " + "-" * 85, "outputs = {"]
     lines += [f"    {n!r}: detached(values[{n!r}], True),  # {program.labels.get(n, n)}" for n in names if n in written]
-    return [*lines, "}", "loss = loss_fn(model.pack_output({**values, **outputs}), y)", "error = output_errors(loss, outputs)", ""]
+    return [
+        *lines,
+        "}",
+        "loss = loss_fn(model.pack_output({**values, **outputs}), y)",
+        "error = output_errors(loss, outputs)",
+        "",
+    ]
 
 
 def _references(value: Any) -> Iterator[str]:
@@ -140,7 +152,11 @@ def _backward(program: Program, estimator: Estimator) -> list[str]:
         if isinstance(step, EnergyBlock):
             lines += _backward_block(step, program, estimator)
         else:
-            lines += [f"# {step.name}: backpropagation through {_named(o.label for o in step.origins)}", f"accumulate(error, {step.name}.vjp(error))", ""]
+            lines += [
+                f"# {step.name}: backpropagation through {_named(o.label for o in step.origins)}",
+                f"accumulate(error, {step.name}.vjp(error))",
+                "",
+            ]
     return [*lines, "return loss.detach()"]
 
 
@@ -148,7 +164,11 @@ def _backward_block(block: EnergyBlock, program: Program, estimator: Estimator) 
     name = block.name
     outputs = ", ".join(program.labels[n] for n in block.outputs)
     if not isinstance(estimator, (CenteredEP, OneSidedEP)):
-        return [f"# {name}: {type(estimator).__name__} at {outputs}", f"accumulate(error, {name}.estimate(error, model.execution.estimator))", ""]
+        return [
+            f"# {name}: {type(estimator).__name__} at {outputs}",
+            f"accumulate(error, {name}.estimate(error, model.execution.estimator))",
+            "",
+        ]
     nudged, contrast = ("nudged_states", "contrast_states") if estimator.subtract else ("nudged", "contrast")
     beta = f"{default_beta(estimator)!r}"
     if isinstance(estimator, CenteredEP):

@@ -9,7 +9,9 @@ from typing import Any
 from ..ir import Program
 
 
-def training_script(code: str, program: Program, factory: str | None, options: Mapping[str, Any], estimator: str, needs_example: bool) -> str:
+def training_script(
+    code: str, program: Program, factory: str | None, options: Mapping[str, Any], estimator: str, needs_example: bool
+) -> str:
     """The source of the script.
 
     Args:
@@ -26,7 +28,9 @@ def training_script(code: str, program: Program, factory: str | None, options: M
     partition = {b.name: [t.origin.label for t in b.layers] for b in program.energy_blocks}
     arguments = [f"    {k}={v!r}," for k, v in options.items()] + [f"    estimator={estimator},"]
     fields = {
-        "@@IMPORTS@@": "\n".join(line for line in imports.splitlines() if line.strip() and line.strip() != "import torch"),
+        "@@IMPORTS@@": "\n".join(
+            line for line in imports.splitlines() if line.strip() and line.strip() != "import torch"
+        ),
         "@@FUNCTIONS@@": functions.strip(),
         "@@FACTORY@@": repr(factory),
         "@@PARTITION@@": _literal(partition),

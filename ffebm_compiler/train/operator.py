@@ -57,7 +57,9 @@ class BlockCall:
         A graph that holds itself is never freed.
         """
         saved = self.differentiable()
-        inputs, weights = ({k: v for k, v in values.items() if k not in saved} for values in (self.inputs, self.weights))
+        inputs, weights = (
+            {k: v for k, v in values.items() if k not in saved} for values in (self.inputs, self.weights)
+        )
         return replace(self, inputs=inputs, weights=weights, free=_unheard)
 
 

@@ -65,7 +65,11 @@ def tensors_of(values: Mapping[str, Any]) -> dict[str, Tensor]:
     """Every tensor by name; those of a nest (what an LSTM returns) by the nest's name and their place in it."""
     found: dict[str, Tensor] = {}
     for name, value in values.items():
-        leaves = [(name, value)] if isinstance(value, Tensor) else [(f"{name}[{i}]", v) for i, v in enumerate(torch.utils._pytree.tree_leaves(value))]
+        leaves = (
+            [(name, value)]
+            if isinstance(value, Tensor)
+            else [(f"{name}[{i}]", v) for i, v in enumerate(torch.utils._pytree.tree_leaves(value))]
+        )
         found.update((n, v) for n, v in leaves if isinstance(v, Tensor))
     return found
 
@@ -81,7 +85,14 @@ class DigitalPart:
         wants: names of the inputs that an error is wanted for.
     """
 
-    def __init__(self, model: Trainable, name: str, function: Callable[..., tuple[Any, ...]], values: dict[str, Any], wants: Sequence[str] = ()):
+    def __init__(
+        self,
+        model: Trainable,
+        name: str,
+        function: Callable[..., tuple[Any, ...]],
+        values: dict[str, Any],
+        wants: Sequence[str] = (),
+    ):
         self.block = _named(model.program, name, DigitalBlock)
         self.inputs = {n: detached(values[n], n in wants) for n in self.block.inputs}
         self.parameters = _parameters(self.block, model.network)
@@ -124,7 +135,9 @@ def _sources(network: nn.Module, path: str) -> list[nn.Parameter]:
     if isinstance(value, nn.Parameter):
         return [value] if value.requires_grad else []
     owner = network.get_submodule(path.rpartition(".")[0])
-    return [p for p in owner.parameters() if p.requires_grad] if isinstance(value, Tensor) and value.requires_grad else []
+    return (
+        [p for p in owner.parameters() if p.requires_grad] if isinstance(value, Tensor) and value.requires_grad else []
+    )
 
 
 class EnergyPart:
@@ -208,4 +221,6 @@ def _named(program: Program, name: str, kind: type) -> Any:
     for step in program:
         if step.name == name and isinstance(step, kind):
             return step
-    raise LookupError(f"the model has no {kind.__name__} {name!r}: this code was generated for another partition; generate it again")
+    raise LookupError(
+        f"the model has no {kind.__name__} {name!r}: this code was generated for another partition; generate it again"
+    )

@@ -4,4 +4,13 @@ from .drawing import check_picture, draw_graph
 from .graph import partition_graph
 from .report import BlockRow, DigitalRow, ParameterCount, Report, build_report
 
-__all__ = ["BlockRow", "DigitalRow", "ParameterCount", "Report", "build_report", "check_picture", "draw_graph", "partition_graph"]
+__all__ = [
+    "BlockRow",
+    "DigitalRow",
+    "ParameterCount",
+    "Report",
+    "build_report",
+    "check_picture",
+    "draw_graph",
+    "partition_graph",
+]

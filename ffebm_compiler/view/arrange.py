@@ -49,7 +49,9 @@ def arrange(graph: nx.DiGraph) -> Scene:
     boxes = [_box(named[n], h, n, whole, blocks, shift) for n, h in home.items()]
     frames = [Frame(x.title, x.analog, *corner[b], x.width, x.height) for b, x in blocks.items()]
     wires = [_wire(graph, u, v, home, whole, blocks, shift) for u, v in graph.edges]
-    return Scene(str(graph.graph.get("model", "")), whole.width, whole.height, tuple(boxes), tuple(frames), tuple(wires))
+    return Scene(
+        str(graph.graph.get("model", "")), whole.width, whole.height, tuple(boxes), tuple(frames), tuple(wires)
+    )
 
 
 def _inner(graph: nx.DiGraph, named: Mapping[str, Label], names: list[str], block: str) -> _Block:
@@ -70,7 +72,9 @@ def _inner(graph: nx.DiGraph, named: Mapping[str, Label], names: list[str], bloc
     return _Block(title, analog, placed, width, height, (width - placed.width) / 2, head)
 
 
-def _outer(graph: nx.DiGraph, named: Mapping[str, Label], home: Mapping[str, Node], blocks: Mapping[Node, _Block]) -> Placed:
+def _outer(
+    graph: nx.DiGraph, named: Mapping[str, Label], home: Mapping[str, Node], blocks: Mapping[Node, _Block]
+) -> Placed:
     sizes = {h: (blocks[h].width, blocks[h].height) if h in blocks else named[str(h)].size for h in home.values()}
     edges = [_between(u, v, home, blocks) for u, v in graph.edges if home[u] != home[v]]
     return layered(sizes, edges)
@@ -81,7 +85,9 @@ def _between(u: str, v: str, home: Mapping[str, Node], blocks: Mapping[Node, _Bl
     return Edge(a, b, blocks[a].port("out", u) if a in blocks else 0.0, blocks[b].port("in", u) if b in blocks else 0.0)
 
 
-def _box(label: Label, at: Node, name: str, whole: Placed, blocks: Mapping[Node, _Block], shift: Mapping[Node, Point]) -> Box:
+def _box(
+    label: Label, at: Node, name: str, whole: Placed, blocks: Mapping[Node, _Block], shift: Mapping[Node, Point]
+) -> Box:
     if at not in blocks:
         return Box(label, *whole.centres[at])
     (x, y), (dx, dy) = blocks[at].inside.centres[name], shift[at]
@@ -89,7 +95,13 @@ def _box(label: Label, at: Node, name: str, whole: Placed, blocks: Mapping[Node,
 
 
 def _wire(
-    graph: nx.DiGraph, u: str, v: str, home: Mapping[str, Node], whole: Placed, blocks: Mapping[Node, _Block], shift: Mapping[Node, Point]
+    graph: nx.DiGraph,
+    u: str,
+    v: str,
+    home: Mapping[str, Node],
+    whole: Placed,
+    blocks: Mapping[Node, _Block],
+    shift: Mapping[Node, Point],
 ) -> Wire:
     a, b = home[u], home[v]
     feedback = bool(graph.edges[u, v].get("feedback"))

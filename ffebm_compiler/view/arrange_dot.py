@@ -30,7 +30,13 @@ def arrange_by_dot(graph: nx.DiGraph) -> Scene | None:
     named = labels(graph)
     try:
         done = subprocess.run(
-            [program, "-Tjson0"], input=_source(graph, named), capture_output=True, text=True, encoding="utf-8", timeout=TIMEOUT, check=True
+            [program, "-Tjson0"],
+            input=_source(graph, named),
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=TIMEOUT,
+            check=True,
         )
         return _scene(graph, named, json.loads(done.stdout))
     except (OSError, subprocess.SubprocessError, ValueError, KeyError, IndexError) as failure:
@@ -40,7 +46,12 @@ def arrange_by_dot(graph: nx.DiGraph) -> Scene | None:
 
 def _source(graph: nx.DiGraph, named: Mapping[str, Label]) -> str:
     number = {name: i for i, name in enumerate(named)}
-    lines = ["digraph {", "rankdir=TB; nodesep=0.35; ranksep=0.45;", "node [shape=box, fixedsize=true, label=\"\"];", "edge [arrowhead=none];"]
+    lines = [
+        "digraph {",
+        "rankdir=TB; nodesep=0.35; ranksep=0.45;",
+        'node [shape=box, fixedsize=true, label=""];',
+        "edge [arrowhead=none];",
+    ]
     for name, label in named.items():
         width, height = label.size
         lines.append(f"n{number[name]} [width={width / INCH:.3f}, height={height / INCH:.3f}];")

@@ -33,7 +33,13 @@ def draw_graph(graph: nx.DiGraph, path: str | os.PathLike[str]) -> Path:
     """
     path = check_picture(path)
     if not nx.is_directed_acyclic_graph(graph):
-        raise OptionError(Problem(f"drawing {path}", "the graph has a cycle", "Give a graph as to_networkx() makes it; feedback is an attribute of its edges."))
+        raise OptionError(
+            Problem(
+                f"drawing {path}",
+                "the graph has a cycle",
+                "Give a graph as to_networkx() makes it; feedback is an attribute of its edges.",
+            )
+        )
     scene = arrange_by_dot(graph) or arrange(graph)
     write_whole(path, FORMATS[path.suffix.lower()](scene), "drawing")
     return path
@@ -47,5 +53,11 @@ def check_picture(path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
-        raise OptionError(Problem(f"drawing {path}", f"the suffix {path.suffix!r} is no picture format", f"End the name in {', '.join(FORMATS)}."))
+        raise OptionError(
+            Problem(
+                f"drawing {path}",
+                f"the suffix {path.suffix!r} is no picture format",
+                f"End the name in {', '.join(FORMATS)}.",
+            )
+        )
     return check_target(path, "drawing")

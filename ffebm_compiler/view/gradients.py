@@ -20,7 +20,9 @@ def plot_gradients(rows: Sequence[Row], estimator: str, path: Path) -> Path:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise OptionError(Problem("plot", "needs matplotlib", "Install it: pip install 'ffebm_compiler[viz]'.")) from None
+        raise OptionError(
+            Problem("plot", "needs matplotlib", "Install it: pip install 'ffebm_compiler[viz]'.")
+        ) from None
     floor = 1e-17
     figure = Figure(figsize=(8, 1.2 + 0.24 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -31,7 +33,13 @@ def plot_gradients(rows: Sequence[Row], estimator: str, path: Path) -> Path:
     axis.scatter([max(rows[i][2], floor) for i in judged], judged, label="relative error", color="#d1542a", marker="x")
     zero = [i for i in positions if rows[i][3]]
     if zero:
-        axis.scatter([max(rows[i][2], floor) for i in zero], zero, label="exact gradient is 0:\nestimate / largest", color="#888888", marker="^")
+        axis.scatter(
+            [max(rows[i][2], floor) for i in zero],
+            zero,
+            label="exact gradient is 0:\nestimate / largest",
+            color="#888888",
+            marker="^",
+        )
     axis.set_xscale("log")
     axis.set_yticks(list(positions), [r[0] for r in rows], fontsize=8)
     axis.set_ylim(len(rows) - 0.5, -0.5)

@@ -44,7 +44,13 @@ class Placed:
     height: float
 
 
-def layered(sizes: Mapping[Node, Point], edges: Sequence[Edge], first: Sequence[Node] = (), last: Sequence[Node] = (), gap_y: float = GAP_Y) -> Placed:
+def layered(
+    sizes: Mapping[Node, Point],
+    edges: Sequence[Edge],
+    first: Sequence[Node] = (),
+    last: Sequence[Node] = (),
+    gap_y: float = GAP_Y,
+) -> Placed:
     """Places nodes of the given sizes; ``first`` stand in the top rank and ``last`` in the bottom one."""
     work = _Layout(dict(sizes), tuple(dict.fromkeys(edges)), gap_y)
     work.rank(first, last)
@@ -72,7 +78,9 @@ class _Layout:
         graph = nx.DiGraph()
         graph.add_nodes_from(self.sizes)
         graph.add_edges_from((e.source, e.target) for e in self.edges)
-        order = list(nx.lexicographical_topological_sort(graph, key={n: i for i, n in enumerate(self.sizes)}.__getitem__))
+        order = list(
+            nx.lexicographical_topological_sort(graph, key={n: i for i, n in enumerate(self.sizes)}.__getitem__)
+        )
         top = {n: 0 for n in first}
         for n in order:
             above = [self.ranks[p] + 1 for p in graph.predecessors(n)]
@@ -117,7 +125,9 @@ class _Layout:
         for r in range(1, len(rows)) if downwards else range(len(rows) - 2, -1, -1):
             beside = {n: i for i, n in enumerate(rows[r - 1 if downwards else r + 1])}
             now = {n: float(i) for i, n in enumerate(rows[r])}
-            key = {n: _mean([beside[m] + 1e-3 * there for m, there, _ in neighbours.get(n, ())], now[n]) for n in rows[r]}
+            key = {
+                n: _mean([beside[m] + 1e-3 * there for m, there, _ in neighbours.get(n, ())], now[n]) for n in rows[r]
+            }
             rows[r].sort(key=key.__getitem__)
         return rows
 
@@ -125,7 +135,11 @@ class _Layout:
         total = 0
         for above, below in pairwise(rows):
             at = {n: i for i, n in enumerate(below)}
-            ends = [(i + 1e-4 * here, at[m] + 1e-4 * there) for i, n in enumerate(above) for m, there, here in self.down.get(n, ())]
+            ends = [
+                (i + 1e-4 * here, at[m] + 1e-4 * there)
+                for i, n in enumerate(above)
+                for m, there, here in self.down.get(n, ())
+            ]
             seen: list[float] = []
             for _, end in sorted(ends):  # an edge crosses those further left that end further right
                 total += len(seen) - bisect_right(seen, end)
@@ -153,7 +167,11 @@ class _Layout:
         """Moves one rank to where its edges pull it."""
         wanted, weight = [], []
         for n in row:
-            ends = [(self.x[m] + there - here, _stiffness(n, m)) for side in (self.up, self.down) for m, there, here in side.get(n, ())]
+            ends = [
+                (self.x[m] + there - here, _stiffness(n, m))
+                for side in (self.up, self.down)
+                for m, there, here in side.get(n, ())
+            ]
             pull = [w / (1.0 + abs(x - self.x[n])) if straighten else w for x, w in ends]
             total = sum(pull)
             wanted.append(sum(x * p for (x, _), p in zip(ends, pull, strict=True)) / total if ends else self.x[n])
@@ -197,7 +215,12 @@ class _Layout:
                 low = max(low, self.x[row[i - 1]] + self.apart(row[i - 1], n) - right)
             if i + 1 < len(row):
                 high = min(high, self.x[row[i + 1]] - self.apart(n, row[i + 1]) - right)
-            ends += [(self.x[m] + there - here - right, _stiffness(n, m)) for side in (self.up, self.down) for m, there, here in side.get(n, ()) if m not in own]
+            ends += [
+                (self.x[m] + there - here - right, _stiffness(n, m))
+                for side in (self.up, self.down)
+                for m, there, here in side.get(n, ())
+                if m not in own
+            ]
         if low > high:  # no one line for all of it
             for part in (run[: len(run) // 2], run[len(run) // 2 :]) if len(run) > 1 else ():
                 self.shift(part, seats)
@@ -225,7 +248,9 @@ class _Layout:
         ways = {e: self.way(e, centre, tops, heights) for e in self.edges}
         return Placed({n: p for n, p in centre.items() if not _is_dummy(n)}, ways, right - left, y - self.gap_y)
 
-    def way(self, edge: Edge, centre: Mapping[Node, Point], tops: list[float], heights: list[float]) -> tuple[Point, ...]:
+    def way(
+        self, edge: Edge, centre: Mapping[Node, Point], tops: list[float], heights: list[float]
+    ) -> tuple[Point, ...]:
         """Corner points, straight down through each rank and bent between them."""
         points: list[Point] = []
         chain = self.chains[edge]

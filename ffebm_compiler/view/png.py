@@ -27,7 +27,13 @@ def png(scene: Scene) -> bytes:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as failure:
-        raise OptionError(Problem("a drawing as .png", "needs matplotlib", "Install it (pip install 'ffebm_compiler[viz]'), or draw .svg or .html.")) from failure
+        raise OptionError(
+            Problem(
+                "a drawing as .png",
+                "needs matplotlib",
+                "Install it (pip install 'ffebm_compiler[viz]'), or draw .svg or .html.",
+            )
+        ) from failure
     width = max(scene.width, max(b.x + b.label.size[0] / 2 for b in legend_boxes())) + 2 * MARGIN
     height = scene.height + TOP + 2 * MARGIN
     scale = min(SCALE, LARGEST / max(width, height))
@@ -67,12 +73,26 @@ def _scene(axes: Any, scene: Scene, corner: Point) -> None:
         _box(axes, box, corner)
 
 
-def _rectangle(axes: Any, x: float, y: float, width: float, height: float, rounding: float, paint: Paint, layer: float = 1.0) -> None:
+def _rectangle(
+    axes: Any, x: float, y: float, width: float, height: float, rounding: float, paint: Paint, layer: float = 1.0
+) -> None:
     from matplotlib.patches import FancyBboxPatch
 
     style = f"round,pad=0,rounding_size={rounding}" if rounding else "square,pad=0"
     line = (0, (5, 3)) if paint.dashed else "solid"
-    axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=style, facecolor=paint.fill, edgecolor=paint.line, linewidth=paint.weight, linestyle=line, zorder=layer))
+    axes.add_patch(
+        FancyBboxPatch(
+            (x, y),
+            width,
+            height,
+            boxstyle=style,
+            facecolor=paint.fill,
+            edgecolor=paint.line,
+            linewidth=paint.weight,
+            linestyle=line,
+            zorder=layer,
+        )
+    )
 
 
 def _frame(axes: Any, frame: Frame, corner: Point) -> None:
@@ -87,7 +107,9 @@ def _frame_title(axes: Any, frame: Frame, corner: Point) -> None:
     paint = LIGHT.frames["analog" if frame.analog else "digital"]
     rim = [withStroke(linewidth=5, foreground=paint.fill)]
     x, y = frame.x + corner[0] + 12, frame.y + corner[1] + 17
-    axes.text(x, y, _plain(frame.title), fontsize=DETAIL_SIZE, fontweight="bold", color=paint.ink, path_effects=rim, zorder=2)
+    axes.text(
+        x, y, _plain(frame.title), fontsize=DETAIL_SIZE, fontweight="bold", color=paint.ink, path_effects=rim, zorder=2
+    )
 
 
 def _box(axes: Any, box: Box, corner: Point) -> None:
@@ -105,7 +127,11 @@ def _wire(axes: Any, wire: Wire, corner: Point) -> None:
     colour = LIGHT.wires["feedback" if wire.feedback else "forward"]
     points = tuple((x + corner[0], y + corner[1]) for x, y in wire.points)
     codes = [Path.MOVETO, *[Path.CURVE4] * (len(points) - 1)]
-    axes.add_patch(PathPatch(Path(points, codes), fill=False, edgecolor=colour, linewidth=2.0 if wire.feedback else 1.4, zorder=1.5))
+    axes.add_patch(
+        PathPatch(
+            Path(points, codes), fill=False, edgecolor=colour, linewidth=2.0 if wire.feedback else 1.4, zorder=1.5
+        )
+    )
     heads: Iterable[tuple[Point, ...]] = (points, points[::-1]) if wire.feedback else (points,)
     for way in heads:
         axes.add_patch(Polygon(arrow_head(way), closed=True, facecolor=colour, edgecolor="none", zorder=1.5))

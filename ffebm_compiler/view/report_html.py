@@ -24,7 +24,10 @@ def html_report(report: Report) -> str:
         f"<p>{'<br>'.join(map(escape, headline(report)))}</p>",
         _table(report),
         _details("Certificates", ((f"{', '.join(names)}", verdict) for verdict, names in certificates(report).items())),
-        _details("Boundaries: why operations are digital", ((f"{reason or 'between blocks'} ({len(ops)})", grouped(ops)) for reason, ops in report.reasons.items())),
+        _details(
+            "Boundaries: why operations are digital",
+            ((f"{reason or 'between blocks'} ({len(ops)})", grouped(ops)) for reason, ops in report.reasons.items()),
+        ),
         _details("Batch norms", _norms(report)),
         _details("Shared parameters", ((name, f"read by {', '.join(readers)}") for name, readers in report.shared)),
         f"<p>{escape(verified(report))}</p>",
@@ -37,7 +40,12 @@ def _table(report: Report) -> str:
     count = report.parameters
     body = [(type(r).__name__ == "DigitalRow", cells(r)) for r in report.rows]
     body.append((False, ("total", "", "", "", f"{count.analog:,}", f"{count.digital:,}", "", "")))
-    rows = (f'<tr class="{"digital" if digital else "analog"}">' + "".join(_cell("td", i, c) for i, c in enumerate(row)) + "</tr>" for digital, row in body)
+    rows = (
+        f'<tr class="{"digital" if digital else "analog"}">'
+        + "".join(_cell("td", i, c) for i, c in enumerate(row))
+        + "</tr>"
+        for digital, row in body
+    )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 

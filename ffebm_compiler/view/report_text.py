@@ -35,10 +35,17 @@ def headline(report: Report) -> Iterator[str]:
     count = report.parameters
     total = count.analog + count.digital
     share = f" ({count.analog / total:.2%})" if total else ""
-    notes = [f"{count.both:,} of them also read by digital parts" if count.both else "", f"{count.unread:,} read by nothing" if count.unread else ""]
+    notes = [
+        f"{count.both:,} of them also read by digital parts" if count.both else "",
+        f"{count.unread:,} read by nothing" if count.unread else "",
+    ]
     note = f" ({', '.join(n for n in notes if n)})" if any(notes) else ""
     yield f"Parameters: {count.analog:,} analog{share}, {count.digital:,} digital{note}."
-    yield "Feedback: unit reverse gains, as in the paper." if report.loop_gain is None else f"Feedback: loop gains of at most {report.loop_gain:g}."
+    yield (
+        "Feedback: unit reverse gains, as in the paper."
+        if report.loop_gain is None
+        else f"Feedback: loop gains of at most {report.loop_gain:g}."
+    )
 
 
 def _plural(n: int, what: str) -> str:
@@ -68,7 +75,16 @@ def cells(row: BlockRow | DigitalRow) -> tuple[str, ...]:
     """The table's cells for a row."""
     if hasattr(row, "operations"):
         labels = [label for label, _, _ in row.operations]
-        return row.name, ", ".join(labels) if len(labels) <= 3 else f"{len(labels)} operations", "", "", "", f"{row.parameters:,}", "", ""
+        return (
+            row.name,
+            ", ".join(labels) if len(labels) <= 3 else f"{len(labels)} operations",
+            "",
+            "",
+            "",
+            f"{row.parameters:,}",
+            "",
+            "",
+        )
     return (
         row.name, listed(row.layers), listed([f"{label} ({potential})" for label, potential in row.states]), str(len(row.couplings)), f"{row.parameters:,}", "",
         _loop_gain(row), _verdict(row),
@@ -109,7 +125,14 @@ def _padded(text: str, width: int, right: bool) -> str:
 
 
 def paragraph(text: str, indent: str = "  ") -> str:
-    return textwrap.fill(text, PAGE, initial_indent=indent, subsequent_indent=indent + "  ", break_on_hyphens=False, break_long_words=False)
+    return textwrap.fill(
+        text,
+        PAGE,
+        initial_indent=indent,
+        subsequent_indent=indent + "  ",
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
 
 
 def grouped(pairs: Iterable[tuple[str, str]]) -> str:
@@ -133,7 +156,9 @@ def _certificates(report: Report) -> str:
     found = certificates(report)
     if not found:
         return ""
-    return "\n".join(["Certificates", *(paragraph(f"{', '.join(names)}: {verdict}") for verdict, names in found.items())])
+    return "\n".join(
+        ["Certificates", *(paragraph(f"{', '.join(names)}: {verdict}") for verdict, names in found.items())]
+    )
 
 
 def _boundaries(report: Report) -> str:
@@ -149,16 +174,24 @@ def _boundaries(report: Report) -> str:
 def _norms(report: Report) -> str:
     lines = []
     if report.held_norms:
-        lines.append(paragraph(f"held at their running statistics, while scale and shift train ({len(report.held_norms)}): {', '.join(report.held_norms)}"))
+        lines.append(
+            paragraph(
+                f"held at their running statistics, while scale and shift train ({len(report.held_norms)}): {', '.join(report.held_norms)}"
+            )
+        )
     if report.trained_norms:
-        lines.append(paragraph(f"digital, training as ever ({len(report.trained_norms)}): {', '.join(report.trained_norms)}"))
+        lines.append(
+            paragraph(f"digital, training as ever ({len(report.trained_norms)}): {', '.join(report.trained_norms)}")
+        )
     return "\n".join(["Batch norms", *lines]) if lines else ""
 
 
 def _shared(report: Report) -> str:
     if not report.shared:
         return ""
-    return "\n".join(["Shared parameters", *(paragraph(f"{name}: read by {', '.join(readers)}") for name, readers in report.shared)])
+    return "\n".join(
+        ["Shared parameters", *(paragraph(f"{name}: read by {', '.join(readers)}") for name, readers in report.shared)]
+    )
 
 
 def _verified(report: Report) -> str:

@@ -19,7 +19,12 @@ def svg(scene: Scene) -> str:
     width = max(scene.width, max(b.x + b.label.size[0] / 2 for b in legend)) + 2 * MARGIN
     height = scene.height + TOP + 2 * MARGIN
     indent = (width - scene.width) / 2
-    body = [*map(_frame, scene.frames), *map(_wire, scene.wires), *map(_frame_title, scene.frames), *map(_box, scene.boxes)]
+    body = [
+        *map(_frame, scene.frames),
+        *map(_wire, scene.wires),
+        *map(_frame_title, scene.frames),
+        *map(_box, scene.boxes),
+    ]
     return "\n".join([
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}" font-family="{FONT}">',
         f"<style>{_dark_mode()}</style>",
@@ -89,7 +94,9 @@ def _paint(paint: Paint) -> str:
 def _wire(wire: Wire) -> str:
     kind = "feedback" if wire.feedback else "forward"
     colour, start, *rest = LIGHT.wires[kind], *wire.points
-    path = f"M{_at(start)}" + "".join(f"C{_at(a)} {_at(b)} {_at(c)}" for a, b, c in zip(rest[::3], rest[1::3], rest[2::3], strict=True))
+    path = f"M{_at(start)}" + "".join(
+        f"C{_at(a)} {_at(b)} {_at(c)}" for a, b, c in zip(rest[::3], rest[1::3], rest[2::3], strict=True)
+    )
     heads = [arrow_head(wire.points)] + ([arrow_head(wire.points[::-1])] if wire.feedback else [])
     tips = "".join(f'<polygon points="{" ".join(map(_at, head))}" fill="{colour}" stroke="none"/>' for head in heads)
     return f'<g class="wire {kind}"><path d="{path}" fill="none" stroke="{colour}" stroke-width="{2 if wire.feedback else 1.4}"/>{tips}</g>'

@@ -53,6 +53,9 @@ def test_the_first_training_step_of_a_loaded_model_measures_the_norms_afresh(use
     (block,) = model.program.energy_blocks
     gains = model.gains(block)
     assert gains is not None
-    exact = {edge: float(torch.linalg.matrix_norm(model.get_parameter(path).detach(), 2)) for edge, path in zip(block.edges, ["2.weight", "4.weight"], strict=True)}
+    exact = {
+        edge: float(torch.linalg.matrix_norm(model.get_parameter(path).detach(), 2))
+        for edge, path in zip(block.edges, ["2.weight", "4.weight"], strict=True)
+    }
     for edge, norm in exact.items():
         assert gains.norms[edge] == pytest.approx(norm, rel=2e-3)

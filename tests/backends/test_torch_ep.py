@@ -90,7 +90,9 @@ def test_types(net: Residual, x: Tensor, dtype: torch.dtype) -> None:
     model = fc.convert(net, block_size=3).to(dtype)
     loss_of(model(x.to(dtype))).backward()
     assert all(r.converged for r in model.relaxation)
-    assert all(p.grad is not None and p.grad.dtype == dtype and torch.isfinite(p.grad).all() for p in model.parameters())
+    assert all(
+        p.grad is not None and p.grad.dtype == dtype and torch.isfinite(p.grad).all() for p in model.parameters()
+    )
 
 
 def test_modes_reach_the_network(net: Residual) -> None:
@@ -232,7 +234,9 @@ def test_the_energy_is_least_at_the_equilibrium(net: Residual, x: Tensor) -> Non
         for _ in range(5):
             moved = {}
             for state in view.block.states:
-                s = found.states[state.name] + 1e-3 * torch.randn(found.states[state.name].shape, generator=generator, dtype=torch.float64)
+                s = found.states[state.name] + 1e-3 * torch.randn(
+                    found.states[state.name].shape, generator=generator, dtype=torch.float64
+                )
                 moved[state.name] = s.clamp(state.potential.lower, state.potential.upper)
             assert view.energy.value(moved, found.inputs) >= least
 
@@ -288,7 +292,11 @@ def test_gradients_accumulate_and_scale(net: Residual, x: Tensor) -> None:
     model.zero_grad()
     (2 * loss_of(model(x.double()))).backward()
     loss_of(model(x.double())).backward()
-    assert all(torch.allclose(p.grad, 3 * g, rtol=1e-6) for p, g in zip(model.parameters(), once, strict=True) if p.grad is not None)
+    assert all(
+        torch.allclose(p.grad, 3 * g, rtol=1e-6)
+        for p, g in zip(model.parameters(), once, strict=True)
+        if p.grad is not None
+    )
 
 
 def test_the_gradient_of_the_input(net: Residual, x: Tensor) -> None:

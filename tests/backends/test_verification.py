@@ -17,7 +17,9 @@ def _forgets_the_stride(call: Call) -> Reading:
     return Reading((call.as_operand(call.value()), call.weight("weight"), call.weight("bias")), operation)
 
 
-WRONG = Rule("conv2d", Role.COUPLING, _forgets_the_stride, "a convolution that forgets its stride", modules=(nn.Conv2d,))
+WRONG = Rule(
+    "conv2d", Role.COUPLING, _forgets_the_stride, "a convolution that forgets its stride", modules=(nn.Conv2d,)
+)
 
 
 def strided() -> nn.Module:
@@ -25,7 +27,9 @@ def strided() -> nn.Module:
 
 
 def test_a_wrong_operation_is_caught() -> None:
-    with pytest.raises(fc.VerificationError, match=r"model Sequential, output 0: the compiled program, run without feedback, differs"):
+    with pytest.raises(
+        fc.VerificationError, match=r"model Sequential, output 0: the compiled program, run without feedback, differs"
+    ):
         fc.convert(strided(), 2, rules=[WRONG], example_inputs=torch.randn(2, 2, 9, 9))
 
 

@@ -18,4 +18,7 @@ def test_two_processes_give_the_gradient_of_one(tmp_path: Path) -> None:
             model, x = model_and_batch(name)
         for parameter, g in gradients(model, x).items():
             for found in ranks:
-                assert torch.allclose(found[name][parameter], g, rtol=1e-7, atol=1e-9 * float(g.abs().max())), (name, parameter)
+                assert torch.allclose(found[name][parameter], g, rtol=1e-7, atol=1e-9 * float(g.abs().max())), (
+                    name,
+                    parameter,
+                )

@@ -61,7 +61,21 @@ def _chain(activation: Callable[[], nn.Module]) -> nn.Module:
 CASES: dict[str, tuple[Callable[[], nn.Module], list[tuple[int, ...]]]] = {
     **{
         a().__class__.__name__: (functools.partial(_chain, a), [(3, 4)])
-        for a in (nn.ReLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.ELU, nn.SELU, nn.CELU, nn.Hardsigmoid, nn.Hardtanh, nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish)
+        for a in (
+            nn.ReLU,
+            nn.Sigmoid,
+            nn.Tanh,
+            nn.Softplus,
+            nn.ELU,
+            nn.SELU,
+            nn.CELU,
+            nn.Hardsigmoid,
+            nn.Hardtanh,
+            nn.ReLU6,
+            nn.GELU,
+            nn.SiLU,
+            nn.Hardswish,
+        )
     },
     "LeakyReLU": (functools.partial(_chain, functools.partial(nn.LeakyReLU, 0.3)), [(3, 4)]),
     "skips": (Skips, [(3, 4), (3, 3)]),
@@ -89,7 +103,10 @@ def gradient(model: fc.FFEBM, args: tuple[Tensor, ...], estimator: fc.Estimator)
     with model.using(estimator=estimator):
         _loss(model, inputs).backward()
     assert all(r.converged for r in model.relaxation)
-    return {**{n: p.grad.clone() for n, p in model.named_parameters()}, **{f"input {i}": x.grad for i, x in enumerate(inputs)}}
+    return {
+        **{n: p.grad.clone() for n, p in model.named_parameters()},
+        **{f"input {i}": x.grad for i, x in enumerate(inputs)},
+    }
 
 
 def _loss(model: nn.Module, inputs: list[Tensor] | tuple[Tensor, ...]) -> Tensor:

@@ -48,7 +48,11 @@ def peak(estimator: fc.Estimator, max_sweeps: int) -> int:
 
 
 @pytest.mark.filterwarnings("ignore::ffebm_compiler.errors.ConvergenceWarning")
-@pytest.mark.parametrize("estimator", [fc.CenteredEP(), fc.OneSidedEP(), fc.TangentEP(), fc.CenteredEP(subtract=True), fc.Implicit()], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "estimator",
+    [fc.CenteredEP(), fc.OneSidedEP(), fc.TangentEP(), fc.CenteredEP(subtract=True), fc.Implicit()],
+    ids=lambda e: type(e).__name__,
+)
 def test_memory_does_not_grow_with_the_sweeps(estimator: fc.Estimator) -> None:
     assert peak(estimator, 60) == pytest.approx(peak(estimator, 5), rel=0.15)
 
@@ -61,7 +65,9 @@ def test_unrolling_grows() -> None:
 @pytest.mark.filterwarnings("ignore::ffebm_compiler.errors.ConvergenceWarning")
 def test_nothing_is_kept_from_step_to_step() -> None:
     torch.manual_seed(0)
-    model = fc.convert(nn.Sequential(*(layer for _ in range(5) for layer in (nn.Linear(60, 60), nn.Tanh()))), block_size=2)
+    model = fc.convert(
+        nn.Sequential(*(layer for _ in range(5) for layer in (nn.Linear(60, 60), nn.Tanh()))), block_size=2
+    )
     x = torch.randn(64, 60)
     after: list[int] = []
     with Peak() as found:

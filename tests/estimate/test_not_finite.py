@@ -11,7 +11,15 @@ from torch import nn
 
 import ffebm_compiler as fc
 
-ESTIMATORS = (fc.CenteredEP(), fc.CenteredEP(subtract=True), fc.OneSidedEP(), fc.TangentEP(), fc.Implicit(), fc.Unrolled(), fc.SPSA())
+ESTIMATORS = (
+    fc.CenteredEP(),
+    fc.CenteredEP(subtract=True),
+    fc.OneSidedEP(),
+    fc.TangentEP(),
+    fc.Implicit(),
+    fc.Unrolled(),
+    fc.SPSA(),
+)
 
 
 @pytest.mark.filterwarnings("ignore::ffebm_compiler.ConvergenceWarning")

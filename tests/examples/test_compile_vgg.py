@@ -84,7 +84,12 @@ def test_the_vgg_becomes_blocks_of_two_between_digital_norms() -> None:
     model = fc.convert(networks.vgg(10, torch.Generator().manual_seed(0), [8, 16, 16], 32), block_size=2)
     assert [b.size for b in model.blocks] == [2, 2, 2, 2]
     assert not any(b.held_norms for b in model.program.energy_blocks)
-    assert [[o.label for o in b.origins] for b in model.program.digital_blocks] == [["norm0"], ["pool1", "norm1"], ["pool2", "norm2"], ["pool3", "norm3"]]
+    assert [[o.label for o in b.origins] for b in model.program.digital_blocks] == [
+        ["norm0"],
+        ["pool1", "norm1"],
+        ["pool2", "norm2"],
+        ["pool3", "norm3"],
+    ]
 
 
 def test_the_analog_backend_says_that_it_is_not_there_yet(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -122,7 +127,9 @@ def command(*arguments: str) -> list[str]:
 
 
 def test_missing_data_is_one_message_without_a_traceback(tmp_path: Path) -> None:
-    done = subprocess.run(command("--data", str(tmp_path / "none"), "--out", str(tmp_path)), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command("--data", str(tmp_path / "none"), "--out", str(tmp_path)), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("error: option --data")
     assert "Traceback" not in done.stderr
@@ -141,7 +148,11 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path: Path) -> None:
     assert running.returncode == 130, error
     assert "--resume" in error
     assert "Traceback" not in error
-    kept = checkpoints.begin(tmp_path / "run", compile_vgg.configuration(compile_vgg.parser().parse_args(["--quick", *arguments])).__dict__, resume=True)
+    kept = checkpoints.begin(
+        tmp_path / "run",
+        compile_vgg.configuration(compile_vgg.parser().parse_args(["--quick", *arguments])).__dict__,
+        resume=True,
+    )
     assert not kept.complete
     done = subprocess.run(command(*arguments, "--resume"), cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -22,7 +22,9 @@ def idx(values: np.ndarray) -> bytes:
 def write_mnist(folder: Path, count: int = 12, labels: int | None = None, packed: bool = False) -> None:
     contents = np.full((count, 28, 28), 7, np.uint8), (np.arange(labels or count) % 10).astype(np.uint8)
     for name, content in zip(MNIST_FILES, contents, strict=True):
-        (folder / f"{name}.gz" if packed else folder / name).write_bytes(gzip.compress(idx(content)) if packed else idx(content))
+        (folder / f"{name}.gz" if packed else folder / name).write_bytes(
+            gzip.compress(idx(content)) if packed else idx(content)
+        )
 
 
 def made(shape: tuple[int, ...], classes: int = 10) -> Images:

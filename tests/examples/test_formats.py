@@ -78,7 +78,10 @@ def test_cifar_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert x[2, 1, 0, 7] == records[2, 1 + 1024 + 7]  # green, first row
 
 
-@pytest.mark.parametrize(("content", "said"), [(b"", "0 bytes"), (bytes(CIFAR_RECORD - 1), "3072 bytes"), (b"\x0a" + bytes(3072), "label 10")])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "0 bytes"), (bytes(CIFAR_RECORD - 1), "3072 bytes"), (b"\x0a" + bytes(3072), "label 10")],
+)
 def test_a_broken_cifar_file_is_named_with_what_is_wrong(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "data_batch_1.bin"
     path.write_bytes(content)

@@ -19,7 +19,10 @@ def test_the_network_has_fifteen_layers_in_six_blocks_with_six_feedforward_ones(
     assert [b.size for b in model.blocks] == list(networks.STATIC_SIZES)
     assert sum(networks.STATIC_SIZES) == 15
     assert len(set(networks.STATIC_SIZES)) > 1
-    assert [[o.label for o in b.origins] for b in model.program.digital_blocks] == [["norm0"], *([f"pool{k}", f"norm{k}"] for k in range(1, 6))]
+    assert [[o.label for o in b.origins] for b in model.program.digital_blocks] == [
+        ["norm0"],
+        *([f"pool{k}", f"norm{k}"] for k in range(1, 6)),
+    ]
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 

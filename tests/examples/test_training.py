@@ -24,11 +24,16 @@ def data() -> Split:
     """Two classes, dark and bright."""
     y = torch.arange(60) % 2
     noise = torch.randint(0, 100, (60, 1, 4, 4), generator=torch.Generator().manual_seed(0))
-    return split(Images("made", (noise + 120 * y[:, None, None, None]).to(torch.uint8), y, 2, ""), torch.Generator().manual_seed(0))
+    return split(
+        Images("made", (noise + 120 * y[:, None, None, None]).to(torch.uint8), y, 2, ""),
+        torch.Generator().manual_seed(0),
+    )
 
 
 def network() -> nn.Module:
-    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.BatchNorm1d(8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    net = nn.Sequential(
+        nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.BatchNorm1d(8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)
+    )
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in net.parameters():
@@ -113,7 +118,9 @@ def test_the_batches_depend_on_the_seed_and_not_on_the_model(data: Split) -> Non
     for width in (8, 3):
         net = nn.Sequential(nn.Flatten(), nn.Linear(16, width), nn.ReLU(), nn.Linear(width, 2))
         batches: list[list[int]] = []
-        net.register_forward_pre_hook(lambda m, args: batches.append((args[0].sum(dim=(1, 2, 3)) * 10).long().tolist()) if m.training else None)
+        net.register_forward_pre_hook(
+            lambda m, args: batches.append((args[0].sum(dim=(1, 2, 3)) * 10).long().tolist()) if m.training else None
+        )
         fit(net, data, STAGE, quiet=True)
         seen.append(copy.deepcopy(batches))
     assert seen[0] == seen[1]

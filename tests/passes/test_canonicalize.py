@@ -137,7 +137,9 @@ def test_overwriting_through_a_view_is_an_error_not_another_result(how) -> None:
         fc.convert(Overwrites(how), block_size=1)
 
 
-@pytest.mark.parametrize("how", [_overwrite_view_alone, _overwrite_one_result, _overwrite_beside_an_identity, _overwrite_by_out])
+@pytest.mark.parametrize(
+    "how", [_overwrite_view_alone, _overwrite_one_result, _overwrite_beside_an_identity, _overwrite_by_out]
+)
 def test_overwriting_what_nothing_else_reads_is_fine(how) -> None:
     net, x = Overwrites(how), torch.randn(5, 4)
     with torch.no_grad():

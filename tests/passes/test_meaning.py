@@ -93,7 +93,18 @@ def converted_argument(m: Any, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "run", [read_then_overwritten, read_before_and_after, overwritten_through_a_view, augmented, augmented_size, broadcast_batch, residual_batch, by_keyword, converted_argument]
+    "run",
+    [
+        read_then_overwritten,
+        read_before_and_after,
+        overwritten_through_a_view,
+        augmented,
+        augmented_size,
+        broadcast_batch,
+        residual_batch,
+        by_keyword,
+        converted_argument,
+    ],
 )
 def test_what_is_overwritten_keeps_its_meaning(run: Callable[[Any, Tensor], Tensor]) -> None:
     check(run)
@@ -104,7 +115,11 @@ def test_a_buffer_that_is_overwritten_is_read_in_the_order_of_the_model() -> Non
     assert "overwrites" in str(model.report())
 
 
-@pytest.mark.parametrize("alias", [lambda h: h.float(), lambda h: h.ravel(), lambda h: h.to(torch.float32), lambda h: h.swapdims(0, 1)], ids=["float", "ravel", "to", "swapdims"])
+@pytest.mark.parametrize(
+    "alias",
+    [lambda h: h.float(), lambda h: h.ravel(), lambda h: h.to(torch.float32), lambda h: h.swapdims(0, 1)],
+    ids=["float", "ravel", "to", "swapdims"],
+)
 def test_an_alias_that_is_overwritten_is_refused(alias: Callable[[Tensor], Tensor]) -> None:
     def run(m: Any, x: Tensor) -> Tensor:
         h = m.a(x)

@@ -34,11 +34,22 @@ def test_a_norm_of_batch_statistics_in_evaluation_stays_digital() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize(("norm", "moving"), [("auto", [True, False]), ("split", [True, True]), ("held", [False, False])])
+@pytest.mark.parametrize(
+    ("norm", "moving"), [("auto", [True, False]), ("split", [True, True]), ("held", [False, False])]
+)
 def test_which_norms_keep_their_statistics(training: bool, norm: str, moving: list[bool]) -> None:
     """The first is before the block's first state, the second inside it."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 5), nn.BatchNorm1d(5), nn.ReLU())
+    net = nn.Sequential(
+        nn.Linear(4, 5),
+        nn.BatchNorm1d(5),
+        nn.ReLU(),
+        nn.Linear(5, 5),
+        nn.ReLU(),
+        nn.Linear(5, 5),
+        nn.BatchNorm1d(5),
+        nn.ReLU(),
+    )
     model = fc.convert(net.train(training), block_size=2, norm=norm)
     before = {k: v.clone() for k, v in model.named_buffers()}
     out = model(torch.randn(9, 4))
@@ -50,7 +61,14 @@ def test_which_norms_keep_their_statistics(training: bool, norm: str, moving: li
 
 
 def test_a_norm_without_running_statistics_is_digital() -> None:
-    net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 5), nn.BatchNorm1d(5, track_running_stats=False), nn.ReLU(), nn.Linear(5, 2))
+    net = nn.Sequential(
+        nn.Linear(4, 5),
+        nn.ReLU(),
+        nn.Linear(5, 5),
+        nn.BatchNorm1d(5, track_running_stats=False),
+        nn.ReLU(),
+        nn.Linear(5, 2),
+    )
     model, x = fc.convert(net, block_size=3, norm="held"), torch.randn(9, 4)
     model(x)
     assert "running statistics" in model.program.digital_blocks[0].reasons["3"]

@@ -38,7 +38,9 @@ def test_arguments_may_be_named_as_weights(export: bool, size: int) -> None:
     model(*inputs).square().sum().backward()
     net(*others).square().sum().backward()
     for a, b in zip((*model.parameters(), *inputs), (*net.parameters(), *others), strict=True):
-        assert torch.nn.functional.cosine_similarity(a.grad.flatten(), b.grad.flatten(), 0) > (0.999999 if size == 1 else 0.9)
+        assert torch.nn.functional.cosine_similarity(a.grad.flatten(), b.grad.flatten(), 0) > (
+            0.999999 if size == 1 else 0.9
+        )
 
 
 class Modes(nn.Module):

@@ -66,7 +66,10 @@ def test_a_rule_with_the_wrong_energy_is_found_at_compile_time(wrong: dict[str, 
 
 def test_the_residuals_are_those_of_float64() -> None:
     torch.manual_seed(0)
-    net, x = nn.Sequential(nn.Linear(4, 5), nn.Softplus(), nn.Linear(5, 5), nn.ELU(), nn.Linear(5, 2)), torch.randn(7, 4)
+    net, x = (
+        nn.Sequential(nn.Linear(4, 5), nn.Softplus(), nn.Linear(5, 5), nn.ELU(), nn.Linear(5, 2)),
+        torch.randn(7, 4),
+    )
     model = fc.convert(net, block_size=3)
     (view,) = model.blocks
     _, (found,) = model.equilibrium(x)

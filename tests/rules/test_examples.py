@@ -14,7 +14,9 @@ from ffebm_compiler.passes.canonicalize import Canonical
 from ffebm_compiler.rules import RULES, Reading, Role, Rule
 from ffebm_compiler.train import attribute
 
-EXAMPLES = [pytest.param(rule, *example, id=f"{rule.name}-{i}") for rule in RULES for i, example in enumerate(rule.examples)]
+EXAMPLES = [
+    pytest.param(rule, *example, id=f"{rule.name}-{i}") for rule in RULES for i, example in enumerate(rule.examples)
+]
 
 
 class Holder(nn.Module):
@@ -52,7 +54,10 @@ def read(net: nn.Module, exported_with: Tensor | None = None) -> tuple[Canonical
 
 
 def evaluate(canonical: Canonical, reading: Reading, x: Tensor) -> Tensor:
-    operands = [None if o is None else attribute(canonical.network, o.path) if hasattr(o, "path") else x for o in reading.operands]
+    operands = [
+        None if o is None else attribute(canonical.network, o.path) if hasattr(o, "path") else x
+        for o in reading.operands
+    ]
     if reading.potential is not None:
         return reading.potential.activation(operands[0])
     assert reading.operation is not None
@@ -68,7 +73,9 @@ def generic(layer: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize(("rule", "make", "shape"), EXAMPLES)
-def test_the_reading_of_a_module_is_the_module(rule: Rule, make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+def test_the_reading_of_a_module_is_the_module(
+    rule: Rule, make: Callable[[], nn.Module], shape: tuple[int, ...]
+) -> None:
     torch.manual_seed(0)
     layer, x = generic(make()).eval(), 2 * torch.randn(shape)
     canonical, reading = read(Holder(layer))
@@ -88,7 +95,9 @@ def test_operations_print(rule: Rule, make: Callable[[], nn.Module], shape: tupl
 
 
 @pytest.mark.parametrize(("rule", "make", "shape"), [e for e in EXAMPLES if not e.id.startswith("adaptive_max")])
-def test_the_reading_of_what_torch_export_writes_is_the_module(rule: Rule, make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+def test_the_reading_of_what_torch_export_writes_is_the_module(
+    rule: Rule, make: Callable[[], nn.Module], shape: tuple[int, ...]
+) -> None:
     torch.manual_seed(0)
     layer, x = generic(make()).eval(), 2 * torch.randn(shape)
     canonical, reading = read(Holder(layer), x)

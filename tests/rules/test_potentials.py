@@ -39,7 +39,9 @@ def test_the_gradient_of_the_energy_inverts_the_activation(p: Potential) -> None
     assert free.any()
     assert torch.allclose(gradient[free], a[free], rtol=1e-7, atol=1e-7)
     at_lower, at_upper = s <= p.lower, s >= p.upper
-    assert (a - gradient)[at_lower & torch.isfinite(gradient)].le(1e-12).all(), "at a bound the energy holds the state there"
+    assert (a - gradient)[at_lower & torch.isfinite(gradient)].le(1e-12).all(), (
+        "at a bound the energy holds the state there"
+    )
     assert (a - gradient)[at_upper & torch.isfinite(gradient)].ge(-1e-12).all()
 
 
@@ -114,8 +116,17 @@ def test_the_tangent_is_the_derivative(p: Potential) -> None:
 @EACH
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_extreme_values_stay_finite(p: Potential, dtype: torch.dtype) -> None:
-    a = torch.tensor([[-1e4, -100.0, -30.0, -1e-30, 0.0, 1e-30, 30.0, 100.0, 1e4]], dtype=dtype).T.expand(9, 4).contiguous()
-    for da in (torch.full_like(a, 1e-8), torch.full_like(a, -1e-8), torch.full_like(a, 50.0), torch.full_like(a, -50.0)):
+    a = (
+        torch.tensor([[-1e4, -100.0, -30.0, -1e-30, 0.0, 1e-30, 30.0, 100.0, 1e4]], dtype=dtype)
+        .T.expand(9, 4)
+        .contiguous()
+    )
+    for da in (
+        torch.full_like(a, 1e-8),
+        torch.full_like(a, -1e-8),
+        torch.full_like(a, 50.0),
+        torch.full_like(a, -50.0),
+    ):
         for found in (p.activation(a), p.difference(a, da), p.tangent(a, da), p.energy(p.activation(a))):
             assert torch.isfinite(found).all()
             assert found.dtype == dtype

@@ -12,7 +12,9 @@ import ffebm_compiler as fc
 def test_reading_a_parametrized_layer_does_not_compute_its_weight() -> None:
     """A spectral norm takes a power iteration, and moves its buffers, at each read in training mode."""
     torch.manual_seed(0)
-    net = nn.Sequential(parametrizations.spectral_norm(nn.Linear(6, 5)), nn.ReLU(), parametrizations.spectral_norm(nn.Linear(5, 3)))
+    net = nn.Sequential(
+        parametrizations.spectral_norm(nn.Linear(6, 5)), nn.ReLU(), parametrizations.spectral_norm(nn.Linear(5, 3))
+    )
     before = {k: v.clone() for k, v in net.state_dict().items()}
     model = fc.convert(net.train(), block_size=1)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())

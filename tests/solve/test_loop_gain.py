@@ -22,7 +22,11 @@ from ffebm_compiler.solve.relaxation import Tolerance
 class Convolutional(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b, self.c = nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Conv2d(7, 3, 1)
+        self.a, self.b, self.c = (
+            nn.Conv2d(2, 3, 3, padding=1),
+            nn.Conv2d(3, 4, 3, stride=2, padding=1),
+            nn.Conv2d(7, 3, 1),
+        )
         self.norm = nn.BatchNorm2d(4)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,7 +64,9 @@ def jacobian(b: BoundBlock, source: str, target: str) -> Tensor:
     states = {k: v[:1] for k, v in b.feedforward().items()}
     inputs = {k: v[:1] for k, v in b.inputs.items()}
     one = BoundBlock(b.block, inputs, b.weights, b.layer_weights)
-    found = torch.autograd.functional.jacobian(lambda s: one.drive(b.block.state(target), {**states, source: s}), states[source])
+    found = torch.autograd.functional.jacobian(
+        lambda s: one.drive(b.block.state(target), {**states, source: s}), states[source]
+    )
     return found.reshape(-1, states[source].numel())
 
 
@@ -109,7 +115,12 @@ def test_a_certified_energy_has_a_positive_definite_hessian(case: str, loop_gain
         return energy.value(parts, b.inputs, b.weights, b.layer_weights)
 
     hessian = torch.autograd.functional.hessian(value, torch.cat([states[n].flatten() for n in names]))
-    scale = torch.cat([torch.full((k,), b.layer_weights[n] / b.block.state(n).potential.slope).double() for n, k in zip(names, sizes, strict=True)]).rsqrt()
+    scale = torch.cat(
+        [
+            torch.full((k,), b.layer_weights[n] / b.block.state(n).potential.slope).double()
+            for n, k in zip(names, sizes, strict=True)
+        ]
+    ).rsqrt()
     smallest = float(torch.linalg.eigvalsh(scale[:, None] * hessian * scale)[0])
     assert smallest >= 1 - certificate.coupling * 1.03
     assert smallest > 0
@@ -134,7 +145,9 @@ def test_gains_follow_moving_weights_from_where_they_were() -> None:
     generator = torch.Generator().manual_seed(0)
     weights = dict(b.weights)
     for _ in range(30):
-        weights = {k: v * (1 + 0.01 * torch.randn(v.shape, generator=generator, dtype=v.dtype)) for k, v in weights.items()}
+        weights = {
+            k: v * (1 + 0.01 * torch.randn(v.shape, generator=generator, dtype=v.dtype)) for k, v in weights.items()
+        }
         moved = BoundBlock(b.block, b.inputs, weights, b.layer_weights)
         gains = bounded_gains(moved, 0.01, gains, iterations=3)
     fresh = bounded_gains(moved, 0.01)
@@ -180,7 +193,10 @@ def test_a_pooled_block_with_two_equilibria_is_not_called_convex() -> None:
     block = model.blocks[0]
     b = BoundBlock(block.block, settled.inputs, dict(net.named_parameters()), model.gains(block.block).layer_weights)
     first, last = (s.name for s in block.block.states)
-    ends = [relax(b, Tolerance(None, 1000), {first: torch.tensor([[start]]).double(), last: torch.ones(1, 1, 1).double()}) for start in ([2.0, 0.0], [0.0, 2.0])]
+    ends = [
+        relax(b, Tolerance(None, 1000), {first: torch.tensor([[start]]).double(), last: torch.ones(1, 1, 1).double()})
+        for start in ([2.0, 0.0], [0.0, 2.0])
+    ]
     assert all(e.relaxation.converged for e in ends)
     assert [int(e.states[first].argmax()) for e in ends] == [0, 1]
     assert block.certificate is not None

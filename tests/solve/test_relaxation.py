@@ -17,7 +17,10 @@ from ffebm_compiler.ir import Energy
 from ffebm_compiler.solve import BoundBlock, States, Tolerance, certify, relax, unit_gains
 
 NETS: dict[str, Callable[[], nn.Module]] = {
-    **{a.__name__: functools.partial(models.mlp, a, (6, 8, 7, 8, 5)) for a in (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Hardtanh, nn.ELU, nn.Softplus)},
+    **{
+        a.__name__: functools.partial(models.mlp, a, (6, 8, 7, 8, 5))
+        for a in (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Hardtanh, nn.ELU, nn.Softplus)
+    },
     "branching": models.Branching,
 }
 
@@ -128,7 +131,6 @@ def test_the_certificate_names_what_stands_against_it() -> None:
         found = [certify(v.block, model.gains(v.block)) for v in model.blocks if v.block.has_feedback]
         assert found[0].convex is convex
         assert word in found[0].reason
-
 
 
 def test_the_tolerance_of_a_coarse_type_is_still_one() -> None:

@@ -55,15 +55,42 @@ def dictionary_loss(output: dict[str, Tensor], y: Tensor) -> Tensor:
 
 
 def chain() -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(12, 9), nn.Sigmoid(), nn.LayerNorm(9), nn.Linear(9, 9), nn.GELU(), nn.Linear(9, 4), nn.Softmax(1))
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(12, 9),
+        nn.Sigmoid(),
+        nn.LayerNorm(9),
+        nn.Linear(9, 9),
+        nn.GELU(),
+        nn.Linear(9, 4),
+        nn.Softmax(1),
+    )
 
 
 CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[torch.Generator], Any], Any, Callable[..., Tensor]]] = {
-    "skips": (Skips, lambda g: torch.randn(4, 3, 10, 10, generator=g, dtype=torch.float64), torch.arange(4), dictionary_loss),
-    "two inputs": (TwoInputs, lambda g: tuple(torch.randn(5, n, generator=g, dtype=torch.float64) for n in (4, 3)), torch.zeros(5, 2).double(), F.mse_loss),
+    "skips": (
+        Skips,
+        lambda g: torch.randn(4, 3, 10, 10, generator=g, dtype=torch.float64),
+        torch.arange(4),
+        dictionary_loss,
+    ),
+    "two inputs": (
+        TwoInputs,
+        lambda g: tuple(torch.randn(5, n, generator=g, dtype=torch.float64) for n in (4, 3)),
+        torch.zeros(5, 2).double(),
+        F.mse_loss,
+    ),
     "chain": (chain, lambda g: torch.randn(5, 3, 4, generator=g, dtype=torch.float64), torch.arange(5) % 4, F.nll_loss),
 }
-ESTIMATORS = [fc.CenteredEP(), fc.CenteredEP(1e-3), fc.CenteredEP(1e-2, subtract=True), fc.OneSidedEP(), fc.OneSidedEP(1e-3, sign=-1), fc.TangentEP(), fc.Implicit()]
+ESTIMATORS = [
+    fc.CenteredEP(),
+    fc.CenteredEP(1e-3),
+    fc.CenteredEP(1e-2, subtract=True),
+    fc.OneSidedEP(),
+    fc.OneSidedEP(1e-3, sign=-1),
+    fc.TangentEP(),
+    fc.Implicit(),
+]
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
@@ -101,7 +128,9 @@ def test_it_accumulates_like_backward() -> None:
     model.training_step(x, y, F.mse_loss)
     once = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     model.training_step({"a": x[0], "b": x[1]}, y, F.mse_loss)
-    assert all(torch.allclose(p.grad, 2 * g) for p, g in zip(model.parameters(), once, strict=True) if p.grad is not None)
+    assert all(
+        torch.allclose(p.grad, 2 * g) for p, g in zip(model.parameters(), once, strict=True) if p.grad is not None
+    )
 
 
 def test_frozen_weights_get_nothing() -> None:

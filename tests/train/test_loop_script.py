@@ -15,7 +15,7 @@ import torch
 
 import ffebm_compiler as fc
 
-MODEL = '''
+MODEL = """
 import torch
 from torch import nn
 
@@ -28,7 +28,7 @@ class Odd(nn.Module):
     def forward(self, x):
         h = torch.relu(self.norm(self.one(x)))
         return self.three(h + torch.tanh(self.two(h)))
-'''
+"""
 
 
 @pytest.fixture
@@ -58,7 +58,9 @@ def test_it_trains_and_resumes_to_the_same_weights(folder: Path) -> None:
     assert whole.returncode == 0, whole.stderr
     assert rows(folder, "whole")[-1]["test_accuracy"] > 0.8
     assert run(folder, "--data", "data.npz", "--epochs", "2", "--out", "parts", "--lr", "0.01").returncode == 0
-    assert run(folder, "--data", "data.npz", "--epochs", "4", "--out", "parts", "--lr", "0.01", "--resume").returncode == 0
+    assert (
+        run(folder, "--data", "data.npz", "--epochs", "4", "--out", "parts", "--lr", "0.01", "--resume").returncode == 0
+    )
     assert [r["epoch"] for r in rows(folder, "parts")] == [1, 2, 3, 4]
     first, second = (torch.load(folder / out / "weights.pt", weights_only=True) for out in ("whole", "parts"))
     assert list(first) == list(second)

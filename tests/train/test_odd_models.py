@@ -16,7 +16,9 @@ X = torch.randn(4, 6, dtype=torch.float64)
 Y = torch.tensor([0, 1, 2, 0])
 
 
-def both_gradients(model: fc.FFEBM, x: Any, loss_fn: Callable[[Any, Any], Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def both_gradients(
+    model: fc.FFEBM, x: Any, loss_fn: Callable[[Any, Any], Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     def found() -> dict[str, Tensor]:
         gradients = {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in model.named_parameters()}
         model.zero_grad(set_to_none=True)
@@ -42,11 +44,15 @@ class Names(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.ModuleDict({"class": nn.Linear(6, 6), "größe": nn.Linear(6, 6), "a 'b'": nn.LayerNorm(6), "if": nn.LayerNorm(6)})
+        self.layers = nn.ModuleDict(
+            {"class": nn.Linear(6, 6), "größe": nn.Linear(6, 6), "a 'b'": nn.LayerNorm(6), "if": nn.LayerNorm(6)}
+        )
         self.add_module("lambda", nn.Linear(6, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        return getattr(self, "lambda")(torch.relu(self.layers["größe"](self.layers["if"](self.layers["a 'b'"](self.layers["class"](x))))))
+        return getattr(self, "lambda")(
+            torch.relu(self.layers["größe"](self.layers["if"](self.layers["a 'b'"](self.layers["class"](x)))))
+        )
 
 
 @pytest.mark.parametrize("digital", [[], ["layers.class", "layers.größe", "lambda"]])
@@ -59,7 +65,11 @@ class Recurrent(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encode, self.middle, self.decode = nn.LSTM(6, 5, batch_first=True), nn.Linear(5, 5), nn.LSTM(5, 5, batch_first=True)
+        self.encode, self.middle, self.decode = (
+            nn.LSTM(6, 5, batch_first=True),
+            nn.Linear(5, 5),
+            nn.LSTM(5, 5, batch_first=True),
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Any]:
         out, state = self.encode(x)
@@ -67,7 +77,11 @@ class Recurrent(nn.Module):
 
 
 def test_nests_of_tensors() -> None:
-    check(Recurrent(), torch.randn(4, 3, 6, dtype=torch.float64), lambda output, y: output[0].square().sum() + output[1][0].sum() - output[1][1].sum())
+    check(
+        Recurrent(),
+        torch.randn(4, 3, 6, dtype=torch.float64),
+        lambda output, y: output[0].square().sum() + output[1][0].sum() - output[1][1].sum(),
+    )
 
 
 class Largest(nn.Module):
@@ -98,5 +112,7 @@ def test_a_weight_among_the_outputs() -> None:
 
 def test_a_penalty_on_the_weights() -> None:
     model = fc.convert(nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)).double(), 2)
-    expected, found = both_gradients(model, X, lambda output, y: F.cross_entropy(output, y) + 0.1 * sum(p.square().sum() for p in model.parameters()))
+    expected, found = both_gradients(
+        model, X, lambda output, y: F.cross_entropy(output, y) + 0.1 * sum(p.square().sum() for p in model.parameters())
+    )
     assert all(torch.allclose(found[n], g, rtol=1e-10, atol=1e-12) for n, g in expected.items())

@@ -33,12 +33,12 @@ class Toy(nn.Module):
         super().__init__()
         self.stem, self.body = nn.Linear(6, 8), nn.Linear(8, 8)
         self.drop = nn.Dropout(0.1)
-        self.add_module("weird <name> & \"q\" $x$ 層", nn.Linear(16, 4))
+        self.add_module('weird <name> & "q" $x$ 層', nn.Linear(16, 4))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         h = torch.relu(self.stem(x))
         y = torch.cat([torch.tanh(self.body(h)), h], -1)
-        return getattr(self, "weird <name> & \"q\" $x$ 層")(self.drop(y)), h
+        return getattr(self, 'weird <name> & "q" $x$ 層')(self.drop(y)), h
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +128,9 @@ def test_the_file_has_the_usual_permissions(graph: nx.DiGraph, folder: Path) -> 
     assert draw_graph(graph, folder / "g.svg").stat().st_mode == (folder / "plain").stat().st_mode
 
 
-def test_png_without_matplotlib_says_what_to_install(graph: nx.DiGraph, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_png_without_matplotlib_says_what_to_install(
+    graph: nx.DiGraph, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(fc.OptionError, match=r"pip install 'ffebm_compiler\[viz\]'"):
         draw_graph(graph, folder / "g.png")
@@ -143,7 +145,9 @@ def test_a_picture_can_be_drawn_of_a_graph_read_back(graph: nx.DiGraph, folder: 
 
 def test_graphs_of_the_users_own(folder: Path) -> None:
     for graph in (nx.DiGraph(), nx.DiGraph([("a", "b"), ("a", "c")])):
-        assert sorted(graph) == sorted(t for t in titles(ET.parse(draw_graph(graph, folder / "g.svg")).getroot()) if len(t) == 1)
+        assert sorted(graph) == sorted(
+            t for t in titles(ET.parse(draw_graph(graph, folder / "g.svg")).getroot()) if len(t) == 1
+        )
     with pytest.raises(fc.OptionError, match="has a cycle"):
         draw_graph(nx.DiGraph([("a", "b"), ("b", "a")]), folder / "cycle.svg")
     assert not (folder / "cycle.svg").exists()
@@ -167,7 +171,9 @@ def check_scene(scene: Scene, graph: nx.DiGraph) -> None:
     frames = [(f.x, f.y, f.width, f.height) for f in scene.frames]
     assert not any(overlap(a, b) for i, a in enumerate(rectangles) for b in rectangles[:i])
     assert not any(overlap(a, b) for i, a in enumerate(frames) for b in frames[:i])
-    assert not any(overlap(r, (x, y, width, 20.0)) for r in rectangles for x, y, width, _ in frames)  # the titles' places
+    assert not any(
+        overlap(r, (x, y, width, 20.0)) for r in rectangles for x, y, width, _ in frames
+    )  # the titles' places
     for box, rectangle in zip(scene.boxes, rectangles, strict=True):
         holders = [f for f, r in zip(scene.frames, frames, strict=True) if overlap(r, rectangle)]
         assert len(holders) == (box.label.style != "end")
@@ -177,7 +183,12 @@ def check_scene(scene: Scene, graph: nx.DiGraph) -> None:
 
 
 def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    return a[0] < b[0] + b[2] - 0.01 and b[0] < a[0] + a[2] - 0.01 and a[1] < b[1] + b[3] - 0.01 and b[1] < a[1] + a[3] - 0.01
+    return (
+        a[0] < b[0] + b[2] - 0.01
+        and b[0] < a[0] + a[2] - 0.01
+        and a[1] < b[1] + b[3] - 0.01
+        and b[1] < a[1] + a[3] - 0.01
+    )
 
 
 def touches(r: tuple[float, ...], p: tuple[float, float]) -> bool:
@@ -226,7 +237,9 @@ def install_dot(tmp_path: Path) -> Callable[[str], None]:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in for dot is a script with a shebang")
-def test_graphviz_places_where_it_is_installed(graph: nx.DiGraph, folder: Path, install_dot: Callable[[str], None]) -> None:
+def test_graphviz_places_where_it_is_installed(
+    graph: nx.DiGraph, folder: Path, install_dot: Callable[[str], None]
+) -> None:
     install_dot(FAKE_DOT.format(python=sys.executable))
     scene = arrange_by_dot(nx.path_graph(0, create_using=nx.DiGraph))
     chain = fc.convert(nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))).to_networkx()
@@ -239,8 +252,12 @@ def test_graphviz_places_where_it_is_installed(graph: nx.DiGraph, folder: Path, 
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in for dot is a script with a shebang")
-@pytest.mark.parametrize("source", ["#!/bin/sh\nexit 1\n", "#!/bin/sh\necho '{}'\n", "#!/bin/sh\necho nonsense\n", "not a program"])
-def test_a_broken_graphviz_is_done_without(graph: nx.DiGraph, folder: Path, install_dot: Callable[[str], None], source: str) -> None:
+@pytest.mark.parametrize(
+    "source", ["#!/bin/sh\nexit 1\n", "#!/bin/sh\necho '{}'\n", "#!/bin/sh\necho nonsense\n", "not a program"]
+)
+def test_a_broken_graphviz_is_done_without(
+    graph: nx.DiGraph, folder: Path, install_dot: Callable[[str], None], source: str
+) -> None:
     expected = draw_graph(graph, folder / "without.svg").read_text(encoding="utf-8")
     install_dot(source)
     assert arrange_by_dot(graph) is None

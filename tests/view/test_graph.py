@@ -17,7 +17,7 @@ from ffebm_compiler.api import compile_model
 from ffebm_compiler.options import Options
 from ffebm_compiler.view import partition_graph
 
-ODD = ["weird <name> & \"q\"", "größe_層", "a b", "x\ty", "line\nbreak", "bell\x07", "$m^2$", "]]>", "%s{0}"]
+ODD = ['weird <name> & "q"', "größe_層", "a b", "x\ty", "line\nbreak", "bell\x07", "$m^2$", "]]>", "%s{0}"]
 
 
 class Toy(nn.Module):
@@ -64,7 +64,22 @@ def test_every_operation_of_the_model_is_one_node_under_its_own_name() -> None:
     graph = graph_of(Toy(), 3)
     calls = [n for n in fx.symbolic_trace(Toy()).graph.nodes if n.op.startswith("call")]
     assert graph.number_of_nodes() == len(calls) + 2  # an input and the output
-    assert {"x", "stem", "max_pool2d", "left", "right", "cat", "drop", "head", "mean", "add", "mul", "output", "relu", "relu@2"} <= set(graph)
+    assert {
+        "x",
+        "stem",
+        "max_pool2d",
+        "left",
+        "right",
+        "cat",
+        "drop",
+        "head",
+        "mean",
+        "add",
+        "mul",
+        "output",
+        "relu",
+        "relu@2",
+    } <= set(graph)
 
 
 def test_edges_are_the_data_flow_of_the_traced_model() -> None:
@@ -78,7 +93,13 @@ def test_edges_are_the_data_flow_of_the_traced_model() -> None:
 def test_attributes_say_where_an_operation_is_and_why() -> None:
     graph = graph_of(Toy(), 3)
     left, drop, relu = graph.nodes["left"], graph.nodes["drop"], graph.nodes["relu"]
-    assert (left["domain"], left["role"], left["operation"], left["kind"], left["layer"]) == ("analog", "coupling", "conv2d", "Conv2d", "left")
+    assert (left["domain"], left["role"], left["operation"], left["kind"], left["layer"]) == (
+        "analog",
+        "coupling",
+        "conv2d",
+        "Conv2d",
+        "left",
+    )
     assert left["weighted"] is True
     assert left["parameters"] == 4 * 4 * 9 + 4
     assert left["weights"] == "left.weight 4×4×3×3; left.bias 4"
@@ -91,7 +112,12 @@ def test_attributes_say_where_an_operation_is_and_why() -> None:
 
 def test_a_layer_that_is_a_state_keeps_its_operation() -> None:
     head = graph_of(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))).nodes["2"]
-    assert (head["role"], head["operation"], head["potential"], head["weighted"]) == ("state", "linear", "identity", True)
+    assert (head["role"], head["operation"], head["potential"], head["weighted"]) == (
+        "state",
+        "linear",
+        "identity",
+        True,
+    )
 
 
 def test_feedback_runs_between_the_states_of_a_block_and_nowhere_else() -> None:

@@ -19,7 +19,9 @@ values = st.lists(st.tuples(st.floats(-100, 100), st.floats(0.1, 10)), min_size=
 @given(values)
 def test_pooling_is_isotonic_regression(pairs: list[tuple[float, float]]) -> None:
     wanted, weight = zip(*pairs, strict=True)
-    oracle = IsotonicRegression().fit_transform(np.arange(len(wanted)), np.array(wanted), sample_weight=np.array(weight))
+    oracle = IsotonicRegression().fit_transform(
+        np.arange(len(wanted)), np.array(wanted), sample_weight=np.array(weight)
+    )
     np.testing.assert_allclose(pooled(wanted, weight), oracle, atol=1e-8)
 
 
@@ -61,10 +63,14 @@ def test_the_main_path_beside_skips_is_straight() -> None:
     names = [f"{kind}{i}" for i in range(6) for kind in ("conv", "relu", "add")]
     main = list(pairwise(names))
     skips = [(f"add{i}", f"add{i + 1}") for i in range(5)]
-    placed = layered({n: (60.0 + 10 * (i % 4), 20.0) for i, n in enumerate(names)}, [Edge(a, b) for a, b in main + skips])
+    placed = layered(
+        {n: (60.0 + 10 * (i % 4), 20.0) for i, n in enumerate(names)}, [Edge(a, b) for a, b in main + skips]
+    )
     assert len({round(placed.centres[n][0], 6) for n in names}) == 1
     for a, b in skips:
-        assert max(abs(x - placed.centres[a][0]) for x, _ in placed.ways[Edge(a, b)]) > 60  # around the boxes, not through them
+        assert (
+            max(abs(x - placed.centres[a][0]) for x, _ in placed.ways[Edge(a, b)]) > 60
+        )  # around the boxes, not through them
 
 
 def test_a_planar_tree_has_no_crossings() -> None:
@@ -72,12 +78,21 @@ def test_a_planar_tree_has_no_crossings() -> None:
     shuffled = [3, 9, 1, 14, 0, 7, 2, 12, 5, 8, 4, 10, 6, 13, 11]
     placed = layered({n: (30.0, 20.0) for n in shuffled}, [Edge(u, v) for u, v in tree.edges])
     lines = [(placed.centres[u], placed.centres[v]) for u, v in tree.edges]
-    crossed = sum(a[0][1] == b[0][1] and (a[0][0] - b[0][0]) * (a[1][0] - b[1][0]) < 0 for i, a in enumerate(lines) for b in lines[i + 1 :])
+    crossed = sum(
+        a[0][1] == b[0][1] and (a[0][0] - b[0][0]) * (a[1][0] - b[1][0]) < 0
+        for i, a in enumerate(lines)
+        for b in lines[i + 1 :]
+    )
     assert crossed == 0
 
 
 def test_ports_stand_at_the_edges() -> None:
-    placed = layered({"p": (2.0, 0.0), "a": (40.0, 20.0), "b": (40.0, 20.0), "q": (2.0, 0.0)}, [Edge("p", "b"), Edge("a", "b"), Edge("a", "q")], first=["p"], last=["q"])
+    placed = layered(
+        {"p": (2.0, 0.0), "a": (40.0, 20.0), "b": (40.0, 20.0), "q": (2.0, 0.0)},
+        [Edge("p", "b"), Edge("a", "b"), Edge("a", "q")],
+        first=["p"],
+        last=["q"],
+    )
     heights = {n: y for n, (_, y) in placed.centres.items()}
     assert heights["p"] == min(heights.values())
     assert heights["q"] == max(heights.values())

@@ -163,7 +163,11 @@ def test_wide_characters_keep_the_columns() -> None:
     net = nn.Sequential()
     net.add_module("層", nn.Linear(3, 3))
     net.add_module("x", nn.Linear(3, 3))
-    wide, plain = (line for line in str(fc.explain(net, block_size=1)).splitlines() if line.startswith("block1") or line.startswith("block2"))
+    wide, plain = (
+        line
+        for line in str(fc.explain(net, block_size=1)).splitlines()
+        if line.startswith("block1") or line.startswith("block2")
+    )
     assert plain.index("x (identity)") == wide.index("層 (identity)") + 1  # the first takes one cell more
 
 
