@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
 from ..compiled import Compiled
 from ..errors import OptionError, Problem
+from ..ir import Program, Ref
 from ..train import training_code
 from ..train.loop_script import training_script
 from .execution import Execution
@@ -21,17 +22,13 @@ def script_of(compiled: Compiled, execution: Execution, factory: str | None) -> 
     """The source of the script.
 
     Raises:
-        OptionError: the conversion used rules of the user's own, which a script can't spell.
+        OptionError: the conversion used rules or an estimator of the user's own, which a script can't spell, or the model
+            returns several values.
     """
-    if compiled.has_own_rules:
-        raise OptionError(
-            Problem(
-                "write_training_loop",
-                "the conversion used rules=, which a script can't spell",
-                "Call model.training_step in a loop of your own.",
-            )
-        )
     mode, network = compiled.modes[True], compiled.network
+    problems = [*_problems(compiled, execution, mode.program)]
+    if problems:
+        raise OptionError(problems)
     code = training_code(mode.program, type(network).__name__, execution.estimator, {})
     options = {
         **_given(compiled.options),
@@ -47,6 +44,19 @@ def script_of(compiled: Compiled, execution: Execution, factory: str | None) -> 
         execution.estimator_expression,
         mode.tracer != "torch.fx",
     )
+
+
+def _problems(compiled: Compiled, execution: Execution, program: Program) -> Iterator[Problem]:
+    where, remedy = "write_training_loop", "Call model.training_step in a loop of your own."
+    if compiled.has_own_rules:
+        yield Problem(where, "the conversion used rules=, which a script can't spell", remedy)
+    if not type(execution.estimator).__module__.startswith("ffebm_compiler."):
+        name = type(execution.estimator).__name__
+        yield Problem(where, f"the estimator {name} is your own, which a script can't spell", remedy)
+    output = program.output
+    single = output[0] if isinstance(output, (tuple, list)) and len(output) == 1 else output
+    if not isinstance(single, Ref):
+        yield Problem(where, "the model returns several values, and a script can't know the loss of each", remedy)
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ def training_script(
         ),
         "@@FUNCTIONS@@": functions.strip(),
         "@@FACTORY@@": repr(factory),
+        "@@INPUTS@@": repr(tuple(program.labels[n] for n in program.inputs)),
         "@@PARTITION@@": _literal(partition),
         "@@OPTIONS@@": "\n".join(arguments),
         "@@NEEDS_EXAMPLE@@": repr(needs_example),

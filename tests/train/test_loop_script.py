@@ -101,6 +101,57 @@ def test_bad_arguments_are_one_message(folder: Path, args: list[str], message: s
     assert "Traceback" not in done.stderr
 
 
+TWO = """
+import torch
+from torch import nn
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words, self.left, self.out = nn.Embedding(5, 6), nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, image, word):
+        return self.out(torch.tanh(self.left(image) + self.words(word)))
+"""
+
+
+def test_several_inputs_come_by_name(tmp_path: Path) -> None:
+    (tmp_path / "two.py").write_text(TWO)
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 120)
+    image = (rng.normal(size=(120, 4)) + 3 * np.eye(4)[y]).astype("float32")
+    np.savez(tmp_path / "two.npz", image=image, word=rng.integers(0, 5, 120), y=y)
+    namespace: dict[str, type] = {}
+    exec(TWO, namespace)
+    fc.convert(namespace["Two"](), block_size=2).write_training_loop(tmp_path / "train.py", model="two.py:Two")
+    done = run(tmp_path, "--data", "two.npz", "--epochs", "3", "--out", "out", "--lr", "0.02")
+    assert done.returncode == 0, done.stderr
+    assert rows(tmp_path, "out")[-1]["test_accuracy"] > 0.6
+
+
+def test_what_a_script_cannot_say_is_refused_before_it_is_written(tmp_path: Path) -> None:
+    class Both(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = torch.nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            h = self.fc(x)
+            return h, torch.relu(h)
+
+    class Own(fc.TangentEP):
+        pass
+
+    model = fc.convert(Both(), block_size=2)
+    with (
+        model.using(estimator=Own()),
+        pytest.raises(fc.OptionError, match=r"(?s)estimator Own is your own.*several values.*training_step"),
+    ):
+        model.write_training_loop(tmp_path / "train.py")
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_model_is_refused(folder: Path) -> None:
     (folder / "other.py").write_text("from torch import nn\nmake = lambda: nn.Sequential(nn.Linear(12, 3))\n")
     done = run(folder, "--data", "data.npz", "--model", "other.py:make")
