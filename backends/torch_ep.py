@@ -38,6 +38,7 @@ from .convergence import convergence_message
 from .execution import Execution
 from .gain_store import GainStore
 from .script import script_of
+from .values import map_leaves, ordinary
 from .views import BlockView
 
 logger = logging.getLogger(__name__)
@@ -130,7 +131,7 @@ class FFEBM(nn.Module):
             torch.is_inference_mode_enabled()
         ):  # a relaxation differentiates the interaction, which inference tensors forbid
             with torch.inference_mode(False), torch.no_grad():
-                return self._run(_ordinary(args), _ordinary(kwargs), keep)
+                return self._run(ordinary(args), ordinary(kwargs), keep)
         mode = self.mode
         values = self.bind_inputs(args, kwargs)
         phases: list[FreePhase] = []
@@ -201,7 +202,7 @@ class FFEBM(nn.Module):
                 return values[value.name]
             return attribute(self.network, value.path) if isinstance(value, Weight) else value
 
-        return self.mode.signature.pack(_map_leaves(self.program.output, leaf))
+        return self.mode.signature.pack(map_leaves(self.program.output, leaf))
 
     def bound(self, block: EnergyBlock, values: Mapping[str, Any]) -> BoundBlock:
         """A block with the values and weights that it reads, at unit feedback."""
@@ -408,32 +409,6 @@ class FFEBM(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{b.name}: size {b.size}" for b in self.program.energy_blocks)
-
-
-def _ordinary(values: Any) -> Any:
-    """The same values with inference tensors copied to ordinary ones."""
-    return torch.utils._pytree.tree_map(
-        lambda v: v.clone() if isinstance(v, Tensor) and v.is_inference() else v, values
-    )
-
-
-def _map_leaves(value: Any, f: Callable[[Any], Any]) -> Any:
-    """Applies f to the leaves of the nest of containers that a traced model returns."""
-    if isinstance(value, (Ref, Weight)):
-        return f(value)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_map_leaves(v, f) for v in value))
-    if isinstance(value, (tuple, list)):
-        return (
-            type(value)(_map_leaves(v, f) for v in value)
-            if type(value) in (tuple, list)
-            else [_map_leaves(v, f) for v in value]
-        )
-    if isinstance(value, Mapping):
-        return {k: _map_leaves(v, f) for k, v in value.items()}
-    if isinstance(value, slice):
-        return slice(_map_leaves(value.start, f), _map_leaves(value.stop, f), _map_leaves(value.step, f))
-    return value
 
 
 def _write_gains(module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:

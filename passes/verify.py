@@ -46,9 +46,8 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        return max(self.stationarity, self.increments) <= TOLERANCE and (
-            not self.converged or self.gradient <= TOLERANCE
-        )
+        judged = [self.stationarity, self.increments, *([self.gradient] if self.converged else [])]
+        return all(residual <= TOLERANCE for residual in judged)  # what is no number is not
 
 
 def verify(bound: BoundBlock, labels: Mapping[str, str], max_sweeps: int = 1000) -> Verification:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
-from ffebm_compiler.passes import verify
+from ffebm_compiler.passes import Verification, verify
 from ffebm_compiler.rules import RULES, Reading, Rule
 from ffebm_compiler.rules.rule import Call, Refusal
 from ffebm_compiler.solve import BoundBlock, unit_gains
@@ -87,3 +87,11 @@ def test_a_softplus_that_turns_straight_early_stays_digital(size: int) -> None:
     model = fc.convert(net, size)
     torch.testing.assert_close(model(x), net(x))
     assert "threshold=1.0" in str(model.report())
+
+
+def test_a_residual_that_is_no_number_fails() -> None:
+    fine = Verification("block1", 0.0, 0.0, True)
+    assert fine.ok
+    for name in ("stationarity", "gradient", "increments"):
+        assert not replace(fine, **{name: float("nan")}).ok
+    assert replace(fine, gradient=float("nan"), converged=False).ok
