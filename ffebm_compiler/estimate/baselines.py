@@ -99,7 +99,7 @@ class SPSA:
     samples: int = 1
     scale: float = 1e-3
     seed: int = 0
-    generator: torch.Generator | None = field(default=None, compare=False)
+    generator: torch.Generator | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not (isinstance(self.samples, int) and self.samples > 0):
