@@ -71,9 +71,10 @@ def test_it_trains_and_resumes_to_the_same_weights(folder: Path) -> None:
 
 
 def test_it_stops_at_ctrl_c_and_says_how_to_go_on(folder: Path) -> None:
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # a test run in the background would hand on that it ignores Ctrl-C
         [sys.executable, "train.py", "--data", "data.npz", "--epochs", "100000", "--out", "stopped"],
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while not (folder / "stopped" / "checkpoint.pt").exists() and time.monotonic() < deadline:
