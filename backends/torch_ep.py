@@ -11,6 +11,7 @@ import contextlib
 import copy
 import inspect
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +29,7 @@ from ..errors import ConvergenceWarning, InputError, Problem
 from ..estimate import Estimate, Estimator, FreePhase
 from ..files import check_target, write_whole
 from ..ir import EnergyBlock, Program, Ref, Weight
-from ..passes import verify
+from ..passes import Verification, verify
 from ..solve import BoundBlock, Gains, Relaxation, Tolerance, unit_gains
 from ..solve.loop_gain import one_sample
 from ..train import BlockCall, attribute, out_of_sight, run_block, run_digital, training_code
@@ -88,7 +89,7 @@ class FFEBM(nn.Module):
         hidden["_records"] = ()
         hidden["_nudged"] = {}
         hidden["_steps"] = {}
-        hidden["_verified"] = None  # by block name, once verified
+        hidden["_verified"] = {}  # by what the block is made of, which is the same in both modes of most models
         self.training = compiled.network.training
         self.register_state_dict_post_hook(_write_gains)
         self.register_load_state_dict_pre_hook(_read_gains)
@@ -127,9 +128,8 @@ class FFEBM(nn.Module):
     def _run(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], keep: bool
     ) -> tuple[Any, tuple[BlockEquilibrium, ...]]:
-        if (
-            torch.is_inference_mode_enabled()
-        ):  # a relaxation differentiates the interaction, which inference tensors forbid
+        # a relaxation differentiates the interaction, which inference tensors forbid
+        if torch.is_inference_mode_enabled():
             with torch.inference_mode(False), torch.no_grad():
                 return self._run(ordinary(args), ordinary(kwargs), keep)
         mode = self.mode
@@ -140,8 +140,6 @@ class FFEBM(nn.Module):
                 values.update(run_block(self.block_call(step, values, phases.append)))
             else:
                 values.update(run_digital(step, self.network, values))
-        if self.__dict__["_verified"] is None:
-            self._verify([p.bound for p in phases])
         kept = (
             tuple(BlockEquilibrium(p.relaxation.block, p.bound.inputs, p.states, p.relaxation) for p in phases)
             if keep
@@ -223,6 +221,8 @@ class FFEBM(nn.Module):
         def free(phase: FreePhase) -> None:
             self.__dict__["_records"] += (phase.relaxation,)
             record(phase)
+            if math.isfinite(phase.relaxation.residual):
+                self._verify_once(bound.with_layer_weights(gains.layer_weights))
             self._warn(phase.relaxation, block, "free phase")
 
         def nudged(block: EnergyBlock, estimate: Estimate) -> None:
@@ -287,10 +287,18 @@ class FFEBM(nn.Module):
 
     # --- verification ----------------------------------------------------------------------------------
 
-    def _verify(self, blocks: list[BoundBlock]) -> None:
-        labels = self.program.labels
-        with torch.no_grad(), out_of_sight():
-            self.__dict__["_verified"] = {b.block.name: verify(one_sample(b), labels) for b in blocks}
+    @property
+    def verified(self) -> dict[str, Verification]:
+        """The checks of the current mode's blocks so far, by block name."""
+        store = self.__dict__["_verified"]
+        return {b.name: store[key] for b in self.program.energy_blocks if (key := _shape_of(b)) in store}
+
+    def _verify_once(self, bound: BoundBlock) -> None:
+        """Verifies a block at its first use, whichever way and in whichever mode it is used."""
+        store, key = self.__dict__["_verified"], _shape_of(bound.block)
+        if key not in store:
+            with torch.no_grad(), out_of_sight():
+                store[key] = verify(one_sample(bound), self.program.labels)
 
     def forget_run(self) -> None:
         """Drops what the last run recorded."""
@@ -386,9 +394,7 @@ class FFEBM(nn.Module):
     def report(self) -> Report:
         """What was compiled: blocks, couplings, gains and certificates, and why each digital operation is digital."""
         gains = {b.name: self.gains(b) for b in self.program.energy_blocks}
-        return build_report(
-            self.compiled, self.training, self.execution.loop_gain, gains, self.__dict__["_verified"] or {}
-        )
+        return build_report(self.compiled, self.training, self.execution.loop_gain, gains, self.verified)
 
     def to_networkx(self) -> nx.DiGraph:
         """The partition graph; nodes carry domain, block, operation and the user's layer name."""
@@ -409,6 +415,13 @@ class FFEBM(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{b.name}: size {b.size}" for b in self.program.energy_blocks)
+
+
+def _shape_of(block: EnergyBlock) -> tuple[Any, ...]:
+    """What a block is made of: potentials and operations by name."""
+    return tuple(
+        (s.name, s.potential.name, tuple((t.name, t.operation.name) for t in s.drive.terms)) for s in block.states
+    )
 
 
 def _write_gains(module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:

@@ -45,6 +45,10 @@ class BoundBlock:
         weights = {k: v.detach() for k, v in self.weights.items()}
         return BoundBlock(self.block, inputs, weights, self.layer_weights, _fixed_terms(self.block, inputs, weights))
 
+    def with_layer_weights(self, layer_weights: Mapping[str, float]) -> BoundBlock:
+        """The block with other reverse gains."""
+        return replace(self, layer_weights=layer_weights)
+
     def with_leaves(self, wanted: Sequence[str]) -> tuple[BoundBlock, dict[str, Tensor]]:
         """The block with fresh leaves in place of the wanted inputs and weights, everything else detached."""
         leaves = {

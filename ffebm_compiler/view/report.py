@@ -5,27 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
 from ..compiled import Compiled
 from ..ir import DigitalBlock, EnergyBlock, Step
+from ..passes import Verification
 from ..solve import Certificate, Gains, certify, unit_gains
 from .operations import UserOperation, operations, parameters_behind
 from .report_html import html_report
 from .report_text import text_report
-
-
-class Verified(Protocol):
-    """What the verify pass says of a block."""
-
-    stationarity: float
-    gradient: float
-    converged: bool
-
-    @property
-    def ok(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -163,7 +153,7 @@ def build_report(
     training: bool,
     loop_gain: float | None,
     gains: Mapping[str, Gains | None],
-    verified: Mapping[str, Verified],
+    verified: Mapping[str, Verification],
 ) -> Report:
     """The report on one mode of a compiled model.
 
@@ -188,7 +178,7 @@ def build_report(
 
 def _row(
     step: Step, found: Sequence[UserOperation], network: nn.Module,
-    loop_gain: float | None, gains: Mapping[str, Gains | None], verified: Mapping[str, Verified],
+    loop_gain: float | None, gains: Mapping[str, Gains | None], verified: Mapping[str, Verification],
 ) -> BlockRow | DigitalRow:  # fmt: skip
     count = sum(p.numel() for p in _read([op for op in found if op.block == step.name], network).values())
     if isinstance(step, DigitalBlock):
@@ -198,7 +188,7 @@ def _row(
     return _block_row(step, count, None if known is None else certify(step, known), verified.get(step.name))
 
 
-def _block_row(block: EnergyBlock, parameters: int, verdict: Certificate | None, check: Verified | None) -> BlockRow:
+def _block_row(block: EnergyBlock, parameters: int, verdict: Certificate | None, check: Verification | None) -> BlockRow:
     label = {s.name: s.origin.label for s in block.states}
     known = verdict is not None and math.isfinite(verdict.loop_gain)  # at unit feedback it is not measured
     return BlockRow(
@@ -215,7 +205,7 @@ def _block_row(block: EnergyBlock, parameters: int, verdict: Certificate | None,
     )
 
 
-def _residuals(check: Verified) -> dict[str, Any]:
+def _residuals(check: Verification) -> dict[str, Any]:
     return dict(ok=check.ok, stationarity=check.stationarity, gradient=check.gradient, converged=check.converged)
 
 

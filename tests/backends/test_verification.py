@@ -67,3 +67,45 @@ def test_in_place_layers_keep_their_meaning(digital: tuple[str, ...]) -> None:
     assert torch.allclose(model(x), net(x))
     assert net.inner.act.inplace
     assert model.to_feedforward().inner.act.inplace
+
+
+class Flagged(nn.Module):
+    """Two programs: functional dropout that follows the mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.b(F.dropout(torch.relu(self.a(x + y)), 0.5, self.training))
+
+
+def test_each_program_is_verified_at_first_use_also_by_the_generated_step() -> None:
+    model = fc.convert(Flagged(), 2)
+    assert not model.verified  # no input of two tensors can be guessed
+    model.training_step((torch.randn(3, 4), torch.randn(3, 4)), torch.zeros(3, 2), F.mse_loss)
+    assert set(model.verified) == {b.name for b in model.blocks}
+    model.eval()
+    model(torch.randn(3, 4), torch.randn(3, 4))
+    assert set(model.verified) == {b.name for b in model.blocks}
+    assert "verified in float64 for" in str(model.report())
+
+
+class TwoWays(nn.Module):
+    """Another activation in each mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        return self.b(torch.tanh(h) if self.training else torch.relu(h))
+
+
+def test_a_program_of_its_own_is_verified_on_its_own() -> None:
+    model = fc.convert(TwoWays(), 2)
+    assert not model.verified
+    assert model.eval().verified
+    model.train()(torch.randn(3, 4))
+    assert model.verified
