@@ -188,7 +188,9 @@ def _row(
     return _block_row(step, count, None if known is None else certify(step, known), verified.get(step.name))
 
 
-def _block_row(block: EnergyBlock, parameters: int, verdict: Certificate | None, check: Verification | None) -> BlockRow:
+def _block_row(
+    block: EnergyBlock, parameters: int, verdict: Certificate | None, check: Verification | None
+) -> BlockRow:
     label = {s.name: s.origin.label for s in block.states}
     known = verdict is not None and math.isfinite(verdict.loop_gain)  # at unit feedback it is not measured
     return BlockRow(
