@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from .backends.execution import execution_problems, is_count
@@ -85,63 +85,53 @@ _WRAPPERS = ("module", "_orig_mod")
 
 
 def _model_problems(model: object) -> Iterator[Problem]:
-    if inspect.isclass(model) and issubclass(model, nn.Module):
-        yield Problem(
-            "model", f"is the class {model.__name__}, not a model", f"Make one: convert({model.__name__}(...), ...)."
-        )
-        return
     if not isinstance(model, nn.Module):
-        yield Problem(
-            "model",
-            f"is a {type(model).__name__}",
-            "Give a torch.nn.Module; a plain function can be the forward of one.",
-        )
+        yield _no_module(model)
         return
     if isinstance(model, torch.jit.ScriptModule):
-        yield Problem(
-            "model", "is a TorchScript module, which can't be traced", "Give the nn.Module that it was scripted from."
-        )
-    wrapped = next(
-        (
-            name
-            for name in _WRAPPERS
-            if isinstance(getattr(model, name, None), nn.Module) and type(model).__module__.startswith("torch.")
-        ),
-        None,
-    )
+        advice = "Give the nn.Module that it was scripted from."
+        yield Problem("model", "is a TorchScript module, which can't be traced", advice)
+    wrapped = _wrapped_in(model)
     if wrapped is not None:
-        yield Problem(
-            "model",
-            f"is wrapped in {type(model).__name__}",
-            f"Convert what is inside, and wrap the result: convert(model.{wrapped}, ...).",
-        )
-    if wrapped is None and is_hooked(model):
-        yield Problem(
-            "model",
-            "has hooks of its own, which a graph of what its forward does would not run",
-            "Remove them (handle.remove()), convert, and register them on the result.",
-        )
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    for name, tensor in tensors:
-        if is_lazy(tensor):
-            yield Problem(
-                f"parameter {name}",
-                "is not initialised yet (a lazy layer)",
-                "Run the model once on an input, then convert it.",
-            )
-        elif tensor.is_complex():
-            yield Problem(
-                f"parameter {name}", "is complex; an energy is real", "Use real layers, or keep the model as it is."
-            )
-        elif tensor.device.type == "meta":
-            yield Problem(f"parameter {name}", "is on the meta device and has no values", "Load the weights first.")
-        elif tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            bad = int((~torch.isfinite(tensor)).sum())
-            yield Problem(
-                f"parameter {name}",
-                f"has {bad} of {tensor.numel()} values that are NaN or infinite",
-                "Load a checkpoint from before the training diverged.",
-            )
+        advice = f"Convert what is inside, and wrap the result: convert(model.{wrapped}, ...)."
+        yield Problem("model", f"is wrapped in {type(model).__name__}", advice)
+    elif is_hooked(model):
+        what = "has hooks of its own, which a graph of what its forward does would not run"
+        yield Problem("model", what, "Remove them (handle.remove()), convert, and register them on the result.")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        found = _tensor_problem(tensor)
+        if found is not None:
+            yield Problem(f"parameter {name}", *found)
+
+
+def _no_module(value: object) -> Problem:
+    if inspect.isclass(value) and issubclass(value, nn.Module):
+        name = value.__name__
+        return Problem("model", f"is the class {name}, not a model", f"Make one: convert({name}(...), ...).")
+    advice = "Give a torch.nn.Module; a plain function can be the forward of one."
+    return Problem("model", f"is a {type(value).__name__}", advice)
+
+
+def _wrapped_in(model: nn.Module) -> str | None:
+    """The attribute that holds the model in a wrapper of PyTorch's."""
+    if not type(model).__module__.startswith("torch."):
+        return None
+    return next((name for name in _WRAPPERS if isinstance(getattr(model, name, None), nn.Module)), None)
+
+
+def _tensor_problem(tensor: Tensor) -> tuple[str, str] | None:
+    """What is wrong with a tensor of the model, and what to do."""
+    if is_lazy(tensor):
+        return "is not initialised yet (a lazy layer)", "Run the model once on an input, then convert it."
+    if tensor.is_complex():
+        return "is complex; an energy is real", "Use real layers, or keep the model as it is."
+    if tensor.device.type == "meta":
+        return "is on the meta device and has no values", "Load the weights first."
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        bad = int((~torch.isfinite(tensor)).sum())
+        what = f"has {bad} of {tensor.numel()} values that are NaN or infinite"
+        return what, "Load a checkpoint from before the training diverged."
+    return None
 
 
 def _warn_untrainable(model: nn.Module) -> None:
