@@ -22,12 +22,12 @@ from ffebm_compiler.rules import RULES
 from ffebm_compiler.solve import BoundBlock
 from ffebm_compiler.train import attribute
 
-EXAMPLES = int(os.environ.get("FFEBM_TEST_EXAMPLES", "300"))
+EXAMPLES = int(os.environ.get("FFEBM_TEST_EXAMPLES", "500"))
 """More than the default searches at random; the default set is always the same."""
 SEARCH = settings(
     max_examples=EXAMPLES,
     deadline=None,
-    derandomize=EXAMPLES == 300,
+    derandomize=EXAMPLES == 500,
     database=None,
     suppress_health_check=list(HealthCheck),
 )
