@@ -146,10 +146,6 @@ def fit(
     return progress
 
 
-def finished(progress: Progress, stage: Stage) -> bool:
-    return progress.epoch >= stage.epochs
-
-
 def _kept(
     progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, save: Callable[[Progress], None] | None
 ) -> Progress:

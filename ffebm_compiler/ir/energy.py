@@ -59,14 +59,6 @@ class Energy:
         ]
         return -torch.stack(terms).sum()
 
-    def contains(self, states: Mapping[str, Tensor], tolerance: float = 0.0) -> bool:
-        """Whether every state lies in the domain of its potential."""
-        return all(
-            bool(torch.all(states[s.name] >= s.potential.lower - tolerance))
-            and bool(torch.all(states[s.name] <= s.potential.upper + tolerance))
-            for s in self.block.states
-        )
-
     def text(self, layer_weights: Mapping[str, float] | None = None) -> str:
         """Readable mathematics, one state a line, in the user's layer names."""
         reads = [*(s.name for s in self.block.states), *self.block.inputs]

@@ -51,10 +51,6 @@ class Potential:
         """``da -> sigma(a + da) - sigma(a)`` for a relaxation at one ``a``: what depends on ``a`` alone is computed once."""
         return partial(self.difference, a) if self.prepared_difference is None else self.prepared_difference(a)
 
-    @property
-    def is_identity(self) -> bool:
-        return self.name == "identity"
-
 
 def _identity_energy(s: Tensor) -> Tensor:
     return s * s / 2

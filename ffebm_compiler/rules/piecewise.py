@@ -67,7 +67,7 @@ def clamp(lower: float, upper: float, scale: float = 1.0, shift: float = 0.0, na
         lower=lower,
         upper=upper,
         text=f"{factor}‖{centred}‖²",
-        tex=rf"{tex_factor}\lVert {centred.replace('−', '-')}\rVert^2".replace("{s}", "{s}"),
+        tex=rf"{tex_factor}\lVert {centred.replace('−', '-')}\rVert^2",
         options=dict(lower=lower, upper=upper, scale=scale, shift=shift),
     )
 

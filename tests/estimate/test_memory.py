@@ -50,11 +50,11 @@ def peak(estimator: fc.Estimator, max_sweeps: int) -> int:
 @pytest.mark.filterwarnings("ignore::ffebm_compiler.errors.ConvergenceWarning")
 @pytest.mark.parametrize(
     "estimator",
-    [fc.CenteredEP(), fc.OneSidedEP(), fc.TangentEP(), fc.CenteredEP(subtract=True), fc.Implicit()],
+    [fc.CenteredEP(), fc.OneSidedEP(beta=0.01), fc.TangentEP(), fc.CenteredEP(subtract=True), fc.Implicit()],
     ids=lambda e: type(e).__name__,
 )
 def test_memory_does_not_grow_with_the_sweeps(estimator: fc.Estimator) -> None:
-    assert peak(estimator, 60) == pytest.approx(peak(estimator, 5), rel=0.15)
+    assert peak(estimator, 60) == pytest.approx(peak(estimator, 5), rel=0.05)
 
 
 @pytest.mark.filterwarnings("ignore::ffebm_compiler.errors.ConvergenceWarning")
