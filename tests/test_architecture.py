@@ -1,4 +1,4 @@
-"""Dependencies point one way: errors <- ir <- {rules, solve} <- estimate <- train <- view <- backends <- api."""
+"""Dependencies point one way: errors <- ir <- {rules, solve, hardware} <- estimate <- train <- {view, emulate} <- backends <- api."""
 
 from __future__ import annotations
 
@@ -20,7 +20,16 @@ MAY_SEE: dict[str, set[str]] = {
     "compiled": {"ir", "passes"},
     "options": {"errors", "estimate", "passes", "rules", "backends"},
     "view": {"errors", "files", "ir", "solve", "compiled", "passes"},
-    "backends": {"errors", "files", "ir", "solve", "estimate", "train", "passes", "compiled", "view"},
+    "hardware": {"errors", "files", "ir"},
+    "resistive": {"errors", "ir", "solve", "hardware"},
+    "emulate": {"errors", "files", "ir", "solve", "estimate", "train", "hardware", "resistive"},
+    "spice": {"errors", "files", "ir", "hardware"},
+    "cost": {"errors", "files", "ir", "hardware", "compiled"},
+    "backends": {
+        *("errors", "files", "ir", "solve", "estimate", "train", "passes", "compiled", "view"),
+        *("hardware", "resistive", "emulate", "spice", "cost"),
+    },
+    "study": {"errors", "files", "hardware", "backends", "compare"},
     "compare": {"errors", "estimate", "backends", "view"},
     "api": {"errors", "ir", "rules", "solve", "estimate", "passes", "compiled", "options", "view", "backends"},
 }

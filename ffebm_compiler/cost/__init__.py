@@ -1,0 +1,1 @@
+"""What a block costs in energy, time and area."""

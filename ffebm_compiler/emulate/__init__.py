@@ -1,0 +1,1 @@
+"""How a block settles and learns on a chip."""

@@ -1,0 +1,7 @@
+"""What a chip is: its specification, its devices, and one block as a circuit."""
+
+from .circuit import Bank, Circuit, Edge
+from .specification import Hardware, LogLaw, Quantity, defaults, quantities
+from .streams import stream
+
+__all__ = ["Bank", "Circuit", "Edge", "Hardware", "LogLaw", "Quantity", "defaults", "quantities", "stream"]

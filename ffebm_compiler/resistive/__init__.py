@@ -1,0 +1,1 @@
+"""Nonlinear resistive networks: positive conductances, ideal diodes and bidirectional amplifiers."""

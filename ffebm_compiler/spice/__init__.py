@@ -1,0 +1,1 @@
+"""A block as a SPICE netlist, and ngspice as its judge."""
