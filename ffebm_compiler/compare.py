@@ -132,19 +132,30 @@ def compare_gradients(
         )
     args, kwargs = as_call(x)
     judged = copy.deepcopy(model)
-    exact = copy.deepcopy(model).double()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the same gains for both, measured once
         judged.ensure_gains(*args, **kwargs)
     judged.share_gains(judged)  # and not refreshed by this step
-    exact.share_gains(judged)
-    estimate = _gradients(judged, args, kwargs, y, loss_fn, seed)
-    wide_args, wide_kwargs = _wide(args), _wide(kwargs)
-    with exact.using(
-        estimator=reference or Implicit(), tolerance=1e-12, max_sweeps=max(2000, model.execution.tolerance.max_sweeps)
-    ):
-        truth = _gradients(exact, wide_args, wide_kwargs, _wide(y), _wide_loss(loss_fn), seed)
-    return GradientComparison(_compare(estimate, truth), type(model.execution.estimator).__name__)
+    truth = exact_gradients(judged, x, y, loss_fn, reference=reference, seed=seed)
+    estimate = loss_gradients(judged, x, y, loss_fn, seed=seed)
+    return GradientComparison(compare_parameters(estimate, truth), type(model.execution.estimator).__name__)
+
+
+def exact_gradients(
+    model: FFEBM,
+    x: Any,
+    y: Any,
+    loss_fn: Callable[[Any, Any], Tensor],
+    *,
+    reference: Estimator | None = None,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """The exact gradient by parameter, in float64, from a copy with the reverse gains that the model has."""
+    exact = copy.deepcopy(model).double()
+    exact.share_gains(model)
+    sweeps = max(2000, model.execution.tolerance.max_sweeps)
+    with exact.using(estimator=reference or Implicit(), tolerance=1e-12, max_sweeps=sweeps):
+        return loss_gradients(exact, _wide(x), _wide(y), _wide_loss(loss_fn), seed=seed)
 
 
 def as_call(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -165,14 +176,11 @@ def _wide_loss(loss_fn: Callable[[Any, Any], Tensor]) -> Callable[[Any, Any], Te
     return copy.deepcopy(loss_fn).double() if isinstance(loss_fn, nn.Module) else loss_fn
 
 
-def _gradients(
-    model: FFEBM,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    y: Any,
-    loss_fn: Callable[[Any, Any], Tensor],
-    seed: int,
+def loss_gradients(
+    model: nn.Module, x: Any, y: Any, loss_fn: Callable[[Any, Any], Tensor], *, seed: int = 0
 ) -> dict[str, Tensor]:
+    """The gradient by parameter that one backward pass of the model delivers, in float64; it replaces the model's ``.grad``."""
+    args, kwargs = as_call(x)
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed)
         model.zero_grad(set_to_none=True)
@@ -198,7 +206,8 @@ def _gradients(
     }
 
 
-def _compare(estimate: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> tuple[ParameterComparison, ...]:
+def compare_parameters(estimate: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> tuple[ParameterComparison, ...]:
+    """Two gradients by parameter, the second taken as exact."""
     largest = max((float(t.norm()) for t in truth.values()), default=0.0)
     rows = []
     for name, exact in truth.items():
