@@ -268,14 +268,22 @@ def defaults() -> dict[str, Any]:
 # --- checks -----------------------------------------------------------------------------------------------
 
 
+def field_problem(name: str, value: object) -> Problem | None:
+    """What is wrong with one field's value, whatever the others are."""
+    quantity = quantities()[name]
+    if value is None and quantity.optional:
+        return None
+    what = _KINDS[quantity.kind](value, quantity)
+    return (
+        None
+        if what is None
+        else Problem(f"hardware field {name}", f"is {_shown(value)}: {what}", _remedy(name, quantity))
+    )
+
+
 def _field_problems(hardware: Hardware) -> Iterator[Problem]:
-    for name, quantity in quantities().items():
-        value = getattr(hardware, name)
-        if value is None and quantity.optional:
-            continue
-        what = _KINDS[quantity.kind](value, quantity)
-        if what is not None:
-            yield Problem(f"hardware field {name}", f"is {value!r}: {what}", _remedy(name, quantity))
+    found = (field_problem(name, getattr(hardware, name)) for name in quantities())
+    return (problem for problem in found if problem is not None)
 
 
 def _joint_problems(h: Hardware) -> Iterator[Problem]:
@@ -299,17 +307,34 @@ def _joint_problems(h: Hardware) -> Iterator[Problem]:
         )
 
 
+def _shown(value: object) -> str:
+    """Short, also where Python refuses to write a whole number of thousands of digits."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_finite(value: object) -> bool:
+    """Whether it is a number that a float holds."""
+    try:
+        return _is_number(value) and math.isfinite(value)  # type: ignore[arg-type]
+    except OverflowError:
+        return False
 
 
 def _number(value: object, q: Quantity) -> str | None:
     if not _is_number(value):
         return "not a number"
     assert isinstance(value, (int, float))
-    if math.isnan(value):
+    if value != value:
         return "not a number"
-    if math.isinf(value):
+    if not _is_finite(value):
         return "not finite"
     if value < q.low or value > q.high or (q.above and value == q.low):
         return f"outside of {_interval(q)}"
@@ -338,9 +363,9 @@ def _law(value: object, q: Quantity) -> str | None:
     if not isinstance(value, LogLaw):
         return _number(value, q)
     parts = [getattr(value, f.name) for f in fields(value)]
-    if not all(_is_number(p) and not math.isnan(p) for p in parts):
+    if not all(_is_number(p) and p == p for p in parts):
         return "its parts are not all numbers"
-    if not (math.isfinite(value.intercept) and math.isfinite(value.slope)):
+    if not (_is_finite(value.intercept) and _is_finite(value.slope)):
         return "its intercept and slope are not finite"
     return None if value.lowest <= value.highest else "its lowest is above its highest"
 
@@ -350,8 +375,7 @@ def _polynomial(value: object, q: Quantity) -> str | None:
         return _number(value, q)
     if not 1 <= len(value) <= 8:
         return "not between 1 and 8 coefficients"
-    finite = all(_is_number(c) and math.isfinite(c) for c in value)
-    return None if finite else "its coefficients are not all finite numbers"
+    return None if all(map(_is_finite, value)) else "its coefficients are not all finite numbers"
 
 
 _KINDS: dict[str, Callable[[object, Quantity], str | None]] = {
