@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import EllipsisType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 import torch
@@ -28,6 +28,7 @@ from ..compiled import Compiled, ModeProgram
 from ..errors import ConvergenceWarning, InputError, Problem
 from ..estimate import Estimate, Estimator, FreePhase
 from ..files import check_target, write_whole
+from ..hardware import Hardware
 from ..ir import EnergyBlock, Program, Ref, Weight
 from ..passes import Verification, verify
 from ..solve import BoundBlock, Gains, Relaxation, Tolerance, unit_gains
@@ -41,6 +42,9 @@ from .gain_store import GainStore
 from .script import script_of
 from .values import map_leaves, ordinary
 from .views import BlockView
+
+if TYPE_CHECKING:
+    from .analog_emu import AnalogFFEBM
 
 logger = logging.getLogger(__name__)
 
@@ -388,6 +392,32 @@ class FFEBM(nn.Module):
         """
         check_target(path, "script")
         return write_whole(path, script_of(self.compiled, self.execution, model), "script")
+
+    # --- other backends --------------------------------------------------------------------------------------
+
+    def lower(
+        self,
+        backend: str = "analog-emu",
+        *,
+        hardware: str | os.PathLike[str] | Hardware = "ideal",
+        chip_seed: int = 0,
+        noise_seed: int = 0,
+    ) -> AnalogFFEBM:
+        """This model, with the weights that it has now, on another backend.
+
+        Args:
+            backend: ``"analog-emu"``, the emulator of analog hardware.
+            hardware: what its chip is made of: a preset's name (``"ideal"``, ``"rram"``, ``"pcm"``, ``"harsh"``), a TOML or
+                JSON file, or a :class:`ffebm_compiler.Hardware`.
+            chip_seed: of everything that is fixed for one chip: programming errors, mismatch, faults.
+            noise_seed: of what changes from read to read.
+
+        Raises:
+            OptionError: a backend or a specification that can't be used, with every problem.
+        """
+        from .lowering import lowered  # a backend builds on this class
+
+        return lowered(self, backend, hardware, chip_seed, noise_seed)
 
     # --- seeing it -----------------------------------------------------------------------------------------
 

@@ -31,6 +31,8 @@ class BlockCall:
         estimator: what backward runs.
         tolerance: when relaxations stop.
         free, nudged: called with what each phase found.
+        settle: finds the free equilibrium; a backend that is no ideal solver has its own.
+        read: what is read of an output state, by name; an error passes straight through it.
     """
 
     block: EnergyBlock
@@ -41,6 +43,8 @@ class BlockCall:
     tolerance: Tolerance
     free: Callable[[FreePhase], None] = lambda phase: None
     nudged: Callable[[EnergyBlock, Estimate], None] = lambda block, estimate: None
+    settle: Callable[[BoundBlock, Tolerance], Equilibrium] = relax
+    read: Callable[[str, Tensor], Tensor] = lambda name, state: state
 
     @property
     def bound(self) -> BoundBlock:
@@ -60,7 +64,7 @@ class BlockCall:
         inputs, weights = (
             {k: v for k, v in values.items() if k not in saved} for values in (self.inputs, self.weights)
         )
-        return replace(self, inputs=inputs, weights=weights, free=_unheard)
+        return replace(self, inputs=inputs, weights=weights, free=_unheard, settle=relax)
 
 
 def _unheard(phase: FreePhase) -> None:
@@ -74,7 +78,7 @@ def run_block(call: BlockCall) -> dict[str, Tensor]:
         outputs = _Block.apply(call, tuple(tensors), *tensors.values())
         return dict(zip(call.block.outputs, outputs, strict=True))
     phase = free_phase(call)
-    return {n: phase.states[n] for n in call.block.outputs}
+    return {n: call.read(n, phase.states[n]) for n in call.block.outputs}
 
 
 def out_of_sight() -> AbstractContextManager[None]:
@@ -86,7 +90,7 @@ def out_of_sight() -> AbstractContextManager[None]:
 
 def free_phase(call: BlockCall) -> FreePhase:
     with out_of_sight():
-        found: Equilibrium = relax(call.bound, call.tolerance)
+        found = call.settle(call.bound, call.tolerance)
     phase = FreePhase(call.bound.holding(found.winners), found.states, found.relaxation, call.tolerance, found.winners)
     call.free(phase)
     return phase
@@ -104,7 +108,7 @@ class _Block(torch.autograd.Function):
         ctx.call, ctx.names, ctx.relaxation, ctx.winners = call.kept(), names, phase.relaxation, phase.winners
         ctx.states, ctx.autocast = tuple(phase.states), _autocast(tensors[0].device.type)
         ctx.save_for_backward(*tensors, *phase.states.values())
-        outputs = tuple(phase.states[n] for n in call.block.outputs)
+        outputs = tuple(call.read(n, phase.states[n]) for n in call.block.outputs)
         return tuple(o.clone() if any(o is t for t in tensors) else o for o in outputs)
 
     @staticmethod

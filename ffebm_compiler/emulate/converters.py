@@ -1,0 +1,94 @@
+"""Converters at the boundary of digital and analog: rounding to a number of bits over a calibrated range.
+
+A converter of n bits over [-r, r] has ``2^n - 1`` levels, zero among them; over [0, r], where no calibration value was
+negative, ``2^n`` levels. What lies outside saturates, and is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Range:
+    """The calibrated range of one value: [-high, high], or [0, high] where nothing is negative.
+
+    Attributes:
+        high: the largest magnitude.
+        signed: whether negative values occur.
+    """
+
+    high: float
+    signed: bool
+
+    @staticmethod
+    def of(value: Tensor, quantile: float = 1.0) -> Range:
+        """The range that covers this part of the magnitudes; at least a tiny one."""
+        magnitudes = value.detach().abs().flatten().float()
+        high = float(magnitudes.max() if quantile >= 1 else _quantile(magnitudes, quantile)) if len(magnitudes) else 0.0
+        return Range(max(high, 1e-12), bool((value < 0).any()))
+
+    def joined(self, other: Range) -> Range:
+        return Range(max(self.high, other.high), self.signed or other.signed)
+
+
+def _quantile(magnitudes: Tensor, quantile: float) -> Tensor:
+    """By sorting, since torch.quantile is limited to 2^24 values."""
+    return magnitudes.sort().values[min(len(magnitudes) - 1, int(quantile * len(magnitudes)))]
+
+
+def quantised(value: Tensor, bits: int | None, span: Range) -> Tensor:
+    """The value as a converter delivers it; as it is with None bits."""
+    if bits is None:
+        return value
+    low = -span.high if span.signed else 0.0
+    step = span.high / max(2 ** (bits - 1) - 1, 0.5) if span.signed else span.high / (2**bits - 1)
+    levels = torch.round(value.clamp(low, span.high) / step)
+    return torch.mul(levels, step)
+
+
+def saturated(value: Tensor, bits: int | None, span: Range) -> int:
+    """How many values lie outside of a converter's range, by more than rounding."""
+    if bits is None:
+        return 0
+    slack = 1e-6 * span.high
+    low = -span.high if span.signed else 0.0
+    return int(((value > span.high + slack) | (value < low - slack)).sum())
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, value: Tensor, bits: int, span: Range) -> Tensor:
+        return quantised(value, bits, span)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, error: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        return error, None, None
+
+
+def driven(value: Tensor, bits: int | None, span: Range) -> Tensor:
+    """The value as a DAC drives it; its error passes straight through, for the digital part upstream knows what it sent."""
+    return value if bits is None else _StraightThrough.apply(value, bits, span)  # type: ignore[no-any-return]
+
+
+@dataclass
+class Saturation:
+    """How many values a converter has seen, and how many of them lay outside of its range."""
+
+    values: int = 0
+    outside: int = 0
+
+    def count(self, value: Tensor, bits: int | None, span: Range) -> None:
+        self.values += value.numel()
+        self.outside += saturated(value, bits, span)
+
+    @property
+    def part(self) -> float:
+        return self.outside / self.values if self.values else 0.0
+
+
+Ranges = Mapping[str, Range]

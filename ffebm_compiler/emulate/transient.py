@@ -1,0 +1,113 @@
+"""How a block settles in time: the transient of leaky neurons, for as long as a phase lasts.
+
+    tau du_l/dt = -u_l + a_l(s) - beta delta_l / w_l,     s_l = sigma_l(u_l)
+
+by the exponential Heun method (ETD2RK, Cox & Matthews 2002) in steps of h = STEP tau: exact while the currents stand still,
+
+    u'  = e^-h u + (1 - e^-h) a(u)
+    u+  = u' + (e^-h - 1 + h) / h (a(u') - a(u))
+
+Thermal noise of a leaky node is an Ornstein-Uhlenbeck process: each step adds noise of variance (1 - e^-2h) kT/C.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..ir import EnergyBlock
+from ..solve import BoundBlock, Relaxation, States
+from ..solve.relaxation import peak
+from .neurons import Neurons
+
+STEP = 0.25
+"""h of a phase, in time constants: what is read at its end is right to a part in a thousand of what is still to settle."""
+
+FINE = 0.05
+"""h where the course itself is looked at, as for a settling time."""
+
+SETTLED = 0.01
+"""A transient has settled once no current differs from its neuron's leak by more than this part of the bank's largest."""
+
+
+@dataclass(frozen=True)
+class Transient:
+    """A block in time.
+
+    Attributes:
+        bound: the block on a chip, its potentials the ideal ones.
+        neurons: the circuits that take their place, by state.
+        nudge: current drawn from each output, ``beta delta / w``, by state.
+        noise: the generator of thermal noise; None for none.
+    """
+
+    bound: BoundBlock
+    neurons: Mapping[str, Neurons]
+    nudge: Mapping[str, Tensor]
+    noise: torch.Generator | None = None
+
+    @property
+    def block(self) -> EnergyBlock:
+        return self.bound.block
+
+    def outputs(self, u: States) -> States:
+        """s of the node voltages."""
+        return {s.name: self.neurons[s.name].output(u[s.name], s.potential) for s in self.block.states}
+
+    def targets(self, u: States) -> States:
+        """The voltages that the present currents drive the nodes to."""
+        a = self.bound.stationarity(self.outputs(u))
+        return {n: self.neurons[n].input(a[n] - self.nudge[n] if n in self.nudge else a[n]) for n in a}
+
+    def step(self, u: States, h: float) -> States:
+        kept, slope = math.exp(-h), (math.exp(-h) - 1 + h) / h
+        a = self.targets(u)
+        half = {n: kept * u[n] + (1 - kept) * a[n] for n in u}
+        later = self.targets(half)
+        new = {n: half[n] + slope * (later[n] - a[n]) for n in u}
+        return self._disturbed(new, (1 - kept * kept) ** 0.5)
+
+    def _disturbed(self, u: States, part: float) -> States:
+        if self.noise is None:
+            return u
+        scale = {n: part * self.neurons[n].noise for n in u}
+        return {
+            n: v + scale[n] * torch.randn(v.shape, generator=self.noise).to(v) if scale[n] > 0 else v
+            for n, v in u.items()
+        }
+
+    def run(
+        self,
+        u: States,
+        duration: float,
+        step: float = STEP,
+        watch: Callable[[float, States], None] = lambda t, s: None,
+    ) -> tuple[States, Relaxation]:
+        """The node voltages after ``duration`` time constants, and how far from equilibrium they are.
+
+        Args:
+            u: where it starts.
+            step: h, in time constants.
+            watch: called with the time and the outputs after every step.
+        """
+        steps = max(1, math.ceil(duration / step))
+        with torch.no_grad():
+            for k in range(steps):
+                u = self.step(u, duration / steps)
+                watch((k + 1) * duration / steps, self.outputs(u))
+            residual = self.residual(u)
+        return u, Relaxation(self.block.name, steps, residual, residual <= SETTLED)
+
+    def residual(self, u: States) -> float:
+        """max_l |a_l - u_l| / |a_l|: thermal noise is part of it."""
+        a = self.targets(u)
+        parts = [peak(a[n] - u[n]) / peak(a[n]).clamp(min=1e-30) for n in u if u[n].numel()]
+        return float(torch.stack(parts).amax()) if parts else 0.0
+
+    def at_rest(self, like: States) -> States:
+        """All nodes at ground."""
+        return {n: torch.zeros_like(v) for n, v in like.items()}
