@@ -1,0 +1,96 @@
+"""A circuit's equilibrium and its transient, from ngspice: states in units of ``volts``, by bank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from ..errors import InputError, Problem
+from ..hardware.circuit import Circuit
+from .layout import lay_out
+from .ngspice import SECONDS, run_netlist
+from .rawfile import Plot
+from .testbench import Bench, netlist
+
+OPERATING_POINT, TRANSIENT = "Operating Point", "Transient Analysis"
+
+
+def solve_op(circuit: Circuit, diodes: str = "ideal", seconds: float = SECONDS) -> dict[str, Tensor]:
+    """The equilibrium that ngspice's ``.op`` finds, (n,) a bank; with strong feedback it may be an unstable one.
+
+    Raises:
+        InputError: the circuit can't be written.
+        SimulatorError: ngspice is missing, or fails.
+    """
+    plots = _run(circuit, Bench(transient=False, diodes=diodes), seconds)
+    return {name: values[-1] for name, values in _states(circuit, plots, OPERATING_POINT).items()}
+
+
+def solve_tran(
+    circuit: Circuit,
+    duration: float | None = None,
+    step: float | None = None,
+    diodes: str = "ideal",
+    seconds: float = SECONDS,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The transient from u = 0, every input applied at t = 0: times (t,) in seconds, states (t, n) a bank.
+
+    Args:
+        duration: in seconds; 30 time constants by default.
+        step: the longest step; ngspice takes shorter ones where it needs them. A fiftieth of a time constant by default.
+    """
+    plots = _run(circuit, Bench(operating_point=False, duration=duration, step=step, diodes=diodes), seconds)
+    return times_of(plots), _states(circuit, plots, TRANSIENT)
+
+
+def settling_time(times: Tensor, states: Mapping[str, Tensor], tolerance: float = 0.01) -> float:
+    """The first time from which on every state stays within ``tolerance`` of its final value.
+
+    The tolerance is relative to the largest final value of the state's bank; between samples states are taken as straight lines.
+    """
+    return max(_settled(times, values, tolerance) for values in states.values())
+
+
+def _settled(times: Tensor, values: Tensor, tolerance: float) -> float:
+    final = values[-1]
+    band = tolerance * float(final.abs().max())
+    excess = (values - final).abs().amax(dim=1) - band  # (t,)
+    outside = (excess > 0).nonzero()
+    if not len(outside):
+        return float(times[0])
+    last = int(outside[-1])
+    before, after = float(excess[last]), float(excess[last + 1]) if last + 1 < len(excess) else 0.0
+    return float(times[last] + (times[last + 1] - times[last]) * before / (before - after))
+
+
+def times_of(plots: tuple[Plot, ...]) -> Tensor:
+    return plot_named(plots, TRANSIENT).column("time")
+
+
+def plot_named(plots: tuple[Plot, ...], name: str) -> Plot:
+    for plot in plots:
+        if plot.name == name:
+            return plot
+    raise InputError(Problem("ngspice's result", f"has no {name}", "Ask for that analysis in the netlist."))
+
+
+def states_at(plot: Plot, nodes: Mapping[str, tuple[str, ...]], volts: float) -> dict[str, Tensor]:
+    """(points, n) a bank, in units of ``volts``."""
+    column = {name: k for k, name in enumerate(plot.variables)}
+    missing = [n for names in nodes.values() for n in names if f"v({n})" not in column]
+    if missing:
+        raise InputError(
+            Problem("ngspice's result", f"lacks the node {missing[0]}", "Keep the netlist's .save lines as exported.")
+        )
+    return {bank: plot.values[:, [column[f"v({n})"] for n in names]] / volts for bank, names in nodes.items()}
+
+
+def _run(circuit: Circuit, bench: Bench, seconds: float) -> tuple[Plot, ...]:
+    return run_netlist(netlist(circuit, bench), circuit.block, seconds)
+
+
+def _states(circuit: Circuit, plots: tuple[Plot, ...], name: str) -> dict[str, Tensor]:
+    outputs = lay_out(circuit).outputs
+    nodes = {bank.name: outputs[bank.name] for bank in circuit.banks}
+    return states_at(plot_named(plots, name), nodes, circuit.volts)

@@ -1,0 +1,189 @@
+"""The whole netlist of a block: its circuit, its stimulus, its analyses and its measurements.
+
+.op     the equilibrium; it may be an unstable one, or one of several
+.tran   from u = 0 at t = 0, with every input, drive and nudge applied from then on: where the circuit really goes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..errors import OptionError, Problem
+from ..hardware.circuit import Circuit
+from . import hopfield, resistive
+from .layout import Layout, lay_out
+from .legality import check_circuit
+from .netlist import comment, number
+
+MAX_DEVICES = 500_000
+DURATION, STEPS = 30.0, 50
+"""Of the transient: in time constants, and the fewest steps to one of them."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a netlist simulates.
+
+    Attributes:
+        operating_point: whether to look for the equilibrium (``.op``).
+        transient: whether to simulate the settling (``.tran``).
+        duration: of the transient, in seconds; None is 30 time constants.
+        step: the longest step of the transient, in seconds; None is a fiftieth of a time constant.
+        diodes: ``"ideal"`` or ``"silicon"`` (a 1N4148), for resistive circuits.
+        max_devices: a larger circuit is refused.
+
+    Raises:
+        OptionError: with every field that can't be used.
+    """
+
+    operating_point: bool = True
+    transient: bool = True
+    duration: float | None = None
+    step: float | None = None
+    diodes: str = "ideal"
+    max_devices: int = MAX_DEVICES
+
+    def __post_init__(self) -> None:
+        found = [
+            Problem(f"option {name}", f"is {value!r}", "Give a positive number of seconds, or None.")
+            for name, value in (("duration", self.duration), ("step", self.step))
+            if value is not None and not 0 < value < float("inf")
+        ]
+        if self.diodes not in resistive.DIODES:
+            found.append(Problem("option diodes", f"is {self.diodes!r}", f"Give one of {', '.join(resistive.DIODES)}."))
+        if not (self.operating_point or self.transient):
+            found.append(Problem("options operating_point, transient", "are both off", "Simulate at least one."))
+        if found:
+            raise OptionError(found)
+
+    def times(self, circuit: Circuit) -> tuple[float, float]:
+        """(duration, longest step) in seconds."""
+        tau = circuit.time_constant
+        return self.duration or DURATION * tau, self.step or tau / STEPS
+
+
+def netlist(circuit: Circuit, bench: Bench | None = None, expected: Mapping[str, Tensor] | None = None) -> str:
+    """The netlist of a circuit.
+
+    Args:
+        expected: the states that it should settle at, by bank, in units of ``volts``: the measurements of the settling time need them.
+
+    Raises:
+        InputError: the circuit can't be written, with every reason.
+    """
+    bench = bench or Bench()
+    check_circuit(circuit, bench.max_devices)
+    layout = lay_out(circuit)
+    return "\n".join(
+        [
+            *_header(circuit),
+            "",
+            *_body(circuit, layout, bench),
+            *_analyses(circuit, layout, bench, expected),
+            ".end",
+            "",
+        ]
+    )
+
+
+# --- the parts, in order ----------------------------------------------------------------------------------
+
+
+def _header(circuit: Circuit) -> Iterator[str]:
+    yield comment(f"{circuit.block}: a {circuit.physics} circuit, written by ffebm_compiler").replace("\n", " ")
+    yield comment(
+        "\n".join(
+            [
+                "",
+                "Run it with    ngspice -b FILE",
+                "",
+                "values        node names            shape",
+                *(
+                    f"  input         x_..               {tuple(x.shape)}  {circuit.input_labels.get(n, n)}"
+                    for n, x in circuit.inputs.items()
+                ),
+                *(
+                    f"  state         s_..               {b.shape}  {b.label} ({b.potential.name}, layer weight {b.layer_weight:g})"
+                    for b in circuit.banks
+                ),
+                "",
+                "arrays        outputs x inputs",
+                *(f"  {e.label}: {e.positive.shape[0]} x {e.positive.shape[1]}" for e in circuit.edges),
+            ]
+        )
+    )
+
+
+def _body(circuit: Circuit, layout: Layout, bench: Bench) -> Iterator[str]:
+    yield f".param siemens={number(circuit.siemens)}   ; conductance of a weight of 1, in S"
+    yield f".param volts={number(circuit.volts)}   ; voltage of a value of 1, in V"
+    yield f".param tau={number(circuit.time_constant)}   ; R C of a neuron, in s"
+    physics = hopfield if circuit.physics == "hopfield" else resistive
+    parts = (
+        hopfield.subcircuits(circuit, layout)
+        if circuit.physics == "hopfield"
+        else resistive.subcircuits(circuit, layout, bench.diodes)
+    )
+    for part in parts:
+        yield f"\n{part}"
+    yield "\n* --- the circuit ---"
+    yield from physics.instances(circuit, layout)
+    yield "\n* --- stimulus: inputs (V), drives and nudges (A) ---"
+    yield from _stimulus(circuit, layout, {b.name: physics.input_node(layout, b.name) for b in circuit.banks})
+
+
+def _stimulus(circuit: Circuit, layout: Layout, entries: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+    for name, x in circuit.inputs.items():
+        for node, value in zip(layout.outputs[name], x.tolist()):
+            yield f"V{node} {node} 0 {{volts*({number(value)})}}"
+    for bank in circuit.banks:
+        name, nodes = layout.banks[bank.name], entries[bank.name]
+        for i, node in enumerate(nodes):
+            yield from _current(f"Idrive_{name}_{i} 0 {node}", float(bank.drive[i]))
+            yield from _current(f"Inudge_{name}_{i} {node} 0", float(bank.nudge[i]))
+
+
+def _current(source: str, value: float) -> Iterator[str]:
+    if value != 0:
+        yield f"{source} {{siemens*volts*({number(value)})}}"
+
+
+def _analyses(circuit: Circuit, layout: Layout, bench: Bench, expected: Mapping[str, Tensor] | None) -> Iterator[str]:
+    yield "\n* --- analyses ---"
+    yield from _tolerances(circuit)
+    outputs = [node for bank in circuit.banks for node in layout.outputs[bank.name]]
+    for node in outputs:
+        yield f".save v({node})"
+    if bench.operating_point:
+        yield ".op"
+    if bench.transient:
+        duration, step = bench.times(circuit)
+        yield f".tran {number(step)} {number(duration)} 0 {number(step)} uic"
+        yield from _measurements(circuit, layout, expected or {})
+
+
+def _tolerances(circuit: Circuit) -> Iterator[str]:
+    """ngspice's defaults (1 uV, 1 pA, 1e-12 S) are not small against this circuit: they are scaled to it."""
+    volt, ampere = 1e-9 * circuit.volts, 1e-9 * circuit.siemens * circuit.volts
+    charge = ampere * circuit.time_constant
+    yield f".options reltol=1e-6 vntol={number(volt)} abstol={number(ampere)} chgtol={number(charge)}"
+    yield f".options gmin={number(1e-12 * circuit.siemens)} method=gear itl1=1000 itl4=100"
+
+
+def _measurements(circuit: Circuit, layout: Layout, expected: Mapping[str, Tensor]) -> Iterator[str]:
+    """When each state comes within 1 % of its bank's range of the expected value, for the last time."""
+    yield from (
+        ("* .meas works without -r only; ffebm spice-check computes the settling time from the raw file",)
+        if expected
+        else ()
+    )
+    for bank in circuit.banks:
+        if bank.name not in expected:
+            continue
+        final = expected[bank.name].flatten()
+        band = 0.01 * float(final.abs().max()) * circuit.volts
+        for node, value in zip(layout.outputs[bank.name], (final * circuit.volts).tolist()):
+            yield f".meas tran settled_{node} when par('abs(v({node}) - ({number(value)}))')={number(band)} fall=last"
