@@ -66,16 +66,15 @@ def sums(bound: BoundBlock, devices: Devices | None = None, back: Devices | None
         devices: of the drive; ideal ones by default.
         back: of the feedback; those of the drive by default.
     """
-    forward = _Magnitudes(_one_sample(bound), devices or {})
-    backward = forward if back is None else _Magnitudes(forward.bound, back)
+    forward = Magnitudes(on_one_sample(bound), devices or {})
+    backward = forward if back is None else Magnitudes(forward.bound, back)
     states = bound.block.states
-    with torch.no_grad():
-        rows = {s.name: forward.of(s.drive, 1.0) for s in states}
-        biases = {s.name: forward.of(s.drive, 0.0) for s in states}
+    rows = {s.name: forward.rows(s) for s in states}
+    biases = {s.name: forward.rows(s, 0.0) for s in states}
     return Sums(rows, biases, {e: c for s in states for e, c in backward.columns(s)})
 
 
-def _one_sample(bound: BoundBlock) -> BoundBlock:
+def on_one_sample(bound: BoundBlock) -> BoundBlock:
     """The first sample of the block, in at least float32, with every term that no state reaches evaluated."""
     computed = {o for s in bound.block.states for t in s.drive.terms for o in t.operands[1:] if t.operation.weighted}
     sample = bound if computed & set(bound.inputs) else one_sample(bound)
@@ -88,26 +87,33 @@ def _widened(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v.float() if isinstance(v, Tensor) and v.dtype in half else v for k, v in values.items()}
 
 
-class _Magnitudes:
-    """The couplings of a block with magnitudes in place of weights."""
+class Magnitudes:
+    """The couplings of a block with magnitudes in place of weights.
+
+    Attributes:
+        bound: the block on one sample.
+        states: a value of each state, for its shape.
+    """
 
     def __init__(self, bound: BoundBlock, devices: Devices):
         self.bound, self.devices = bound, devices
         with torch.no_grad():
             self.states = bound.feedforward()
 
-    def of(self, coupling: Coupling, value: float, leaves: Mapping[str, Tensor] | None = None) -> Tensor:
-        """The coupling with every source and input at ``value``; constants stay."""
-        known: dict[str, Any] = {}
-        for name in coupling.inputs:
-            known[name] = _filled(self.bound.inputs[name], value)
-        for name in coupling.sources:
-            known[name] = _filled(self.states[name], value) if leaves is None else leaves[name]
+    def filled(self, coupling: Coupling, value: float) -> dict[str, Any]:
+        """Everything that drives the resistors of a coupling, at one value: sources, inputs, what is computed digitally from these."""
+        given = {n: self.bound.fixed[n] for n in given_terms(coupling)}
+        driven = (
+            {n: self.states[n] for n in coupling.sources} | {n: self.bound.inputs[n] for n in coupling.inputs} | given
+        )
+        return {n: _filled(v, value) for n, v in driven.items()}
+
+    def of(self, coupling: Coupling, driven: Mapping[str, Any]) -> Tensor:
+        """The sum of the magnitudes of every path and constant, at these values."""
+        known = dict(driven)
         for term in coupling.terms:
-            if is_resistive(term):
+            if term.name not in known:
                 known[term.name] = self._term(term, known)
-            else:  # of inputs alone: computed digitally, and driven as a value
-                known[term.name] = _filled(self.bound.fixed[term.name], value)
         f: Tensor = known[coupling.output]
         return f
 
@@ -134,13 +140,19 @@ class _Magnitudes:
             given = given.abs()
         return given.to(next(iter(self.states.values())))
 
+    def rows(self, state: State, value: float = 1.0) -> Tensor:
+        """The row sums of one state's drive; those of its biases alone at a value of 0."""
+        with torch.no_grad():
+            return self.of(state.drive, self.filled(state.drive, value))
+
     def columns(self, state: State) -> Iterator[tuple[Edge, Tensor]]:
         """The column sums of one state's drive over each of its sources."""
         if not state.drive.sources:
             return
+        driven = self.filled(state.drive, 1.0)
         with torch.enable_grad():
-            leaves = {n: torch.ones_like(self.states[n]).requires_grad_() for n in state.drive.sources}
-            found = torch.autograd.grad(self.of(state.drive, 1.0, leaves).sum(), list(leaves.values()))
+            leaves = {n: driven[n].requires_grad_() for n in state.drive.sources}
+            found = torch.autograd.grad(self.of(state.drive, driven).sum(), list(leaves.values()))
         for source, column in zip(leaves, found, strict=True):
             yield (source, state.name), column
 
@@ -205,6 +217,11 @@ def is_resistive(term: Term) -> bool:
     operation = term.operation
     cubic = "cubic" in f"{operation.options.get('mode', '')}{operation.function}"  # its weights are of both signs
     return operation.name in _MAGNITUDES and operation.linear and not operation.routed and not cubic
+
+
+def given_terms(coupling: Coupling) -> tuple[str, ...]:
+    """The terms that are computed digitally from inputs alone, and driven into the resistors as values."""
+    return tuple(t.name for t in coupling.terms if not is_resistive(t))
 
 
 def coupling_problems(block: EnergyBlock) -> Iterator[tuple[Term, str]]:
