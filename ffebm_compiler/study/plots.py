@@ -1,0 +1,217 @@
+"""Small multiples: a row of panels for each metric, a column for each value of the second sweep, medians with their spread over the chips.
+
+The first sweep runs along the axis; a third one is told apart by colour; further ones have a picture each. One at a time, each sweep
+has a column of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from ..errors import OptionError, Problem
+from ..files import write_whole
+from .metrics import METRICS, Metric
+from .point import Settings, grid
+from .records import Spread
+from .sweep import Axis, Value
+
+WIDEST = 8
+"""Columns in a picture; a second sweep of more values is told apart by colour instead."""
+
+LEGEND_ROWS = 12
+GEOMETRIC = 30.0
+"""An axis whose values span more than this factor, and grow by similar ones, is drawn logarithmically."""
+
+Summary = Mapping[Settings, Mapping[str, Spread]]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One column of panels: what runs along the axis, and a line for each label."""
+
+    title: str
+    axis: Axis
+    lines: Mapping[str, Sequence[tuple[int, Settings]]]
+
+
+def check_plots() -> None:
+    """Whether plots can be drawn.
+
+    Raises:
+        OptionError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as failure:
+        remedy = "Install it (pip install 'ffebm_compiler[viz]'), or give --no-plots."
+        raise OptionError(Problem("plots", "need matplotlib", remedy)) from failure
+
+
+def draw(
+    folder: Path, axes: Sequence[Axis], alone: bool, found: Summary, title: str, digital: Mapping[str, float | None]
+) -> list[Path]:
+    """Writes ``study.png`` and ``study.svg``, or ``study_1.png`` ... where there are several pictures.
+
+    Args:
+        found: median and spread by settings and metric.
+        digital: metrics of the digital model, drawn as dashed lines.
+    """
+    check_plots()
+    pictures = [*_pictures([a for a in axes if alone or len(a.values) > 1] or list(axes), axes, alone)]
+    written = []
+    for number, (subtitle, panels) in enumerate(pictures, 1):
+        figure = _figure(panels, found, f"{title}\n{subtitle}" if subtitle else title, digital)
+        if figure is not None:
+            name = "study" if len(pictures) == 1 else f"study_{number}"
+            written += [_saved(figure, folder / f"{name}.{kind}") for kind in ("png", "svg")]
+    return written
+
+
+def _saved(figure: Any, path: Path) -> Path:
+    stream = BytesIO()
+    figure.savefig(stream, format=path.suffix[1:])
+    return write_whole(path, stream.getvalue(), "plot")
+
+
+# --- what goes where --------------------------------------------------------------------------------------
+
+
+def _pictures(varied: Sequence[Axis], axes: Sequence[Axis], alone: bool) -> Iterator[tuple[str, list[Panel]]]:
+    if alone:
+        yield "", [Panel("", a, {"": [(i, ((a.name, v),)) for i, v in enumerate(a.values)]}) for a in axes]
+        return
+    first, rest = varied[0], list(varied[1:])
+    columns = rest.pop(0) if rest and len(rest[0].values) <= WIDEST else None
+    colours = rest.pop(0) if rest else None
+    constant = {a.name: a.values[0] for a in axes}
+    for fixed in grid(rest):
+        panels = [
+            Panel(_told(column), first, {_told(colour): _line(axes, first, {**constant, **dict((*column, *colour, *fixed))}) for colour in _each(colours)})
+            for column in _each(columns)
+        ]  # fmt: skip
+        yield ", ".join(_told((pair,)) for pair in fixed), panels
+
+
+def _each(axis: Axis | None) -> list[Settings]:
+    return [()] if axis is None else [((axis.name, value),) for value in axis.values]
+
+
+def _line(axes: Sequence[Axis], along: Axis, others: Mapping[str, Value]) -> list[tuple[int, Settings]]:
+    """The settings along an axis, in the order of the axes, which is how they are recorded."""
+    return [
+        (i, tuple((a.name, value if a.name == along.name else others[a.name]) for a in axes))
+        for i, value in enumerate(along.values)
+    ]
+
+
+def _told(settings: Settings) -> str:
+    return ", ".join(f"{name} = {_text(value)}" for name, value in settings)
+
+
+def _text(value: Value) -> str:
+    if value is None:
+        return "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+# --- drawing ----------------------------------------------------------------------------------------------
+
+
+def _figure(panels: Sequence[Panel], found: Summary, title: str, digital: Mapping[str, float | None]) -> Any:
+    from matplotlib.figure import Figure
+
+    metrics = [m for m in METRICS if METRICS[m].plotted and any(m in spreads for spreads in found.values())]
+    if not metrics:
+        return None
+    size = (max(4.6, 2.5 * len(panels) + 1.7), 1.75 * len(metrics) + 1.0)
+    figure = Figure(figsize=size, dpi=130, layout="constrained")
+    cells = figure.subplots(len(metrics), len(panels), squeeze=False, sharex="col", sharey="row")
+    for row, metric in zip(cells, metrics, strict=True):
+        for cell, panel in zip(row, panels, strict=True):
+            _panel(cell, panel, metric, found)
+            if (line := digital.get(metric)) is not None:
+                cell.axhline(line, color="#444444", linewidth=0.9, linestyle="--", label="digital model")
+        _value_axis(row, METRICS[metric])
+    for cell, panel in zip(cells[0], panels, strict=True):
+        cell.set_title(panel.title, fontsize=9)
+    for cell, panel in zip(cells[-1], panels, strict=True):
+        unit = panel.axis.quantity.unit
+        cell.set_xlabel(panel.axis.name + (f" ({unit})" if unit not in ("", "1") else ""), fontsize=9)
+        _along(cell, panel.axis)
+    _legend(figure, cells[0][0])
+    figure.suptitle(f"{title}\nmedian over the chips, band from the 10th to the 90th percentile", fontsize=9)
+    return figure
+
+
+def _panel(cell: Any, panel: Panel, metric: str, found: Summary) -> None:
+    import matplotlib
+
+    colours = matplotlib.colormaps["viridis"]
+    positions = _positions(panel.axis)
+    for number, (label, line) in enumerate(panel.lines.items()):
+        colour = "#b3621b" if len(panel.lines) == 1 else colours(0.9 * number / (len(panel.lines) - 1))
+        known = [(positions[i], found[s][metric]) for i, s in line if metric in found.get(s, {})]
+        known = [(x, spread) for x, spread in known if math.isfinite(spread.median)]
+        known.sort(key=lambda pair: pair[0])
+        x = [place for place, _ in known]
+        cell.plot(x, [s.median for _, s in known], "o-", color=colour, markersize=3.2, linewidth=1.2, label=label)
+        cell.fill_between(
+            x, [s.low for _, s in known], [s.high for _, s in known], color=colour, alpha=0.2, linewidth=0
+        )
+    cell.spines[["top", "right"]].set_visible(False)
+    cell.grid(alpha=0.25, linewidth=0.6)
+    cell.tick_params(labelsize=8)
+
+
+def _value_axis(row: Sequence[Any], metric: Metric) -> None:
+    row[0].set_ylabel(metric.label + (f" ({metric.unit})" if metric.unit else ""), fontsize=9)
+    values = [y for cell in row for line in cell.lines for y in line.get_ydata()]
+    if metric.logarithmic and values and min(values) > 0 and max(values) > 3 * min(values):
+        row[0].set_yscale("log")
+
+
+def _legend(figure: Any, cell: Any) -> None:
+    handles, labels = cell.get_legend_handles_labels()
+    shown = [(h, label) for h, label in zip(handles, labels, strict=True) if label]
+    if shown:
+        columns = math.ceil(len(shown) / LEGEND_ROWS)
+        figure.legend(*zip(*shown, strict=True), loc="outside right upper", fontsize=8, frameon=False, ncols=columns)
+
+
+# --- what runs along the axis -----------------------------------------------------------------------------
+
+
+def _positions(axis: Axis) -> list[float]:
+    """The values themselves; for choices, and numbers beside none, one place each."""
+    return (
+        [float(v) for v in axis.values if isinstance(v, (int, float))]
+        if _is_numeric(axis)
+        else [*map(float, range(len(axis.values)))]
+    )
+
+
+def _is_numeric(axis: Axis) -> bool:
+    return all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in axis.values)
+
+
+def _is_geometric(values: Sequence[float]) -> bool:
+    return len(values) > 2 and min(values) > 0 and max(values) > GEOMETRIC * min(values)
+
+
+def _along(cell: Any, axis: Axis) -> None:
+    values = _positions(axis)
+    if not _is_numeric(axis):
+        cell.set_xticks(
+            values, [_text(v) for v in axis.values], rotation=30 if max(map(len, map(_text, axis.values))) > 6 else 0
+        )
+    elif _is_geometric(values):
+        cell.set_xscale("log")
+    elif _is_geometric(positive := [v for v in values if v > 0]) and min(values) == 0:
+        cell.set_xscale("symlog", linthresh=min(positive))
+    elif len(values) <= 8 and all(isinstance(v, int) for v in axis.values):
+        cell.set_xticks(values)

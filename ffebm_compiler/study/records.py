@@ -1,0 +1,287 @@
+"""A study's folder: what was asked in ``study.json``, one line a point in ``points.jsonl``, tables in ``points.csv`` and ``summary.csv``.
+
+A point is one write of one line to the end of ``points.jsonl``, so that whatever stops a study leaves the points before it; a last
+line that was cut off is dropped. The tables are made from it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import OptionError, Problem
+from ..files import write_whole
+from .metrics import METRICS, Measured
+from .point import Point, Settings
+from .sweep import Value
+
+CONFIGURATION, POINTS, TABLE, SUMMARY = "study.json", "points.jsonl", "points.csv", "summary.csv"
+
+MAY_DIFFER = ("chips", "versions")
+"""Of a configuration: more chips may be asked for, and the versions are those of the first run."""
+
+SPREAD = (10.0, 90.0)
+"""Percentiles over the chips."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A point and what was measured there, or why it could not be."""
+
+    point: Point
+    metrics: Measured
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One metric at one setting, over the chips."""
+
+    median: float
+    low: float
+    high: float
+    chips: int
+
+
+class Folder:
+    """A study's folder, open for one run at a time."""
+
+    def __init__(self, path: Path, configuration: Mapping[str, Any]):
+        """Makes the folder, or goes on with the study in it.
+
+        Raises:
+            OptionError: the folder holds another study or something else, is in use, or can't be written.
+        """
+        self.path = path
+        try:
+            self._open(configuration)
+        except OSError as failure:
+            raise OptionError(
+                Problem(
+                    f"folder {path}", f"can't be written: {failure.strerror}", "Choose a place that you may write to."
+                )
+            ) from failure
+
+    def _open(self, configuration: Mapping[str, Any]) -> None:
+        _check_place(self.path)
+        self.path.mkdir(exist_ok=True)
+        known = self.path / CONFIGURATION
+        if known.is_file():
+            _check_same(self.path, configuration)
+        self._file = os.open(self.path / POINTS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        _lock(self._file, self.path)
+        self.records = {r.point.key: r for r in self._read()}
+        recorded = {**configuration, "versions": _read_json(known)["versions"]} if known.is_file() else configuration
+        write_whole(known, json.dumps(recorded, indent=2, ensure_ascii=False) + "\n", "study")
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def __enter__(self) -> Folder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def left(self, points: Iterable[Point]) -> list[Point]:
+        """The points without a result; those that failed are tried again."""
+        return [p for p in points if (r := self.records.get(p.key)) is None or r.error is not None]
+
+    def append(self, record: Record) -> None:
+        """Adds a point for good."""
+        self.records[record.point.key] = record
+        os.write(self._file, (json.dumps(_line(record), ensure_ascii=False) + "\n").encode())
+        os.fsync(self._file)
+
+    def _read(self) -> Iterator[Record]:
+        """The records; what a crash left behind the last whole line goes."""
+        content = (self.path / POINTS).read_bytes()
+        whole, _, rest = content.rpartition(b"\n")
+        if rest:
+            os.ftruncate(self._file, len(content) - len(rest))
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                yield _record(json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError) as failure:
+                raise OptionError(
+                    Problem(f"file {self.path / POINTS}", f"line {number} is no point of a study", "Delete that line.")
+                ) from failure
+
+    # --- tables ----------------------------------------------------------------------------------------
+
+    def write_tables(self, names: Sequence[str]) -> None:
+        """``points.csv`` with a row a point and ``summary.csv`` with a row a setting.
+
+        Args:
+            names: what is swept.
+        """
+        rows = [_row(r, names) for r in self.records.values()]
+        write_whole(self.path / TABLE, _csv([*names, "chip", *METRICS, "error"], rows), "table")
+        columns = [f"{m}_{part}" for m in METRICS for part in ("median", "low", "high")]
+        spread = summary(self.records.values())
+        write_whole(
+            self.path / SUMMARY,
+            _csv([*names, "chips", *columns], [_summed(s, m, names) for s, m in spread.items()]),
+            "table",
+        )
+
+
+def summary(records: Iterable[Record]) -> dict[Settings, dict[str, Spread]]:
+    """Median and spread over the chips, by settings and metric."""
+    grouped: dict[Settings, list[Record]] = {}
+    for record in records:
+        if record.error is None:
+            grouped.setdefault(record.point.settings, []).append(record)
+    return {settings: dict(_spreads(group)) for settings, group in grouped.items()}
+
+
+def _spreads(group: Sequence[Record]) -> Iterator[tuple[str, Spread]]:
+    for metric in METRICS:
+        values = [v for r in group if (v := r.metrics.get(metric)) is not None and not math.isnan(v)]
+        if values:
+            with np.errstate(invalid="ignore"):  # between an infinite residual and a finite one
+                low, high = np.percentile(values, SPREAD)
+            yield metric, Spread(float(np.median(values)), float(low), float(high), len(values))
+
+
+def _row(record: Record, names: Sequence[str]) -> list[Any]:
+    settings = dict(record.point.settings)
+    values = [_shown(record.metrics.get(m)) for m in METRICS]
+    return [*(_setting(settings, n) for n in names), record.point.chip, *values, record.error or ""]
+
+
+def _summed(settings: Settings, spreads: Mapping[str, Spread], names: Sequence[str]) -> list[Any]:
+    cells = [_shown(part) for m in METRICS for part in _parts(spreads.get(m))]
+    chips = max((s.chips for s in spreads.values()), default=0)
+    return [*(_setting(dict(settings), n) for n in names), chips, *cells]
+
+
+def _parts(spread: Spread | None) -> tuple[float | None, ...]:
+    return (None, None, None) if spread is None else (spread.median, spread.low, spread.high)
+
+
+def _setting(settings: Mapping[str, Value], name: str) -> Any:
+    """``base`` where a field is not varied, which is not the same as its value ``none``."""
+    value = settings.get(name, "base")
+    return "none" if value is None else value
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.9g}"
+
+
+def _csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+# --- lines ------------------------------------------------------------------------------------------------
+
+
+def _line(record: Record) -> dict[str, Any]:
+    """JSON has no infinity: a diverged residual is the text ``inf``."""
+    metrics = {k: v if v is None or math.isfinite(v) else str(v) for k, v in record.metrics.items()}
+    return {
+        "settings": dict(record.point.settings),
+        "chip": record.point.chip,
+        "metrics": metrics,
+        "error": record.error,
+    }
+
+
+def _record(line: Mapping[str, Any]) -> Record:
+    metrics = {k: None if v is None else float(v) for k, v in line["metrics"].items()}
+    return Record(Point(tuple(line["settings"].items()), int(line["chip"])), metrics, line["error"])
+
+
+# --- the configuration ------------------------------------------------------------------------------------
+
+
+def versions() -> dict[str, str]:
+    """What the numbers were made with."""
+    return {
+        "python": platform.python_version(),
+        **{name: _version(name) for name in ("ffebm_compiler", "torch", "numpy")},
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _check_place(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise OptionError(Problem(f"folder {path}", "is a file", "Choose another name."))
+    if path.is_dir() and any(path.iterdir()) and not (path / CONFIGURATION).is_file():
+        raise OptionError(Problem(f"folder {path}", "holds something else than a study", "Choose another folder."))
+    if not path.parent.is_dir():
+        raise OptionError(
+            Problem(f"folder {path}", f"there is no folder {path.parent}", f"Make it first: mkdir -p {path.parent}")
+        )
+
+
+def _check_same(path: Path, configuration: Mapping[str, Any]) -> None:
+    """One error that names every difference from the study in the folder."""
+    before, now = _flat(_read_json(path / CONFIGURATION)), _flat(json.loads(json.dumps(configuration)))
+    differ = [
+        k for k in dict.fromkeys([*before, *now]) if before.get(k) != now.get(k) and k.split(".")[0] not in MAY_DIFFER
+    ]
+    if differ:
+        shown = "; ".join(f"{k} was {before.get(k)!s:.60} and is now {now.get(k)!s:.60}" for k in differ[:6])
+        more = f"; and {len(differ) - 6} more" if len(differ) > 6 else ""
+        raise OptionError(
+            Problem(
+                f"folder {path}",
+                f"holds another study: {shown}{more}",
+                "Go on with the same options, or choose another folder.",
+            )
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        found["versions"]
+    except (ValueError, KeyError, TypeError) as failure:
+        raise OptionError(Problem(f"file {path}", "is no study's configuration", "Choose another folder.")) from failure
+    return found  # type: ignore[no-any-return]
+
+
+def _flat(value: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """``{"hardware": {"g_min": 0}}`` as ``{"hardware.g_min": 0}``."""
+    flat: dict[str, Any] = {}
+    for name, part in value.items():
+        flat.update(_flat(part, f"{before}{name}.") if isinstance(part, Mapping) else {f"{before}{name}": part})
+    return flat
+
+
+def _lock(file: int, path: Path) -> None:
+    """Two runs that append to one folder would do every point twice; the lock goes with the process."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as failure:
+        os.close(file)
+        raise OptionError(
+            Problem(f"folder {path}", "is in use by another run", "Wait for it, stop it, or choose another folder.")
+        ) from failure
