@@ -21,7 +21,6 @@ from ..errors import InputError, Problem
 from ..hardware.circuit import Bank, Circuit
 from ..hardware.circuit import Edge as Resistors
 from ..ir import Potential
-from ..solve import States
 
 
 def diodes(lower: float, upper: float) -> Potential:

@@ -24,6 +24,8 @@ from ..solve import Equilibrium, States, Tolerance
 from ..solve.relaxation import iterate
 from .network import Drives, bounds, leak
 
+DEFAULT = Tolerance(max_sweeps=1000)
+
 
 @dataclass(frozen=True)
 class Node:
@@ -102,7 +104,7 @@ def solve(
     circuit: Circuit,
     inputs: Mapping[str, Tensor] | None = None,
     nudges: Mapping[str, Tensor] | None = None,
-    tolerance: Tolerance = Tolerance(max_sweeps=1000),
+    tolerance: Tolerance = DEFAULT,
     start: Mapping[str, Tensor] | None = None,
 ) -> Equilibrium:
     """The equilibrium of a resistive circuit: states ``(batch, n)`` by bank, and how many sweeps it took.
