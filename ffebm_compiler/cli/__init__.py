@@ -1,4 +1,4 @@
-"""The command line: ``ffebm explain|convert|draw|check MODULE:FACTORY``."""
+"""The command line: ``ffebm explain|convert|draw|check|study MODULE:FACTORY``."""
 
 from .main import main
 

@@ -85,7 +85,7 @@ def check_model(
         inputs: a call of the model; None guesses one from its first layer.
         converted: ``(block size or None for the one asked for, example inputs) -> model``.
     """
-    inputs = _guessed(network, batch, seed) if inputs is None else inputs
+    inputs = guessed_inputs(network, batch, seed) if inputs is None else inputs
     exact = converted(1, inputs)
     model = converted(None, inputs)
     return CheckReport(
@@ -93,7 +93,7 @@ def check_model(
     )  # fmt: skip
 
 
-def _guessed(network: nn.Module, batch: int, seed: int) -> tuple[Tensor, ...]:
+def guessed_inputs(network: nn.Module, batch: int, seed: int) -> tuple[Tensor, ...]:
     """A batch of the first guessed shape that the model accepts."""
     generator = torch.Generator().manual_seed(seed)
     trial = copy.deepcopy(network).eval()

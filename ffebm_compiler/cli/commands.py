@@ -1,4 +1,4 @@
-"""What the four commands do."""
+"""What the commands do."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ..view import Report, check_picture
 from .checks import check_model
 from .folder import write_folder
 from .load import load_model
+from .study import study
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -85,6 +86,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "convert": _convert,
     "draw": _draw,
     "check": _check,
+    "study": study,
 }
 
 

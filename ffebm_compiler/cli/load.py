@@ -34,6 +34,25 @@ def load_model(target: str) -> nn.Module:
     return _made(_attribute(module, place, name, target), target)
 
 
+def load_attribute(target: str, what: str) -> Any:
+    """Whatever ``target`` names, such as a function that makes data.
+
+    Args:
+        what: what errors call it: ``"data"``.
+
+    Raises:
+        OptionError: with the closest names that there are.
+    """
+    place, colon, name = target.rpartition(":")
+    if not colon or not place or not name:
+        raise OptionError(Problem(f"{what} {target!r}", "does not name a factory", HOW.replace("Net", f"make_{what}")))
+    try:
+        return _attribute(_module(place, target), place, name, target)
+    except OptionError as failure:
+        told = (Problem(p.where.replace("model", what, 1), p.what, p.remedy) for p in failure.problems)
+        raise OptionError(told) from failure.__cause__
+
+
 # --- the module -------------------------------------------------------------------------------------------
 
 

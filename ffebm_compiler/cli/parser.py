@@ -63,6 +63,29 @@ examples:
   ffebm check net.py:Net --block-size 6 --loop-gain 0.2 --threshold 0.9999
   ffebm check bert.py:make --input-shape 1,16:1000              16 token ids below 1000
 """,
+    "study": """\
+measures the model on emulated chips, for every combination of swept values and for --chips chips each: accuracy (with labelled
+data), agreement and output error against the digital model, residual and sweeps, gradient cosine against the exact gradient,
+energy and latency. What can be swept: every field of the hardware specification (docs/hardware.md), loop_gain and block_size.
+
+  --sweep read_noise=0:0.1:11      11 values, evenly spaced
+  --sweep age=20:1e6:6log          6 values, evenly spaced in their logarithm
+  --sweep adc_bits=4,6,8,none      these values; none switches a limit off
+
+writes into one folder:
+  study.json                  what was asked: options, seeds, versions
+  points.jsonl points.csv     a row for every point, the first written as each is done
+  summary.csv                 median and spread over the chips
+  study.png study.svg         small multiples: a row for each metric, a column for each value of the second sweep
+
+Stop it with Ctrl-C: the same command goes on where it stopped, and a larger --chips adds chips. Exit status 1 if points failed.
+
+examples:
+  ffebm study net.py:Net --sweep read_noise=0:0.1:11 --hardware rram --chips 5
+  ffebm study net.py:Net --weights net.pt --data test.npz --sweep adc_bits=4,6,8 --sweep read_noise=0:0.1:11 --jobs 4
+  ffebm study net.py:Net --data data.py:make_test --sweep offset=0:10mV:6 --sweep levels=4,16,64,none --one-at-a-time
+  ffebm study net.py:Net --sweep loop_gain=0.001:0.2:5log --sweep block_size=1,2,3 --hardware chip.toml -o gains
+""",
 }
 
 _SUMMARIES = {
@@ -70,6 +93,7 @@ _SUMMARIES = {
     "convert": "write report, energies, graph and training loop into a folder",
     "draw": "draw the partition: .svg, .png or .html",
     "check": "check outputs, equilibria and gradients; exit status 1 if one is wrong",
+    "study": "sweep what a chip is made of: accuracy, convergence, gradient and cost on many emulated chips",
 }
 
 
@@ -177,11 +201,43 @@ def _check(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _study(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--sweep", action="append", default=[], metavar="NAME=VALUES",
+        help="values of one field, see below; repeated for several, of which every combination is measured",
+    )  # fmt: skip
+    command.add_argument(
+        "--one-at-a-time", action="store_true", help="vary each sweep alone, the others as --hardware has them"
+    )
+    command.add_argument(
+        "--hardware", default="rram", metavar="CHIP", help="the base chip: a preset, or a .toml or .json file"
+    )
+    command.add_argument("--chips", type=int, default=3, metavar="N", help="chips at each setting, seeds 0 to N-1")
+    command.add_argument("--weights", metavar="FILE.pt", help="trained weights: a state dict of torch.save")
+    command.add_argument(
+        "--data", metavar="FILE.npz|MODULE:FACTORY",
+        help="arrays x and y, or a function that returns (x, y); without it, random inputs of --input-shape",
+    )  # fmt: skip
+    command.add_argument(
+        "--calibrate", type=int, default=64, metavar="N", help="calibrate chips on the first N samples"
+    )
+    command.add_argument("--samples", type=int, default=256, metavar="N", help="judge them on at most N of the rest")
+    command.add_argument(
+        "--gradient-samples", type=int, default=32, metavar="N",
+        help="compare the gradient of these N with the exact one; --gradient-samples=0 leaves that out",
+    )  # fmt: skip
+    command.add_argument("--batch", type=int, default=64, metavar="N", help="samples at a time")
+    command.add_argument("--jobs", type=int, default=1, metavar="N", help="processes; the cores are shared among them")
+    command.add_argument("-o", "--output", default="study", metavar="FOLDER", help="where results go")
+    command.add_argument("--no-plots", action="store_true", help="draw nothing (plots need matplotlib)")
+
+
 _OWN_OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "explain": _explain,
     "convert": _convert,
     "draw": _draw,
     "check": _check,
+    "study": _study,
 }
 
 

@@ -6,6 +6,7 @@ has a column of its own.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ WIDEST = 8
 
 LEGEND_ROWS = 12
 GEOMETRIC = 30.0
-"""An axis whose values span more than this factor, and grow by similar ones, is drawn logarithmically."""
+"""An axis whose values span at least this factor may be drawn logarithmically."""
 
 Summary = Mapping[Settings, Mapping[str, Spread]]
 
@@ -200,7 +201,12 @@ def _is_numeric(axis: Axis) -> bool:
 
 
 def _is_geometric(values: Sequence[float]) -> bool:
-    return len(values) > 2 and min(values) > 0 and max(values) > GEOMETRIC * min(values)
+    """Whether values span a lot, by steps that are more alike in their ratios than in their differences."""
+    if len(values) < 3 or min(values) <= 0 or max(values) < GEOMETRIC * min(values):
+        return False
+    steps = [*itertools.pairwise(sorted(values))]
+    ratios, differences = [math.log(b / a) for a, b in steps], [b - a for a, b in steps]
+    return max(ratios) / min(ratios) < max(differences) / min(differences)
 
 
 def _along(cell: Any, axis: Axis) -> None:
