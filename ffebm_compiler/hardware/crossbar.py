@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..errors import InputError, Problem
-from .devices import Devices, drifted, manufacture, read_deviation
+from .devices import Devices, drifted, held, manufacture, read_deviation
 from .lines import pair_transfer
 from .mapping import Tiling
 from .specification import Hardware
@@ -81,11 +81,16 @@ class Crossbar:
         return torch.where(after > 0, before / after, 1.0)
 
     def write(self, change: Tensor, hardware: Hardware, writing: Generator) -> tuple[Crossbar, Tensor]:
-        """This array after a change of weights, and the change that the controller believes it has made."""
-        scale = self.tiling.spread(self.scale)
-        devices, made = write_pairs(self.devices, change.to(scale) * scale, hardware, writing)
-        written = change if hardware.write == "ideal" else made / scale
-        return replace(self, devices=devices), written
+        """This array after a change of weights, and the change that the controller believes it has made.
+
+        Pulses and quantised writes end at the bounds of the devices. An ideal write has no bounds: a tile whose range is full is written anew,
+        exactly, on another scale.
+        """
+        ideal = hardware.write == "ideal"
+        array = self._with_room(change, hardware) if ideal else self
+        scale = self.tiling.spread(array.scale)
+        devices, made = write_pairs(array.devices, change.to(scale) * scale, hardware, writing)
+        return replace(array, devices=devices), change if ideal else made / scale
 
     def to(self, device: torch.device | str) -> Crossbar:
         return _built({k: v.to(device) for k, v in self.arrays().items()}, self.tiling)
@@ -94,6 +99,21 @@ class Crossbar:
         """All that :func:`from_arrays` needs beside the specification."""
         devices = {f.name: getattr(self.devices, f.name) for f in fields(Devices)}
         return {"scale": self.scale, **{k: v for k, v in devices.items() if v is not None}}
+
+    def _with_room(self, change: Tensor, hardware: Hardware) -> Crossbar:
+        """The same weights on scales under which those to be changed fit; a stuck device has no say in the scale."""
+        now = self.devices.conductance
+        difference = now[0] - now[1]
+        wanted = torch.where(change == 0, 0.0, difference + change.to(difference) * self.tiling.spread(self.scale))
+        if self.devices.stuck is not None:
+            wanted = torch.where((self.devices.stuck == 0).all(0), wanted, 0.0)
+        largest = self.tiling.blocks(wanted.abs()).amax((-3, -1))
+        shrink = ((hardware.g_max - hardware.g_min) / largest).clamp(max=1)
+        if not bool((shrink < 1).any()):
+            return self
+        factor = self.tiling.spread(shrink)
+        anew = torch.where(factor < 1, held(pair_of(difference * factor, hardware), self.devices.stuck, hardware), now)
+        return replace(self, devices=replace(self.devices, conductance=anew, target=anew), scale=self.scale * shrink)
 
     def _divisor(self, hardware: Hardware) -> Tensor:
         """S per unit of weight, after compensation, of every device."""

@@ -102,7 +102,7 @@ def held(conductance: Tensor, stuck: Tensor | None, hardware: Hardware) -> Tenso
     """Conductances with the stuck devices where they are stuck."""
     if stuck is None:
         return conductance
-    return torch.where(stuck == 0, conductance, torch.where(stuck > 0, hardware.g_max, hardware.g_min).to(conductance))
+    return torch.where(stuck > 0, hardware.g_max, torch.where(stuck < 0, hardware.g_min, conductance))
 
 
 def drift_exponents(devices: Devices, hardware: Hardware) -> Tensor | None:

@@ -1,8 +1,8 @@
 """How a change of weights reaches differential pairs of devices, ``w = (g+ - g-) / scale``.
 
 Ideal, and by programming again. A pair is written anew, one device at g_min: ``g+ = g_min + max(d, 0)``, ``g- = g_min + max(-d, 0)`` with the new
-difference d within ``+-(g_max - g_min)``. "ideal" leaves it there; "quantised" rounds to levels, and writes those devices, with the programming error,
-whose level has changed.
+difference d within ``+-(g_max - g_min)``. "ideal" leaves it there, and moves the other device of a pair where one is stuck; "quantised" rounds to levels, and writes
+those devices, with the programming error, whose level has changed.
 
 Pulses. With ``x = (g - g_min) / (g_max - g_min)``, one pulse up or down changes a device by
 
@@ -48,9 +48,18 @@ def pair_of(difference: Tensor, hardware: Hardware) -> Tensor:
 
 def _ideal(devices: Devices, change: Tensor, hardware: Hardware, writing: Generator) -> Written:
     now = devices.conductance
-    then = torch.where(change == 0, now, pair_of(now[0] - now[1] + change, hardware))
-    then = held(then, devices.stuck, hardware)
+    wanted = now[0] - now[1] + change
+    then = torch.where(change == 0, now, _around_stuck(pair_of(wanted, hardware), wanted, devices.stuck, hardware))
     return replace(devices, conductance=then, target=then), change
+
+
+def _around_stuck(pair: Tensor, difference: Tensor, stuck: Tensor | None, hardware: Hardware) -> Tensor:
+    """A device whose partner is stuck makes up for it, within the range."""
+    if stuck is None:
+        return pair
+    fixed = held(pair, stuck, hardware)
+    partner = torch.stack((fixed[1] + difference, fixed[0] - difference)).clamp(hardware.g_min, hardware.g_max)
+    return torch.where((stuck == 0) & (stuck.flip(0) != 0), partner, fixed)
 
 
 def _quantised(devices: Devices, change: Tensor, hardware: Hardware, writing: Generator) -> Written:
