@@ -175,9 +175,10 @@ def _read_structure(text: str, quantity: Quantity, bare: bool) -> Any:
     if not bare or not text.lstrip().startswith(("[", "{")):
         return _read_number(text, quantity, bare)
     try:
-        return _value(json.loads(text), quantity)
+        given = json.loads(text)
     except (ValueError, RecursionError) as failure:
         raise QuantityError("not a list or a law as JSON writes them") from failure
+    return _value(given, quantity)
 
 
 _READERS: Mapping[str, Callable[[str, Quantity, bool], Any]] = MappingProxyType(
