@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from io import BytesIO
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError, Problem
 from ..files import check_target, write_whole
+from .units import si
 
 if TYPE_CHECKING:
     from .result import Cost
@@ -81,6 +83,9 @@ def _by_block(axis: Any, cost: Cost, bars: dict[str, tuple[str, ...]], step: str
         if any(widths):
             axis.barh(range(len(bars)), widths, left=left, color=COLOURS[component], label=component, height=0.72)
         left = [a + b for a, b in zip(left, widths, strict=True)]
+    for i, width in enumerate(left):
+        axis.text(width, i, f" {si(width * scale, 'J')}", va="center", fontsize=7)
+    axis.set_xlim(0, 1.16 * longest / scale or 1.0)
     axis.set_yticks(range(len(bars)), list(bars), fontsize=8)
     axis.set_ylim(len(bars) - 0.4, -0.6)
     axis.set_xlabel(f"{unit} ({step})")
@@ -89,18 +94,24 @@ def _by_block(axis: Any, cost: Cost, bars: dict[str, tuple[str, ...]], step: str
 
 def _beside(axis: Any, cost: Cost) -> None:
     """The chip and the accelerators on a logarithmic axis, a pair of bars each."""
+    drawn: list[float] = []
     names = ["this chip", *dict.fromkeys(c.accelerator for c in cost.comparisons)]
     for offset, step, colour in ((-0.2, "inference", "#8da0cb"), (0.2, "training", "#33508f")):
         theirs = {c.accelerator: c.energy for c in cost.comparisons if c.step == step}
         values = {"this chip": cost.total(step).energy, **theirs}
         shown = [(i + offset, values[n]) for i, n in enumerate(names) if values.get(n, 0.0) > 0]
         axis.barh([y for y, _ in shown], [v for _, v in shown], height=0.38, color=colour, label=step)
+        drawn += [v for _, v in shown]
+        for y, value in shown:
+            axis.text(value, y, f" {si(value, 'J')}", va="center", fontsize=7)
     axis.set_xscale("log")
+    if drawn:
+        axis.set_xlim(10.0 ** math.floor(math.log10(min(drawn)) - 0.5), 4 * max(drawn))
+    axis.xaxis.set_minor_formatter("")
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.set_ylim(len(names) - 0.4, -0.6)
-    axis.set_xlabel("J, multiplications at the chip's and the accelerator's own precision")
-    axis.xaxis.label.set_size(8)
-    axis.legend(frameon=False, fontsize=8, loc="lower right")
+    axis.set_xlabel("J, logarithmic")
+    axis.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
     _plain(axis, "x")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .constants import CostModel
+from .units import si
 
 COMPONENTS = ("array", "amplifiers", "DAC", "ADC", "digital", "writing")
 PHASES = ("forward", "backward", "update")
@@ -54,7 +55,7 @@ class Comparison:
 
     Attributes:
         accelerator, step: which, and ``"inference"`` or ``"training"``.
-        energy, latency: of the accelerator, J and s.
+        energy, latency: of the accelerator, J and s; its latency is the time a sample takes of it while it is kept busy by many.
         chip_energy, chip_latency: of the analog chip.
     """
 
@@ -218,16 +219,6 @@ _NAMES = {
 
 
 # --- text -----------------------------------------------------------------------------------------------------
-
-_PREFIXES = ((1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"), (1e-12, "p"), (1e-15, "f"))
-
-
-def si(value: float, unit: str) -> str:
-    """``3.2e-8, "J"`` as ``32 nJ``."""
-    if value == 0:
-        return f"0 {unit}"
-    scale, prefix = next(((s, p) for s, p in _PREFIXES if abs(value) >= s), _PREFIXES[-1])
-    return f"{value / scale:.3g} {prefix}{unit}"
 
 
 def _cells(total: Total) -> tuple[str, str, str]:
