@@ -293,6 +293,7 @@ def test_programmed_zero_moves_by_the_nominal_change() -> None:
 def test_there_and_back(h: Hardware) -> None:
     crossbar = _program(_matrix(2, 20, 12, dtype=torch.float32), h)
     again = from_arrays(crossbar.arrays(), (2, 20, 12), h, "layer a")
+    assert again.weights(h).dtype == again.deviations(h).dtype == torch.float32
     assert torch.equal(again.weights(h), crossbar.weights(h))
     assert torch.equal(again.deviations(h), crossbar.deviations(h))
     assert torch.equal(crossbar.to("cpu").weights(h), crossbar.weights(h))
