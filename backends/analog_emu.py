@@ -9,21 +9,29 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..compiled import Compiled
-from ..emulate import Chip, OnChip, Phases, Range, driven, quantised
+from ..cost import Cost, CostModel, count, estimate
+from ..emulate import BIAS, Chip, Drawing, OnChip, Phases, Range, driven, quantised, realised, save_chip
+from ..errors import ConvergenceWarning, InputError, Problem
 from ..estimate import FreePhase
-from ..hardware import Hardware
+from ..hardware import Circuit, Hardware
+from ..hardware.mapping import Tiling
 from ..ir import EnergyBlock
-from ..solve import BoundBlock, relax
+from ..solve import BoundBlock, Relaxation, relax
 from ..solve.loop_gain import one_sample
-from ..train import BlockCall
+from ..spice.folder import write_netlists
+from ..spice.testbench import Bench
+from ..train import BlockCall, free_phase, out_of_sight, run_digital
 from .execution import Execution
 from .torch_ep import FFEBM
 
@@ -39,16 +47,18 @@ class AnalogEmu:
         chip_seed: of what is fixed for a chip.
         noise_seed: of what changes from read to read.
         execution: tolerance and loop gain; its estimator is not used, for the chip has its own.
+        chip: one that exists already, in place of a new one.
     """
 
     hardware: Hardware = field(default_factory=Hardware)
     chip_seed: int = 0
     noise_seed: int = 0
     execution: Execution = field(default_factory=Execution)
+    chip: Chip | None = None
     name = "analog-emu"
 
     def lower(self, compiled: Compiled) -> AnalogFFEBM:
-        chip = Chip(self.hardware, self.chip_seed, torch.Generator().manual_seed(self.noise_seed))
+        chip = self.chip or Chip(self.hardware, self.chip_seed, torch.Generator().manual_seed(self.noise_seed))
         return AnalogFFEBM(compiled, self.execution, chip)
 
 
@@ -59,6 +69,7 @@ class AnalogFFEBM(FFEBM):
         super().__init__(compiled, execution)
         self.__dict__["_chip"] = chip
         self.__dict__["_ideal"] = False
+        self.__dict__["_calibrated"] = None
 
     @property
     def chip(self) -> Chip:
@@ -81,10 +92,11 @@ class AnalogFFEBM(FFEBM):
         self._ensure_ranges(call)
         self.chip.hold(block, call.weights)
         call = replace(call, inputs=self._driven(block, call.inputs))
-        run = self._phases(call)
+        run, layer_weights = self._phases(call)
         sample = self.chip.sample()
         return replace(
             call,
+            layer_weights=layer_weights,
             estimator=OnChip(run, sample),
             settle=lambda bound, tolerance: run.free(bound, tolerance, sample.phase()),
             read=self._converted,
@@ -107,11 +119,29 @@ class AnalogFFEBM(FFEBM):
         self.chip.count(f"ADC {name}", state, bits, span)
         return quantised(state, bits, span)
 
-    def _phases(self, call: BlockCall) -> Phases:
-        with torch.no_grad():
+    def _phases(self, call: BlockCall) -> tuple[Phases, Mapping[str, float]]:
+        """What a block uses of the chip, and the layer weights that its circuit realises."""
+        with torch.no_grad(), out_of_sight():
             sample = one_sample(call.bound)
             states = sample.feedforward()
-        return Phases(self.chip, self.chip.parts(call.block, states), _batch(call.bound, sample, states))
+            batch = _batch(call.bound, sample, states)
+            if self.hardware.physics == "hopfield":
+                return Phases(self.chip, self.chip.parts(call.block, states), batch), call.layer_weights
+            nodes = realised(self.chip, call.bound, states)
+        parts = self.chip.parts(call.block, states, nodes.conductances)
+        return Phases(self.chip, parts, batch), nodes.realisation.layer_weights
+
+    def _warn(self, relaxation: Relaxation, block: EnergyBlock, phase: str) -> None:
+        settling = self.hardware.settling_time
+        if relaxation.converged or settling is None or self.__dict__["_ideal"]:
+            super()._warn(relaxation, block, phase)
+            return
+        warnings.warn(
+            f"{block.name} has not settled in its {phase}: currents are off by {relaxation.residual:.1e} after settling_time = {settling:g} s. "
+            "Raise settling_time, or lower time_constant or loop_gain.",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
 
     # --- calibration ----------------------------------------------------------------------------------
 
@@ -128,6 +158,7 @@ class AnalogFFEBM(FFEBM):
         finally:
             self.train(training)
             self.forget_run()
+        self.__dict__["_calibrated"] = _first_sample((args, kwargs))
         self.chip.ranges.clear()
         self.chip.saturation.clear()
         for block in found:
@@ -154,6 +185,117 @@ class AnalogFFEBM(FFEBM):
         self._take_ranges(call.inputs, relax(call.bound, call.tolerance).states)
         self.chip.ranges.update(known)
 
+    # --- what one asks it -----------------------------------------------------------------------------
+
+    def circuits(self, *args: Any, nudge: Mapping[str, Tensor] | None = None, **kwargs: Any) -> tuple[Circuit, ...]:
+        """Each block as an explicit circuit on the first sample of an input, its devices as they are on this chip.
+
+        Args:
+            nudge: current drawn from the neurons of a state, ``beta delta / w``, by the program's name of the state.
+
+        Raises:
+            OptionError: couplings that are too large to unroll.
+        """
+        return tuple(d.circuit() for d, _ in self._drawings(args, kwargs, nudge or {}))
+
+    def _drawings(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], nudge: Mapping[str, Tensor]
+    ) -> list[tuple[Drawing, Mapping[str, Tensor]]]:
+        """What the circuits are drawn from, and the states that the chip settles to without noise."""
+        found: list[tuple[Drawing, Mapping[str, Tensor]]] = []
+        with torch.no_grad(), self._noiseless():
+            values = self.bind_inputs(args, kwargs)
+            for step in self.program:
+                if not isinstance(step, EnergyBlock):
+                    values.update(run_digital(step, self.network, values))
+                    continue
+                call = self.block_call(step, values)
+                phase = free_phase(call)
+                values.update({n: call.read(n, phase.states[n]) for n in step.outputs})
+                found.append((self._drawing(call, phase, nudge), phase.states))
+        self.forget_run()
+        return found
+
+    def _drawing(self, call: BlockCall, phase: FreePhase, nudge: Mapping[str, Tensor]) -> Drawing:
+        sample = one_sample(phase.bound.detached())
+        states = {n: s[:1] for n, s in phase.states.items()}
+        bound = replace(sample, fixed={}).holding({n: w[:1] for n, w in phase.bound.winners(phase.states).items()})
+        mine = {n: nudge[n] for n in states if n in nudge}
+        return Drawing(self.chip, bound, states, self.program.labels, mine)
+
+    @contextlib.contextmanager
+    def _noiseless(self) -> Iterator[None]:
+        """The chip at rest: its devices as they are, without what changes from read to read, waiting for the equilibrium."""
+        before = self.chip.hardware
+        self.chip.hardware = replace(before, read_noise=0.0, temperature=0.0, settling_time=None)
+        try:
+            yield
+        finally:
+            self.chip.hardware = before
+
+    def export_spice(
+        self,
+        directory: str | os.PathLike[str],
+        *args: Any,
+        bench: Bench | None = None,
+        overwrite: bool = False,
+        **kwargs: Any,
+    ) -> list[Path]:
+        """Writes one SPICE netlist for each block, on the first sample of an input, with what the emulator expects of it.
+
+        Args:
+            directory: a folder that does not exist yet, or is empty.
+            args, kwargs: the model's input; the first sample of what :meth:`calibrate` was given by default.
+            bench: what the netlists simulate.
+            overwrite: whether a folder of earlier netlists may be replaced.
+
+        Raises:
+            OptionError: the folder can't be written, or a coupling is too large.
+            InputError: a layer has no circuit.
+        """
+        if not args and not kwargs:
+            args, kwargs = self._example()
+        found = self._drawings(args, kwargs, {})
+        circuits = {d.bound.block.name: d.circuit() for d, _ in found}
+        expected = {d.bound.block.name: {n: s[0] for n, s in states.items()} for d, states in found}
+        return write_netlists(circuits, directory, expected, bench, overwrite)
+
+    def _example(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if (example := self.__dict__["_calibrated"]) is None:
+            raise InputError(
+                Problem("export_spice", "has no input to draw the circuits on", "Give one, or call calibrate(x) first.")
+            )
+        return example  # type: ignore[no-any-return]
+
+    def cost(self, *args: Any, model: CostModel | None = None, batch: int = 1, **kwargs: Any) -> Cost:
+        """Energy, time and area of one sample of this input, at inference and in a training step.
+
+        Args:
+            args, kwargs: the model's input.
+            model: the constants; docs/costs.md says where the default ones are from.
+            batch: samples that share one update of the weights.
+        """
+        training = self.training
+        self.eval()
+        try:
+            _, settled = self.equilibrium(*args, **kwargs)
+            with torch.no_grad():
+                values = self.bind_inputs(args, kwargs)
+            work = count(self.program, self.network, values, settled, run_digital, _samples(values))
+        finally:
+            self.train(training)
+            self.forget_run()
+        return estimate(work, self.hardware, model, batch=batch)
+
+    @property
+    def tiles(self) -> dict[str, Tiling]:
+        """How each weight that the chip holds is cut into tiles, by its path; empty before the first use."""
+        return {path: d.crossbar.tiling for path, d in self.chip.devices.items() if d.layout is not BIAS}
+
+    def save_chip(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the chip to a file that :meth:`FFEBM.lower` takes up again with ``chip=``."""
+        return save_chip(self.chip, path)
+
     @contextlib.contextmanager
     def as_ideal(self) -> Iterator[AnalogFFEBM]:
         """The torch executor with the same weights, for the length of a ``with``."""
@@ -176,6 +318,16 @@ def _batch(bound: BoundBlock, sample: BoundBlock, states: Mapping[str, Tensor]) 
     (size,) = sizes
     cut = sample is not bound or size == 1
     return size if cut and all(s.dim() > 1 and s.shape[0] == 1 for s in states.values()) else None
+
+
+def _first_sample(inputs: Any) -> Any:
+    """The first sample of every tensor of an input, without history."""
+    return torch.utils._pytree.tree_map_only(Tensor, lambda v: v.detach()[:1].clone() if v.dim() else v, inputs)
+
+
+def _samples(values: Mapping[str, Any]) -> int:
+    sizes = [v.shape[0] for v in values.values() if isinstance(v, Tensor) and v.dim()]
+    return sizes[0] if sizes else 1
 
 
 __all__ = ["AnalogEmu", "AnalogFFEBM"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import os
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
+from ..emulate import load_chip
 from ..errors import OptionError, Problem, close_matches
 from ..hardware import Hardware
 from ..hardware.presets import preset
@@ -16,17 +18,48 @@ LOWERINGS = (AnalogEmu.name,)
 """What :meth:`FFEBM.lower` lowers to."""
 
 
-def lowered(
-    model: FFEBM, backend: str, hardware: str | os.PathLike[str] | Hardware, chip_seed: int, noise_seed: int
-) -> AnalogFFEBM:
+@dataclass(frozen=True)
+class ChipChoice:
+    """Which chip to emulate: a new one of a specification and a seed, or one from a file.
+
+    Attributes:
+        hardware: a preset's name, a file, or a specification; None is ideal.
+        chip_seed, noise_seed: of what is fixed for a chip, and of what changes from read to read.
+        file: of a chip that was saved.
+    """
+
+    hardware: str | os.PathLike[str] | Hardware | None
+    chip_seed: int
+    noise_seed: int
+    file: str | os.PathLike[str] | None
+
+    def problems(self) -> Iterator[Problem]:
+        yield from _seed_problems("chip_seed", self.chip_seed)
+        yield from _seed_problems("noise_seed", self.noise_seed)
+        if self.file is not None and self.hardware is not None:
+            yield Problem(
+                "options hardware and chip",
+                "are both given",
+                "A chip's file says what it is made of: give one of them.",
+            )
+
+    def backend(self, model: FFEBM) -> AnalogEmu:
+        if self.file is not None:
+            chip = load_chip(self.file)
+            return AnalogEmu(chip.hardware, chip.seed, self.noise_seed, model.execution, chip)
+        hardware = preset("ideal" if self.hardware is None else self.hardware)
+        return AnalogEmu(hardware, self.chip_seed, self.noise_seed, model.execution)
+
+
+def lowered(model: FFEBM, backend: str, choice: ChipChoice) -> AnalogFFEBM:
     """The model on the backend, with a copy of its weights and with its gains."""
-    problems = [*_seed_problems("chip_seed", chip_seed), *_seed_problems("noise_seed", noise_seed)]
+    problems = [*choice.problems()]
     if backend not in LOWERINGS:
         problems.append(Problem("option backend", f"is {backend!r}", close_matches(str(backend), LOWERINGS)))
     if problems:
         raise OptionError(problems)
-    compiled = replace(model.compiled, network=copy.deepcopy(model.network))
-    emulated = AnalogEmu(preset(hardware), chip_seed, noise_seed, model.execution).lower(compiled)
+    lowering = choice.backend(model)
+    emulated = lowering.lower(replace(model.compiled, network=copy.deepcopy(model.network)))
     emulated.share_gains(model)
     return emulated
 

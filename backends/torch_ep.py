@@ -399,25 +399,48 @@ class FFEBM(nn.Module):
         self,
         backend: str = "analog-emu",
         *,
-        hardware: str | os.PathLike[str] | Hardware = "ideal",
+        hardware: str | os.PathLike[str] | Hardware | None = None,
         chip_seed: int = 0,
         noise_seed: int = 0,
+        chip: str | os.PathLike[str] | None = None,
     ) -> AnalogFFEBM:
         """This model, with the weights that it has now, on another backend.
 
         Args:
             backend: ``"analog-emu"``, the emulator of analog hardware.
-            hardware: what its chip is made of: a preset's name (``"ideal"``, ``"rram"``, ``"pcm"``, ``"harsh"``), a TOML or
-                JSON file, or a :class:`ffebm_compiler.Hardware`.
+            hardware: what its chip is made of: a preset's name (``"ideal"``, the default, ``"rram"``, ``"pcm"``, ``"harsh"``), a
+                TOML or JSON file, or a :class:`ffebm_compiler.Hardware`.
             chip_seed: of everything that is fixed for one chip: programming errors, mismatch, faults.
             noise_seed: of what changes from read to read.
+            chip: instead, the file of a chip that :meth:`AnalogFFEBM.save_chip` wrote.
 
         Raises:
             OptionError: a backend or a specification that can't be used, with every problem.
+            InputError: a chip's file that can't be read.
         """
-        from .lowering import lowered  # a backend builds on this class
+        from .lowering import ChipChoice, lowered  # a backend builds on this class
 
-        return lowered(self, backend, hardware, chip_seed, noise_seed)
+        return lowered(self, backend, ChipChoice(hardware, chip_seed, noise_seed, chip))
+
+    def export_spice(
+        self,
+        directory: str | os.PathLike[str],
+        *args: Any,
+        hardware: str | os.PathLike[str] | Hardware = "ideal",
+        chip_seed: int = 0,
+        overwrite: bool = False,
+        **kwargs: Any,
+    ) -> list[Path]:
+        """Writes one SPICE netlist for each block of the model on a chip, on the first sample of this input.
+
+        Args:
+            directory: a folder that does not exist yet, or is empty.
+            args, kwargs: the model's input.
+            hardware, chip_seed: as in :meth:`lower`.
+            overwrite: whether a folder of earlier netlists may be replaced.
+        """
+        emulated = self.lower(hardware=hardware, chip_seed=chip_seed).calibrate(*args, **kwargs)
+        return emulated.export_spice(directory, *args, overwrite=overwrite, **kwargs)
 
     # --- seeing it -----------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ torch.Size([3, 4])
 """
 
 from .api import convert, explain
-from .backends import FFEBM
+from .backends import FFEBM, AnalogFFEBM
 from .compare import GradientComparison, compare_gradients
 from .errors import (
     ConvergenceWarning,
@@ -22,17 +22,20 @@ from .errors import (
     VerificationError,
 )
 from .estimate import SPSA, CenteredEP, Implicit, OneSidedEP, TangentEP, Unrolled
+from .hardware import Hardware
 
 __version__ = "0.1.0"
 
 __all__ = [
     "FFEBM",
     "SPSA",
+    "AnalogFFEBM",
     "CenteredEP",
     "ConvergenceWarning",
     "FFEBMError",
     "GradientComparison",
     "GradientWarning",
+    "Hardware",
     "Implicit",
     "InputError",
     "OneSidedEP",

@@ -1,9 +1,27 @@
 """How a block settles and learns on a chip."""
 
-from .chip import Chip, mapped_terms
+from .chip import BIAS, Chip, mapped_terms
 from .converters import Range, driven, quantised
 from .learning import OnChip
 from .phases import Phases
 from .reading import Reading, Sample
+from .resistors import realised
+from .storage import load_chip, save_chip
+from .unrolling import Drawing
 
-__all__ = ["Chip", "OnChip", "Phases", "Range", "Reading", "Sample", "driven", "mapped_terms", "quantised"]
+__all__ = [
+    "BIAS",
+    "Chip",
+    "Drawing",
+    "OnChip",
+    "Phases",
+    "Range",
+    "Reading",
+    "Sample",
+    "driven",
+    "load_chip",
+    "mapped_terms",
+    "quantised",
+    "realised",
+    "save_chip",
+]

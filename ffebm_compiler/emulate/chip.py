@@ -7,40 +7,73 @@ What differs from device to device follows from ``seed`` alone; what differs fro
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from ..hardware import Hardware, stream
 from ..hardware.crossbar import Crossbar, program
-from ..hardware.mapping import matrix_of, weight_of
-from ..ir import EnergyBlock, Operation, Term, Weight
+from ..hardware.mapping import MAPPABLE, matrix_of, weight_of
+from ..ir import EnergyBlock, Term, Weight
 from .array import ArrayWeights
 from .converters import Range, Saturation
 from .neurons import Amplifier, Neurons
 from .reading import Sample
 from .transform import Parts
 
-MAPPED_NAMES = ("linear", "matmul", *(f"conv{t}{d}d" for t in ("", "_transpose") for d in (1, 2, 3)))
-"""The operations whose weights are devices."""
+
+@dataclass(frozen=True)
+class Layout:
+    """How a weight lies on an array.
+
+    Attributes:
+        operation: the operation whose weight it is; ``"bias"`` is one row, driven by a constant.
+        options: those of the operation that the layout depends on.
+    """
+
+    operation: str
+    options: Mapping[str, int]
+
+    @staticmethod
+    def of(term: Term) -> Layout:
+        options = {k: term.operation.options[k] for k in ("groups", "transposed") if k in term.operation.options}
+        return Layout(term.operation.name, options)
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        """(groups, rows, columns)."""
+        if self.operation == "bias":
+            return weight.reshape(1, 1, -1)
+        return matrix_of(self.operation, weight, self.options)
+
+    def weight(self, matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """A matrix of the array in the shape of the model's weight."""
+        if self.operation == "bias":
+            return matrix.reshape(shape)
+        return weight_of(self.operation, matrix, shape, self.options)
 
 
-@dataclass
+BIAS = Layout("bias", {})
+
+
+@dataclass(frozen=True)
 class Devices:
     """The devices of one weight, and what the controller believes to have written.
 
     Attributes:
-        operation: what the weight is used for; None for a bias, a row of devices with an amplitude of its own.
+        layout: how the weight lies on the array.
         crossbar: the devices.
         back: those of the feedback; the same object where the array is bidirectional.
         written: the weight as last written, in the model's shape; what an update has not reached yet is the difference to it.
     """
 
-    operation: Operation | None
+    layout: Layout
     crossbar: Crossbar
     back: Crossbar
     written: Tensor
+
+    def in_model(self, matrix: Tensor) -> Tensor:
+        return self.layout.weight(matrix, tuple(self.written.shape))
 
 
 @dataclass
@@ -73,22 +106,28 @@ class Chip:
         for term in mapped_terms(block):
             _, weight, bias = term.operands
             assert isinstance(weight, Weight)
-            self._hold(weight.path, term.operation, weights[weight.path].detach())
+            self._hold(weight.path, Layout.of(term), weights[weight.path].detach())
             if isinstance(bias, Weight):
-                self._hold(bias.path, None, weights[bias.path].detach())
+                self._hold(bias.path, BIAS, weights[bias.path].detach())
 
-    def _hold(self, path: str, operation: Operation | None, weight: Tensor) -> None:
+    def _hold(self, path: str, layout: Layout, weight: Tensor) -> None:
         known = self.devices.get(path)
         if known is None or known.written.shape != weight.shape:
-            self.devices[path] = self._programmed(path, operation, weight)
-        elif not torch.equal(known.written, weight.to(known.written)):
-            self._write(path, known, weight.to(known.written))
+            self.devices[path] = self._programmed(path, layout, weight)
+            self.forget(path)
+        elif known.written.device != weight.device or known.written.dtype != weight.dtype:
+            self.devices[path] = known = _moved(known, weight)
+            self.forget(path)
+        if not torch.equal(self.devices[path].written, weight):
+            self._write(path, self.devices[path], weight)
 
-    def _programmed(self, path: str, operation: Operation | None, weight: Tensor) -> Devices:
-        matrix = _matrix(operation, weight)
+    def _programmed(self, path: str, layout: Layout, weight: Tensor) -> Devices:
+        matrix = layout.matrix(weight)
         crossbar = self._program(matrix, path, "drive")
-        back = crossbar if self.hardware.bidirectional or operation is None else self._program(matrix, path, "feedback")
-        return Devices(operation, crossbar, back, weight.clone())
+        one_way = not self.hardware.bidirectional and layout is not BIAS
+        return Devices(
+            layout, crossbar, self._program(matrix, path, "feedback") if one_way else crossbar, weight.clone()
+        )
 
     def _program(self, matrix: Tensor, path: str, use: str) -> Crossbar:
         devices, writing = (stream(self.seed, purpose, use, path) for purpose in ("devices", "programming"))
@@ -97,17 +136,18 @@ class Chip:
     def _write(self, path: str, known: Devices, weight: Tensor) -> None:
         """Sends the difference to the devices; what they could not take stays in the difference for the next time."""
         self.writes += 1
-        change = _matrix(known.operation, weight - known.written)
-        generator = stream(self.seed, "write", path, self.writes)
-        crossbar, written = known.crossbar.write(change, self.hardware, generator)
+        change = known.layout.matrix(weight - known.written)
+        crossbar, written = known.crossbar.write(change, self.hardware, self._writing(path, "drive"))
         back = crossbar
         if known.back is not known.crossbar:
-            back, _ = known.back.write(change, self.hardware, stream(self.seed, "write feedback", path, self.writes))
-        taken = known.written + _weight(known.operation, written, weight)
-        if torch.equal(written, change):
-            taken = weight.clone()
-        self.devices[path] = Devices(known.operation, crossbar, back, taken)
+            back, _ = known.back.write(change, self.hardware, self._writing(path, "feedback"))
+        exact = self.hardware.write == "ideal"
+        taken = weight.clone() if exact else known.written + known.in_model(written).to(weight)
+        self.devices[path] = replace(known, crossbar=crossbar, back=back, written=taken)
         self.forget(path)
+
+    def _writing(self, path: str, use: str) -> torch.Generator:
+        return stream(self.seed, "write", use, path, self.writes)
 
     def forget(self, path: str | None = None) -> None:
         """Drops what was computed from the devices of one weight, or of all."""
@@ -116,27 +156,23 @@ class Chip:
 
     def weight(self, path: str) -> Tensor:
         """The weight that the devices amount to at the hardware's age, in the model's shape."""
-        return self._cached(
-            "weight", path, lambda d: _weight(d.operation, d.crossbar.weights(self.hardware), d.written)
-        )
+        return self._cached("weight", path, lambda d: d.in_model(d.crossbar.weights(self.hardware)))
 
     def back_weight(self, path: str) -> Tensor:
         """The weight of the feedback: that of the drive, the same tensor, where the array is bidirectional."""
         if self.devices[path].back is self.devices[path].crossbar:
             return self.weight(path)
-        return self._cached("back", path, lambda d: _weight(d.operation, d.back.weights(self.hardware), d.written))
+        return self._cached("back", path, lambda d: d.in_model(d.back.weights(self.hardware)))
 
     def variance(self, path: str) -> Tensor:
         """The variance of each weight from read to read."""
-        return self._cached(
-            "variance", path, lambda d: _weight(d.operation, d.crossbar.deviations(self.hardware).square(), d.written)
-        )
+        return self._cached("variance", path, lambda d: d.in_model(d.crossbar.deviations(self.hardware).square()))
 
-    def halves(self, path: str) -> tuple[Tensor, Tensor]:
+    def halves(self, path: str, back: bool = False) -> tuple[Tensor, Tensor]:
         """The conductances of the positive and of the negative devices in units of the weight, in the model's shape."""
         d = self.devices[path]
-        positive, negative = d.crossbar.pair(self.hardware)
-        return _weight(d.operation, positive, d.written), _weight(d.operation, negative, d.written)
+        positive, negative = (d.back if back else d.crossbar).pair(self.hardware)
+        return d.in_model(positive), d.in_model(negative)
 
     def _cached(self, what: str, path: str, compute: Callable[[Devices], Tensor]) -> Tensor:
         key = (what, path)
@@ -148,16 +184,19 @@ class Chip:
 
     # --- a block's parts ------------------------------------------------------------------------------
 
-    def parts(self, block: EnergyBlock, states: Mapping[str, Tensor]) -> Parts:
+    def parts(
+        self, block: EnergyBlock, states: Mapping[str, Tensor], conductances: Mapping[str, Tensor] | None = None
+    ) -> Parts:
         """The arrays, neurons and amplifiers of a block.
 
         Args:
             states: one sample or more of each state, of which shape, type and device are read.
+            conductances: of each node, in resistive networks.
         """
         return Parts(
             {t.name: self.array(t) for t in mapped_terms(block)},
-            {s.name: self.neurons(s.name, states[s.name]) for s in block.states},
-            self._amplifiers(block, states),
+            {s.name: self.neurons(s.name, states[s.name], (conductances or {}).get(s.name)) for s in block.states},
+            self.amplifiers(block, states),
         )
 
     def array(self, term: Term) -> ArrayWeights:
@@ -173,7 +212,7 @@ class Chip:
             self.variance(bias.path) if noisy and has_bias and isinstance(bias, Weight) else None,
         )
 
-    def neurons(self, state: str, like: Tensor) -> Neurons:
+    def neurons(self, state: str, like: Tensor, conductance: Tensor | None = None) -> Neurons:
         h = self.hardware
         span = self.ranges[state].high
         volt = span / h.full_scale  # units of the state in a volt
@@ -181,11 +220,12 @@ class Chip:
             state,
             offset=self._drawn("offset", state, like, h.offset * volt),
             gain=self._mismatch("gain", state, like, h.gain_mismatch),
+            conductance=None if conductance is None else conductance.to(like),
             limit=float("inf") if h.headroom is None else h.headroom * span,
             noise=h.thermal_noise * volt,
         )
 
-    def _amplifiers(self, block: EnergyBlock, states: Mapping[str, Tensor]) -> dict[tuple[str, str], Amplifier]:
+    def amplifiers(self, block: EnergyBlock, states: Mapping[str, Tensor]) -> dict[tuple[str, str], Amplifier]:
         error = self.hardware.reverse_gain_error
         found = {(l, m): self._mismatch("reverse", f"{l}→{m}", states[l], error) for l, m in block.edges}
         return {edge: Amplifier(gain) for edge, gain in found.items() if gain is not None}
@@ -223,22 +263,15 @@ def mapped_terms(block: EnergyBlock) -> tuple[Term, ...]:
 
 def is_mapped(term: Term) -> bool:
     return (
-        term.operation.name in MAPPED_NAMES
+        term.operation.name in MAPPABLE
         and len(term.operands) == 3
         and isinstance(term.operands[1], Weight)
         and (term.operands[2] is None or isinstance(term.operands[2], Weight))
     )
 
 
-def _matrix(operation: Operation | None, weight: Tensor) -> Tensor:
-    """(groups, rows, columns); a bias is one row."""
-    if operation is None:
-        return weight.reshape(1, 1, -1)
-    return matrix_of(operation.name, weight, operation.options)
-
-
-def _weight(operation: Operation | None, matrix: Tensor, like: Tensor) -> Tensor:
-    """A crossbar's matrix as the model's weight."""
-    if operation is None:
-        return matrix.reshape(like.shape)
-    return weight_of(operation.name, matrix, like.shape, operation.options)
+def _moved(known: Devices, like: Tensor) -> Devices:
+    """The devices of a model that was moved to another device, or to another type; what they hold stays as it was."""
+    crossbar = known.crossbar.to(like.device)
+    back = crossbar if known.back is known.crossbar else known.back.to(like.device)
+    return replace(known, crossbar=crossbar, back=back, written=known.written.to(like))

@@ -6,6 +6,7 @@ phases settle; the states are read, and the gradient is their activity differenc
     dL/dW = - sum_n w_m ( s_m(+beta) (x) s_l(+beta) - s_m(-beta) (x) s_l(-beta) ) / (2 beta_n)
 
 while the error of an input is the difference of the currents that flow back into it through the arrays.
+With ``learning_reads`` above 1 both phases are repeated and the gradient is the mean.
 What is read: both states, rounded; or their difference, taken by sample and hold before an ADC whose range fits it.
 """
 
@@ -84,17 +85,20 @@ class OnChip:
         nudge = Nudge.of(errors, chip.hardware, chip.ranges, self.phases.batch is not None)
         if not bool((nudge.scale > 0).any()):
             return Estimate(_everywhere(free, wanted, 0.0))
+        rounds = [self._round(free, nudge, wanted) for _ in range(chip.hardware.learning_reads)]
+        return _mean(rounds)
+
+    def _round(self, free: FreePhase, nudge: Nudge, wanted: Sequence[str]) -> Estimate:
+        """Both nudged phases once, and what is read of them."""
         readings = self.sample.phase(), self.sample.phase()
-        found = [
+        (plus, first), (minus, second) = (
             self.phases.nudged(free, nudge.errors, sign * nudge.strength, reading)
             for sign, reading in zip((1, -1), readings, strict=True)
-        ]
-        (plus, first), (minus, second) = found
+        )
         factor = nudge.scale / (2 * nudge.strength)
         gradients = self._of_weights(free, plus, minus, factor, [n for n in wanted if n in free.bound.weights])
-        gradients |= self._of_inputs(
-            free, (plus, minus), readings, factor, [n for n in wanted if n in free.bound.inputs]
-        )
+        inputs = [n for n in wanted if n in free.bound.inputs]
+        gradients |= self._of_inputs(free, (plus, minus), readings, factor, inputs)
         return Estimate(gradients, (first, second))
 
     # --- weights: from the states that are read -------------------------------------------------------
@@ -169,6 +173,12 @@ def interaction_gradients(
             for s in bound.block.states
         ]
         return gradients_of(-torch.stack(terms).sum(), leaves)
+
+
+def _mean(rounds: Sequence[Estimate]) -> Estimate:
+    names = rounds[0].gradients
+    gradients = {n: torch.stack([r.gradients[n] for r in rounds]).mean(0) for n in names} if len(rounds) > 1 else names
+    return Estimate(dict(gradients), tuple(record for r in rounds for record in r.relaxations))
 
 
 def _everywhere(free: FreePhase, wanted: Sequence[str], value: float) -> Gradients:

@@ -72,10 +72,12 @@ class Phases:
     def _transient(self, bound: BoundBlock, reading: Reading, nudge: Mapping[str, Tensor]) -> Transient:
         emulated = self.emulated(bound.detached(), reading, with_neurons=False).detached()
         noise = self.chip.reads if self.chip.hardware.temperature > 0 else None
-        return Transient(emulated, self.parts.neurons, nudge, noise)
+        return Transient(emulated, self.parts.neurons, nudge, noise, self.chip.hardware.physics == "resistive")
 
     @staticmethod
     def _voltages(transient: Transient, states: States) -> States:
         """Node voltages of settled states: those that their currents hold."""
+        if transient.held:
+            return states
         a = transient.bound.stationarity(states)
         return {n: transient.neurons[n].input(a[n]) for n in a}

@@ -7,6 +7,8 @@ by the exponential Heun method (ETD2RK, Cox & Matthews 2002) in steps of h = STE
     u'  = e^-h u + (1 - e^-h) a(u)
     u+  = u' + (e^-h - 1 + h) / h (a(u') - a(u))
 
+In a resistive network a node of conductance D has the time constant tau / D, and its diodes hold the node itself: u is clipped after each step.
+
 Thermal noise of a leaky node is an Ornstein-Uhlenbeck process: each step adds noise of variance (1 - e^-2h) kT/C.
 """
 
@@ -43,12 +45,14 @@ class Transient:
         neurons: the circuits that take their place, by state.
         nudge: current drawn from each output, ``beta delta / w``, by state.
         noise: the generator of thermal noise; None for none.
+        held: whether diodes hold the nodes themselves (resistive).
     """
 
     bound: BoundBlock
     neurons: Mapping[str, Neurons]
     nudge: Mapping[str, Tensor]
     noise: torch.Generator | None = None
+    held: bool = False
 
     @property
     def block(self) -> EnergyBlock:
@@ -64,12 +68,21 @@ class Transient:
         return {n: self.neurons[n].input(a[n] - self.nudge[n] if n in self.nudge else a[n]) for n in a}
 
     def step(self, u: States, h: float) -> States:
-        kept, slope = math.exp(-h), (math.exp(-h) - 1 + h) / h
+        decay = {n: self._decay(n, h) for n in u}
         a = self.targets(u)
-        half = {n: kept * u[n] + (1 - kept) * a[n] for n in u}
+        half = {n: a[n] + decay[n][0] * (u[n] - a[n]) for n in u}
         later = self.targets(half)
-        new = {n: half[n] + slope * (later[n] - a[n]) for n in u}
-        return self._disturbed(new, (1 - kept * kept) ** 0.5)
+        new = {n: half[n] + decay[n][1] * (later[n] - a[n]) for n in u}
+        new = self._disturbed(new, (1 - math.exp(-2 * h)) ** 0.5)
+        return self.outputs(new) if self.held else new
+
+    def _decay(self, name: str, h: float) -> tuple[Tensor | float, Tensor | float]:
+        """e^-z and (e^-z - 1 + z) / z of ``z = h D``."""
+        conductance = self.neurons[name].conductance
+        if conductance is None:
+            return math.exp(-h), (math.exp(-h) - 1 + h) / h
+        z = h * conductance
+        return torch.exp(-z), (torch.exp(-z) - 1 + z) / z
 
     def _disturbed(self, u: States, part: float) -> States:
         if self.noise is None:
@@ -103,8 +116,8 @@ class Transient:
         return u, Relaxation(self.block.name, steps, residual, residual <= SETTLED)
 
     def residual(self, u: States) -> float:
-        """max_l |a_l - u_l| / |a_l|: thermal noise is part of it."""
-        a = self.targets(u)
+        """max_l |a_l - u_l| / |a_l|, with a_l as the diodes hold it where they do; thermal noise is part of it."""
+        a = self.outputs(self.targets(u)) if self.held else self.targets(u)
         parts = [peak(a[n] - u[n]) / peak(a[n]).clamp(min=1e-30) for n in u if u[n].numel()]
         return float(torch.stack(parts).amax()) if parts else 0.0
 

@@ -200,6 +200,9 @@ class Hardware:
     nudge: float = _of(
         0.02, "learning", "1", "the largest nudge, relative to the output's calibrated range", high=10.0, above=True
     )
+    learning_reads: int = _of(
+        1, "learning", "1", "times that both nudged phases are run and read, to average over noise", "count", low=1
+    )
     write: str = _of(
         "ideal",
         "learning",
@@ -293,6 +296,8 @@ def _joint_problems(h: Hardware) -> Iterator[Problem]:
             f"are {h.g_min:g} and {h.g_max:g} S: no range is left between them",
             "Give g_min below g_max.",
         )
+    if h.physics == "resistive":
+        yield from _resistive_problems(h)
     if h.stuck_low + h.stuck_high > 1:
         yield Problem(
             "hardware fields stuck_low and stuck_high",
@@ -305,6 +310,23 @@ def _joint_problems(h: Hardware) -> Iterator[Problem]:
             f"is {h.age:g} s, before drift begins to be counted at drift_start = {h.drift_start:g} s",
             "Give an age of 0 (as programmed) or one from drift_start on.",
         )
+
+
+def _resistive_problems(h: Hardware) -> Iterator[Problem]:
+    """What a network of resistors and diodes does not have."""
+    if not h.bidirectional:
+        yield Problem(
+            "hardware fields physics and bidirectional",
+            "are resistive and False: a resistor conducts both ways",
+            "Leave bidirectional at True, or take physics hopfield.",
+        )
+    for name in ("offset", "gain_mismatch"):
+        if getattr(h, name) > 0:
+            yield Problem(
+                f"hardware fields physics and {name}",
+                f"are resistive and {getattr(h, name):g}: a node held by diodes has no {name.replace('_', ' ')}",
+                "Set it to 0 (the amplifiers have a reverse_gain_error), or take physics hopfield.",
+            )
 
 
 def _shown(value: object) -> str:
