@@ -128,9 +128,11 @@ class AnalogPart:
         return sum(layer.macs for layer in self.layers)
 
     def sweeps_to(self, tolerance: float) -> float:
-        """Sweeps to this residual, had it fallen by the same factor in each; at least one."""
-        if not 0 < self.residual < 1:
+        """Sweeps to this residual, had it fallen by the same factor in each; at least one. All of them where it did not fall."""
+        if self.residual <= 0:
             return 1.0
+        if not self.residual < 1:
+            return float(self.sweeps)
         return max(1.0, self.sweeps * math.log(tolerance) / math.log(self.residual))
 
 

@@ -153,6 +153,7 @@ def test_settling_without_a_given_time() -> None:
     assert latency(c, "array", "forward") == pytest.approx(2 * math.log(1e3) * 1e-8)
     assert replace(part, sweeps=1, residual=0.0).sweeps_to(1e-3) == 1
     assert replace(part, sweeps=1, residual=1e-9).sweeps_to(1e-3) == 1
+    assert replace(part, sweeps=50, residual=math.inf).sweeps_to(1e-3) == 50  # it never settled
 
 
 def test_what_was_not_measured_takes_the_nominal_values() -> None:
