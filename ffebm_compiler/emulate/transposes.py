@@ -19,15 +19,16 @@ Transpose = Callable[[Tensor, Tensor, Tensor, Mapping[str, Any]], Tensor]
 def transpose(operation: Operation, cotangent: Tensor, weight: Tensor, x: Tensor) -> Tensor:
     """``(df/dx)^T`` applied to a cotangent."""
     known = _TRANSPOSES.get(operation.name)
-    batched = x.dim() == weight.dim()
-    if known is None or (operation.name.startswith("conv") and not (batched and _is_numeric(operation))):
+    if known is None or not _is_plain(operation, weight, x):
         return _by_differentiation(operation, cotangent, weight, x)
     return known(cotangent, weight, x, operation.options)
 
 
-def _is_numeric(operation: Operation) -> bool:
-    """Whether the padding is given as numbers, not as "same"."""
-    return not isinstance(operation.options.get("padding", 0), str)
+def _is_plain(operation: Operation, weight: Tensor, x: Tensor) -> bool:
+    """Whether a matrix multiplies, rather than a vector or several; whether a convolution has a batch, and its padding as numbers."""
+    if operation.name.startswith("conv"):
+        return x.dim() == weight.dim() and not isinstance(operation.options["padding"], str)
+    return weight.dim() == 2
 
 
 def _by_differentiation(operation: Operation, cotangent: Tensor, weight: Tensor, x: Tensor) -> Tensor:
