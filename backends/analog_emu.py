@@ -14,14 +14,14 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..compiled import Compiled
 from ..cost import Cost, CostModel, count, estimate
-from ..emulate import BIAS, Chip, Drawing, OnChip, Phases, Range, driven, quantised, realised, save_chip
+from ..emulate import BIAS, Chip, Drawing, OnChip, Phases, Range, driven, quantised, realised, save_chip, settling_times
 from ..errors import ConvergenceWarning, InputError, Problem
 from ..estimate import FreePhase
 from ..hardware import Circuit, Hardware
@@ -31,11 +31,14 @@ from ..solve import BoundBlock, Relaxation, relax
 from ..solve.loop_gain import one_sample
 from ..spice.folder import write_netlists
 from ..spice.testbench import Bench
-from ..train import BlockCall, free_phase, out_of_sight, run_digital
+from ..train import BlockCall, attribute, free_phase, out_of_sight, run_digital
+from .chip_report import ChipReport, chip_report
 from .execution import Execution
 from .torch_ep import FFEBM
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,21 @@ class AnalogFFEBM(FFEBM):
 
     # --- what one asks it -----------------------------------------------------------------------------
 
+    def settling_times(self, *args: Any, tolerance: float = 0.01, **kwargs: Any) -> dict[str, Tensor]:
+        """How long each block takes to settle on each sample of an input, in seconds, without noise; inf beyond 30 time constants.
+
+        Args:
+            args, kwargs: the model's input.
+            tolerance: a state has settled once it stays this close to its equilibrium, relative to the largest value of its bank.
+        """
+
+        def look(call: BlockCall, phase: FreePhase) -> Tensor:
+            assert isinstance(call.estimator, OnChip)
+            with out_of_sight():
+                return settling_times(call.estimator.phases, call.bound, call.estimator.sample.phase(), tolerance)
+
+        return dict(zip((b.name for b in self.program.energy_blocks), self._at_rest(look, args, kwargs), strict=True))
+
     def circuits(self, *args: Any, nudge: Mapping[str, Tensor] | None = None, **kwargs: Any) -> tuple[Circuit, ...]:
         """Each block as an explicit circuit on the first sample of an input, its devices as they are on this chip.
 
@@ -202,7 +220,17 @@ class AnalogFFEBM(FFEBM):
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], nudge: Mapping[str, Tensor]
     ) -> list[tuple[Drawing, Mapping[str, Tensor]]]:
         """What the circuits are drawn from, and the states that the chip settles to without noise."""
-        found: list[tuple[Drawing, Mapping[str, Tensor]]] = []
+
+        def look(call: BlockCall, phase: FreePhase) -> tuple[Drawing, Mapping[str, Tensor]]:
+            return self._drawing(call, phase, nudge), phase.states
+
+        return self._at_rest(look, args, kwargs)
+
+    def _at_rest(
+        self, look: Callable[[BlockCall, FreePhase], T], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> list[T]:
+        """What is seen of each block in turn, at its equilibrium on the chip without noise."""
+        found: list[T] = []
         with torch.no_grad(), self._noiseless():
             values = self.bind_inputs(args, kwargs)
             for step in self.program:
@@ -212,7 +240,7 @@ class AnalogFFEBM(FFEBM):
                 call = self.block_call(step, values)
                 phase = free_phase(call)
                 values.update({n: call.read(n, phase.states[n]) for n in step.outputs})
-                found.append((self._drawing(call, phase, nudge), phase.states))
+                found.append(look(call, phase))
         self.forget_run()
         return found
 
@@ -291,6 +319,11 @@ class AnalogFFEBM(FFEBM):
     def tiles(self) -> dict[str, Tiling]:
         """How each weight that the chip holds is cut into tiles, by its path; empty before the first use."""
         return {path: d.crossbar.tiling for path, d in self.chip.devices.items() if d.layout is not BIAS}
+
+    def chip_report(self) -> ChipReport:
+        """The chip in numbers: tiles, utilisation, errors of the weights, saturation, and how the last call settled."""
+        weights = {path: attribute(self.network, path).detach() for path in self.tiles}
+        return chip_report(self.chip, weights, self.tiles, self.relaxation)
 
     def save_chip(self, path: str | os.PathLike[str]) -> Path:
         """Writes the chip to a file that :meth:`FFEBM.lower` takes up again with ``chip=``."""
