@@ -2,7 +2,7 @@
 
 Conductances can't be negative, so inputs are doubled, ``(x, -x)``, and half of the nodes of each hidden layer are held at
 ``s >= 0`` (excitatory), half at ``s <= 0`` (inhibitory); the outputs are linear. Conductances are uniform in ``+-n^(-1/2)``, n the
-resistors of a node, and those below 0 are left out. Between layers stand bidirectional amplifiers of voltage gain A and current gain 1/A.
+resistors of a node, and those below 0 are left out (but a node's strongest of each half). Between layers stand bidirectional amplifiers of voltage gain A and current gain 1/A.
 
 Sources: Scellier 2024, ICML, arXiv 2402.11674, and the code published with it (doubling, halves, initial conductances, no amplifiers but
 that of the inputs: A = 1); Kendall et al. 2020, arXiv 2006.01981 (amplifiers).
@@ -79,7 +79,8 @@ def _edge(
     (below, k), (above, n) = source, target
     resistors = k if below in ("x", "out") else 2 * k
     drawn = 2 * torch.rand(n, k, generator=generator, dtype=dtype) - 1
-    g = drawn.clamp(min=0) / math.sqrt(resistors)
+    strongest = drawn.abs().argmax(1, keepdim=True)  # is always there, so that no node of a small network floats
+    g = drawn.clamp(min=0).scatter(1, strongest, drawn.abs().gather(1, strongest)) / math.sqrt(resistors)
     none = g.new_zeros(()).expand(n, k)
     back = None if below == "x" else g.new_full((k,), 1 / gain)
     return Edge(below, above, f"{below}→{above}", g, none, g, none, None, gain, back)
