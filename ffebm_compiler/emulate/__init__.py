@@ -6,6 +6,7 @@ from .learning import OnChip
 from .phases import Phases
 from .reading import Reading, Sample
 from .resistors import realised
+from .settling import settling_times
 from .storage import load_chip, save_chip
 from .unrolling import Drawing
 
@@ -24,4 +25,5 @@ __all__ = [
     "quantised",
     "realised",
     "save_chip",
+    "settling_times",
 ]

@@ -43,7 +43,7 @@ class Phases:
         """The free phase."""
         if self.chip.hardware.settling_time is None:
             return relax(self.emulated(bound, reading), tolerance)
-        transient = self._transient(bound, reading, {})
+        transient = self.transient(bound, reading, {})
         u, record = transient.run(transient.at_rest(bound.detached().feedforward()), self._duration)
         return Equilibrium(transient.outputs(u), record)
 
@@ -58,7 +58,7 @@ class Phases:
             bound = self.emulated(free.bound, reading)
             return nudged_equilibrium(FreePhase(bound, free.states, free.relaxation, free.tolerance), errors, beta)
         w = free.bound.layer_weights
-        transient = self._transient(free.bound, reading, {n: beta / w[n] * e for n, e in errors.items()})
+        transient = self.transient(free.bound, reading, {n: beta / w[n] * e for n, e in errors.items()})
         u, record = transient.run(self._voltages(transient, free.states), self._duration)
         return transient.outputs(u), record
 
@@ -69,7 +69,8 @@ class Phases:
         assert h.settling_time is not None
         return h.settling_time / h.time_constant
 
-    def _transient(self, bound: BoundBlock, reading: Reading, nudge: Mapping[str, Tensor]) -> Transient:
+    def transient(self, bound: BoundBlock, reading: Reading, nudge: Mapping[str, Tensor]) -> Transient:
+        """The block in time, with the noise of one phase and a current ``beta delta / w`` drawn from outputs."""
         emulated = self.emulated(bound.detached(), reading, with_neurons=False).detached()
         noise = self.chip.reads if self.chip.hardware.temperature > 0 else None
         return Transient(emulated, self.parts.neurons, nudge, noise, self.chip.hardware.physics == "resistive")
