@@ -1,1 +1,24 @@
-"""Nonlinear resistive networks: positive conductances, ideal diodes and bidirectional amplifiers."""
+"""Nonlinear resistive networks: a block as resistors, diodes and bidirectional amplifiers; where they settle; what they learn."""
+
+from .gradients import ConductanceGradients, conductance_gradients, nudges, weight_gradients
+from .magnitudes import Pair
+from .network import Drives, dissipated_power, energy
+from .realisation import Realisation, realise, totals
+from .solver import solve
+from .unrolling import unroll
+
+__all__ = [
+    "ConductanceGradients",
+    "Drives",
+    "Pair",
+    "Realisation",
+    "conductance_gradients",
+    "dissipated_power",
+    "energy",
+    "nudges",
+    "realise",
+    "solve",
+    "totals",
+    "unroll",
+    "weight_gradients",
+]
