@@ -49,7 +49,7 @@ SUPPLY = "a guess: a supply of twice full_scale"
 BITS = "a guess: as many as the converters of the states"
 WIRE = "a guess: a copper wire of 200 nm x 300 nm (3e-8 Ohm m), a device each um"
 ROOM = "room temperature"
-STRONGER = "a guess: a nudge that stands above the read noise"
+STRONGER = "chosen on a small convolutional network: strong enough to stand above the read noise, the bias still small"
 
 Sourced = tuple[Any, str]
 """A value and where it is from."""
@@ -84,7 +84,7 @@ _TABLES: Mapping[str, Mapping[str, Sourced]] = {
         "gain_mismatch": (0.01, MISMATCH),
         "reverse_gain_error": (0.01, MISMATCH),
         "temperature": (300.0, ROOM),
-        "nudge": (0.1, STRONGER),
+        "nudge": (0.5, STRONGER),
         "write": ("pulses", "an update smaller than the programming error would be lost in write-verify"),
         "pulse_step": (1 / 1200, f"{GOKMEN}: 1200 steps over the range; what a device should reach, not a measurement"),
         "pulse_variation": (0.3, f"{GOKMEN}: 30 % from pulse to pulse; what a device should reach"),
@@ -117,7 +117,7 @@ _TABLES: Mapping[str, Mapping[str, Sourced]] = {
         "gain_mismatch": (0.01, MISMATCH),
         "reverse_gain_error": (0.01, MISMATCH),
         "temperature": (300.0, ROOM),
-        "nudge": (0.1, STRONGER),
+        "nudge": (1.0, STRONGER),
         "write": ("pulses", f"{MIXED}: updates by single crystallising pulses"),
         "pulse_step": (
             0.03,
@@ -158,7 +158,7 @@ _TABLES: Mapping[str, Mapping[str, Sourced]] = {
         "settling_time": (2e-6, "a guess: 20 time constants"),
         "temperature": (300.0, ROOM),
         "capacitance": (1e-13, "a guess: a tenth of the other presets'"),
-        "nudge": (0.2, STRONGER),
+        "nudge": (0.5, STRONGER),
         "write": ("pulses", "no write-verify"),
         "pulse_step": (
             0.002,
