@@ -39,6 +39,7 @@ from ..study import (
     points,
     run,
     samples_from,
+    shown,
     summary,
     versions,
 )
@@ -241,7 +242,7 @@ def _table(axes: Sequence[Axis], found: Mapping[Any, Mapping[str, Spread]], digi
     columns = [m for m in SHOWN if any(m in spreads for spreads in found.values())]
     rows = [["digital model", *(_cell(digital.get(m)) for m in columns)]]
     for settings, spreads in [*found.items()][:ROWS]:
-        told = " ".join(f"{n}={'none' if v is None else v}" for n, v in settings) or "base"
+        told = " ".join(f"{n}={shown(v)}" for n, v in settings) or "base"
         rows.append([told, *(_cell(spreads[m].median if m in spreads else None) for m in columns)])
     table = [["median over the chips", *columns], *rows]
     widths = [max(len(row[i]) for row in table) for i in range(len(columns) + 1)]

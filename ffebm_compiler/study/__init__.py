@@ -7,7 +7,7 @@ from .point import Point, count, grid, impossible, one_at_a_time, points
 from .records import Folder, Record, Spread, summary, versions
 from .runner import Study, run
 from .samples import Samples, load_npz, samples_from
-from .sweep import MOST, Axis, parse_sweep, parse_sweeps, sweepable
+from .sweep import MOST, Axis, parse_sweep, parse_sweeps, shown, sweepable
 
 __all__ = [
     "METRICS",
@@ -35,6 +35,7 @@ __all__ = [
     "points",
     "run",
     "samples_from",
+    "shown",
     "summary",
     "sweepable",
     "versions",

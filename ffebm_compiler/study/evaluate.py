@@ -280,11 +280,15 @@ def _relaxed(relaxations: list[Any]) -> dict[str, float | None]:
 
 
 def _cost(chip: Any, sample: tuple[Tensor, ...]) -> dict[str, float | None]:
-    """Of one inference."""
-    if not hasattr(chip, "cost"):
-        return {"energy": None, "latency": None}
+    """Of one sample."""
     cost = chip.cost(*sample)
-    return {"energy": float(cost.energy), "latency": float(cost.latency)}
+    inference, training = cost.inference, cost.training
+    return {
+        "energy": float(inference.energy),
+        "latency": float(inference.latency),
+        "training_energy": float(training.energy),
+        "training_latency": float(training.latency),
+    }
 
 
 def _both(first: Samples, second: Samples) -> tuple[tuple[Tensor, ...], Tensor | None]:

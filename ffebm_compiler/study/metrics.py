@@ -15,6 +15,7 @@ class Metric:
         unit: ``""`` for a pure number.
         about: one sentence.
         logarithmic: how it is drawn.
+        whole: whether it counts something.
         plotted: whether it is drawn.
     """
 
@@ -22,6 +23,7 @@ class Metric:
     about: str
     unit: str = ""
     logarithmic: bool = False
+    whole: bool = False
     plotted: bool = True
 
 
@@ -39,14 +41,20 @@ METRICS: Mapping[str, Metric] = {
     "residual": Metric(
         "residual", "largest residual of a block: its relative distance to equilibrium", logarithmic=True
     ),
-    "sweeps": Metric("sweeps", "most sweeps that a block took"),
+    "sweeps": Metric("sweeps", "most sweeps that a block took", whole=True),
     "converged": Metric(
         "converged", "part of the relaxations, block by block and batch by batch, that converged", plotted=False
     ),
     "cosine_worst": Metric("gradient cosine, worst", "of the parameter whose gradient agrees least with the exact one"),
     "cosine_median": Metric("gradient cosine, median", "over the parameters"),
-    "energy": Metric("energy", "of one inference", "J", logarithmic=True),
-    "latency": Metric("latency", "of one inference", "s", logarithmic=True),
+    "energy": Metric("energy", "of inferring one sample", "J", logarithmic=True),
+    "latency": Metric("latency", "of inferring one sample", "s", logarithmic=True),
+    "training_energy": Metric(
+        "energy of training", "of one sample's part of a training step", "J", logarithmic=True, plotted=False
+    ),
+    "training_latency": Metric(
+        "latency of training", "of one sample's part of a training step", "s", logarithmic=True, plotted=False
+    ),
     "seconds": Metric("time taken", "to measure the point on this machine", "s", plotted=False),
 }
 

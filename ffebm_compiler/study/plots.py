@@ -19,12 +19,12 @@ from ..files import write_whole
 from .metrics import METRICS, Metric
 from .point import Settings, grid
 from .records import Spread
-from .sweep import Axis, Value
+from .sweep import Axis, Value, shown
 
 WIDEST = 8
 """Columns in a picture; a second sweep of more values is told apart by colour instead."""
 
-LEGEND_ROWS = 12
+DECADE = 10.0
 GEOMETRIC = 30.0
 """An axis whose values span at least this factor may be drawn logarithmically."""
 
@@ -111,13 +111,7 @@ def _line(axes: Sequence[Axis], along: Axis, others: Mapping[str, Value]) -> lis
 
 
 def _told(settings: Settings) -> str:
-    return ", ".join(f"{name} = {_text(value)}" for name, value in settings)
-
-
-def _text(value: Value) -> str:
-    if value is None:
-        return "none"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return ", ".join(f"{name} = {shown(value)}" for name, value in settings)
 
 
 # --- drawing ----------------------------------------------------------------------------------------------
@@ -166,22 +160,28 @@ def _panel(cell: Any, panel: Panel, metric: str, found: Summary) -> None:
         )
     cell.spines[["top", "right"]].set_visible(False)
     cell.grid(alpha=0.25, linewidth=0.6)
-    cell.tick_params(labelsize=8)
+    cell.tick_params(which="both", labelsize=8)
 
 
 def _value_axis(row: Sequence[Any], metric: Metric) -> None:
+    """A range wide enough that rounding does not fill it: a decade, or one unit of a count."""
     row[0].set_ylabel(metric.label + (f" ({metric.unit})" if metric.unit else ""), fontsize=9)
-    values = [y for cell in row for line in cell.lines for y in line.get_ydata()]
-    if metric.logarithmic and values and min(values) > 0 and max(values) > 3 * min(values):
+    low, high = row[0].get_ylim()
+    if metric.logarithmic and low > 0:
         row[0].set_yscale("log")
+        centre = math.sqrt(low * high)
+        row[0].set_ylim(min(low, centre / math.sqrt(DECADE)), max(high, centre * math.sqrt(DECADE)))
+    elif metric.whole:
+        row[0].set_ylim(min(low, (low + high) / 2 - 1), max(high, (low + high) / 2 + 1))
+        row[0].yaxis.get_major_locator().set_params(integer=True)
 
 
 def _legend(figure: Any, cell: Any) -> None:
     handles, labels = cell.get_legend_handles_labels()
-    shown = [(h, label) for h, label in zip(handles, labels, strict=True) if label]
-    if shown:
-        columns = math.ceil(len(shown) / LEGEND_ROWS)
-        figure.legend(*zip(*shown, strict=True), loc="outside right upper", fontsize=8, frameon=False, ncols=columns)
+    named = [(h, label) for h, label in zip(handles, labels, strict=True) if label]
+    if named:
+        columns = min(len(named), max(1, int(figure.get_figwidth() // 1.6)))
+        figure.legend(*zip(*named, strict=True), loc="outside lower center", fontsize=8, frameon=False, ncols=columns)
 
 
 # --- what runs along the axis -----------------------------------------------------------------------------
@@ -213,7 +213,7 @@ def _along(cell: Any, axis: Axis) -> None:
     values = _positions(axis)
     if not _is_numeric(axis):
         cell.set_xticks(
-            values, [_text(v) for v in axis.values], rotation=30 if max(map(len, map(_text, axis.values))) > 6 else 0
+            values, [shown(v) for v in axis.values], rotation=30 if max(map(len, map(shown, axis.values))) > 6 else 0
         )
     elif _is_geometric(values):
         cell.set_xscale("log")

@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -155,10 +156,19 @@ def _start(study: Study, threads: int, level: int) -> None:
     global _STUDY
     _STUDY = study
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its children
+    threading.Thread(target=_leave_with_the_parent, daemon=True).start()
     torch.set_num_threads(threads)
     if level <= logging.INFO:
         logging.basicConfig(level=logging.WARNING)
         logging.getLogger(__package__).setLevel(level)
+
+
+def _leave_with_the_parent() -> None:
+    """A parent that was killed can't end its children, which would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(point: Point) -> Record:

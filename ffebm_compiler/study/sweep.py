@@ -48,6 +48,13 @@ class Axis:
         return sweepable()[self.name]
 
 
+def shown(value: Value) -> str:
+    """A value as tables and plots print it."""
+    if value is None:
+        return "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def sweepable() -> dict[str, Quantity]:
     """What can be swept: the fields of the specification but its name, and the options of the conversion."""
     return {**{n: q for n, q in quantities().items() if q.kind != "text"}, **CONVERSION}
