@@ -65,12 +65,14 @@ class Devices:
         crossbar: the devices.
         back: those of the feedback; the same object where the array is bidirectional.
         written: the weight as last written, in the model's shape; what an update has not reached yet is the difference to it.
+        asked: the weight that was last asked for: while the model's does not move, nothing is written.
     """
 
     layout: Layout
     crossbar: Crossbar
     back: Crossbar
     written: Tensor
+    asked: Tensor
 
     def in_model(self, matrix: Tensor) -> Tensor:
         return self.layout.weight(matrix, tuple(self.written.shape))
@@ -118,32 +120,32 @@ class Chip:
         elif known.written.device != weight.device or known.written.dtype != weight.dtype:
             self.devices[path] = known = _moved(known, weight)
             self.forget(path)
-        if not torch.equal(self.devices[path].written, weight):
+        if not torch.equal(self.devices[path].asked, weight):
             self._write(path, self.devices[path], weight)
 
     def _programmed(self, path: str, layout: Layout, weight: Tensor) -> Devices:
         matrix = layout.matrix(weight)
         crossbar = self._program(matrix, path, "drive")
         one_way = not self.hardware.bidirectional and layout is not BIAS
-        return Devices(
-            layout, crossbar, self._program(matrix, path, "feedback") if one_way else crossbar, weight.clone()
-        )
+        back = self._program(matrix, path, "feedback") if one_way else crossbar
+        known = Devices(layout, crossbar, back, weight.clone(), weight.clone())
+        return known if self.hardware.write == "ideal" else replace(known, written=known.in_model(crossbar.aim).to(weight))
 
     def _program(self, matrix: Tensor, path: str, use: str) -> Crossbar:
         devices, writing = (stream(self.seed, purpose, use, path) for purpose in ("devices", "programming"))
         return program(matrix, self.hardware, devices, writing)
 
     def _write(self, path: str, known: Devices, weight: Tensor) -> None:
-        """Sends the difference to the devices; what they could not take stays in the difference for the next time."""
+        """Sends the difference to the devices of weights that have moved; what they could not take stays for the next time."""
         self.writes += 1
-        change = known.layout.matrix(weight - known.written)
+        change = known.layout.matrix(torch.where(weight == known.asked, 0.0, weight - known.written))
         crossbar, written = known.crossbar.write(change, self.hardware, self._writing(path, "drive"))
         back = crossbar
         if known.back is not known.crossbar:
             back, _ = known.back.write(change, self.hardware, self._writing(path, "feedback"))
         exact = self.hardware.write == "ideal"
         taken = weight.clone() if exact else known.written + known.in_model(written).to(weight)
-        self.devices[path] = replace(known, crossbar=crossbar, back=back, written=taken)
+        self.devices[path] = replace(known, crossbar=crossbar, back=back, written=taken, asked=weight.clone())
         self.forget(path)
 
     def _writing(self, path: str, use: str) -> torch.Generator:
@@ -173,6 +175,12 @@ class Chip:
         d = self.devices[path]
         positive, negative = (d.back if back else d.crossbar).pair(self.hardware)
         return d.in_model(positive), d.in_model(negative)
+
+    def target_sum(self, path: str) -> Tensor:
+        """``P + N`` that the devices of a weight are meant to have, in units of the weight and in the model's shape."""
+        d = self.devices[path]
+        h, scale = self.hardware, d.crossbar.tiling.spread(d.crossbar.scale)
+        return d.in_model(d.layout.matrix(d.written.abs()).to(scale) + 2 * h.g_min / scale)
 
     def _cached(self, what: str, path: str, compute: Callable[[Devices], Tensor]) -> Tensor:
         key = (what, path)
@@ -274,4 +282,4 @@ def _moved(known: Devices, like: Tensor) -> Devices:
     """The devices of a model that was moved to another device, or to another type; what they hold stays as it was."""
     crossbar = known.crossbar.to(like.device)
     back = crossbar if known.back is known.crossbar else known.back.to(like.device)
-    return replace(known, crossbar=crossbar, back=back, written=known.written.to(like))
+    return replace(known, crossbar=crossbar, back=back, written=known.written.to(like), asked=known.asked.to(like))

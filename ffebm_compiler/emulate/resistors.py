@@ -1,12 +1,13 @@
 """A block of resistors on a chip: what its devices, off their targets, make of the conductance at each node.
 
-As designed every node has the conductance 1, and the network settles to the equilibrium of the block's energy. Its devices carry errors and
-a smallest conductance each, so a node of conductance D settles to its currents divided by D.
+Amplifiers and leaks are designed for the conductances that the devices are meant to have, the smallest conductance of both of a pair included:
+every node then has the conductance 1, and the network settles to the equilibrium of the block's energy. The devices as they are carry errors, so a node of
+conductance D settles to its currents divided by D.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -37,24 +38,31 @@ def realised(chip: Chip, bound: BoundBlock, states: Mapping[str, Tensor]) -> Nod
     Raises:
         OptionError: naming every layer that resistors and ideal diodes can't make.
     """
-    realisation = realise(bound)
+    realisation = designed(chip, bound)
     amplifiers = chip.amplifiers(bound.block, states)
     factors = {edge: a.gain for edge, a in amplifiers.items()}
     return Nodes(realisation, totals(realisation, bound, pairs(chip, bound), None, factors))
 
 
+def designed(chip: Chip, bound: BoundBlock) -> Realisation:
+    """Amplifiers and leaks for the conductances that a chip's devices are meant to have."""
+    return realise(bound, targets=_pairs(bound, chip.target_sum))
+
+
 def pairs(chip: Chip, bound: BoundBlock) -> dict[str, Pair]:
-    """``P + N`` of each layer's devices, by term."""
+    """``P + N`` of each layer's devices as they are, by term."""
+
+    def present(path: str) -> Tensor:
+        positive, negative = chip.halves(path)
+        return positive + negative
+
+    return _pairs(bound, present)
+
+
+def _pairs(bound: BoundBlock, sum_of: Callable[[str], Tensor]) -> dict[str, Pair]:
     found: dict[str, Pair] = {}
     for term in mapped_terms(bound.block):
         _, weight, bias = term.operands
         assert isinstance(weight, Weight)
-        sums = [None if not isinstance(o, Weight) else sum_of(chip, o.path) for o in (weight, bias)]
-        assert sums[0] is not None
-        found[term.name] = Pair(sums[0], sums[1])
+        found[term.name] = Pair(sum_of(weight.path), sum_of(bias.path) if isinstance(bias, Weight) else None)
     return found
-
-
-def sum_of(chip: Chip, path: str) -> Tensor:
-    positive, negative = chip.halves(path)
-    return positive + negative

@@ -19,11 +19,10 @@ from ..hardware import Bank, Circuit
 from ..hardware import Edge as Couplings
 from ..ir import EnergyBlock, State, Weight
 from ..resistive.magnitudes import coupling_problems
-from ..resistive.realisation import realise
 from ..resistive.unrolling import unroll
 from ..solve import BoundBlock
 from .chip import Chip, mapped_terms
-from .resistors import pairs
+from .resistors import designed, pairs
 
 MOST_ENTRIES = 4_000_000
 """A larger matrix is refused: unrolled, it takes 8 bytes an entry, several times."""
@@ -69,7 +68,7 @@ class Drawing:
     # --- resistive ------------------------------------------------------------------------------------
 
     def _resistive(self) -> Circuit:
-        realisation = realise(self.bound)
+        realisation = designed(self.chip, self.bound)
         actual = replace(self.bound, weights=self._weights("weight"), fixed={})
         circuit = unroll(actual, realisation, pairs(self.chip, self.bound), self.nudge, self.labels)
         amplifiers = self.chip.amplifiers(self.bound.block, self.states)

@@ -66,18 +66,20 @@ class Realisation:
         return self.amplification[target] * self.layer_weights[target] / self.layer_weights[source]
 
 
-def realise(bound: BoundBlock, share: float = SHARE) -> Realisation:
+def realise(bound: BoundBlock, share: float = SHARE, targets: Devices | None = None) -> Realisation:
     """The resistive circuit of a block.
 
     Args:
         bound: the block on an example input, with the layer weights that are wanted; they are raised until the load fits.
         share: the part of a node's conductance that its own resistors may take.
+        targets: ``P + N`` that the devices of each weighted term are meant to have; ``|W|`` by default. Devices that can't go
+            below a smallest conductance have more, which amplifiers and leaks are then designed for.
 
     Raises:
         OptionError: naming every layer that resistors and ideal diodes can't make.
     """
     require_resistive(bound.block)
-    return _realisation(bound, sums(bound), share)
+    return _realisation(bound, sums(bound, targets), share)
 
 
 def _realisation(bound: BoundBlock, found: Sums, share: float) -> Realisation:
