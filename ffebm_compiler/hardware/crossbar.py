@@ -44,6 +44,12 @@ class Crossbar:
     def negative(self) -> Tensor:
         return self.devices.conductance[1]
 
+    @property
+    def aim(self) -> Tensor:
+        """The matrix that the devices were told to hold, in units of the weight: to the levels that there are."""
+        target = self.devices.target
+        return (target[0] - target[1]) / self.tiling.spread(self.scale)
+
     def weights(self, hardware: Hardware) -> Tensor:
         """The matrix ``(groups, rows, columns)`` that the array multiplies by at the chip's age."""
         positive, negative = self.conductances(hardware)
