@@ -22,7 +22,7 @@ from torch import Tensor
 from ..compiled import Compiled
 from ..cost import Cost, CostModel, count, estimate
 from ..emulate import BIAS, Chip, Drawing, OnChip, Phases, Range, driven, quantised, realised, save_chip, settling_times
-from ..errors import ConvergenceWarning, InputError, Problem
+from ..errors import ConvergenceWarning, InputError, OptionError, Problem
 from ..estimate import FreePhase
 from ..hardware import Circuit, Hardware
 from ..hardware.mapping import Tiling
@@ -39,6 +39,21 @@ from .torch_ep import FFEBM
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+TRAINING_CODE = '''"""Training step on an emulated chip: blocks settle and are nudged there, digital parts run in PyTorch."""
+
+
+def training_step(model, x, y, loss_fn):
+    """One step: returns the loss, and leaves the gradient that the chip delivers in the ``.grad`` of the model's parameters.
+
+    x is the model's input (a tuple for several, a dict by name); loss_fn(output, y) a scalar tensor.
+    """
+    args, kwargs = ((), x) if isinstance(x, dict) else (x if isinstance(x, tuple) else (x,), {})
+    loss = loss_fn(model(*args, **kwargs), y)  # free phase of each block on the chip
+    loss.backward()  # two nudged phases of each block on the chip, backpropagation through digital parts
+    return loss.detach()
+'''
 
 
 @dataclass(frozen=True)
@@ -128,10 +143,11 @@ class AnalogFFEBM(FFEBM):
             sample = one_sample(call.bound)
             states = sample.feedforward()
             batch = _batch(call.bound, sample, states)
+            neurons = _with_batch(call.bound, batch, states)
             if self.hardware.physics == "hopfield":
-                return Phases(self.chip, self.chip.parts(call.block, states), batch), call.layer_weights
-            nodes = realised(self.chip, call.bound, states)
-        parts = self.chip.parts(call.block, states, nodes.conductances)
+                return Phases(self.chip, self.chip.parts(call.block, neurons), batch), call.layer_weights
+            nodes = realised(self.chip, call.bound, neurons)
+        parts = self.chip.parts(call.block, neurons, nodes.conductances)
         return Phases(self.chip, parts, batch), nodes.realisation.layer_weights
 
     def _warn(self, relaxation: Relaxation, block: EnergyBlock, phase: str) -> None:
@@ -187,6 +203,40 @@ class AnalogFFEBM(FFEBM):
         known = dict(self.chip.ranges)
         self._take_ranges(call.inputs, relax(call.bound, call.tolerance).states)
         self.chip.ranges.update(known)
+
+    # --- a training step ------------------------------------------------------------------------------
+
+    @property
+    def training_code(self) -> str:
+        """The source of ``training_step(model, x, y, loss_fn)``: what the chip does in it is not PyTorch, so it is not spelled out."""
+        return TRAINING_CODE
+
+    def training_step(self, x: Any, y: Any, loss_fn: Callable[[Any, Any], Tensor]) -> Tensor:
+        """One step on the chip: returns the loss, and adds the gradient that the chip delivers to ``.grad``.
+
+        Args:
+            x: the model's input; a tuple for several, a dict by name.
+            y: the target, handed to ``loss_fn``.
+            loss_fn: ``(output, y) -> scalar tensor``.
+        """
+        args, kwargs = ((), x) if isinstance(x, dict) else (x if isinstance(x, tuple) else (x,), {})
+        loss = loss_fn(self(*args, **kwargs), y)
+        loss.backward()
+        return loss.detach()
+
+    def write_training_loop(self, path: str | os.PathLike[str], model: str | None = None) -> Path:
+        """Not on a chip: the script that :class:`FFEBM` writes trains with the torch executor.
+
+        Raises:
+            OptionError: always.
+        """
+        raise OptionError(
+            Problem(
+                "write_training_loop",
+                "writes a script that trains without a chip",
+                "Call it on the converted model, or call training_step on this one in a loop of your own.",
+            )
+        )
 
     # --- what one asks it -----------------------------------------------------------------------------
 
@@ -246,6 +296,10 @@ class AnalogFFEBM(FFEBM):
 
     def _drawing(self, call: BlockCall, phase: FreePhase, nudge: Mapping[str, Tensor]) -> Drawing:
         sample = one_sample(phase.bound.detached())
+        if not all(s.dim() > 1 and s.shape[0] == 1 for s in sample.feedforward().values()):
+            raise InputError(
+                Problem(call.block.name, "has no first sample: dimension 0 of its values counts none", "Give a batch.")
+            )
         states = {n: s[:1] for n, s in phase.states.items()}
         bound = replace(sample, fixed={}).holding({n: w[:1] for n, w in phase.bound.winners(phase.states).items()})
         mine = {n: nudge[n] for n in states if n in nudge}
@@ -341,6 +395,12 @@ class AnalogFFEBM(FFEBM):
 
     def extra_repr(self) -> str:
         return f"hardware: {self.hardware.name}, chip {self.chip.seed}, {super().extra_repr()}"
+
+
+def _with_batch(bound: BoundBlock, batch: int | None, states: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """States whose dimension 0 is no neuron's: one is put in front where the block was given a single sample without a batch."""
+    sizes = {v.shape[0] for v in bound.inputs.values() if isinstance(v, Tensor) and v.dim()}
+    return states if batch is not None or len(sizes) > 1 else {n: s.unsqueeze(0) for n, s in states.items()}
 
 
 def _batch(bound: BoundBlock, sample: BoundBlock, states: Mapping[str, Tensor]) -> int | None:

@@ -11,6 +11,7 @@ from ..emulate import load_chip
 from ..errors import OptionError, Problem, close_matches
 from ..hardware import Hardware
 from ..hardware.presets import preset
+from ..resistive.realisation import resistive_problems
 from .analog_emu import AnalogEmu, AnalogFFEBM
 from .torch_ep import FFEBM
 
@@ -42,6 +43,8 @@ class ChipChoice:
                 "are both given",
                 "A chip's file says what it is made of: give one of them.",
             )
+        elif self.file is None:
+            yield from _hardware_problems(self.hardware)
 
     def backend(self, model: FFEBM) -> AnalogEmu:
         if self.file is not None:
@@ -59,9 +62,27 @@ def lowered(model: FFEBM, backend: str, choice: ChipChoice) -> AnalogFFEBM:
     if problems:
         raise OptionError(problems)
     lowering = choice.backend(model)
+    _check_physics(model, lowering.hardware)
     emulated = lowering.lower(replace(model.compiled, network=copy.deepcopy(model.network)))
     emulated.share_gains(model)
     return emulated
+
+
+def _hardware_problems(hardware: str | os.PathLike[str] | Hardware | None) -> tuple[Problem, ...]:
+    try:
+        preset("ideal" if hardware is None else hardware)
+    except OptionError as failure:
+        return failure.problems
+    return ()
+
+
+def _check_physics(model: FFEBM, hardware: Hardware) -> None:
+    """Refuses what can't be built of resistors, in the blocks of the model's present mode, before anything runs."""
+    if hardware.physics != "resistive":
+        return
+    problems = [p for block in model.program.energy_blocks for p in resistive_problems(block)]
+    if problems:
+        raise OptionError(problems)
 
 
 def _seed_problems(name: str, value: object) -> list[Problem]:

@@ -9,7 +9,7 @@ by the exponential Heun method (ETD2RK, Cox & Matthews 2002) in steps of h = STE
 
 In a resistive network a node of conductance D has the time constant tau / D, and its diodes hold the node itself: u is clipped after each step.
 
-Thermal noise of a leaky node is an Ornstein-Uhlenbeck process: each step adds noise of variance (1 - e^-2h) kT/C.
+Thermal noise of a leaky node is an Ornstein-Uhlenbeck process: each step adds noise of variance (1 - e^-2hD) kT/C.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Transient:
         half = {n: a[n] + decay[n][0] * (u[n] - a[n]) for n in u}
         later = self.targets(half)
         new = {n: half[n] + decay[n][1] * (later[n] - a[n]) for n in u}
-        new = self._disturbed(new, (1 - math.exp(-2 * h)) ** 0.5)
+        new = self._disturbed(new, {n: (1 - decay[n][0] ** 2) ** 0.5 for n in u})
         return self.outputs(new) if self.held else new
 
     def _decay(self, name: str, h: float) -> tuple[Tensor | float, Tensor | float]:
@@ -84,12 +84,11 @@ class Transient:
         z = h * conductance
         return torch.exp(-z), (torch.exp(-z) - 1 + z) / z
 
-    def _disturbed(self, u: States, part: float) -> States:
+    def _disturbed(self, u: States, part: Mapping[str, Tensor | float]) -> States:
         if self.noise is None:
             return u
-        scale = {n: part * self.neurons[n].noise for n in u}
         return {
-            n: v + scale[n] * torch.randn(v.shape, generator=self.noise).to(v) if scale[n] > 0 else v
+            n: v + self.neurons[n].noise * part[n] * torch.randn(v.shape, generator=self.noise).to(v)
             for n, v in u.items()
         }
 

@@ -151,14 +151,18 @@ def totals(
 
 def require_resistive(block: EnergyBlock) -> None:
     """Raises one OptionError that names every layer which resistors and ideal diodes can't make."""
+    if found := resistive_problems(block):
+        raise OptionError(found)
+
+
+def resistive_problems(block: EnergyBlock) -> list[Problem]:
+    """Each layer that resistors and ideal diodes can't make."""
     found = [
         Problem(f"layer {s.origin}", f"ideal diodes make no {s.potential.name}, only a clip", _remedy(s.origin.layer))
         for s in block.states
         if not has_diodes(s.potential)
     ]
-    found += problems(block, _remedy)
-    if found:
-        raise OptionError(found)
+    return [*found, *problems(block, _remedy)]
 
 
 def _remedy(layer: str) -> str:
