@@ -80,14 +80,19 @@ class ArrayCall:
         if w.variance is None:
             return y
         variance: Tensor = self.operation(x * x, w.variance, w.bias_variance)
-        return y + self.reading.noise((self.name, "drive"), y) * variance.clamp(min=0).sqrt()
+        return _disturbed(y, variance, self.reading.noise((self.name, "drive"), y))
 
     def feedback(self, e: Tensor, w: ArrayWeights, x: Tensor) -> Tensor:
         c = transpose(self.operation, e, w.back, x)
         if w.variance is None:
             return c
         variance = transpose(self.operation, e * e, w.variance, x)
-        return c + self.reading.noise((self.name, "feedback"), c) * variance.clamp(min=0).sqrt()
+        return _disturbed(c, variance, self.reading.noise((self.name, "feedback"), c))
+
+
+def _disturbed(value: Tensor, variance: Tensor, noise: Tensor) -> Tensor:
+    """A value with noise of this variance; the variance is used up."""
+    return torch.addcmul(value, variance.clamp_(min=0).sqrt_(), noise)
 
 
 class _Array(torch.autograd.Function):

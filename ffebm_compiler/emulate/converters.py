@@ -47,8 +47,7 @@ def quantised(value: Tensor, bits: int | None, span: Range) -> Tensor:
         return value
     low = -span.high if span.signed else 0.0
     step = span.high / max(2 ** (bits - 1) - 1, 0.5) if span.signed else span.high / (2**bits - 1)
-    levels = torch.round(value.clamp(low, span.high) / step)
-    return torch.mul(levels, step)
+    return value.clamp(low, span.high).div_(step).round_().mul_(step)
 
 
 def saturated(value: Tensor, bits: int | None, span: Range) -> int:
@@ -57,7 +56,12 @@ def saturated(value: Tensor, bits: int | None, span: Range) -> int:
         return 0
     slack = 1e-6 * span.high
     low = -span.high if span.signed else 0.0
-    return int(((value > span.high + slack) | (value < low - slack)).sum())
+    if value.numel() == 0:
+        return 0
+    least, most = torch.aminmax(value)
+    if bool((most <= span.high + slack) & (least >= low - slack)):
+        return 0
+    return int(((value > span.high + slack) | (value < low - slack)).count_nonzero())
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -54,7 +54,7 @@ class Neurons:
         if self.offset is not None:
             u = u + self.offset.to(a)
         if self.noise > 0 and reading is not None:
-            u = u + self.noise * reading.noise((self.name, "thermal"), u)
+            u = torch.add(u, reading.noise((self.name, "thermal"), u), alpha=self.noise)
         return u if self.gain is None else u * self.gain.to(a)
 
     def output(self, u: Tensor, ideal: Potential) -> Tensor:

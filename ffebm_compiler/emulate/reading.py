@@ -1,9 +1,12 @@
 """The noise of one phase: drawn at its first use, and held while the block settles.
 
 A phase lasts nanoseconds to microseconds; the 1/f noise of a memristive device has most of its power below that, so within
-a phase it stands still, and from phase to phase it changes in part. With the correlation rho between the phases of one sample,
+a phase it stands still, and from phase to phase it changes in part: xi_1, xi_2, ... ~ N(0, 1), of which any two have the correlation rho.
+Given those of k phases, the next is normal with
 
-    xi_phase = sqrt(rho) xi_sample + sqrt(1 - rho) xi_own,     xi ~ N(0, 1).
+    mean  rho (xi_1 + ... + xi_k) / (1 + (k - 1) rho),      variance  1 - k rho^2 / (1 + (k - 1) rho),
+
+so each phase draws one number a value, and the first, which is all that inference has, no more than uncorrelated noise would.
 """
 
 from __future__ import annotations
@@ -22,12 +25,12 @@ class Sample:
     Attributes:
         generator: of the read noise; on the CPU.
         correlation: rho.
-        drawn: the common part, by source of noise.
+        past: by source of noise, in how many phases it was drawn, and the sum of what was.
     """
 
     generator: torch.Generator
     correlation: float = 0.0
-    drawn: dict[Hashable, Tensor] = field(default_factory=dict)
+    past: dict[Hashable, tuple[int, Tensor]] = field(default_factory=dict)
 
     def phase(self) -> Reading:
         """A new phase of this presentation."""
@@ -51,10 +54,15 @@ class Reading:
         rho = self.sample.correlation
         if rho == 0:
             return self._normal(like)
-        if source not in self.sample.drawn:
-            self.sample.drawn[source] = self._normal(like)
-        common = self.sample.drawn[source]
-        return common if rho == 1 else rho**0.5 * common + (1 - rho) ** 0.5 * self._normal(like)
+        count, total = self.sample.past.get(source, (0, None))
+        if total is None or rho == 1:
+            drawn = self._normal(like) if total is None else total
+            self.sample.past[source] = 1, drawn
+            return drawn
+        spread = 1 + (count - 1) * rho
+        drawn = self._normal(like).mul_((1 - count * rho**2 / spread) ** 0.5).add_(total, alpha=rho / spread)
+        self.sample.past[source] = count + 1, total + drawn
+        return drawn
 
     def _normal(self, like: Tensor) -> Tensor:
         drawn = torch.randn(like.shape, generator=self.sample.generator, dtype=torch.float32)
