@@ -31,9 +31,7 @@ def check(operation: Operation, x: Tensor, weight: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-FUNCTIONS: dict[str, Any] = {
-    f"conv{t}{d}d": getattr(F, f"conv{t}{d}d") for t in ("", "_transpose") for d in (1, 2, 3)
-}
+FUNCTIONS: dict[str, Any] = {f"conv{t}{d}d": getattr(F, f"conv{t}{d}d") for t in ("", "_transpose") for d in (1, 2, 3)}
 
 
 def convolution(name: str, **options: Any) -> Operation:
@@ -85,10 +83,10 @@ def test_transposed_convolution(dimensions: int, batched: bool, options: dict[st
 
 
 @settings(deadline=None, max_examples=40, derandomize=True)
-@given(
-    st.integers(4, 9), st.integers(4, 9), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(0, 2)
-)
-def test_a_stride_that_leaves_a_remainder(h: int, w: int, kernel: int, stride: int, dilation: int, padding: int) -> None:
+@given(st.integers(4, 9), st.integers(4, 9), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(0, 2))
+def test_a_stride_that_leaves_a_remainder(
+    h: int, w: int, kernel: int, stride: int, dilation: int, padding: int
+) -> None:
     if dilation * (kernel - 1) + 1 > min(h, w):
         return
     operation = convolution("conv2d", stride=(stride, 2), padding=(padding, 1), dilation=dilation)
