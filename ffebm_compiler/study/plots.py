@@ -166,13 +166,16 @@ def _panel(cell: Any, panel: Panel, metric: str, found: Summary) -> None:
 def _value_axis(row: Sequence[Any], metric: Metric) -> None:
     """A range wide enough that rounding does not fill it: a decade, or one unit of a count."""
     row[0].set_ylabel(metric.label + (f" ({metric.unit})" if metric.unit else ""), fontsize=9)
-    low, high = row[0].get_ylim()
+    low, high = min(cell.dataLim.ymin for cell in row), max(cell.dataLim.ymax for cell in row)
+    if not low <= high:  # nothing is drawn
+        return
     if metric.logarithmic and low > 0:
         row[0].set_yscale("log")
-        centre = math.sqrt(low * high)
-        row[0].set_ylim(min(low, centre / math.sqrt(DECADE)), max(high, centre * math.sqrt(DECADE)))
+        if high < DECADE * low:
+            centre = math.sqrt(low * high)
+            row[0].set_ylim(centre / math.sqrt(DECADE), centre * math.sqrt(DECADE))
     elif metric.whole:
-        row[0].set_ylim(min(low, (low + high) / 2 - 1), max(high, (low + high) / 2 + 1))
+        row[0].set_ylim(low - 0.5, high + 0.5)
         row[0].yaxis.get_major_locator().set_params(integer=True)
 
 

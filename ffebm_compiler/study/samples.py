@@ -99,8 +99,9 @@ def load_npz(path: Path) -> Samples:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise InputError(Problem(where, what, f"Name an .npz file. {HOW}."))
     x, y = _read(path, where)
-    if x.dtype.kind not in "biuf" or (y is not None and y.dtype.kind not in "biuf"):
-        kinds = f"x is of type {x.dtype}" + ("" if y is None else f", y of type {y.dtype}")
+    found = [a for a in (x, y) if a is not None]
+    if not all(isinstance(a, np.ndarray) and a.dtype.kind in "biuf" for a in found):
+        kinds = ", ".join(f"{n} is of type {getattr(a, 'dtype', type(a).__name__)}" for n, a in zip("xy", found))
         raise InputError(Problem(where, f"its {kinds}", f"{HOW}, both of real or whole numbers."))
     return _checked((_input(torch.from_numpy(x)),), None if y is None else torch.from_numpy(y), where)
 

@@ -1,6 +1,6 @@
 """Sweeps as a user types them: ``name=start:stop:count``, ``name=start:stop:countlog`` or ``name=a,b,c``.
 
-With n values from a to b, the i-th is ``a + (b - a) i / (n - 1)``, or logarithmically ``a (b / a)^(i / (n - 1))``. A name is a
+With n values from a to b, the i-th is ``a (1 - p) + b p``, p = i / (n - 1), or logarithmically ``a (b / a)^p``. A name is a
 field of the hardware specification, or ``loop_gain`` or ``block_size`` of the conversion; a value may carry its unit as in a
 specification (``g_max=20 uS,40 uS``).
 """
@@ -144,7 +144,7 @@ def _end(text: str, value: Value) -> float:
 
 
 def _linear(start: float, stop: float, part: float) -> float:
-    return _tidy(start + (stop - start) * part)
+    return _tidy(start * (1 - part) + stop * part)  # which ends at stop exactly
 
 
 def _geometric(start: float, stop: float, part: float) -> float:
