@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from .errors import OptionError, Problem
@@ -57,6 +59,77 @@ def write_whole(path: str | os.PathLike[str], content: bytes | str, what: str) -
             )
         ) from failure
     return target
+
+
+def write_folder_whole(
+    path: str | os.PathLike[str], files: Mapping[str, str], what: str, marker: str, replace: bool = False
+) -> Path:
+    """Writes a folder of text files in one step: it appears with all of them, or whatever was there stays.
+
+    Args:
+        what: what the folder holds, for the error: ``"netlists"``.
+        marker: the file by which such a folder is known; one without it is never replaced, unless it is empty.
+        replace: whether an earlier such folder may be replaced.
+
+    Raises:
+        OptionError: it exists already, or can't be written.
+    """
+    target = check_folder(path, what, marker, replace)
+    try:
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", dir=target.parent))
+        try:
+            for name, text in files.items():
+                (partial / name).write_text(text, encoding="utf-8")
+            partial.chmod(0o777 & ~_umask())
+            _take_name(partial, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as failure:
+        raise OptionError(
+            Problem(
+                f"{what} {target}", f"can't be written: {failure.strerror}", "Choose a place that you may write to."
+            )
+        ) from failure
+    return target
+
+
+def check_folder(path: str | os.PathLike[str], what: str, marker: str, replace: bool) -> Path:
+    """The path, after making sure before any work that a folder may take it; see :func:`write_folder_whole`."""
+    target = Path(path)
+    found = _in_the_way(target, what, marker, replace)
+    if found is not None:
+        raise OptionError(Problem(f"{what} {target}", *found))
+    return target
+
+
+def _in_the_way(target: Path, what: str, marker: str, replace: bool) -> tuple[str, str] | None:
+    if not target.parent.is_dir():
+        return f"the folder {target.parent} does not exist", f"Make it first: mkdir -p {target.parent}"
+    if not target.exists():
+        return None
+    if not target.is_dir():
+        return "is a file", "Name a folder."
+    if not any(target.iterdir()):
+        return None
+    if not (target / marker).is_file():
+        return f"is a folder that holds something else than {what}", "Choose another folder."
+    return None if replace else ("exists", "Choose another folder, or let it be replaced.")
+
+
+def _take_name(partial: Path, target: Path) -> None:
+    """The new folder takes the name of the old one, which is removed once that has worked."""
+    if not target.exists():
+        partial.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.old.", dir=target.parent))
+    target.rename(old / target.name)
+    try:
+        partial.rename(target)
+    except OSError:
+        (old / target.name).rename(target)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _umask() -> int:

@@ -107,10 +107,10 @@ def _array_backwards(name: str, edge: Edge) -> Subcircuit:
 
 def _pairs(positive: Tensor, negative: Tensor) -> Iterator[str]:
     """A controlled source for each pair that is there: neither of its devices is where a kernel does not reach."""
-    present = ((positive != 0) | (negative != 0)).nonzero().tolist()
-    for i, k in present:
-        p, n = number(float(positive[i, k])), number(float(negative[i, k]))
-        yield f"G{i}_{k} 0 out{i} in{k} 0 {{siemens*({p}-{n})}}"
+    present = (positive != 0) | (negative != 0)
+    conductances = zip(positive[present].tolist(), negative[present].tolist())
+    for (i, k), (p, n) in zip(present.nonzero().tolist(), conductances):
+        yield f"G{i}_{k} 0 out{i} in{k} 0 {{siemens*({number(p)}-{number(n)})}}"
 
 
 def _feedback(name: str, edge: Edge, layout: Layout) -> Iterator[str]:

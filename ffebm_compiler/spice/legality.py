@@ -80,9 +80,7 @@ def _resistive_bank(bank: Bank, where: str) -> Iterator[Problem]:
             f"has the activation {bank.potential.name}, which is not a clipping: diodes can't make it",
             f"Use one of {', '.join(_CLIPPING)}, or physics hopfield.",
         )
-    if bank.leak is None:
-        yield Problem(where, "has no leak", "A resistive bank needs its leak conductances.")
-    else:
+    if bank.leak is not None:
         yield from _tensor(where, "leak", bank.leak, (bank.drive.numel(),), least=0.0)
     if bool((bank.offset != 0).any()) or bool((bank.gain != 1).any()):
         yield Problem(

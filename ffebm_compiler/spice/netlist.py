@@ -17,9 +17,9 @@ _LONGEST_NAME = 48
 
 
 def number(value: float) -> str:
-    """All 17 digits: reading it back gives the same float64."""
+    """The shortest text that reads back as the same float64."""
     assert math.isfinite(value)
-    return f"{value:.17g}"
+    return repr(float(value))
 
 
 def legal_names(labels: Iterable[str]) -> dict[str, str]:

@@ -97,12 +97,12 @@ def _held_from(reference: str, bound: float, diode: str) -> list[str]:
 
 
 def _nodes(bank: Bank, layout: Layout) -> Iterator[str]:
-    assert bank.leak is not None
-    name = layout.banks[bank.name]
+    name, leaks = layout.banks[bank.name], [] if bank.leak is None else bank.leak.tolist()
     for i, s in enumerate(layout.outputs[bank.name]):
         yield f"Xnode_{name}_{i} {s} node_{name}"
-        if (leak := float(bank.leak[i])) > 0:
-            yield f"Rleak_{name}_{i} {s} 0 {{1/(siemens*{number(leak)})}}"
+    for i, leak in enumerate(leaks):
+        if leak > 0:
+            yield f"Rleak_{name}_{i} {layout.outputs[bank.name][i]} 0 {{1/(siemens*{number(leak)})}}"
 
 
 # --- layers -----------------------------------------------------------------------------------------------
@@ -144,5 +144,5 @@ def _array(name: str, edge: Edge) -> Subcircuit:
 
 
 def _resistors(letter: str, line: str, conductances: Tensor) -> Iterator[str]:
-    for i, k in conductances.nonzero().tolist():
-        yield f"R{letter}{i}_{k} {line}{k} out{i} {{1/(siemens*{number(float(conductances[i, k]))})}}"
+    for (i, k), g in zip(conductances.nonzero().tolist(), conductances[conductances != 0].tolist()):
+        yield f"R{letter}{i}_{k} {line}{k} out{i} {{1/(siemens*{number(g)})}}"

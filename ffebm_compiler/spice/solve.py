@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from ..errors import InputError, Problem
@@ -13,6 +14,7 @@ from .ngspice import SECONDS, run_netlist
 from .rawfile import Plot
 from .testbench import Bench, netlist
 
+TINY = 1e-30
 OPERATING_POINT, TRANSIENT = "Operating Point", "Transient Analysis"
 
 
@@ -38,29 +40,50 @@ def solve_tran(
 
     Args:
         duration: in seconds; 30 time constants by default.
-        step: the longest step; ngspice takes shorter ones where it needs them. A fiftieth of a time constant by default.
+        step: the longest step; ngspice takes shorter ones where it needs them. A twentieth of a time constant by default.
     """
     plots = _run(circuit, Bench(operating_point=False, duration=duration, step=step, diodes=diodes), seconds)
     return times_of(plots), _states(circuit, plots, TRANSIENT)
 
 
-def settling_time(times: Tensor, states: Mapping[str, Tensor], tolerance: float = 0.01) -> float:
-    """The first time from which on every state stays within ``tolerance`` of its final value.
+def settling_time(
+    times: Tensor,
+    states: Mapping[str, Tensor],
+    tolerance: float = 0.01,
+    final: Mapping[str, Tensor] | None = None,
+) -> float:
+    """The first time from which on every state stays within ``tolerance`` of its final value; inf if it does not get there.
 
     The tolerance is relative to the largest final value of the state's bank; between samples states are taken as straight lines.
+
+    Args:
+        times: (t,).
+        states: (t, n) a bank.
+        final: (n,) a bank; the last states by default, which is no test of whether the circuit has settled: see :func:`unrest`.
     """
-    return max(_settled(times, values, tolerance) for values in states.values())
+    ends = {name: values[-1] for name, values in states.items()} | dict(final or {})
+    return max(_settled(times, values, ends[name].flatten(), tolerance) for name, values in states.items())
 
 
-def _settled(times: Tensor, values: Tensor, tolerance: float) -> float:
-    final = values[-1]
+def unrest(times: Tensor, states: Mapping[str, Tensor]) -> float:
+    """How far the states still move in the last tenth of the transient, relative to the largest value of each one's bank."""
+    late = times >= times[0] + 0.9 * (times[-1] - times[0])
+    moves = [
+        (v[late].amax(0) - v[late].amin(0)).max() / v.abs().max().clamp(min=TINY) for v in states.values() if v.numel()
+    ]
+    return float(torch.stack(moves).max())
+
+
+def _settled(times: Tensor, values: Tensor, final: Tensor, tolerance: float) -> float:
     band = tolerance * float(final.abs().max())
     excess = (values - final).abs().amax(dim=1) - band  # (t,)
     outside = (excess > 0).nonzero()
     if not len(outside):
         return float(times[0])
     last = int(outside[-1])
-    before, after = float(excess[last]), float(excess[last + 1]) if last + 1 < len(excess) else 0.0
+    if last + 1 == len(excess):
+        return float("inf")
+    before, after = float(excess[last]), float(excess[last + 1])
     return float(times[last] + (times[last + 1] - times[last]) * before / (before - after))
 
 

@@ -6,20 +6,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from ..errors import OptionError, Problem
-from ..hardware.circuit import Circuit
+from ..hardware.circuit import Circuit, Edge
 from . import hopfield, resistive
 from .layout import Layout, lay_out
 from .legality import check_circuit
 from .netlist import comment, number
 
 MAX_DEVICES = 500_000
-DURATION, STEPS = 30.0, 50
+DURATION, STEPS = 30.0, 20
 """Of the transient: in time constants, and the fewest steps to one of them."""
 
 
@@ -31,7 +31,7 @@ class Bench:
         operating_point: whether to look for the equilibrium (``.op``).
         transient: whether to simulate the settling (``.tran``).
         duration: of the transient, in seconds; None is 30 time constants.
-        step: the longest step of the transient, in seconds; None is a fiftieth of a time constant.
+        step: the longest step of the transient, in seconds; None is a twentieth of a time constant.
         diodes: ``"ideal"`` or ``"silicon"`` (a 1N4148), for resistive circuits.
         max_devices: a larger circuit is refused.
 
@@ -79,7 +79,7 @@ def netlist(circuit: Circuit, bench: Bench | None = None, expected: Mapping[str,
     layout = lay_out(circuit)
     return "\n".join(
         [
-            *_header(circuit),
+            *_header(circuit, layout),
             "",
             *_body(circuit, layout, bench),
             *_analyses(circuit, layout, bench, expected),
@@ -92,29 +92,28 @@ def netlist(circuit: Circuit, bench: Bench | None = None, expected: Mapping[str,
 # --- the parts, in order ----------------------------------------------------------------------------------
 
 
-def _header(circuit: Circuit) -> Iterator[str]:
-    yield comment(f"{circuit.block}: a {circuit.physics} circuit, written by ffebm_compiler").replace("\n", " ")
-    yield comment(
-        "\n".join(
-            [
-                "",
-                "Run it with    ngspice -b FILE",
-                "",
-                "values        node names            shape",
-                *(
-                    f"  input         x_..               {tuple(x.shape)}  {circuit.input_labels.get(n, n)}"
-                    for n, x in circuit.inputs.items()
-                ),
-                *(
-                    f"  state         s_..               {b.shape}  {b.label} ({b.potential.name}, layer weight {b.layer_weight:g})"
-                    for b in circuit.banks
-                ),
-                "",
-                "arrays        outputs x inputs",
-                *(f"  {e.label}: {e.positive.shape[0]} x {e.positive.shape[1]}" for e in circuit.edges),
-            ]
-        )
-    )
+def _header(circuit: Circuit, layout: Layout) -> Iterator[str]:
+    yield comment(f"{circuit.block}: a {circuit.physics} circuit, written by ffebm_compiler".replace("\n", " "))
+    about = ["", "Run it with    ngspice -b FILE", "", "nodes                             values"]
+    about += [_nodes(layout.outputs[n], circuit.input_labels.get(n, n), x.shape) for n, x in circuit.inputs.items()]
+    for bank in circuit.banks:
+        what = f"{bank.label} ({bank.potential.name}, layer weight {bank.layer_weight:g})"
+        about.append(_nodes(layout.outputs[bank.name], what, bank.shape))
+    about += ["", "arrays, outputs x inputs"]
+    about += [f"  {e.label}: {e.positive.shape[0]} x {e.positive.shape[1]}, {_amplified(e)}" for e in circuit.edges]
+    yield comment("\n".join(about))
+
+
+def _nodes(nodes: tuple[str, ...], what: str, shape: Sequence[int]) -> str:
+    span = f"{nodes[0]} .. {nodes[-1]}" if nodes else "none"
+    return f"  {span:30}  {what}, {' x '.join(map(str, shape))}"
+
+
+def _amplified(edge: Edge) -> str:
+    """Its gains, which may have errors, by their mean."""
+    gains = edge.reverse if edge.back is None else edge.back
+    backward = "no feedback" if gains is None else f"feedback times {float(gains.mean()):.4g}"
+    return backward if edge.gain == 1 else f"drive times {edge.gain:.4g}, {backward}"
 
 
 def _body(circuit: Circuit, layout: Layout, bench: Bench) -> Iterator[str]:
@@ -174,16 +173,12 @@ def _tolerances(circuit: Circuit) -> Iterator[str]:
 
 
 def _measurements(circuit: Circuit, layout: Layout, expected: Mapping[str, Tensor]) -> Iterator[str]:
-    """When each state comes within 1 % of its bank's range of the expected value, for the last time."""
-    yield from (
-        ("* .meas works without -r only; ffebm spice-check computes the settling time from the raw file",)
-        if expected
-        else ()
-    )
+    """When each state comes within 1 % of its bank's range of its expected value, for the last time.
+
+    ngspice evaluates them only when it writes no raw file.
+    """
     for bank in circuit.banks:
-        if bank.name not in expected:
-            continue
-        final = expected[bank.name].flatten()
-        band = 0.01 * float(final.abs().max()) * circuit.volts
-        for node, value in zip(layout.outputs[bank.name], (final * circuit.volts).tolist()):
+        final = expected[bank.name].flatten() if bank.name in expected else bank.drive[:0]
+        band = 0.01 * circuit.volts * float(final.abs().max()) if final.numel() else 0.0
+        for node, value in zip(layout.outputs[bank.name], (final * circuit.volts).tolist() if band else ()):
             yield f".meas tran settled_{node} when par('abs(v({node}) - ({number(value)}))')={number(band)} fall=last"
