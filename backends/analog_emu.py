@@ -80,6 +80,49 @@ class AnalogEmu:
         return AnalogFFEBM(compiled, self.execution, chip)
 
 
+@dataclass(frozen=True)
+class _Basis:
+    """What the parts of a block follow from.
+
+    Attributes:
+        things: the block, its chip's specification and devices, by identity.
+        values: shapes and types of its inputs, ranges, layer weights.
+    """
+
+    things: tuple[object, ...]
+    values: tuple[object, ...]
+
+    @staticmethod
+    def of(chip: Chip, call: BlockCall) -> _Basis:
+        devices = [chip.devices[p] for p in call.block.weights if p in chip.devices]
+        # what resistors make of weights that are no devices (held norms) is computed at every call: nobody tells when these change
+        never = chip.hardware.physics == "resistive" and len(devices) < len(call.block.weights)
+        inputs = tuple(
+            (n, tuple(v.shape), v.dtype, v.device) if isinstance(v, Tensor) else (n, v) for n, v in call.inputs.items()
+        )
+        ranges = tuple(chip.ranges[s.name] for s in call.block.states)
+        mixed = torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
+        return _Basis(
+            (call.block, chip.hardware, *devices, *([object()] if never else [])),
+            (inputs, ranges, mixed, tuple(call.layer_weights.items())),
+        )
+
+    def is_same(self, other: _Basis) -> bool:
+        same = len(self.things) == len(other.things)
+        return (
+            same and all(a is b for a, b in zip(self.things, other.things, strict=True)) and self.values == other.values
+        )
+
+
+@dataclass(frozen=True)
+class _Use:
+    """What a block used of the chip when it was last called."""
+
+    basis: _Basis
+    phases: Phases
+    layer_weights: Mapping[str, float]
+
+
 class AnalogFFEBM(FFEBM):
     """A converted model on an emulated chip; made by :meth:`FFEBM.lower`."""
 
@@ -88,6 +131,7 @@ class AnalogFFEBM(FFEBM):
         self.__dict__["_chip"] = chip
         self.__dict__["_ideal"] = False
         self.__dict__["_calibrated"] = None
+        self.__dict__["_uses"] = {}  # by mode and block
 
     @property
     def chip(self) -> Chip:
@@ -138,7 +182,15 @@ class AnalogFFEBM(FFEBM):
         return quantised(state, bits, span)
 
     def _phases(self, call: BlockCall) -> tuple[Phases, Mapping[str, float]]:
-        """What a block uses of the chip, and the layer weights that its circuit realises."""
+        """What a block uses of the chip, and the layer weights that its circuit realises; kept while nothing of it changes."""
+        basis = _Basis.of(self.chip, call)
+        uses: dict[tuple[bool, str], _Use] = self.__dict__["_uses"]
+        known = uses.get(key := (self.training, call.block.name))
+        if known is None or not known.basis.is_same(basis):
+            known = uses[key] = _Use(basis, *self._made_phases(call))
+        return known.phases, known.layer_weights
+
+    def _made_phases(self, call: BlockCall) -> tuple[Phases, Mapping[str, float]]:
         with torch.no_grad(), out_of_sight():
             sample = one_sample(call.bound)
             states = sample.feedforward()
