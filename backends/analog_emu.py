@@ -27,6 +27,7 @@ from ..estimate import FreePhase
 from ..hardware import Circuit, Hardware
 from ..hardware.mapping import Tiling
 from ..ir import EnergyBlock
+from ..resistive import realise
 from ..solve import BoundBlock, Relaxation, relax
 from ..solve.loop_gain import one_sample
 from ..spice.folder import write_netlists
@@ -150,7 +151,7 @@ class AnalogFFEBM(FFEBM):
         """One use of a block on the chip: its inputs through the DAC, its outputs through the ADC."""
         call = super().block_call(block, values, record)
         if self.__dict__["_ideal"]:
-            return call
+            return self._as_designed(call)
         self._ensure_ranges(call)
         self.chip.hold(block, call.weights)
         call = replace(call, inputs=self._driven(block, call.inputs))
@@ -163,6 +164,13 @@ class AnalogFFEBM(FFEBM):
             settle=lambda bound, tolerance: run.free(bound, tolerance, sample.phase()),
             read=self._converted,
         )
+
+    def _as_designed(self, call: BlockCall) -> BlockCall:
+        """The block with the reverse gains that a perfect chip has: resistors may ask for lower ones than the loop gain."""
+        if self.hardware.physics == "hopfield":
+            return call
+        with torch.no_grad(), out_of_sight():
+            return replace(call, layer_weights=realise(one_sample(call.bound)).layer_weights)
 
     def _driven(self, block: EnergyBlock, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """What enters a block, through the DAC."""
@@ -444,6 +452,10 @@ class AnalogFFEBM(FFEBM):
             yield self
         finally:
             self.__dict__["_ideal"] = before
+
+    @property
+    def estimator_name(self) -> str:
+        return super().estimator_name if self.__dict__["_ideal"] else f"chip {self.chip.seed} of {self.hardware.name}"
 
     def extra_repr(self) -> str:
         return f"hardware: {self.hardware.name}, chip {self.chip.seed}, {super().extra_repr()}"

@@ -353,6 +353,16 @@ class FFEBM(nn.Module):
         finally:
             self.__dict__["execution"] = before
 
+    @property
+    def estimator_name(self) -> str:
+        """Where the gradients of the blocks come from."""
+        return type(self.execution.estimator).__name__
+
+    @contextlib.contextmanager
+    def as_ideal(self) -> Iterator[FFEBM]:
+        """The executor itself, for the length of a ``with``: of a model on a chip, the ideal one with the same weights."""
+        yield self
+
     # --- the generated training step -----------------------------------------------------------------------
 
     @property

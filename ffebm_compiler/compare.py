@@ -107,7 +107,7 @@ def compare_gradients(
     """The model's gradient against the exact one, for one batch.
 
     Args:
-        model: a converted model; its current estimator is judged.
+        model: a converted model, on a chip or not; its current estimator, or its chip, is judged.
         x: its input: a tensor, a tuple of arguments, or a dict of keywords.
         y: the target, handed to ``loss_fn``.
         loss_fn: ``(output, y) -> scalar tensor``.
@@ -138,7 +138,7 @@ def compare_gradients(
     judged.share_gains(judged)  # and not refreshed by this step
     truth = exact_gradients(judged, x, y, loss_fn, reference=reference, seed=seed)
     estimate = loss_gradients(judged, x, y, loss_fn, seed=seed)
-    return GradientComparison(compare_parameters(estimate, truth), type(model.execution.estimator).__name__)
+    return GradientComparison(compare_parameters(estimate, truth), model.estimator_name)
 
 
 def exact_gradients(
@@ -150,11 +150,14 @@ def exact_gradients(
     reference: Estimator | None = None,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """The exact gradient by parameter, in float64, from a copy with the reverse gains that the model has."""
+    """The exact gradient by parameter, in float64, from a copy with the reverse gains that the model has.
+
+    Of a model on a chip it is that of the ideal executor with the same weights.
+    """
     exact = copy.deepcopy(model).double()
     exact.share_gains(model)
     sweeps = max(2000, model.execution.tolerance.max_sweeps)
-    with exact.using(estimator=reference or Implicit(), tolerance=1e-12, max_sweeps=sweeps):
+    with exact.as_ideal(), exact.using(estimator=reference or Implicit(), tolerance=1e-12, max_sweeps=sweeps):
         return loss_gradients(exact, _wide(x), _wide(y), _wide_loss(loss_fn), seed=seed)
 
 
