@@ -127,11 +127,13 @@ class Drawing:
         if not separate:
             whole = self._jacobian(state, source, inputs, f"{use}weight")
             return whole.clamp(min=0), (-whole).clamp(min=0)
-        plus, minus = (self._jacobian(state, source, inputs, f"{use}{half}") for half in ("positive", "negative"))
-        if not any(is_reached(state, source, t.name) for t in mapped_terms(self.bound.block)):
-            return plus.clamp(min=0), (-plus).clamp(min=0)
+        wires = self._jacobian(state, source, inputs, "none")
+        plus, minus = (
+            self._jacobian(state, source, inputs, f"{use}{half}") - wires for half in ("positive", "negative")
+        )
         # a negative wire (a held norm, a sign) turns a positive device into a negative weight
-        return plus.clamp(min=0) + (-minus).clamp(min=0), minus.clamp(min=0) + (-plus).clamp(min=0)
+        positive, negative = plus.clamp(min=0) + (-minus).clamp(min=0), minus.clamp(min=0) + (-plus).clamp(min=0)
+        return positive + wires.clamp(min=0), negative + (-wires).clamp(min=0)
 
     def _jacobian(self, state: State, source: str, inputs: Mapping[str, Tensor], use: str) -> Tensor:
         """(n_target, n_source) of a drive that is linear around the present states."""
@@ -154,12 +156,14 @@ class Drawing:
     # --- what a drive reads ---------------------------------------------------------------------------
 
     def _weights(self, use: str) -> dict[str, Tensor]:
-        """The model's tensors with those of the devices in their place: what they amount to, or one half of it."""
+        """The model's tensors with those of the devices in their place: what they amount to, one half of it, or nothing."""
         mapped = {_path(o) for t in mapped_terms(self.bound.block) for o in t.operands[1:] if o is not None}
         return {p: self._device(p, use) if p in mapped else v for p, v in self.bound.weights.items()}
 
     def _device(self, path: str, use: str) -> Tensor:
         chip = self.chip
+        if use == "none":
+            return torch.zeros_like(chip.weight(path))
         if use == "weight":
             return chip.weight(path)
         if use == "back weight":
@@ -199,15 +203,6 @@ class Drawing:
     def _limit(self, name: str) -> float:
         headroom = self.chip.hardware.headroom
         return float("inf") if headroom is None else headroom * self.chip.ranges[name].high
-
-
-def is_reached(state: State, source: str, term: str) -> bool:
-    """Whether a term of a state's drive lies on a path from a source."""
-    reached = {source}
-    for t in state.drive.terms:
-        if reached & {o for o in t.operands if isinstance(o, str)}:
-            reached.add(t.name)
-    return term in reached
 
 
 def _path(operand: object) -> str:
