@@ -238,21 +238,25 @@ def _check_place(path: Path) -> None:
 
 
 def _check_same(path: Path, configuration: Mapping[str, Any]) -> None:
-    """One error that names every difference from the study in the folder."""
-    before, now = _flat(_read_json(path / CONFIGURATION)), _flat(json.loads(json.dumps(configuration)))
-    differ = [
-        k for k in dict.fromkeys([*before, *now]) if before.get(k) != now.get(k) and k.split(".")[0] not in MAY_DIFFER
-    ]
+    """One error that says how the study in the folder differs."""
+    before, now = _read_json(path / CONFIGURATION), json.loads(json.dumps(configuration))
+    parts = [part for part in dict.fromkeys([*before, *now]) if part not in MAY_DIFFER]
+    differ = [told for part in parts if (told := _difference(part, before.get(part), now.get(part)))]
     if differ:
-        shown = "; ".join(f"{k} was {before.get(k)!s:.60} and is now {now.get(k)!s:.60}" for k in differ[:6])
-        more = f"; and {len(differ) - 6} more" if len(differ) > 6 else ""
-        raise OptionError(
-            Problem(
-                f"folder {path}",
-                f"holds another study: {shown}{more}",
-                "Go on with the same options, or choose another folder.",
-            )
-        )
+        what = f"holds another study: {'; '.join(differ)}"
+        raise OptionError(Problem(f"folder {path}", what, "Go on with the same options, or choose another folder."))
+
+
+def _difference(part: str, before: Any, now: Any) -> str:
+    """Of a part with many differences, the first ones."""
+    old, new = _flat({part: before}), _flat({part: now})
+    found = [
+        f"{k} was {old.get(k)!s:.60} and is now {new.get(k)!s:.60}"
+        for k in dict.fromkeys([*old, *new])
+        if old.get(k) != new.get(k)
+    ]
+    more = [f"and {len(found) - 3} more of {part}"] if len(found) > 3 else []
+    return "; ".join(found[:3] + more)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
