@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -180,3 +181,8 @@ def test_a_chip_is_the_same_whenever_it_is_measured() -> None:
     assert once() == once()
     other = measured(Classifier(), 4, Effort(16, 48, 16, 24), **dict(point.settings))
     assert other["output_error"] != once()["output_error"]
+
+
+def test_the_docs_name_every_metric() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
+    assert [m for m in METRICS if f"`{m}`" not in page] == []
