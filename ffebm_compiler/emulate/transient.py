@@ -121,5 +121,5 @@ class Transient:
         return float(torch.stack(parts).amax()) if parts else 0.0
 
     def at_rest(self, like: States) -> States:
-        """All nodes at ground."""
-        return {n: torch.zeros_like(v) for n, v in like.items()}
+        """All nodes at ground, which an activation sees with the neuron's offset."""
+        return {n: self.neurons[n].input(torch.zeros_like(v)) for n, v in like.items()}
