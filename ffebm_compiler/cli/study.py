@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..api import convert
-from ..backends import FFEBM
-from ..errors import InputError, OptionError, Problem, close_matches
+from ..errors import OptionError, Problem
 from ..hardware import Hardware
 from ..hardware.documents import to_dict
 from ..hardware.presets import preset
@@ -27,84 +20,25 @@ from ..study import (
     Effort,
     Folder,
     Record,
-    Samples,
     Spread,
     Study,
     check_plots,
     count,
     draw,
     impossible,
-    load_npz,
     parse_sweeps,
     points,
     run,
-    samples_from,
     shown,
     summary,
     versions,
 )
-from .checks import guessed_inputs
-from .load import load_attribute, load_model
+from .subject import NamedSubject
 
 ROWS = 40
 """The most settings that are printed; all are in summary.csv."""
 
 SHOWN = ("accuracy", "agreement", "output_error", "residual", "sweeps", "cosine_worst", "energy", "latency")
-
-
-@dataclass(frozen=True)
-class NamedSubject:
-    """A model and its data by name, made anew in every process.
-
-    Attributes:
-        model: ``module:factory``.
-        weights: a file of trained ones.
-        data: an ``.npz`` file or ``module:factory``; random inputs of the given shapes without it.
-        shapes: of random inputs, the batch first; for whole numbers, with what they are below.
-        seed: of the model's initial weights and of random inputs.
-        conversion: options of :func:`ffebm_compiler.convert`.
-    """
-
-    model: str
-    weights: str | None
-    data: str | None
-    shapes: tuple[tuple[tuple[int, ...], int | None], ...]
-    seed: int
-    conversion: Mapping[str, Any] = field(default_factory=dict)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the network, which every process makes."""
-        return {k: v for k, v in self.__dict__.items() if k != "network"}
-
-    @cached_property
-    def network(self) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            network = load_model(self.model)
-        if self.weights is not None:
-            load_weights(network, Path(self.weights))
-        return network
-
-    def convert(self, conversion: Mapping[str, Any]) -> FFEBM:
-        return convert(self.network, **{**self.conversion, **conversion})
-
-    def samples(self, needed: int) -> Samples:
-        if self.data is None:
-            return Samples(self._random(needed))
-        if self.data.endswith(".npz"):
-            return load_npz(Path(self.data))
-        return _made(self.data, self.seed)
-
-    def _random(self, needed: int) -> tuple[Tensor, ...]:
-        generator = torch.Generator().manual_seed(self.seed)
-        if not self.shapes:
-            return guessed_inputs(self.network, needed, self.seed)
-        return tuple(
-            torch.randn(shape, generator=generator)
-            if below is None
-            else torch.randint(below, shape, generator=generator)
-            for shape, below in (((needed, *sizes[1:]), below) for sizes, below in self.shapes)
-        )
 
 
 # --- the command ------------------------------------------------------------------------------------------
@@ -253,74 +187,3 @@ def _table(axes: Sequence[Axis], found: Mapping[Any, Mapping[str, Spread]], digi
 
 def _cell(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
-
-
-# --- weights and data -------------------------------------------------------------------------------------
-
-
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Loads a state dict, by itself or under ``model`` or ``state_dict`` of a checkpoint; nothing is unpickled but tensors.
-
-    Raises:
-        InputError: with every name and shape that does not fit.
-    """
-    where = f"weights {path}"
-    found = _state_dict(_loaded(path, where), where)
-    problems = [*_misfits(network.state_dict(), found, where)]
-    if problems:
-        raise InputError(problems)
-    network.load_state_dict(found)
-
-
-def _loaded(path: Path, where: str) -> Any:
-    if not path.is_file():
-        raise InputError(
-            Problem(where, "is a folder" if path.is_dir() else "does not exist", "Name a file of torch.save.")
-        )
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as failure:  # of many kinds, by the format and what is wrong with it
-        kind = "" if zipfile.is_zipfile(path) else " It is no file of torch.save."
-        raise InputError(
-            Problem(
-                where,
-                f"can't be loaded as weights: {type(failure).__name__}.{kind}",
-                "Save the tensors alone: torch.save(net.state_dict(), path). Whole models are refused, as they would be unpickled.",
-            )
-        ) from failure
-
-
-def _state_dict(found: Any, where: str) -> dict[str, Tensor]:
-    for candidate in (found, *(found.get(k) for k in ("state_dict", "model") if isinstance(found, Mapping))):
-        if isinstance(candidate, Mapping) and candidate and all(isinstance(v, Tensor) for v in candidate.values()):
-            return dict(candidate)
-    raise InputError(Problem(where, "holds no state dict", "Save one: torch.save(net.state_dict(), path)."))
-
-
-def _misfits(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> Iterator[Problem]:
-    for name in wanted.keys() - found.keys():
-        yield Problem(where, f"has no {name}", close_matches(name, sorted(found.keys() - wanted.keys()) or list(found)))
-    for name in sorted(found.keys() - wanted.keys()):
-        yield Problem(where, f"has {name}, which the model has not", close_matches(name, list(wanted)))
-    for name, tensor in found.items():
-        if name in wanted and tensor.shape != wanted[name].shape:
-            shapes = f"{name} has the shape {tuple(tensor.shape)}, in the model {tuple(wanted[name].shape)}"
-            yield Problem(where, shapes, "Name the factory that these weights were trained with.")
-        elif tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            yield Problem(where, f"{name} has values that are NaN or infinite", "Take a checkpoint from before that.")
-
-
-def _made(target: str, seed: int) -> Samples:
-    """What a data factory returns, with the random numbers of the seed."""
-    where = f"data {target!r}"
-    factory = load_attribute(target, "data")
-    if not callable(factory):
-        return samples_from(factory, where)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            made = factory()
-        except Exception as failure:  # the user's own code
-            what = f"making it failed: {type(failure).__name__}: {failure}"
-            raise InputError(Problem(where, what, "Fix that first; --traceback shows where.")) from failure
-    return samples_from(made, where)

@@ -176,7 +176,7 @@ def _value_axis(row: Sequence[Any], metric: Metric) -> None:
             row[0].set_ylim(centre / math.sqrt(DECADE), centre * math.sqrt(DECADE))
     elif metric.whole:
         row[0].set_ylim(low - 0.5, high + 0.5)
-        row[0].yaxis.get_major_locator().set_params(integer=True)
+        row[0].yaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 
 
 def _legend(figure: Any, cell: Any) -> None:
