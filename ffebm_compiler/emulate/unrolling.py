@@ -47,7 +47,9 @@ class Drawing:
     nudge: Mapping[str, Tensor]
 
     def circuit(self) -> Circuit:
-        _check_size(self.bound.block, self.states, self.labels)
+        found = [*_nonlinear(self.bound.block), *_too_large(self.bound.block, self.states, self.labels)]
+        if found:
+            raise OptionError(found)
         circuit = self._resistive() if self.chip.hardware.physics == "resistive" else self._hopfield()
         hardware = self.chip.hardware
         return replace(
@@ -172,15 +174,30 @@ class Drawing:
         return halves[0] if use.endswith("positive") else halves[1]
 
     def _driving(self) -> dict[str, Tensor]:
-        """The inputs that arrays are driven by: each drive is affine in them."""
-        return {
-            n: v
-            for n, v in self.bound.inputs.items()
-            if isinstance(v, Tensor) and v.is_floating_point() and self._is_affine(n, v)
-        }
+        """The inputs that arrays are driven by: every drive is affine in all of them and the states together."""
+        found: dict[str, Tensor] = {}
+        for n, v in self.bound.inputs.items():
+            numeric = isinstance(v, Tensor) and v.is_floating_point()
+            if numeric and self._is_affine(n, v) and not self._multiplies(n, v, found):
+                found[n] = v
+        return found
+
+    def _multiplies(self, name: str, value: Tensor, others: Mapping[str, Tensor]) -> bool:
+        """Whether an input, as a computed weight does, is multiplied by a state or by another input."""
+        on = {**self._given(), **{k: torch.ones_like(v) for k, v in self.states.items()}}
+        off = {**on, **self._zeroed(self.states), **self._zeroed(others)}
+        zero = torch.zeros_like(value)
+
+        def effect(state: State, rest: Mapping[str, Any]) -> Tensor:
+            with_it, without = (state.drive.evaluate({**rest, name: x}, self.bound.weights) for x in (value, zero))
+            return with_it - without
+
+        readers = [s for s in self.bound.block.states if name in s.drive.inputs]
+        pairs = [(effect(s, on), effect(s, off)) for s in readers]
+        return not all(torch.allclose(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max() + 1e-30)) for a, b in pairs)
 
     def _is_affine(self, name: str, value: Tensor) -> bool:
-        """Whether every drive is affine in an input: probed at a half and at twice its value."""
+        """Whether every drive is affine in an input: probed at half of its value and at its negative."""
         readers = [s for s in self.bound.block.states if name in s.drive.inputs]
         rest = {**self._given(), **{k: torch.zeros_like(v) for k, v in self.states.items()}}
 
@@ -188,8 +205,11 @@ class Drawing:
             return state.drive.evaluate({**rest, name: x}, self.bound.weights)
 
         for s in readers:
-            zero, half, one = (f(s, value * k) for k in (0.0, 0.5, 1.0))
-            if not torch.allclose(half - zero, (one - zero) / 2, rtol=1e-4, atol=1e-5 * float(one.abs().max() + 1e-30)):
+            zero, half, one, minus = (f(s, value * k) for k in (0.0, 0.5, 1.0, -1.0))
+            slack = 1e-5 * float(one.abs().max() + 1e-30)
+            if not torch.allclose(half - zero, (one - zero) / 2, rtol=1e-4, atol=slack):
+                return False
+            if not torch.allclose(zero - minus, one - zero, rtol=1e-4, atol=slack):
                 return False
         return bool(readers)
 
@@ -197,8 +217,8 @@ class Drawing:
         return {**self.bound.inputs}
 
     @staticmethod
-    def _zeroed(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {k: torch.zeros_like(v) for k, v in inputs.items()}
+    def _zeroed(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {k: torch.zeros_like(v) for k, v in values.items()}
 
     def _limit(self, name: str) -> float:
         headroom = self.chip.hardware.headroom
@@ -210,9 +230,32 @@ def _path(operand: object) -> str:
     return operand.path
 
 
-def _check_size(block: EnergyBlock, states: Mapping[str, Tensor], labels: Mapping[str, str]) -> None:
-    """Refuses what would not fit into memory, naming every coupling."""
-    problems = [
+def _nonlinear(block: EnergyBlock) -> list[Problem]:
+    """What acts on a state within a coupling without being linear: no matrix of devices is that."""
+    return [
+        Problem(
+            f"layer {t.origin}",
+            f"is not linear in the states that it reads, so {block.name} has no circuit",
+            "Keep it digital: convert(..., digital=[...]).",
+        )
+        for s in block.states
+        for t in s.drive.terms
+        if not t.operation.linear and t.name in _reached(s)
+    ]
+
+
+def _reached(state: State) -> set[str]:
+    """The values of a drive that depend on a state."""
+    reached = set(state.drive.sources)
+    for t in state.drive.terms:
+        if reached & {o for o in t.operands if isinstance(o, str)}:
+            reached.add(t.name)
+    return reached
+
+
+def _too_large(block: EnergyBlock, states: Mapping[str, Tensor], labels: Mapping[str, str]) -> list[Problem]:
+    """What would not fit into memory, every coupling."""
+    return [
         Problem(
             f"{block.name}, coupling {labels.get(l, l)} → {labels.get(m, m)}",
             f"has {states[l][0].numel():,} x {states[m][0].numel():,} entries when unrolled, more than {MOST_ENTRIES:,}",
@@ -221,5 +264,3 @@ def _check_size(block: EnergyBlock, states: Mapping[str, Tensor], labels: Mappin
         for l, m in block.edges
         if states[l][0].numel() * states[m][0].numel() > MOST_ENTRIES
     ]
-    if problems:
-        raise OptionError(problems)

@@ -52,6 +52,11 @@ def in_series(activation: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Linear(5, 6), activation, nn.Linear(6, 4), nn.Linear(4, 6), activation, nn.Linear(6, 3))
 
 
+def smooth(activation: nn.Module) -> nn.Module:
+    """An activation without a potential lives in the coupling of the next state."""
+    return nn.Sequential(nn.Linear(5, 6), nn.GELU(), nn.Linear(6, 4), activation, nn.Linear(4, 3))
+
+
 def pooled(activation: nn.Module) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(2, 3, 3, padding=1), activation, nn.MaxPool2d(2), nn.Conv2d(3, 4, 2, groups=1, stride=1), activation,
@@ -83,6 +88,18 @@ class WithInputs(nn.Module):
         return self.c(torch.cat([self.act(self.b(h)), 2 * z], 1))
 
 
+class ComputedWeight(nn.Module):
+    """A masked weight, which no device holds."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.a, self.c, self.act = nn.Linear(5, 6), nn.Linear(4, 3), activation
+        self.weight, self.mask = nn.Parameter(torch.randn(4, 6) / 2), nn.Parameter(torch.rand(4, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.act(nn.functional.linear(self.act(self.a(x)), self.weight * self.mask)))
+
+
 IMAGE, VECTOR = ((2, 4, 4),), ((5,),)
 NETWORKS: dict[str, tuple[Callable[[nn.Module], nn.Module], tuple[tuple[int, ...], ...]]] = {
     "dense": (dense, VECTOR),
@@ -90,6 +107,7 @@ NETWORKS: dict[str, tuple[Callable[[nn.Module], nn.Module], tuple[tuple[int, ...
     "skip": (Skip, IMAGE),
     "pooled": (pooled, IMAGE),
     "normed": (normed, IMAGE),
+    "computed": (ComputedWeight, VECTOR),
     "inputs": (WithInputs, ((6,), (2,))),
 }
 RESISTORS = ("dense", "normed", "skip")
@@ -116,9 +134,15 @@ def lowered(
     make, shapes = NETWORKS[name]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        net = make(ACTIVATIONS[activation]()).double()
-        x = [torch.randn(1, *s, dtype=torch.float64) for s in shapes]
-    model = fc.convert(net, block_size=size, norm="held", tolerance=1e-14, max_sweeps=3000)
+        return analog(make(ACTIVATIONS[activation]()), shapes, hardware, size, seed)
+
+
+def analog(
+    net: nn.Module, shapes: tuple[tuple[int, ...], ...], hardware: fc.Hardware, size: int, seed: int
+) -> tuple[AnalogFFEBM, list[Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    x = [torch.randn(1, *s, generator=generator, dtype=torch.float64) for s in shapes]
+    model = fc.convert(net.double(), block_size=size, norm="held", tolerance=1e-14, max_sweeps=3000)
     return model.lower(hardware=hardware, chip_seed=seed), x
 
 
@@ -190,12 +214,14 @@ def test_nudged_circuit_settles_where_the_emulator_does(
 def test_inputs_are_edges_where_they_enter_linearly_and_drive_elsewhere() -> None:
     model, x = lowered("inputs", "relu", fc.Hardware(), 4, 0)
     (circuit,) = model.circuits(*x)
-    sources = {e.source for e in circuit.edges}
-    (z,) = [n for n in circuit.inputs if n in sources]
-    torch.testing.assert_close(circuit.inputs[z], x[1].flatten())
-    pooled_x = nn.functional.max_pool1d(x[0][:, None], 2)[:, 0]
-    expected = nn.functional.linear(pooled_x, model.network.a.weight, model.network.a.bias)
-    torch.testing.assert_close(circuit.banks[0].drive, expected.detach().flatten())
+    assert set(circuit.inputs) <= {e.source for e in circuit.edges}
+    assert any(torch.equal(v, x[1].flatten()) for v in circuit.inputs.values())
+    model, x = analog(smooth(nn.ReLU()), VECTOR, fc.Hardware(), 1, 0)
+    second = model.circuits(*x)[1]
+    assert not second.edges
+    h = model.network.get_submodule("0")(*x)
+    expected = model.network.get_submodule("2")(nn.functional.gelu(h))
+    torch.testing.assert_close(second.banks[0].drive, expected.detach().flatten())
 
 
 def test_a_circuit_of_a_batch_is_that_of_its_first_sample() -> None:
@@ -222,3 +248,9 @@ def test_an_input_without_a_batch_has_no_circuit_and_says_so() -> None:
     model, (x,) = lowered("dense", "relu", fc.Hardware(), 4, 0)
     with pytest.raises(InputError, match="Give a batch"):
         model.circuits(x[0])
+
+
+def test_a_smooth_activation_within_a_coupling_has_no_circuit_and_is_named() -> None:
+    model, x = analog(smooth(nn.ReLU()), VECTOR, fc.Hardware(), 3, 0)
+    with pytest.raises(OptionError, match=r"layer 1 \(GELU\)"):
+        model.circuits(*x)
