@@ -227,6 +227,10 @@ def _study(command: argparse.ArgumentParser) -> None:
         help="compare the gradient of these N with the exact one; --gradient-samples=0 leaves that out",
     )  # fmt: skip
     command.add_argument("--batch", type=int, default=64, metavar="N", help="samples at a time")
+    command.add_argument(
+        "--precision", default="float64", choices=("float64", "float32"),
+        help="of the emulation: float32 is faster, but its rounding disturbs gradients as if it were noise of the chip",
+    )  # fmt: skip
     command.add_argument("--jobs", type=int, default=1, metavar="N", help="processes; the cores are shared among them")
     command.add_argument("-o", "--output", default="study", metavar="FOLDER", help="where results go")
     command.add_argument("--no-plots", action="store_true", help="draw nothing (plots need matplotlib)")

@@ -113,7 +113,9 @@ def _subject(options: argparse.Namespace) -> NamedSubject:
     names = ("block_size", "block_sizes", "digital", "analog", "norm", "loop_gain", "tolerance", "max_sweeps")
     conversion = {name: getattr(options, name) for name in names}
     shapes = tuple((tuple(sizes), below) for sizes, below in options.input_shape)
-    return NamedSubject(options.model, options.weights, options.data, shapes, options.seed, conversion)
+    return NamedSubject(
+        options.model, options.weights, options.data, shapes, options.seed, options.precision, conversion
+    )
 
 
 def _configuration(
@@ -128,6 +130,7 @@ def _configuration(
         "weights": subject.weights,
         "data": subject.data or "random",
         "fingerprint": dict(plan.fingerprint),
+        "precision": subject.precision,
         "conversion": dict(subject.conversion),
         "hardware": to_dict(plan.base),
         "sweeps": {a.name: list(a.values) for a in axes},

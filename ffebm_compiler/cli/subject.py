@@ -19,6 +19,8 @@ from ..study import Samples, load_npz, samples_from
 from .checks import guessed_inputs
 from .load import load_attribute, load_model
 
+PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
+
 
 @dataclass(frozen=True)
 class NamedSubject:
@@ -30,6 +32,7 @@ class NamedSubject:
         data: an ``.npz`` file or ``module:factory``; random inputs of the given shapes without it.
         shapes: of random inputs, the batch first; for whole numbers, with what they are below.
         seed: of the model's initial weights and of random inputs.
+        precision: ``"float64"`` or ``"float32"``, of parameters and inputs.
         conversion: options of :func:`ffebm_compiler.convert`.
     """
 
@@ -38,6 +41,7 @@ class NamedSubject:
     data: str | None
     shapes: tuple[tuple[tuple[int, ...], int | None], ...]
     seed: int
+    precision: str = "float64"
     conversion: Mapping[str, Any] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -51,12 +55,19 @@ class NamedSubject:
             network = load_model(self.model)
         if self.weights is not None:
             load_weights(network, Path(self.weights))
-        return network
+        return network.to(self._dtype)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return PRECISIONS[self.precision]
 
     def convert(self, conversion: Mapping[str, Any]) -> FFEBM:
         return convert(self.network, **{**self.conversion, **conversion})
 
     def samples(self, needed: int) -> Samples:
+        return self._given(needed).to(self._dtype)
+
+    def _given(self, needed: int) -> Samples:
         if self.data is None:
             return Samples(self._random(needed))
         if self.data.endswith(".npz"):

@@ -230,7 +230,11 @@ def _joined(model: nn.Module, batches: Iterator[Samples]) -> Tensor:
             raise
         line = str(failure).splitlines()[0] if str(failure) else type(failure).__name__
         raise InputError(
-            Problem("data", f"the model does not take it: {line}", "Give inputs of the shape that the model expects.")
+            Problem(
+                "data",
+                f"the model does not take it: {line}",
+                "Give inputs of the shape and type that the model expects (--precision float32 for one that is made for that).",
+            )
         ) from failure
 
 

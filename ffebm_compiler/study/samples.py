@@ -49,6 +49,12 @@ class Samples:
     def batches(self, size: int) -> Iterator[Samples]:
         return (self.part(start, start + size) for start in range(0, len(self), size))
 
+    def to(self, dtype: torch.dtype) -> Samples:
+        """Real numbers in a precision; whole ones stay."""
+        inputs = tuple(x.to(dtype) if x.is_floating_point() else x for x in self.inputs)
+        targets = self.targets
+        return Samples(inputs, targets.to(dtype) if targets is not None and targets.is_floating_point() else targets)
+
     @property
     def digest(self) -> str:
         tensors = {str(i): x for i, x in enumerate(self.inputs)}
