@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from torch import Tensor
 from ..compiled import Compiled
 from ..cost import Cost, CostModel, count, estimate
 from ..emulate import BIAS, Chip, Drawing, OnChip, Phases, Range, driven, quantised, realised, save_chip, settling_times
-from ..errors import ConvergenceWarning, InputError, OptionError, Problem
+from ..errors import ConvergenceWarning, InputError, OptionError, Problem, close_matches
 from ..estimate import FreePhase
 from ..hardware import Circuit, Hardware
 from ..hardware.mapping import Tiling
@@ -381,6 +381,7 @@ class AnalogFFEBM(FFEBM):
         *args: Any,
         bench: Bench | None = None,
         overwrite: bool = False,
+        blocks: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> list[Path]:
         """Writes one SPICE netlist for each block, on the first sample of an input, with what the emulator expects of it.
@@ -390,17 +391,26 @@ class AnalogFFEBM(FFEBM):
             args, kwargs: the model's input; the first sample of what :meth:`calibrate` was given by default.
             bench: what the netlists simulate.
             overwrite: whether a folder of earlier netlists may be replaced.
+            blocks: names of the blocks to write; all by default.
 
         Raises:
-            OptionError: the folder can't be written, or a coupling is too large.
+            OptionError: the folder can't be written, a coupling is too large, or there is no block of such a name.
             InputError: a layer has no circuit.
         """
         if not args and not kwargs:
             args, kwargs = self._example()
-        found = self._drawings(args, kwargs, {})
+        wanted = self._named(blocks)
+        found = [(d, states) for d, states in self._drawings(args, kwargs, {}) if d.bound.block.name in wanted]
         circuits = {d.bound.block.name: d.circuit() for d, _ in found}
         expected = {d.bound.block.name: {n: s[0] for n, s in states.items()} for d, states in found}
         return write_netlists(circuits, directory, expected, bench, overwrite)
+
+    def _named(self, blocks: Sequence[str] | None) -> list[str]:
+        known = [b.name for b in self.program.energy_blocks]
+        unknown = [n for n in blocks or () if n not in known]
+        if unknown:
+            raise OptionError(Problem("option blocks", f"names {n!r}", close_matches(n, known)) for n in unknown)
+        return known if blocks is None else list(blocks)
 
     def _example(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if (example := self.__dict__["_calibrated"]) is None:
