@@ -338,13 +338,13 @@ TRANSIENT = 10.0
 """Time constants simulated where transients are timed."""
 
 
-def timed(work: Callable[[], Any], repeats: int) -> float:
+def timed(work: Callable[[Tensor], Any], x: Tensor, repeats: int) -> float:
     """The median of this process's CPU time over some runs after a first one, in seconds."""
-    work()
+    work(x)
     times = []
     for _ in range(repeats):
         begun = time.process_time()
-        work()
+        work(x)
         times.append(time.process_time() - begun)
     return float(np.median(times))
 
@@ -374,7 +374,7 @@ def race(neurons: int, options: argparse.Namespace) -> dict[str, Any]:
         for settling in (None, TRANSIENT * 1e-7)
     ]
     with torch.no_grad():
-        emulated = [timed(lambda c=chip: c(x), options.repeats) for chip in chips]
+        emulated = [timed(chip, x, options.repeats) for chip in chips]
     circuits = [chips[0].circuits(x[k : k + 1])[0] for k in range(options.samples)]
     point = simulated(solve_op, circuits) * options.batch
     course = simulated(_transient, circuits[:1]) * options.batch
