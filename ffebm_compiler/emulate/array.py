@@ -92,7 +92,7 @@ class ArrayCall:
 
 def _disturbed(value: Tensor, variance: Tensor, noise: Tensor) -> Tensor:
     """A value with noise of this variance; the variance is used up."""
-    return torch.addcmul(value, variance.clamp_(min=0).sqrt_(), noise)
+    return variance.clamp_(min=0).sqrt_().mul_(noise).add_(value)
 
 
 class _Array(torch.autograd.Function):

@@ -58,10 +58,9 @@ def saturated(value: Tensor, bits: int | None, span: Range) -> int:
     low = -span.high if span.signed else 0.0
     if value.numel() == 0:
         return 0
-    least, most = torch.aminmax(value)
-    if bool((most <= span.high + slack) & (least >= low - slack)):
-        return 0
-    return int(((value > span.high + slack) | (value < low - slack)).count_nonzero())
+    least, most = (float(v) for v in torch.aminmax(value))
+    above = int((value > span.high + slack).count_nonzero()) if most > span.high + slack else 0
+    return above + (int((value < low - slack).count_nonzero()) if least < low - slack else 0)
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -54,12 +54,18 @@ class Neurons:
         if self.offset is not None:
             u = u + self.offset.to(a)
         if self.noise > 0 and reading is not None:
-            u = torch.add(u, reading.noise((self.name, "thermal"), u), alpha=self.noise)
-        return u if self.gain is None else u * self.gain.to(a)
+            xi = reading.noise((self.name, "thermal"), u)
+            u = torch.add(u, xi, alpha=self.noise) if u is a else u.add_(xi, alpha=self.noise)
+        if self.gain is None:
+            return u
+        return u * self.gain.to(a) if u is a else u.mul_(self.gain.to(a))
 
     def output(self, u: Tensor, ideal: Potential) -> Tensor:
         s = ideal.activation(u)
-        return s if self.limit == float("inf") else s.clamp(-self.limit, self.limit)
+        if self.limit == float("inf"):
+            return s
+        fresh = s is not u and not s.requires_grad
+        return s.clamp_(-self.limit, self.limit) if fresh else s.clamp(-self.limit, self.limit)
 
     def saturated(self, s: Tensor) -> Tensor:
         """How many outputs are at the supply limit."""
