@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..hardware.circuit import Circuit, Edge
+from ..hardware.circuit import Circuit
 from .netlist import legal_names
 
 Nodes = tuple[str, ...]
@@ -13,7 +13,8 @@ Nodes = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Layout:
-    """
+    """What each part of a circuit is called in its netlist.
+
     Attributes:
         banks: legal name of each bank, by its name in the circuit.
         inputs: legal name of each input.
@@ -27,9 +28,6 @@ class Layout:
     edges: Nodes
     outputs: Mapping[str, Nodes]
     potentials: Mapping[str, Nodes]
-
-    def driven_by(self, edge: Edge) -> Nodes:
-        return self.outputs[edge.source]
 
 
 def lay_out(circuit: Circuit) -> Layout:

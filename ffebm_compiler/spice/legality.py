@@ -19,7 +19,7 @@ def check_circuit(circuit: Circuit, most_devices: int) -> None:
     Raises:
         InputError: with everything that no netlist can hold.
     """
-    found = [*_problems(circuit, most_devices)]
+    found = [*_problems(circuit)] or [*_too_large(circuit, most_devices)]
     if found:
         raise InputError(found)
 
@@ -35,7 +35,7 @@ def _pairs(positive: Tensor, negative: Tensor) -> int:
     return int(((positive != 0) | (negative != 0)).sum())
 
 
-def _problems(circuit: Circuit, most_devices: int) -> Iterator[Problem]:
+def _problems(circuit: Circuit) -> Iterator[Problem]:
     if circuit.physics not in ("hopfield", "resistive"):
         yield Problem(f"block {circuit.block}", f"has the physics {circuit.physics!r}", "Give hopfield or resistive.")
         return
@@ -44,6 +44,9 @@ def _problems(circuit: Circuit, most_devices: int) -> Iterator[Problem]:
     for edge in circuit.edges:
         yield from _edge_problems(edge, circuit)
     yield from _input_problems(circuit)
+
+
+def _too_large(circuit: Circuit, most_devices: int) -> Iterator[Problem]:
     if (count := devices(circuit)) > most_devices:
         yield Problem(
             f"block {circuit.block}",
