@@ -47,7 +47,7 @@ def quantised(value: Tensor, bits: int | None, span: Range) -> Tensor:
         return value
     low = -span.high if span.signed else 0.0
     step = span.high / max(2 ** (bits - 1) - 1, 0.5) if span.signed else span.high / (2**bits - 1)
-    return value.clamp(low, span.high).div_(step).round_().mul_(step)
+    return value.clamp(low, span.high).mul_(1 / step).round_().mul_(step)
 
 
 def saturated(value: Tensor, bits: int | None, span: Range) -> int:
@@ -58,7 +58,7 @@ def saturated(value: Tensor, bits: int | None, span: Range) -> int:
     low = -span.high if span.signed else 0.0
     if value.numel() == 0:
         return 0
-    least, most = (float(v) for v in torch.aminmax(value))
+    least, most = (float(v) for v in torch.aminmax(value.detach()))
     above = int((value > span.high + slack).count_nonzero()) if most > span.high + slack else 0
     return above + (int((value < low - slack).count_nonzero()) if least < low - slack else 0)
 

@@ -80,7 +80,7 @@ def _described(d: Devices) -> dict[str, Any]:
 
 def _npy(value: Tensor) -> bytes:
     buffer = io.BytesIO()
-    held = value.detach().cpu()
+    held = value.detach().cpu().contiguous()
     np.save(buffer, (held.float() if held.dtype == torch.bfloat16 else held).numpy(), allow_pickle=False)
     return buffer.getvalue()
 
@@ -100,8 +100,8 @@ def load_chip(path: str | os.PathLike[str]) -> Chip:
             return _chip(archive, where)
     except FileNotFoundError as failure:
         raise InputError(Problem(where, "does not exist", "Save one with emulated.save_chip(path).")) from failure
-    except FFEBMError:
-        raise
+    except FFEBMError as failure:
+        raise InputError(failure.problems) from failure
     except Exception as failure:  # a file may hold anything, and so make any of the readers fail in any way
         raise InputError(_damaged(where, str(failure) or type(failure).__name__)) from failure
 
