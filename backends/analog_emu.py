@@ -124,6 +124,13 @@ class _Use:
     layer_weights: Mapping[str, float]
 
 
+class _Uses(dict[Any, _Use]):
+    """The last use by mode and block; a copy of the model, whose devices are its own, begins with none."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Uses:
+        return _Uses()
+
+
 class AnalogFFEBM(FFEBM):
     """A converted model on an emulated chip; made by :meth:`FFEBM.lower`."""
 
@@ -132,7 +139,7 @@ class AnalogFFEBM(FFEBM):
         self.__dict__["_chip"] = chip
         self.__dict__["_ideal"] = False
         self.__dict__["_calibrated"] = None
-        self.__dict__["_uses"] = {}  # by mode and block
+        self.__dict__["_uses"] = _Uses()
 
     @property
     def chip(self) -> Chip:
