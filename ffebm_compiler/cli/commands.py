@@ -17,6 +17,7 @@ from ..view import Report, check_picture
 from .checks import check_model
 from .folder import write_folder
 from .load import load_model
+from .spice_check import spice_check
 from .study import study
 
 
@@ -81,12 +82,17 @@ def _check(options: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
+def _spice_check(options: argparse.Namespace) -> int:
+    return spice_check(options, _converted, example_inputs)
+
+
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "explain": _explain,
     "convert": _convert,
     "draw": _draw,
     "check": _check,
     "study": study,
+    "spice-check": _spice_check,
 }
 
 

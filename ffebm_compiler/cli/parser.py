@@ -86,6 +86,16 @@ examples:
   ffebm study net.py:Net --data data.py:make_test --sweep offset=0:10mV:6 --sweep levels=4,16,64,none --one-at-a-time
   ffebm study net.py:Net --sweep loop_gain=0.001:0.2:5log --sweep block_size=1,2,3 --hardware chip.toml -o gains
 """,
+    "spice-check": """\
+runs ngspice on one netlist for each block and compares the voltages with the emulator's equilibrium: a folder that export_spice
+wrote, or a model, whose netlists it writes first. A netlist can run commands of its own: check only folders that you trust.
+Differences are relative to the largest value of a layer. Exit status 1 if one exceeds --within.
+
+examples:
+  ffebm spice-check net.py:Net --input-shape 1,3,8,8
+  ffebm spice-check net.py:Net --hardware rram --chip-seed 3 -o netlists
+  ffebm spice-check netlists                                    the same folder again, perhaps with another ngspice
+""",
 }
 
 _SUMMARIES = {
@@ -94,7 +104,11 @@ _SUMMARIES = {
     "draw": "draw the partition: .svg, .png or .html",
     "check": "check outputs, equilibria and gradients; exit status 1 if one is wrong",
     "study": "sweep what a chip is made of: accuracy, convergence, gradient and cost on many emulated chips",
+    "spice-check": "hold the emulator's equilibria to ngspice; exit status 1 if one differs",
 }
+
+
+_MODEL_OR_FOLDER = ("MODULE:FACTORY|FOLDER", "the model, see above, or a folder of netlists")
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -116,7 +130,8 @@ def make_parser() -> argparse.ArgumentParser:
             epilog=_EXAMPLES[name],
             formatter_class=_Formatter,
         )
-        command.add_argument("model", metavar="MODULE:FACTORY", help="the model, see above")
+        what = _MODEL_OR_FOLDER if name == "spice-check" else ("MODULE:FACTORY", "the model, see above")
+        command.add_argument("model", metavar=what[0], help=what[1])
         _OWN_OPTIONS[name](command)
         _add_conversion(command.add_argument_group("conversion", "as in ffebm_compiler.convert"))
         _add_running(command.add_argument_group("running"))
@@ -236,12 +251,26 @@ def _study(command: argparse.ArgumentParser) -> None:
     command.add_argument("--no-plots", action="store_true", help="draw nothing (plots need matplotlib)")
 
 
+def _spice_check(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--within", type=float, default=1e-4, metavar="E", help="largest relative difference of a voltage that passes"
+    )
+    command.add_argument("--seconds", type=float, default=600.0, metavar="S", help="stop ngspice after that long")
+    command.add_argument(
+        "--hardware", default="ideal", metavar="CHIP", help="the chip: a preset, or a .toml or .json file"
+    )
+    command.add_argument("--chip-seed", type=int, default=0, metavar="N", help="of what is fixed for one chip")
+    command.add_argument("-o", "--output", metavar="FOLDER", help="keep the netlists here")
+    command.add_argument("--force", action="store_true", help="replace the folder if it exists")
+
+
 _OWN_OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "explain": _explain,
     "convert": _convert,
     "draw": _draw,
     "check": _check,
     "study": _study,
+    "spice-check": _spice_check,
 }
 
 

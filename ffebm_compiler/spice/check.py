@@ -11,7 +11,7 @@ from torch import Tensor
 from .folder import Entry, read_manifest
 from .ngspice import SECONDS, find_ngspice, run_file
 from .rawfile import Plot
-from .solve import OPERATING_POINT, TINY, TRANSIENT, plot_named, settling_time, states_at, unrest
+from .solve import OPERATING_POINT, TRANSIENT, plot_named, ranges, settling_time, states_at, unrest
 
 TOLERANCE = 1e-4
 """Relative: what the emulator's equilibria are held to."""
@@ -67,12 +67,10 @@ class Verdict:
 
 
 def difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, float]:
-    """Worst difference in each bank, relative to its largest expected value (and to a thousandth of the block's, at least)."""
-    peak = max((float(e.abs().max()) for e in expected.values() if e.numel()), default=0.0)
+    """Worst difference in each bank, relative to its largest expected value (see :func:`ranges`)."""
     return {
-        name: float((found[name].flatten() - e.flatten()).abs().max() / max(float(e.abs().max()), 1e-3 * peak, TINY))
-        for name, e in expected.items()
-        if e.numel()
+        name: float((found[name].flatten() - expected[name].flatten()).abs().max()) / size
+        for name, size in ranges(expected).items()
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from ..errors import InputError, Problem
@@ -54,28 +53,34 @@ def settling_time(
 ) -> float:
     """The first time from which on every state stays within ``tolerance`` of its final value; inf if it does not get there.
 
-    The tolerance is relative to the largest final value of the state's bank; between samples states are taken as straight lines.
+    The tolerance is relative to the largest final value of the state's bank (see :func:`ranges`); between samples states are taken
+    as straight lines.
 
     Args:
         times: (t,).
         states: (t, n) a bank.
         final: (n,) a bank; the last states by default, which is no test of whether the circuit has settled: see :func:`unrest`.
     """
-    ends = {name: values[-1] for name, values in states.items()} | dict(final or {})
-    return max(_settled(times, values, ends[name].flatten(), tolerance) for name, values in states.items())
+    ends = {name: (final or {}).get(name, values[-1]).flatten() for name, values in states.items()}
+    bands = {name: tolerance * size for name, size in ranges(ends).items()}
+    return max((_settled(times, states[n], ends[n], bands[n]) for n in bands), default=0.0)
 
 
 def unrest(times: Tensor, states: Mapping[str, Tensor]) -> float:
-    """How far the states still move in the last tenth of the transient, relative to the largest value of each one's bank."""
+    """How far the states still move in the last tenth of the transient, relative to the range of each one's bank."""
     late = times >= times[0] + 0.9 * (times[-1] - times[0])
-    moves = [
-        (v[late].amax(0) - v[late].amin(0)).max() / v.abs().max().clamp(min=TINY) for v in states.values() if v.numel()
-    ]
-    return float(torch.stack(moves).max())
+    moves = {name: float((v[late].amax(0) - v[late].amin(0)).max()) for name, v in states.items() if v.numel()}
+    return max((moves[n] / size for n, size in ranges({n: v[-1] for n, v in states.items()}).items()), default=0.0)
 
 
-def _settled(times: Tensor, values: Tensor, final: Tensor, tolerance: float) -> float:
-    band = tolerance * float(final.abs().max())
+def ranges(states: Mapping[str, Tensor]) -> dict[str, float]:
+    """The largest magnitude of each bank that has neurons, but at least a thousandth of the block's: a bank may be all off."""
+    peaks = {name: float(s.abs().max()) for name, s in states.items() if s.numel()}
+    floor = max(1e-3 * max(peaks.values(), default=0.0), TINY)
+    return {name: max(peak, floor) for name, peak in peaks.items()}
+
+
+def _settled(times: Tensor, values: Tensor, final: Tensor, band: float) -> float:
     excess = (values - final).abs().amax(dim=1) - band  # (t,)
     outside = (excess > 0).nonzero()
     if not len(outside):

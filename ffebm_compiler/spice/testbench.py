@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..errors import OptionError, Problem
-from ..hardware.circuit import Circuit, Edge
+from ..hardware.circuit import Bank, Circuit, Edge
 from . import hopfield, resistive
 from .layout import Layout, lay_out
 from .legality import check_circuit
 from .netlist import comment, number
 
 MAX_DEVICES = 500_000
+MEASUREMENTS = 99
 DURATION, STEPS = 30.0, 20
 """Of the transient: in time constants, and the fewest steps to one of them."""
 
@@ -177,12 +178,20 @@ def _tolerances(circuit: Circuit) -> Iterator[str]:
 
 
 def _measurements(circuit: Circuit, layout: Layout, expected: Mapping[str, Tensor]) -> Iterator[str]:
-    """When each state comes within 1 % of its bank's range of its expected value, for the last time.
+    """When each state comes within 1 % of its bank's range of its expected value, for the last time; outputs first.
 
-    ngspice evaluates them only when it writes no raw file.
+    ngspice evaluates them only when it writes no raw file, and allows 99 of them.
     """
-    for bank in circuit.banks:
-        final = expected[bank.name].flatten() if bank.name in expected else bank.drive[:0]
-        band = 0.01 * circuit.volts * float(final.abs().max()) if final.numel() else 0.0
-        for node, value in zip(layout.outputs[bank.name], (final * circuit.volts).tolist() if band else ()):
-            yield f".meas tran settled_{node} when par('abs(v({node}) - ({number(value)}))')={number(band)} fall=last"
+    targets = [t for bank in reversed(circuit.banks) if bank.name in expected for t in _targets(bank, layout, expected)]
+    if len(targets) > MEASUREMENTS:
+        yield comment(f"The settling of {MEASUREMENTS} of {len(targets)} states: ngspice allows no more measurements.")
+    for node, value, band in targets[:MEASUREMENTS]:
+        far = f"abs(v({node}) - ({number(circuit.volts * value)}))"
+        yield f".meas tran settled_{node} when par('{far}')={number(circuit.volts * band)} fall=last"
+
+
+def _targets(bank: Bank, layout: Layout, expected: Mapping[str, Tensor]) -> list[tuple[str, float, float]]:
+    """(node, final value, band around it) of each state of a bank that is not all off."""
+    final = expected[bank.name].double().flatten()
+    band = 0.01 * float(final.abs().max()) if final.numel() else 0.0
+    return [(n, v, band) for n, v in zip(layout.outputs[bank.name], final.tolist())] if band > 0 else []

@@ -16,7 +16,7 @@ from ffebm_compiler import InputError, OptionError
 from ffebm_compiler.hardware.circuit import Circuit
 from ffebm_compiler.rules.exponential import softmax
 from ffebm_compiler.rules.piecewise import RELU, clamp
-from ffebm_compiler.spice import Bench, check_netlists, difference, settling_time, write_netlists
+from ffebm_compiler.spice import Bench, check_netlists, difference, settling_time, unrest, write_netlists
 from ffebm_compiler.spice.folder import read_manifest
 
 needs_ngspice = pytest.mark.skipif(shutil.which("ngspice") is None, reason="ngspice is not installed")
@@ -163,3 +163,21 @@ def test_manifests_that_are_none(content: str, tmp_path: Path) -> None:
 def test_a_folder_without_a_manifest(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no manifest\.json"):
         read_manifest(tmp_path)
+
+
+def test_a_bank_that_is_off_settles_with_the_others() -> None:
+    """Its rounding is not measured against itself."""
+    times = torch.linspace(0, 10, 101)
+    flicker = 1e-12 * torch.rand(101, 2, generator=torch.Generator().manual_seed(0))
+    course = {"on": 1 - torch.exp(-times).unsqueeze(1), "off": flicker}
+    assert settling_time(times, course) < 5
+    assert unrest(times, course) < 1e-3
+    assert unrest(times, {"on": times.unsqueeze(1)}) == pytest.approx(0.1)
+
+
+@needs_ngspice
+def test_more_states_than_ngspice_can_measure(tmp_path: Path) -> None:
+    circuit = Draw((RELU, clamp(-0.5, 1.0)), (100, 3), 5, inputs=2).circuit()
+    (path,) = write_netlists({"b": circuit}, tmp_path / "spice", {"b": states(circuit)})
+    assert path.read_text().count(".meas") == 99
+    assert check_netlists(tmp_path / "spice")[0].ok

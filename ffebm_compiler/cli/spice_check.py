@@ -1,0 +1,78 @@
+"""``ffebm spice-check``: exported netlists, or a model's, against ngspice."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ..backends import FFEBM
+from ..errors import OptionError, Problem
+from ..spice import Verdict, check_netlists, find_ngspice
+from .checks import guessed_inputs
+from .load import load_model
+
+Convert = Callable[[nn.Module, argparse.Namespace, "tuple[Tensor, ...] | None"], FFEBM]
+Inputs = Callable[[argparse.Namespace], "tuple[Tensor, ...] | None"]
+
+
+def spice_check(options: argparse.Namespace, convert: Convert, example_inputs: Inputs) -> int:
+    """Prints a row for each netlist; exit status 1 if one is not what was expected.
+
+    Args:
+        convert, example_inputs: as the other commands do it.
+    """
+    problems = [*_problems(options)]
+    if problems:
+        raise OptionError(problems)
+    find_ngspice()
+    if Path(options.model).is_dir():
+        return _judge(Path(options.model), options)
+    with tempfile.TemporaryDirectory(prefix="ffebm_spice_") as scratch:
+        folder = Path(options.output) if options.output else Path(scratch) / "netlists"
+        _export(folder, options, convert, example_inputs)
+        return _judge(folder, options)
+
+
+def _problems(options: argparse.Namespace) -> Iterator[Problem]:
+    for name, value in (("within", options.within), ("seconds", options.seconds)):
+        if not 0 < value < float("inf"):
+            yield Problem(f"option --{name}", f"is {value}", "Give a positive number.")
+    if options.output and Path(options.model).is_dir():
+        yield Problem("option -o", "is given, but the netlists are written already", "Leave it out.")
+
+
+def _export(folder: Path, options: argparse.Namespace, convert: Convert, example_inputs: Inputs) -> None:
+    """In float64: the emulator is to be no less exact than ngspice."""
+    network = load_model(options.model).double().eval()
+    given = example_inputs(options) or guessed_inputs(network, 1, options.seed)
+    inputs = tuple(x.double() if x.is_floating_point() else x for x in given)
+    model = convert(network, options, inputs).eval()
+    chip = model.lower(hardware=options.hardware, chip_seed=options.chip_seed).eval().calibrate(*inputs)
+    chip.export_spice(folder, *inputs, overwrite=options.force)
+
+
+def _judge(folder: Path, options: argparse.Namespace) -> int:
+    verdicts = check_netlists(folder, options.within, options.seconds)
+    print(table(verdicts))
+    return 0 if all(v.ok for v in verdicts) else 1
+
+
+def table(verdicts: Sequence[Verdict]) -> str:
+    """A row for each netlist."""
+    head = ["netlist", "at rest (.op)", "settled (.tran)", "settling time", "verdict"]
+    rows = [head, *(_row(v) for v in verdicts)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in rows)
+
+
+def _row(v: Verdict) -> list[str]:
+    time = "" if v.settling_time is None or not v.settled else f"{v.settling_time:.3g} s"
+    return [v.name, _error(v.operating_point), _error(v.transient), time, v.text]
+
+
+def _error(value: float | None) -> str:
+    return "" if value is None else f"{value:.1e}"
