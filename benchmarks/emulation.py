@@ -115,12 +115,13 @@ def agreement(name: str, net: nn.Module, x: Tensor, y: Tensor, size: int, loop_g
         rows.append({
             "network": name, "blocks": "/".join(str(b.size) for b in model.blocks), "loop gain": loop_gain, "type": kind,
             "sweeps": max(e.relaxation.sweeps for e in expected), "states": f"{apart:.1e}", "response": f"{response:.1e}" if cosines else "",
-            **{k: f"{v:.8f}" if k in judged else "not told" for k, v in cosines.items()}, "verdict": ", ".join(failing) or "ok",
+            **{k: f"{v:.8f}" if k in judged else UNTOLD for k, v in cosines.items()}, "verdict": ", ".join(failing) or "ok",
         })  # fmt: skip
     return rows
 
 
 SAMPLES = 3
+UNTOLD = "not told"
 NUDGES = {"same nudge": SAME, "tiny nudge": TINY}
 
 
@@ -274,10 +275,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 bar.update()
     print(records.table(times))
     failing = [r for r in rows if r["verdict"] != "ok"]
+    told = [float(r[k]) for r in rows for k in NUDGES if r.get(k, UNTOLD) != UNTOLD]
     relaxing = [r for r in times if r["sweeps, executor"] > 1]
     slow = [r for r in relaxing if float(r["to executor"]) > SLOWEST]
     notes = [
-        f"{len(rows) - len(failing)} of {len(rows)} comparisons agree: states within {STATES:g}, cosines at least {COSINE}",
+        f"{len(rows) - len(failing)} of {len(rows)} comparisons agree: states within {STATES:g}; of {len(told)} gradients that a chip can tell, the worst cosine is {min(told, default=1.0):.8f}",
         f"{len(relaxing) - len(slow)} of {len(relaxing)} inferences with feedback take at most {SLOWEST:g} times as long as the executor's; the slowest {slowest(relaxing)}; without feedback {slowest(times)}",
         f"batch {options.batch}, {torch.get_num_threads()} thread(s), medians of {options.repeats}; plot in {draw(times, options.out / 'emulation.png')}",
     ]  # fmt: skip

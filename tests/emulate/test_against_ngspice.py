@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -122,3 +123,14 @@ def test_looking_at_the_settling_leaves_the_noise_of_later_readings_as_it_was() 
     chips = [one_layer(0.7, read_noise=0.1, temperature=300.0) for _ in range(2)]
     chips[0].settling_times(x)
     assert torch.equal(chips[0](x), chips[1](x))
+
+
+@needs_ngspice
+def test_a_quick_run_of_the_benchmark_writes_both_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert circuits.main(["--quick", "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "circuits.json").read_text())
+    assert [r["verdict"] for r in found["rows"]] == ["ok"] * 3
+    assert {r["physics"] for r in found["rows"]} == {"hopfield", "resistive"}
+    assert float(found["speed"][0]["ratio .op"]) > 0
+    assert "3 of 3 blocks agree" in capsys.readouterr().out
+    assert (tmp_path / "circuits.png").stat().st_size > 10_000

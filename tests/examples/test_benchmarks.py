@@ -14,6 +14,7 @@ RUNS = {
     "training": ["--activations", "tanh"],
     "gradients": ["--block-sizes", "3"],
     "speed": ["--block-sizes", "2"],
+    "emulation": [],
 }
 
 
