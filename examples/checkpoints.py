@@ -33,18 +33,21 @@ class Checkpoint:
         folder: where it lies.
         config: the run's options; a run goes on only with the same ones.
         stages: the progress of each stage that has begun.
+        results: what the finished steps between them have found, as plain values.
         complete: whether the whole run is done.
     """
 
     folder: Path
     config: Mapping[str, Any]
     stages: dict[str, Progress] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
     complete: bool = False
 
     def save(self) -> None:
         value = {
             "config": dict(self.config),
             "stages": {k: p.plain() for k, p in self.stages.items()},
+            "results": self.results,
             "complete": self.complete,
         }
         with replacing(self.folder / NAME) as file:
@@ -89,13 +92,14 @@ def begin(folder: Path, config: Mapping[str, Any], resume: bool) -> Checkpoint:
             )
             for k in differing
         )
-    return Checkpoint(folder, config, {k: Progress(**p) for k, p in found["stages"].items()}, found["complete"])
+    stages = {k: Progress(**p) for k, p in found["stages"].items()}
+    return Checkpoint(folder, config, stages, found["results"], found["complete"])
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         found = torch.load(path, weights_only=True)
-        if not (isinstance(found, dict) and set(found) == {"config", "stages", "complete"}):
+        if not (isinstance(found, dict) and set(found) == {"config", "stages", "results", "complete"}):
             raise ValueError("it is no checkpoint of these examples")
     except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as failure:
         first = str(failure).splitlines()[0] if str(failure) else type(failure).__name__

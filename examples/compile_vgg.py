@@ -7,7 +7,7 @@ import copy
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from anywhere
 
 import ffebm_compiler as fc
-from examples import checkpoints, command, networks, plotting, records, training
-from examples.data import FORMATS, Split, as_32x32x3, load, split
-from examples.training import Progress, Stage
+from examples import analog, checkpoints, command, networks, plotting, records, training
+from examples.data import FORMATS
+from examples.job import Config, Job
+from examples.training import Progress
+from ffebm_compiler.hardware.presets import PRESETS
 
 DESCRIPTION = f"""
 Trains a VGG for 32 x 32 x 3 images by backpropagation, converts it to a feedforward-tied energy-based model,
@@ -32,6 +34,11 @@ exact one, and fine-tuning by BP-EP against fine-tuning by BP from the same weig
     python examples/compile_vgg.py --block-size 3 --loop-gain 0.05 --out runs/vgg3
     python examples/compile_vgg.py --resume                 goes on where Ctrl-C stopped it
 
+With --backend analog-emu the blocks run on an emulated chip: what it loses and why, the gradient that it delivers, its
+cost, and what fine-tuning on the chip by equilibrium propagation recovers, there and on a harsh chip. See report.html.
+
+    python examples/compile_vgg.py --backend analog-emu --hardware pcm --out runs/pcm
+
 Formats of --data:
 {FORMATS}
 
@@ -40,82 +47,84 @@ metrics.json (with configuration, seeds and versions), metrics.csv, the weights 
 """
 
 
-@dataclass(frozen=True)
-class Config:
-    """What determines the numbers of a run."""
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "torch-ep": {
+        "widths": [32, 64, 128], "hidden": 128, "loop_gain": command.DEFAULT_LOOP_GAIN, "finetune_epochs": 2, "finetune_rate": 2e-4,
+    },
+    "analog-emu": {
+        "widths": [16, 32, 64], "hidden": 64, "loop_gain": analog.LOOP_GAIN, "finetune_epochs": 3, "finetune_rate": 1e-3,
+        "hardware": "rram", "chip_seed": 0, "chips": 3,
+    },
+}  # fmt: skip
+"""Of each backend. An emulated chip takes some fifty times as long as the network, so it holds a smaller one."""
 
-    data: str | None
-    seed: int
-    widths: list[int]
-    hidden: int
-    block_size: int
-    loop_gain: float
-    batch: int
-    epochs: int
-    finetune_epochs: int
-    rate: float
-    finetune_rate: float
-    limit: int | None
+QUICK = dict(widths=[8, 16, 16], hidden=32, epochs=6, finetune_epochs=1, batch=32, rate=3e-3, limit=500)
+QUICK_CHIP = dict(QUICK, finetune_epochs=3, finetune_rate=3e-3, chips=2)
 
 
 def parser() -> argparse.ArgumentParser:
     p = command.command("compile_vgg.py", DESCRIPTION, "runs/vgg")
-    p.add_argument(
-        "--backend",
-        choices=("torch-ep", "analog-emu"),
-        default="torch-ep",
-        help="what runs the energy-based blocks; analog-emu is not available yet",
-    )
+    p.add_argument("--backend", choices=tuple(DEFAULTS), default="torch-ep", help="what runs the energy-based blocks")
     p.add_argument(
         "--data", type=Path, metavar="PATH", help="folder or .npz file of images; scikit-learn's digits if not given"
     )
     p.add_argument("--resume", action="store_true", help="go on with the unfinished run in --out")
     p.add_argument("--block-size", type=command.whole, default=2, help="weighted layers of an energy-based block")
     p.add_argument(
-        "--loop-gain",
-        type=command.positive,
-        default=command.DEFAULT_LOOP_GAIN,
-        help="bound on each coupling's loop gain",
+        "--loop-gain", type=command.positive, help=f"bound on each coupling's loop gain ({by_backend('loop_gain')})"
     )
     p.add_argument(
         "--widths",
         type=command.listed(command.whole),
-        default=[32, 64, 128],
         metavar="N,N,...",
-        help="channels of each stage of two convolutions",
+        help=f"channels of each stage of two convolutions ({by_backend('widths')})",
     )
-    p.add_argument("--hidden", type=command.whole, default=128, help="width of the classifier's hidden layer")
+    p.add_argument(
+        "--hidden", type=command.whole, help=f"width of the classifier's hidden layer ({by_backend('hidden')})"
+    )
     p.add_argument("--epochs", type=command.whole, default=8, help="of digital training")
-    p.add_argument("--finetune-epochs", type=command.whole, default=2, help="of each fine-tuning")
+    p.add_argument(
+        "--finetune-epochs", type=command.whole, help=f"of each fine-tuning ({by_backend('finetune_epochs')})"
+    )
     p.add_argument("--batch", type=command.whole, default=64, help="images a batch")
     p.add_argument("--rate", type=command.positive, default=1e-3, help="Adam's learning rate in digital training")
-    p.add_argument("--finetune-rate", type=command.positive, default=2e-4, help="and in fine-tuning")
+    p.add_argument("--finetune-rate", type=command.positive, help=f"and in fine-tuning ({by_backend('finetune_rate')})")
     p.add_argument("--limit", type=command.whole, help="use at most so many images")
+    chip = p.add_argument_group("with --backend analog-emu")
+    chip.add_argument(
+        "--hardware", metavar="CHIP", help=f"{', '.join(PRESETS)}, or a .toml or .json file (default: rram)"
+    )
+    chip.add_argument(
+        "--chip-seed", type=command.seed, help="of what is fixed for one chip: errors, mismatch, faults (default: 0)"
+    )
+    chip.add_argument(
+        "--chips", type=command.whole, help="how many chips are programmed and measured, from that seed on (default: 3)"
+    )
     return p
 
 
+def by_backend(option: str) -> str:
+    """The defaults of an option that depends on the backend, in words."""
+    values = [(b, d[option]) for b, d in DEFAULTS.items()]
+    shown = [(",".join(map(str, v)) if isinstance(v, list) else v, b) for b, v in values]
+    return "default: " + ", ".join(f"{v} for {b}" for v, b in shown)
+
+
 def configuration(options: argparse.Namespace) -> Config:
-    chosen = {name: getattr(options, name) for name in Config.__dataclass_fields__}
+    """Options that are not given take the backend's defaults; ``--quick`` sets its own."""
+    defaults = DEFAULTS[options.backend]
+    given = {name: getattr(options, name) for name in Config.__dataclass_fields__}
+    chosen = {name: defaults.get(name) if value is None else value for name, value in given.items()}
     chosen["data"] = None if options.data is None else str(options.data)
     if options.quick:
-        chosen |= dict(widths=[8, 16, 16], hidden=32, epochs=6, finetune_epochs=1, batch=32, rate=3e-3, limit=500)
+        chosen |= QUICK if options.backend == "torch-ep" else QUICK_CHIP
+    if options.backend == "torch-ep":
+        chosen |= dict(hardware=None, chip_seed=None, chips=None)
     return Config(**chosen)
 
 
-class Job:
-    """The main job, step by step; each step reads what the ones before it left."""
-
-    def __init__(self, config: Config, checkpoint: checkpoints.Checkpoint, stop: training.Stop):
-        self.config, self.checkpoint, self.stop = config, checkpoint, stop
-        self.folder = checkpoint.folder
-        images = as_32x32x3(load(None if config.data is None else Path(config.data)))
-        self.data: Split = split(images, torch.Generator().manual_seed(config.seed), limit=config.limit)
-        self.facts: dict[str, Any] = {
-            "data": images.name,
-            "source": images.source,
-            "training images": len(self.data.train),
-            "validation images": len(self.data.valid),
-        }
+class TorchJob(Job):
+    """Convert, compare, fine-tune by BP-EP and by BP."""
 
     def run(self) -> None:
         net = networks.vgg(
@@ -132,23 +141,6 @@ class Job:
         again = copy.deepcopy(net)
         self.train("BP", again, self.config.finetune_epochs, self.config.finetune_rate)
         self.finish(net, model, again)
-
-    def train(self, name: str, model: nn.Module, epochs: int, rate: float) -> None:
-        """One stage, from where the checkpoint has it; raises Interrupted where the user stops it."""
-        stage = Stage(name, epochs, self.config.batch, rate, self.config.seed + (name != "digital"))
-        progress = self.checkpoint.stages.get(name, Progress())
-        self.checkpoint.stages[name] = training.fit(
-            model, self.data, stage, progress, lambda p: self.keep(name, p), self.stop
-        )
-        if self.stop.asked:
-            raise command.Interrupted(
-                f"Everything so far is in {self.folder}. Go on with the same options and --resume."
-            )
-        print(f"{name:8} {epochs} epochs: accuracy {self.checkpoint.stages[name].accuracy[-1]:.2f} %")
-
-    def keep(self, name: str, progress: Progress) -> None:
-        self.checkpoint.stages[name] = progress
-        self.checkpoint.save()
 
     def compare_inference(self, net: nn.Module, model: nn.Module) -> None:
         before, after = training.accuracy(net, self.data), training.accuracy(model, self.data)
@@ -200,22 +192,7 @@ def write_records(folder: Path, config: Config, facts: Mapping[str, Any], stages
         folder / "metrics.json",
         {"config": asdict(config), "versions": records.versions(), "results": facts, "curves": curves},
     )
-    records.write_csv(folder / "metrics.csv", [row for name, p in stages.items() for row in epochs(name, p)])
-
-
-def epochs(name: str, p: Progress) -> list[dict[str, Any]]:
-    steps = len(p.losses) // max(1, p.epoch)
-    cut = [slice(i * steps, (i + 1) * steps) for i in range(p.epoch)]
-    return [
-        {
-            "stage": name,
-            "epoch": i + 1,
-            "mean loss": sum(p.losses[c]) / steps,
-            "validation accuracy": p.accuracy[i],
-            "mean sweeps": sum(p.sweeps[c]) / steps,
-        }
-        for i, c in enumerate(cut)
-    ]
+    records.write_csv(folder / "metrics.csv", training.epoch_rows(stages))
 
 
 def report(config: Config, facts: Mapping[str, Any], model: Any) -> str:
@@ -230,9 +207,6 @@ def report(config: Config, facts: Mapping[str, Any], model: Any) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
-    if options.backend == "analog-emu":
-        print("error: the backend analog-emu is not available yet. Use --backend torch-ep.", file=sys.stderr)
-        return command.USAGE
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     config = configuration(options)
@@ -242,8 +216,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if checkpoint.complete:
             print(f"{options.out} is a finished run; see {options.out / 'report.txt'}.")
             return 0
-        Job(config, checkpoint, stop).run()
-    print(f"results in {options.out}: report.txt, curves.png, graph.html, metrics.json")
+        (analog.ChipJob if config.backend == "analog-emu" else TorchJob)(config, checkpoint, stop).run()
+    files = "report.html, report.txt" if config.backend == "analog-emu" else "report.txt, curves.png"
+    print(f"results in {options.out}: {files}, graph.html, metrics.json")
     return 0
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -144,6 +144,26 @@ def fit(
             progress.epoch, progress.batch = epoch + 1, 0
             _kept(progress, model, optimizer, save)
     return progress
+
+
+def epoch_rows(stages: Mapping[str, Progress]) -> list[dict[str, Any]]:
+    """One row an epoch of every stage."""
+    return [row for name, progress in stages.items() for row in _epochs(name, progress)]
+
+
+def _epochs(name: str, p: Progress) -> list[dict[str, Any]]:
+    steps = len(p.losses) // max(1, p.epoch)
+    cut = [slice(i * steps, (i + 1) * steps) for i in range(p.epoch)]
+    return [
+        {
+            "stage": name,
+            "epoch": i + 1,
+            "mean loss": sum(p.losses[c]) / steps,
+            "validation accuracy": p.accuracy[i],
+            "mean sweeps": sum(p.sweeps[c]) / steps,
+        }
+        for i, c in enumerate(cut)
+    ]
 
 
 def _kept(
