@@ -455,6 +455,8 @@ def draw(rows: Sequence[dict[str, Any]], races: Sequence[dict[str, Any]], path: 
         )
     right.axhline(FASTER, color="black", linewidth=0.8, linestyle=":")
     right.set(xscale="log", yscale="log", xlabel="neurons", ylabel="times as fast as ngspice")
+    right.set_xticks([r["neurons"] for r in races], [str(r["neurons"]) for r in races])
+    right.minorticks_off()
     for axis in (left, middle, right):
         axis.legend(frameon=False, fontsize=8)
     return plotting.save(picture, path)  # fmt: skip
