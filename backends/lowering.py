@@ -7,11 +7,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ..emulate import load_chip
-from ..errors import OptionError, Problem, close_matches
+from ..emulate import Chip, load_chip
+from ..errors import InputError, OptionError, Problem, close_matches
 from ..hardware import Hardware
 from ..hardware.presets import preset
 from ..resistive.realisation import resistive_problems
+from ..train import attribute
 from .analog_emu import AnalogEmu, AnalogFFEBM
 from .torch_ep import FFEBM
 
@@ -45,10 +46,18 @@ class ChipChoice:
             )
         elif self.file is None:
             yield from _hardware_problems(self.hardware)
+        for name, seed in (("chip_seed", self.chip_seed), ("noise_seed", self.noise_seed)):
+            if self.file is not None and seed != 0:
+                yield Problem(
+                    f"options {name} and chip",
+                    "are both given",
+                    "A chip's file has the seeds of its chip: give one of them.",
+                )
 
     def backend(self, model: FFEBM) -> AnalogEmu:
         if self.file is not None:
             chip = load_chip(self.file)
+            _check_weights(model, chip, self.file)
             return AnalogEmu(chip.hardware, chip.seed, self.noise_seed, model.execution, chip)
         hardware = preset("ideal" if self.hardware is None else self.hardware)
         return AnalogEmu(hardware, self.chip_seed, self.noise_seed, model.execution)
@@ -66,6 +75,32 @@ def lowered(model: FFEBM, backend: str, choice: ChipChoice) -> AnalogFFEBM:
     emulated = lowering.lower(replace(model.compiled, network=copy.deepcopy(model.network)))
     emulated.share_gains(model)
     return emulated
+
+
+def _check_weights(model: FFEBM, chip: Chip, file: str | os.PathLike[str]) -> None:
+    """Refuses the chip of another model: it holds weights that this one lacks, or has in another shape.
+
+    Raises:
+        InputError: naming all of them.
+    """
+    problems = []
+    for path, devices in chip.devices.items():
+        try:
+            found: object = tuple(attribute(model.network, path).shape)
+        except AttributeError:
+            found = None
+        held = tuple(devices.written.shape)
+        if found != held:
+            has = "has none" if found is None else f"has one of {found}"
+            problems.append(
+                Problem(
+                    f"chip {os.fspath(file)}, weight {path}",
+                    f"is of the shape {held}, and the model {has}",
+                    "Lower the model that the chip was saved from, or give hardware for a new chip.",
+                )
+            )
+    if problems:
+        raise InputError(problems)
 
 
 def _hardware_problems(hardware: str | os.PathLike[str] | Hardware | None) -> tuple[Problem, ...]:

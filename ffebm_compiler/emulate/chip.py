@@ -129,7 +129,9 @@ class Chip:
         one_way = not self.hardware.bidirectional and layout is not BIAS
         back = self._program(matrix, path, "feedback") if one_way else crossbar
         known = Devices(layout, crossbar, back, weight.clone(), weight.clone())
-        return known if self.hardware.write == "ideal" else replace(known, written=known.in_model(crossbar.aim).to(weight))
+        return (
+            known if self.hardware.write == "ideal" else replace(known, written=known.in_model(crossbar.aim).to(weight))
+        )
 
     def _program(self, matrix: Tensor, path: str, use: str) -> Crossbar:
         devices, writing = (stream(self.seed, purpose, use, path) for purpose in ("devices", "programming"))
@@ -183,7 +185,7 @@ class Chip:
         return d.in_model(d.layout.matrix(d.written.abs()).to(scale) + 2 * h.g_min / scale)
 
     def _cached(self, what: str, path: str, compute: Callable[[Devices], Tensor]) -> Tensor:
-        key = (what, path)
+        key = (what, path, self.hardware)  # at another age the same devices amount to other weights
         if key not in self.cache:
             self.cache[key] = compute(self.devices[path])
         found = self.cache[key]

@@ -49,9 +49,13 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"backend": "analog", "hardware": "ramm", "chip_seed": -1, "noise_seed": None},
         ["4 problems", "option backend", "option hardware", "option chip_seed", "option noise_seed"],
     ),
+    "a chip and its seeds": (
+        {"chip": "x.npz", "chip_seed": 1, "noise_seed": 2},
+        ["options chip_seed and chip: are both given", "options noise_seed and chip: are both given"],
+    ),
     "everything with a file": (
-        {"backend": "analog", "hardware": "rram", "chip": "x.npz", "chip_seed": -1},
-        ["3 problems", "option backend", "options hardware and chip", "option chip_seed"],
+        {"backend": "analog", "hardware": "rram", "chip": "x.npz", "chip_seed": 1},
+        ["3 problems", "option backend", "options hardware and chip", "options chip_seed and chip"],
     ),
 }  # fmt: skip
 
@@ -67,6 +71,19 @@ def test_a_bad_call_is_one_error_with_all_that_is_wrong(model: fc.FFEBM, name: s
 def test_a_chip_that_is_not_there(model: fc.FFEBM, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         model.lower(chip=tmp_path / "no.npz")
+
+
+def test_the_chip_of_another_model_is_refused_naming_every_weight(model: fc.FFEBM, tmp_path: Path) -> None:
+    chip = model.lower(hardware="rram").calibrate(X)
+    chip(X)
+    path = chip.save_chip(tmp_path / "chip.npz")
+    other = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 2))
+    with pytest.raises(InputError) as raised:
+        fc.convert(other, block_size=2).lower(chip=path)
+    named = {p.where.rpartition(" ")[2] for p in raised.value.problems}
+    assert named == {"2.weight", "2.bias", "5.weight", "5.bias", "7.weight", "7.bias"}
+    assert "(4, 6), and the model has one of (3, 6)" in str(raised.value)
+    assert "(5, 4), and the model has none" in str(raised.value)
 
 
 def test_resistors_refuse_all_layers_that_they_are_not_in_one_error_before_running() -> None:

@@ -138,6 +138,17 @@ def test_reverse_gain_errors_act_on_feedback_alone_and_differ_by_consumer() -> N
     assert not torch.equal(gains[0], gains[1])
 
 
+def test_a_chip_ages() -> None:
+    """The same devices at another age amount to other weights, whatever was computed before."""
+    young, old = (lowered(dataclasses.replace(VARIED, age=age)) for age in (20.0, 1e6))
+    before = young(X)
+    assert not torch.allclose(before, old(X), atol=1e-4)
+    young.chip.hardware = dataclasses.replace(VARIED, age=1e6)
+    assert torch.equal(young(X), old(X))
+    young.chip.hardware = dataclasses.replace(VARIED, age=20.0)
+    assert torch.equal(young(X), before)
+
+
 # --- writing ---------------------------------------------------------------------------------------------
 
 
