@@ -115,7 +115,7 @@ class Case:
         chip: the name of its errors.
         physics: of the circuit.
         skips: (source, target) of layers beside the chain's.
-        loop_gain: the bound on each coupling's; None for unit feedback.
+        loop_gain: the bound on each coupling's; None for unit feedback. Strong feedback needs states that are bounded: others may run away.
     """
 
     shape: str
@@ -167,7 +167,7 @@ CASES = (
     Case("dense", (10, 12, 12, 6), "relu", "everything"),
     Case("dense", (10, 12, 12, 6), "sigmoid", "everything"),
     Case("dense", (6, 9, 9, 9, 5), "tanh", "everything", skips=((1, 3), (2, 4))),
-    Case("dense", (6, 9, 9, 5), "relu", "levels, programming error", skips=((1, 3),), loop_gain=1.0),
+    Case("dense", (6, 9, 9, 5), "relu", "levels, programming error", skips=((1, 3),)),
     Case("dense", (8, 16, 8), "tanh", "ideal", loop_gain=2.0),
     Case("dense", (8, 12, 12, 8), "clamp", "everything", loop_gain=4.0),
     Case("dense", (8, 16, 8), "tanh", "everything", loop_gain=None),
@@ -371,7 +371,7 @@ def race(neurons: int, options: argparse.Namespace) -> dict[str, Any]:
     model = fc.convert(case.network(generator), block_size=2, loop_gain=case.loop_gain, tolerance=1e-6)
     chips = [
         model.lower("analog-emu", hardware=fc.Hardware(settling_time=settling, **CHIPS[case.chip])).calibrate(x)
-        for settling in (None, TRANSIENT * 1e-7)
+        for settling in (None, TRANSIENT * fc.Hardware().time_constant)
     ]
     with torch.no_grad():
         emulated = [timed(chip, x, options.repeats) for chip in chips]
