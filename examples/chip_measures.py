@@ -153,8 +153,8 @@ def _sum(gradients: Sequence[Gradient]) -> Gradient:
 
 
 def calibration(data: Split, images: int = 256) -> Tensor:
-    """Training images that the converters' ranges are taken from."""
-    return data.pixels(data.train.x[:images])
+    """Training images that the converters' ranges are taken from: a quarter of them, if that is less."""
+    return data.pixels(data.train.x[: min(images, max(1, len(data.train) // 4))])
 
 
 def programmed(model: fc.FFEBM, hardware: Hardware, data: Split, chip_seed: int, noise_seed: int = 0) -> fc.AnalogFFEBM:
