@@ -54,7 +54,7 @@ class Neurons:
         if self.offset is not None:
             u = u + self.offset.to(a)
         if self.noise > 0 and reading is not None:
-            xi = reading.noise((self.name, "thermal"), u)
+            xi = reading.noise((self.name, "thermal"), u, white=True)
             u = torch.add(u, xi, alpha=self.noise) if u is a else u.add_(xi, alpha=self.noise)
         if self.gain is None:
             return u

@@ -44,14 +44,19 @@ class Reading:
     sample: Sample
     drawn: dict[Hashable, Tensor] = field(default_factory=dict)
 
-    def noise(self, source: Hashable, like: Tensor) -> Tensor:
-        """Standard normal numbers of the shape of ``like``, the same at every call for one source."""
+    def noise(self, source: Hashable, like: Tensor, white: bool = False) -> Tensor:
+        """Standard normal numbers of the shape of ``like``, the same at every call for one source.
+
+        Args:
+            source: what makes the noise.
+            like: of the shape, type and device that are wanted.
+            white: whether the source has forgotten one phase in the next, as thermal noise has.
+        """
         if source not in self.drawn:
-            self.drawn[source] = self._draw(source, like)
+            self.drawn[source] = self._draw(source, like, 0.0 if white else self.sample.correlation)
         return self.drawn[source]
 
-    def _draw(self, source: Hashable, like: Tensor) -> Tensor:
-        rho = self.sample.correlation
+    def _draw(self, source: Hashable, like: Tensor, rho: float) -> Tensor:
         if rho == 0:
             return self._normal(like)
         count, total = self.sample.past.get(source, (0, None))

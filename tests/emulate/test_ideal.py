@@ -172,3 +172,16 @@ def test_devices_that_change_behind_the_model_are_seen(physics: str) -> None:
     chip.chip.forget("0.weight")
     after = chip(x).detach()
     assert float((after - before).abs().max()) > 0.05 * float(before.abs().max())
+
+
+def test_thermal_noise_of_one_phase_is_forgotten_in_the_next() -> None:
+    """Unlike read noise, whose phases are correlated: sqrt(kT/C) is white."""
+    hot = dataclasses.replace(IDEAL, temperature=300.0, capacitance=1e-15, read_noise_correlation=1.0)
+    chip = fc.convert(net((1, 1), nn.Identity, 0)[:1], block_size=1).lower(hardware=hot)
+    x = torch.ones(20_000, 1, dtype=torch.float64)
+    chip.calibrate(x)
+    neurons = chip.chip.neurons(chip.program.energy_blocks[0].states[0].name, x[:1])
+    sample = chip.chip.sample()
+    first, second = (neurons.input(torch.zeros_like(x), sample.phase()).flatten() for _ in range(2))
+    assert first.std().item() == pytest.approx(neurons.noise, rel=0.05)
+    assert abs(float(torch.corrcoef(torch.stack((first, second)))[0, 1])) < 5 / 20_000**0.5
