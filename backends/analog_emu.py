@@ -22,6 +22,7 @@ from torch import Tensor
 from ..compiled import Compiled
 from ..cost import Cost, CostModel, count, estimate
 from ..emulate import BIAS, Chip, Drawing, OnChip, Phases, Range, driven, quantised, realised, save_chip, settling_times
+from ..emulate.settling import DURATION
 from ..errors import ConvergenceWarning, InputError, OptionError, Problem, close_matches
 from ..estimate import FreePhase
 from ..hardware import Circuit, Hardware
@@ -307,18 +308,23 @@ class AnalogFFEBM(FFEBM):
 
     # --- what one asks it -----------------------------------------------------------------------------
 
-    def settling_times(self, *args: Any, tolerance: float = 0.01, **kwargs: Any) -> dict[str, Tensor]:
-        """How long each block takes to settle on each sample of an input, in seconds, without noise; inf beyond 30 time constants.
+    def settling_times(
+        self, *args: Any, tolerance: float = 0.01, duration: float = DURATION, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """How long each block takes to settle on each sample of an input, in seconds, without noise; inf beyond ``duration``.
 
         Args:
             args, kwargs: the model's input.
             tolerance: a state has settled once it stays this close to its equilibrium, relative to the largest value of its bank.
+            duration: how long to look, in time constants.
         """
 
         def look(call: BlockCall, phase: FreePhase) -> Tensor:
             assert isinstance(call.estimator, OnChip)
             with out_of_sight():
-                return settling_times(call.estimator.phases, call.bound, call.estimator.sample.phase(), tolerance)
+                return settling_times(
+                    call.estimator.phases, call.bound, call.estimator.sample.phase(), tolerance, duration
+                )
 
         return dict(zip((b.name for b in self.program.energy_blocks), self._at_rest(look, args, kwargs), strict=True))
 
