@@ -1,4 +1,4 @@
-"""The command line: ``ffebm explain|convert|draw|check|study MODULE:FACTORY``."""
+"""The command line: ``ffebm explain|convert|draw|check|study|spice-check MODULE:FACTORY``."""
 
 from .main import main
 

@@ -1,7 +1,7 @@
 """Converters at the boundary of digital and analog: rounding to a number of bits over a calibrated range.
 
 A converter of n bits over [-r, r] has ``2^n - 1`` levels, zero among them; over [0, r], where no calibration value was
-negative, ``2^n`` levels. What lies outside saturates, and is counted.
+negative, ``2^n`` levels. One bit over [-r, r] is a sign: the two ends. What lies outside saturates, and is counted.
 """
 
 from __future__ import annotations
@@ -45,8 +45,10 @@ def quantised(value: Tensor, bits: int | None, span: Range) -> Tensor:
     """The value as a converter delivers it; as it is with None bits."""
     if bits is None:
         return value
+    if span.signed and bits == 1:
+        return torch.where(value < 0, -span.high, span.high).to(value)
     low = -span.high if span.signed else 0.0
-    step = span.high / max(2 ** (bits - 1) - 1, 0.5) if span.signed else span.high / (2**bits - 1)
+    step = span.high / (2 ** (bits - 1) - 1 if span.signed else 2**bits - 1)
     return value.clamp(low, span.high).mul_(1 / step).round_().mul_(step)
 
 

@@ -2,7 +2,7 @@
 
 Hopfield. A neuron i of bank l is a leaky node ``u_i`` with the output ``s_i = clip(sigma(gain_i (u_i + offset_i)), -limit, limit)``:
 
-    tau du_i/dt = -u_i + sum_k (P_ik - N_ik) s_k + drive_i - nudge_i + sum_j reverse_j (Pb_ji - Nb_ji) s_j
+    tau du_i/dt = -u_i + sum_k (P_ik - N_ik) s_k + drive_i - nudge_i + sum_j reverse_i (Pb_ji - Nb_ji) s_j
 
 with k over the sources of the bank (earlier states, inputs), j over its consumers. Conductances are in units of ``siemens``,
 the conductance of a weight of 1, which is also each neuron's leak; voltages are in units of ``volts``.

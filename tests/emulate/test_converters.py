@@ -16,11 +16,11 @@ ranges = st.builds(Range, st.floats(0.01, 5), st.booleans())
 
 
 def levels(bits: int, span: Range) -> list[float]:
-    """Spelled out: evenly spaced, zero among them, the ends of the range among them."""
+    """Spelled out: evenly spaced, the ends of the range among them, and zero but for one bit of either sign."""
     if not span.signed:
         return [span.high * k / (2**bits - 1) for k in range(2**bits)]
     most = 2 ** (bits - 1) - 1
-    return [0.0] if most == 0 else [span.high * k / most for k in range(-most, most + 1)]
+    return [-span.high, span.high] if most == 0 else [span.high * k / most for k in range(-most, most + 1)]
 
 
 @settings(deadline=None, max_examples=80, derandomize=True)
@@ -41,7 +41,7 @@ def test_a_value_goes_to_the_nearest_level(span: Range, bits: int, values: list[
 def test_number_of_levels(bits: int, signed: bool) -> None:
     sweep = torch.linspace(-2, 2, 40_001, dtype=torch.float64)
     count = len(quantised(sweep, bits, Range(1.5, signed)).unique())
-    assert count == (2**bits - 1 if signed else 2**bits)
+    assert count == (2**bits - 1 if signed and bits > 1 else 2**bits)
 
 
 def test_zero_is_a_level_and_none_is_no_converter() -> None:
