@@ -46,7 +46,8 @@ def quantised(value: Tensor, bits: int | None, span: Range) -> Tensor:
     if bits is None:
         return value
     if span.signed and bits == 1:
-        return torch.where(value < 0, -span.high, span.high).to(value)
+        high = torch.full_like(value, span.high)
+        return torch.where(value < 0, -high, high)
     low = -span.high if span.signed else 0.0
     step = span.high / (2 ** (bits - 1) - 1 if span.signed else 2**bits - 1)
     return value.clamp(low, span.high).mul_(1 / step).round_().mul_(step)
