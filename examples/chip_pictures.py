@@ -28,7 +28,7 @@ def draw(found: Found, folder: Path) -> None:
 
 
 def training(found: Found, path: Path) -> Path:
-    """Loss by batch and accuracy by epoch of the fine-tunings on the chips; before them, the norms."""
+    """Loss by batch and accuracy by epoch of the fine-tunings on the chips, and accuracy before them."""
     picture, (left, right) = figure(2)
     for colour, (name, chip) in zip(COLOURS, found["chips"].items(), strict=False):
         curve = found["curves"][f"on {name}"]
@@ -36,12 +36,12 @@ def training(found: Found, path: Path) -> Path:
         epochs = [(i + 1) / per_epoch for i in range(len(curve["losses"]))]
         left.plot(epochs, curve["losses"], color=colour, alpha=0.25, linewidth=0.7)
         left.plot(epochs, smooth(curve["losses"]), color=colour, label=name)
-        first = next(iter(chip["accuracy"].values()))
-        right.plot([-1, 0], [first, chip["norms retaken"]], "o:", color=colour, markersize=4)
-        right.plot(range(len(curve["accuracy"]) + 1), [chip["norms retaken"], *curve["accuracy"]], "o-", color=colour, markersize=4, label=f"on {name}")  # fmt: skip
+        programmed, calibrated = next(iter(chip["accuracy"].values())).values()
+        right.plot([-1, 0], [programmed, calibrated], "o:", color=colour, markersize=4)
+        right.plot(range(len(curve["accuracy"]) + 1), [calibrated, *curve["accuracy"]], "o-", color=colour, markersize=4, label=f"on {name}")  # fmt: skip
     right.axhline(found["accuracy"]["ideal analog"], color="#444444", linewidth=0.9, linestyle="--", label="ideal analog")  # fmt: skip
     last = max(len(found["curves"][f"on {n}"]["accuracy"]) for n in found["chips"])
-    right.set_xticks(range(-1, last + 1), ["as pro-\ngrammed", "norms\nretaken", *map(str, range(1, last + 1))], fontsize=8)  # fmt: skip
+    right.set_xticks(range(-1, last + 1), ["as pro-\ngrammed", "norms cali-\nbrated", *map(str, range(1, last + 1))], fontsize=8)  # fmt: skip
     left.set(xlabel="epoch on the chip", ylabel="training loss", yscale="log")
     right.set(xlabel="epoch on the chip", ylabel="validation accuracy (%)")
     right.legend(frameon=False, fontsize=8, loc="lower right")
@@ -72,17 +72,20 @@ def gradients(found: Found, path: Path) -> Path:
     return save(picture, path)
 
 
+_BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
+
+
 def ablation(name: str, chip: Found, ideal: float, path: Path) -> Path:
     """What is gained by taking a non-ideality away, and what is left where it is the only one."""
     rows = chip["ablation"]
-    first = next(iter(chip["accuracy"].values()))
+    first = next(iter(chip["accuracy"].values()))["as programmed"]
     picture, (axis,) = figure(1, width=7.2, height=0.42 * len(rows) + 1.6)
     places = range(len(rows))
     axis.barh([p - 0.19 for p in places], [r["without it"] for r in rows], height=0.36, color="#b3621b", label="all but this one")  # fmt: skip
     axis.barh([p + 0.19 for p in places], [r["alone"] for r in rows], height=0.36, color="#f2c79a", label="this one alone")  # fmt: skip
     for place, row in zip(places, rows, strict=True):
         for shift, way in ((-0.19, "without it"), (0.19, "alone")):
-            axis.text(row[way], place + shift, f" {row[way]:.1f}", va="center", fontsize=7)
+            axis.text(row[way] + 0.7, place + shift, f"{row[way]:.1f}", va="center", fontsize=7, bbox=_BEHIND)
     axis.axvline(ideal, color="#444444", linestyle="--", linewidth=0.9, label="ideal")
     axis.axvline(first, color="#c2410c", linestyle=":", linewidth=1.2, label="the chip as it is")
     axis.set_yticks(places, [r["non-ideality"] for r in rows], fontsize=8)

@@ -75,9 +75,13 @@ def sections(found: Found, partition: str) -> list[Section]:
     ]  # fmt: skip
 
 
+_STATES = (
+    "As programmed: the ranges of converters and neurons are taken from training images. Norms calibrated: the running statistics of the digital norms too, from "
+    "what the chip delivers on training images; nothing is trained. Fine-tuned: trained on the chip from there."
+)
 _RULE = (
     "Digital parts learn by backpropagation, blocks by equilibrium propagation in two nudged phases on the chip. Updates reach the devices "
-    'as the specification says under "write"; before the first one, the running statistics of the digital norms are taken anew from the chip\'s activations.'
+    'as the specification says under "write".'
 )
 _GRADIENTS = (
     "The cosine of the gradient that the chip delivers with automatic differentiation through the exact equilibrium, in float64, of the weights that the devices hold: "
@@ -89,44 +93,48 @@ def summary(found: Found) -> list[Section]:
     """What one wants to know first."""
     ideal = found["accuracy"]["ideal analog"]
     verdicts = tuple(line for name, chip in found["chips"].items() for line in verdict(name, chip, ideal))
-    return [Section("Results", (Table("Validation accuracy, in %", [*_accuracy_rows(found)]), *verdicts))]
+    return [Section("Results", (Table("Validation accuracy, in %", [*_accuracy_rows(found)]), _STATES, *verdicts))]
 
 
 def verdict(name: str, chip: Found, ideal: float) -> Iterator[str]:
-    """Whether the chip is within a point of ideal; if not, what costs it; and what training has recovered."""
-    values = list(chip["accuracy"].values())
-    lost, worst = ideal - values[0], ideal - min(values)
-    line = f"{name}: {_points(lost)} of ideal as programmed and calibrated"
-    if len(values) > 1:
-        line += f"; over {len(values)} chips {ideal - sum(values) / len(values):.2f} points below on average, at worst {worst:.2f}"
-    yield line + "."
+    """How far the chip is from ideal before and after calibration, what costs it, and what training has recovered."""
+    for state in ("as programmed", "norms calibrated"):
+        values = [found[state] for found in chip["accuracy"].values()]
+        line = f"{name}, {state}: {_points(ideal - values[0])}"
+        if len(values) > 1:
+            line += f"; over {len(values)} chips {_points(ideal - sum(values) / len(values))} on average, {_points(ideal - min(values))} at worst"
+        yield line + "."
     if chip["ablation"]:
         gain = max(chip["ablation"], key=lambda row: float(row["without it"]))
         alone = min(chip["ablation"], key=lambda row: float(row["alone"]))
         yield (
-            f"{name}: taking away {gain['non-ideality']} helps most ({gain['without it']:.1f} %); "
-            f"alone, {alone['non-ideality']} cost most ({alone['alone']:.1f} %)."
+            f"{name}, what costs it: as programmed, and without {gain['non-ideality']}, the chip has {gain['without it']:.1f} %; "
+            f"with {alone['non-ideality']} alone, {alone['alone']:.1f} %."
         )
-    if chip["recovered"] is not None:
-        yield (
-            f"{name}: fine-tuning on the chip recovers {chip['recovered']:.0%} of what it had lost "
-            f"({values[0]:.1f} % to {chip['fine-tuned']:.1f} %; taking the norms' statistics anew alone gives {chip['norms retaken']:.1f} %)."
-        )
+    first = next(iter(chip["accuracy"].values()))
+    for state, part in chip["recovered"].items():
+        if part is not None:
+            yield f"{name}, fine-tuned on it: {chip['fine-tuned']:.1f} %, {_part(part)} of what it had lost {state} ({first[state]:.1f} %)."
+
+
+def _part(part: float) -> str:
+    return "all" if part >= 1 else f"{part:.0%}"
 
 
 def _points(lost: float) -> str:
-    return f"within {max(lost, 0.0):.2f} points" if lost <= 1.0 else f"{lost:.2f} points short"
+    return f"{abs(lost):.2f} points {'below' if lost >= 0 else 'above'} ideal"
 
 
 def _accuracy_rows(found: Found) -> Iterator[Row]:
-    yield {"model": "original, digital", "accuracy": f"{found['accuracy']['original']:.2f}"}
-    yield {"model": "converted, ideal analog", "accuracy": f"{found['accuracy']['ideal analog']:.2f}"}
+    yield {"model": "original, digital", "as programmed": f"{found['accuracy']['original']:.2f}"}
+    yield {"model": "converted, ideal analog", "as programmed": f"{found['accuracy']['ideal analog']:.2f}"}
     for name, chip in found["chips"].items():
-        for seed, value in chip["accuracy"].items():
-            yield {"model": f"{name}, chip {seed}, as programmed", "accuracy": f"{value:.2f}"}
-        first = next(iter(chip["accuracy"]))
-        yield {"model": f"{name}, chip {first}, norms' statistics retaken", "accuracy": f"{chip['norms retaken']:.2f}"}
-        yield {"model": f"{name}, chip {first}, fine-tuned on it", "accuracy": f"{chip['fine-tuned']:.2f}"}
+        for i, (seed, values) in enumerate(chip["accuracy"].items()):
+            yield {
+                "model": f"{name}, chip {seed}",
+                **{k: f"{v:.2f}" for k, v in values.items()},
+                "fine-tuned on it": f"{chip['fine-tuned']:.2f}" if i == 0 else "",
+            }
 
 
 def _curve_rows(found: Found) -> Iterator[Row]:
@@ -134,8 +142,7 @@ def _curve_rows(found: Found) -> Iterator[Row]:
         curve = found["curves"][f"on {name}"]["accuracy"]
         yield {
             "chip": name,
-            "as programmed": f"{next(iter(chip['accuracy'].values())):.2f}",
-            "norms retaken": f"{chip['norms retaken']:.2f}",
+            **{k: f"{v:.2f}" for k, v in next(iter(chip["accuracy"].values())).items()},
             **{f"epoch {i}": f"{a:.2f}" for i, a in enumerate(curve, 1)},
         }
 
