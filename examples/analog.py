@@ -138,6 +138,7 @@ class ChipJob(Job):
 
     def state(self, chip: fc.AnalogFFEBM) -> dict[str, Any]:
         """The chip's own report after all validation images, and its devices."""
+        chip.chip.saturation.clear()  # of training
         right = training.accuracy(chip, self.data)
         return {"accuracy": right, "report": chip.chip_report().to_dict(), "conductances": measures.conductances(chip)}
 

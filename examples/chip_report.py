@@ -118,7 +118,7 @@ def verdict(name: str, chip: Found, ideal: float) -> Iterator[str]:
 
 
 def _part(part: float) -> str:
-    return "all" if part >= 1 else f"{part:.0%}"
+    return "all" if part >= 1 else "nothing" if part <= 0 else f"{part:.0%}"
 
 
 def _points(lost: float) -> str:
@@ -223,7 +223,7 @@ def _saturation_rows(chip: Found) -> Iterator[Row]:
         yield {
             "converter": name,
             "as programmed": f"{100 * part:.3f}",
-            "in and after fine-tuning": f"{100 * end.get(name, 0.0):.3f}",
+            "after fine-tuning": f"{100 * end.get(name, 0.0):.3f}",
         }
 
 

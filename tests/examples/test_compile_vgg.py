@@ -92,12 +92,6 @@ def test_the_vgg_becomes_blocks_of_two_between_digital_norms() -> None:
     ]
 
 
-def test_the_analog_backend_says_that_it_is_not_there_yet(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert main(["--backend", "analog-emu", "--out", str(tmp_path / "x")]) == 2
-    assert "not available yet" in capsys.readouterr().err
-    assert not (tmp_path / "x").exists()
-
-
 @pytest.mark.parametrize(
     ("option", "said"),
     [
