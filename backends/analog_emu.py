@@ -8,20 +8,20 @@ returns the gradient that the converters read. Weights that an optimizer has cha
 from __future__ import annotations
 
 import contextlib
-import logging
+import inspect
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..compiled import Compiled
 from ..cost import Cost, CostModel, count, estimate
-from ..emulate import BIAS, Chip, Drawing, OnChip, Phases, Range, driven, quantised, realised, save_chip, settling_times
+from ..emulate import BIAS, Chip, Drawing, OnChip, driven, quantised, save_chip, settling_times
 from ..emulate.settling import DURATION
 from ..errors import ConvergenceWarning, InputError, OptionError, Problem, close_matches
 from ..estimate import FreePhase
@@ -29,33 +29,18 @@ from ..hardware import Circuit, Hardware
 from ..hardware.mapping import Tiling
 from ..ir import EnergyBlock
 from ..resistive import realise
-from ..solve import BoundBlock, Relaxation, relax
+from ..solve import Relaxation
 from ..solve.loop_gain import one_sample
 from ..spice.folder import write_netlists
 from ..spice.testbench import Bench
-from ..train import BlockCall, attribute, free_phase, out_of_sight, run_digital
+from ..train import BlockCall, attribute, out_of_sight, run_digital
+from . import chip_training
+from .at_rest import drawing, look_at
+from .calibration import ensure_ranges, first_sample, take_ranges
 from .chip_report import ChipReport, chip_report
+from .chip_use import Uses
 from .execution import Execution
 from .torch_ep import FFEBM
-
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-
-TRAINING_CODE = '''"""Training step on an emulated chip: blocks settle and are nudged there, digital parts run in PyTorch."""
-
-
-def training_step(model, x, y, loss_fn):
-    """One step: returns the loss, and leaves the gradient that the chip delivers in the ``.grad`` of the model's parameters.
-
-    x is the model's input (a tuple for several, a dict by name); loss_fn(output, y) a scalar tensor.
-    """
-    args, kwargs = ((), x) if isinstance(x, dict) else (x if isinstance(x, tuple) else (x,), {})
-    loss = loss_fn(model(*args, **kwargs), y)  # free phase of each block on the chip
-    loss.backward()  # two nudged phases of each block on the chip, backpropagation through digital parts
-    return loss.detach()
-'''
 
 
 @dataclass(frozen=True)
@@ -82,56 +67,6 @@ class AnalogEmu:
         return AnalogFFEBM(compiled, self.execution, chip)
 
 
-@dataclass(frozen=True)
-class _Basis:
-    """What the parts of a block follow from.
-
-    Attributes:
-        things: the block, its chip's specification and devices, by identity.
-        values: shapes and types of its inputs, ranges, layer weights.
-    """
-
-    things: tuple[object, ...]
-    values: tuple[object, ...]
-
-    @staticmethod
-    def of(chip: Chip, call: BlockCall) -> _Basis:
-        devices = [chip.devices[p] for p in call.block.weights if p in chip.devices]
-        # what resistors make of weights that are no devices (held norms) is computed at every call: nobody tells when these change
-        never = chip.hardware.physics == "resistive" and len(devices) < len(call.block.weights)
-        inputs = tuple(
-            (n, tuple(v.shape), v.dtype, v.device) if isinstance(v, Tensor) else (n, v) for n, v in call.inputs.items()
-        )
-        ranges = tuple(chip.ranges[s.name] for s in call.block.states)
-        mixed = torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
-        return _Basis(
-            (call.block, chip.hardware, *devices, *([object()] if never else [])),
-            (inputs, ranges, mixed, tuple(call.layer_weights.items())),
-        )
-
-    def is_same(self, other: _Basis) -> bool:
-        same = len(self.things) == len(other.things)
-        return (
-            same and all(a is b for a, b in zip(self.things, other.things, strict=True)) and self.values == other.values
-        )
-
-
-@dataclass(frozen=True)
-class _Use:
-    """What a block used of the chip when it was last called."""
-
-    basis: _Basis
-    phases: Phases
-    layer_weights: Mapping[str, float]
-
-
-class _Uses(dict[Any, _Use]):
-    """The last use by mode and block; a copy of the model, whose devices are its own, begins with none."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Uses:
-        return _Uses()
-
-
 class AnalogFFEBM(FFEBM):
     """A converted model on an emulated chip; made by :meth:`FFEBM.lower`."""
 
@@ -140,7 +75,7 @@ class AnalogFFEBM(FFEBM):
         self.__dict__["_chip"] = chip
         self.__dict__["_ideal"] = False
         self.__dict__["_calibrated"] = None
-        self.__dict__["_uses"] = _Uses()
+        self.__dict__["_uses"] = Uses()
 
     @property
     def chip(self) -> Chip:
@@ -160,16 +95,16 @@ class AnalogFFEBM(FFEBM):
         call = super().block_call(block, values, record)
         if self.__dict__["_ideal"]:
             return self._as_designed(call)
-        self._ensure_ranges(call)
+        ensure_ranges(self.chip, call)
         self.chip.hold(block, call.weights)
         call = replace(call, inputs=self._driven(block, call.inputs))
-        run, layer_weights = self._phases(call)
-        sample = self.chip.sample()
+        uses: Uses = self.__dict__["_uses"]
+        use, sample = uses.use(self.chip, call, self.training), self.chip.sample()
         return replace(
             call,
-            layer_weights=layer_weights,
-            estimator=OnChip(run, sample),
-            settle=lambda bound, tolerance: run.free(bound, tolerance, sample.phase()),
+            layer_weights=use.layer_weights,
+            estimator=OnChip(use.phases, sample),
+            settle=lambda bound, tolerance: use.phases.free(bound, tolerance, sample.phase()),
             read=self._converted,
         )
 
@@ -196,27 +131,6 @@ class AnalogFFEBM(FFEBM):
         bits, span = self.hardware.adc_bits, self.chip.ranges[name]
         self.chip.count(f"ADC {name}", state, bits, span)
         return quantised(state, bits, span)
-
-    def _phases(self, call: BlockCall) -> tuple[Phases, Mapping[str, float]]:
-        """What a block uses of the chip, and the layer weights that its circuit realises; kept while nothing of it changes."""
-        basis = _Basis.of(self.chip, call)
-        uses: dict[tuple[bool, str], _Use] = self.__dict__["_uses"]
-        known = uses.get(key := (self.training, call.block.name))
-        if known is None or not known.basis.is_same(basis):
-            known = uses[key] = _Use(basis, *self._made_phases(call))
-        return known.phases, known.layer_weights
-
-    def _made_phases(self, call: BlockCall) -> tuple[Phases, Mapping[str, float]]:
-        with torch.no_grad(), out_of_sight():
-            sample = one_sample(call.bound)
-            states = sample.feedforward()
-            batch = _batch(call.bound, sample, states)
-            neurons = _with_batch(call.bound, batch, states)
-            if self.hardware.physics == "hopfield":
-                return Phases(self.chip, self.chip.parts(call.block, neurons), batch), call.layer_weights
-            nodes = realised(self.chip, call.bound, neurons)
-        parts = self.chip.parts(call.block, neurons, nodes.conductances)
-        return Phases(self.chip, parts, batch), nodes.realisation.layer_weights
 
     def _warn(self, relaxation: Relaxation, block: EnergyBlock, phase: str) -> None:
         settling = self.hardware.settling_time
@@ -245,39 +159,19 @@ class AnalogFFEBM(FFEBM):
         finally:
             self.train(training)
             self.forget_run()
-        self.__dict__["_calibrated"] = _first_sample((args, kwargs))
+        self.__dict__["_calibrated"] = first_sample((args, kwargs))
         self.chip.ranges.clear()
         self.chip.saturation.clear()
         for block in found:
-            self._take_ranges(block.inputs, block.states)
+            take_ranges(self.chip, block.inputs, block.states)
         return self
-
-    def _take_ranges(self, *values: Mapping[str, Any]) -> None:
-        for name, value in ((n, v) for some in values for n, v in some.items()):
-            if isinstance(value, Tensor) and value.is_floating_point():
-                span = Range.of(value, self.hardware.calibration_quantile)
-                known = self.chip.ranges.get(name)
-                self.chip.ranges[name] = span if known is None else known.joined(span)
-
-    def _ensure_ranges(self, call: BlockCall) -> None:
-        names = [s.name for s in call.block.states]
-        names += [n for n, v in call.inputs.items() if isinstance(v, Tensor) and v.is_floating_point()]
-        if all(n in self.chip.ranges for n in names):
-            return
-        logger.info(
-            "%s: its ranges are those of the first batch; calibrate(x) sets them from data of your choice",
-            call.block.name,
-        )
-        known = dict(self.chip.ranges)
-        self._take_ranges(call.inputs, relax(call.bound, call.tolerance).states)
-        self.chip.ranges.update(known)
 
     # --- a training step ------------------------------------------------------------------------------
 
     @property
     def training_code(self) -> str:
         """The source of ``training_step(model, x, y, loss_fn)``: what the chip does in it is not PyTorch, so it is not spelled out."""
-        return TRAINING_CODE
+        return inspect.getsource(chip_training)
 
     def training_step(self, x: Any, y: Any, loss_fn: Callable[[Any, Any], Tensor]) -> Tensor:
         """One step on the chip: returns the loss, and adds the gradient that the chip delivers to ``.grad``.
@@ -287,10 +181,8 @@ class AnalogFFEBM(FFEBM):
             y: the target, handed to ``loss_fn``.
             loss_fn: ``(output, y) -> scalar tensor``.
         """
-        args, kwargs = ((), x) if isinstance(x, dict) else (x if isinstance(x, tuple) else (x,), {})
-        loss = loss_fn(self(*args, **kwargs), y)
-        loss.backward()
-        return loss.detach()
+        loss: Tensor = chip_training.training_step(self, x, y, loss_fn)
+        return loss
 
     def write_training_loop(self, path: str | os.PathLike[str], model: str | None = None) -> Path:
         """Not on a chip: the script that :class:`FFEBM` writes trains with the torch executor.
@@ -326,7 +218,7 @@ class AnalogFFEBM(FFEBM):
                     call.estimator.phases, call.bound, call.estimator.sample.phase(), tolerance, duration
                 )
 
-        return dict(zip((b.name for b in self.program.energy_blocks), self._at_rest(look, args, kwargs), strict=True))
+        return dict(zip((b.name for b in self.program.energy_blocks), look_at(self, look, args, kwargs), strict=True))
 
     def circuits(self, *args: Any, nudge: Mapping[str, Tensor] | None = None, **kwargs: Any) -> tuple[Circuit, ...]:
         """Each block as an explicit circuit on the first sample of an input, its devices as they are on this chip.
@@ -345,48 +237,9 @@ class AnalogFFEBM(FFEBM):
         """What the circuits are drawn from, and the states that the chip settles to without noise."""
 
         def look(call: BlockCall, phase: FreePhase) -> tuple[Drawing, Mapping[str, Tensor]]:
-            return self._drawing(call, phase, nudge), phase.states
+            return drawing(self.chip, self.program.labels, call, phase, nudge), phase.states
 
-        return self._at_rest(look, args, kwargs)
-
-    def _at_rest(
-        self, look: Callable[[BlockCall, FreePhase], T], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> list[T]:
-        """What is seen of each block in turn, at its equilibrium on the chip without noise."""
-        found: list[T] = []
-        with torch.no_grad(), self._noiseless():
-            values = self.bind_inputs(args, kwargs)
-            for step in self.program:
-                if not isinstance(step, EnergyBlock):
-                    values.update(run_digital(step, self.network, values))
-                    continue
-                call = self.block_call(step, values)
-                phase = free_phase(call)
-                values.update({n: call.read(n, phase.states[n]) for n in step.outputs})
-                found.append(look(call, phase))
-        self.forget_run()
-        return found
-
-    def _drawing(self, call: BlockCall, phase: FreePhase, nudge: Mapping[str, Tensor]) -> Drawing:
-        sample = one_sample(phase.bound.detached())
-        if not all(s.dim() > 1 and s.shape[0] == 1 for s in sample.feedforward().values()):
-            raise InputError(
-                Problem(call.block.name, "has no first sample: dimension 0 of its values counts none", "Give a batch.")
-            )
-        states = {n: s[:1] for n, s in phase.states.items()}
-        bound = replace(sample, fixed={}).holding({n: w[:1] for n, w in phase.bound.winners(phase.states).items()})
-        mine = {n: nudge[n] for n in states if n in nudge}
-        return Drawing(self.chip, bound, states, self.program.labels, mine)
-
-    @contextlib.contextmanager
-    def _noiseless(self) -> Iterator[None]:
-        """The chip at rest: its devices as they are, without what changes from read to read, waiting for the equilibrium."""
-        before = self.chip.hardware
-        self.chip.hardware = replace(before, read_noise=0.0, temperature=0.0, settling_time=None)
-        try:
-            yield
-        finally:
-            self.chip.hardware = before
+        return look_at(self, look, args, kwargs)
 
     def export_spice(
         self,
@@ -482,27 +335,6 @@ class AnalogFFEBM(FFEBM):
 
     def extra_repr(self) -> str:
         return f"hardware: {self.hardware.name}, chip {self.chip.seed}, {super().extra_repr()}"
-
-
-def _with_batch(bound: BoundBlock, batch: int | None, states: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """States whose dimension 0 is no neuron's: one is put in front where the block was given a single sample without a batch."""
-    sizes = {v.shape[0] for v in bound.inputs.values() if isinstance(v, Tensor) and v.dim()}
-    return states if batch is not None or len(sizes) > 1 else {n: s.unsqueeze(0) for n, s in states.items()}
-
-
-def _batch(bound: BoundBlock, sample: BoundBlock, states: Mapping[str, Tensor]) -> int | None:
-    """The number of samples, where dimension 0 of every input and state counts them."""
-    sizes = {v.shape[0] if v.dim() else 0 for v in bound.inputs.values() if isinstance(v, Tensor)}
-    if len(sizes) != 1:
-        return None
-    (size,) = sizes
-    cut = sample is not bound or size == 1
-    return size if cut and all(s.dim() > 1 and s.shape[0] == 1 for s in states.values()) else None
-
-
-def _first_sample(inputs: Any) -> Any:
-    """The first sample of every tensor of an input, without history."""
-    return torch.utils._pytree.tree_map_only(Tensor, lambda v: v.detach()[:1].clone() if v.dim() else v, inputs)
 
 
 def _samples(values: Mapping[str, Any]) -> int:
