@@ -6,9 +6,9 @@ off. ``preset = "rram"`` starts from that chip instead of the ideal one. Every p
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -19,6 +19,11 @@ from ..errors import OptionError, Problem, close_matches
 from ..files import check_target, write_whole
 from .specification import INFINITY, Hardware, LogLaw, Quantity, field_problem, quantities
 from .units import QuantityError, example, parse_quantity
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 LARGEST = 1 << 20
 """Bytes of a document; a complete one has four thousand."""
@@ -305,14 +310,7 @@ def _without_twins(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _load_toml(text: str) -> Any:
-    for parser in ("tomllib", "tomli"):  # in the library since Python 3.11; before, a package of its own
-        try:
-            return importlib.import_module(parser).loads(text)
-        except ModuleNotFoundError:
-            continue
-    raise OptionError(
-        Problem("hardware file", "is TOML, which Python 3.10 can't read by itself", "pip install tomli, or use .json.")
-    )
+    return tomllib.loads(text)
 
 
 def _write_json(hardware: Hardware) -> str:
