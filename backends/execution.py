@@ -89,4 +89,4 @@ def _positive(value: object) -> bool:
 
 
 def _fraction(value: object) -> bool:
-    return _positive(value) and value < 1  # type: ignore[operator,no-any-return]
+    return _positive(value) and value < 1  # type: ignore[operator]

@@ -6,7 +6,6 @@ negative, ``2^n`` levels. One bit over [-r, r] is a sign: the two ends. What lie
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -72,13 +71,13 @@ class _StraightThrough(torch.autograd.Function):
         return quantised(value, bits, span)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, error: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: torch.autograd.function.FunctionCtx, error: Tensor) -> tuple[Tensor, None, None]:
         return error, None, None
 
 
 def driven(value: Tensor, bits: int | None, span: Range) -> Tensor:
     """The value as a DAC drives it; its error passes straight through, for the digital part upstream knows what it sent."""
-    return value if bits is None else _StraightThrough.apply(value, bits, span)  # type: ignore[no-any-return]
+    return value if bits is None else _StraightThrough.apply(value, bits, span)
 
 
 @dataclass
@@ -95,6 +94,3 @@ class Saturation:
     @property
     def part(self) -> float:
         return self.outside / self.values if self.values else 0.0
-
-
-Ranges = Mapping[str, Range]

@@ -93,6 +93,6 @@ class _Amplifier(torch.autograd.Function):
         return s.view_as(s)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, e: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: torch.autograd.function.FunctionCtx, e: Tensor) -> tuple[Tensor, None]:
         (gain,) = ctx.saved_tensors  # type: ignore[attr-defined]
         return e * gain, None

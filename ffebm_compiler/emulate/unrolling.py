@@ -146,7 +146,7 @@ class Drawing:
             return state.drive.evaluate({**values, source: leaf}, weights)
 
         found = torch.autograd.functional.jacobian(along, values[source])
-        matrix: Tensor = found.reshape(-1, values[source].numel())  # type: ignore[operator]
+        matrix: Tensor = found.reshape(-1, values[source].numel())
         return matrix.double()
 
     def _reverse(self, source: str, target: str) -> Tensor:

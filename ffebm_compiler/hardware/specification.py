@@ -248,11 +248,6 @@ class Hardware:
         """sqrt(k T / C) in volts."""
         return math.sqrt(BOLTZMANN * self.temperature / self.capacitance)
 
-    @property
-    def is_noisy(self) -> bool:
-        """Whether two readings of one chip differ."""
-        return self.read_noise > 0 or self.temperature > 0
-
 
 BOLTZMANN = 1.380649e-23
 """J/K, exact (SI 2019)."""

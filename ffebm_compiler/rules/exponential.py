@@ -134,7 +134,7 @@ class _SoftplusCorrection(torch.autograd.Function):
         return torch.where(z <= 0.5, series, reflected)
 
     @staticmethod
-    def backward(ctx: Any, error: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, error: Tensor) -> Tensor:
         (u,) = ctx.saved_tensors
         return error * torch.log(-torch.expm1(-u))
 

@@ -36,7 +36,7 @@ def digital_function(block: DigitalBlock) -> tuple[str, list[str]]:
                 else f"{names[node]} = {_lookup(str(node.target))}"
             )
         elif node.op == "output":
-            results = [names[n] for n in node.args[0]]  # type: ignore[union-attr]
+            results = [names[n] for n in node.args[0]]
             lines.append(f"return ({', '.join(results)}{',' if len(results) == 1 else ''})")
         else:
             origin = next(origins)

@@ -206,7 +206,6 @@ def test_a_replaced_field_is_checked() -> None:
 
 def test_the_default_is_ideal_and_frozen() -> None:
     hardware = Hardware()
-    assert not hardware.is_noisy
     assert hardware.thermal_noise == 0
     with pytest.raises(dataclasses.FrozenInstanceError):
         hardware.adc_bits = 8  # type: ignore[misc]
