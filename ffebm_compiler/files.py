@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from .errors import OptionError, Problem
@@ -62,11 +62,12 @@ def write_whole(path: str | os.PathLike[str], content: bytes | str, what: str) -
 
 
 def write_folder_whole(
-    path: str | os.PathLike[str], files: Mapping[str, str], what: str, marker: str, replace: bool = False
+    path: str | os.PathLike[str], fill: Callable[[Path], object], what: str, marker: str, replace: bool = False
 ) -> Path:
-    """Writes a folder of text files in one step: it appears with all of them, or whatever was there stays.
+    """Makes a folder in one step: it appears with all of its files, or whatever was there stays.
 
     Args:
+        fill: writes the files into the folder that it is given.
         what: what the folder holds, for the error: ``"netlists"``.
         marker: the file by which such a folder is known; one without it is never replaced, unless it is empty.
         replace: whether an earlier such folder may be replaced.
@@ -78,18 +79,13 @@ def write_folder_whole(
     try:
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", dir=target.parent))
         try:
-            for name, text in files.items():
-                (partial / name).write_text(text, encoding="utf-8")
+            fill(partial)
             partial.chmod(0o777 & ~_umask())
             _take_name(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as failure:
-        raise OptionError(
-            Problem(
-                f"{what} {target}", f"can't be written: {failure.strerror}", "Choose a place that you may write to."
-            )
-        ) from failure
+        raise unwritable_folder(target, failure) from failure
     return target
 
 
@@ -98,22 +94,27 @@ def check_folder(path: str | os.PathLike[str], what: str, marker: str, replace: 
     target = Path(path)
     found = _in_the_way(target, what, marker, replace)
     if found is not None:
-        raise OptionError(Problem(f"{what} {target}", *found))
+        raise OptionError(Problem(f"folder {target}", *found))
     return target
+
+
+def unwritable_folder(target: Path, failure: OSError) -> OptionError:
+    what = f"can't be written: {failure.strerror}"
+    return OptionError(Problem(f"folder {target}", what, "Choose a place that you may write to."))
 
 
 def _in_the_way(target: Path, what: str, marker: str, replace: bool) -> tuple[str, str] | None:
     if not target.parent.is_dir():
-        return f"the folder {target.parent} does not exist", f"Make it first: mkdir -p {target.parent}"
+        return f"there is no folder {target.parent}", f"Make it first: mkdir -p {target.parent}"
     if not target.exists():
         return None
     if not target.is_dir():
-        return "is a file", "Name a folder."
+        return "is a file", "Choose another name."
     if not any(target.iterdir()):
         return None
     if not (target / marker).is_file():
-        return f"is a folder that holds something else than {what}", "Choose another folder."
-    return None if replace else ("exists", "Choose another folder, or let it be replaced.")
+        return f"holds something else than {what}", "Choose another folder; this one is left as it is."
+    return None if replace else ("exists", "Choose another, or let it be replaced (--force on the command line).")
 
 
 def _take_name(partial: Path, target: Path) -> None:

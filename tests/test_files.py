@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,21 +42,29 @@ def _mask() -> int:
     return mask
 
 
+def pages(**texts: str) -> Callable[[Path], None]:
+    def fill(folder: Path) -> None:
+        for name, text in texts.items():
+            (folder / name).write_text(text)
+
+    return fill
+
+
 def test_a_folder_appears_whole(tmp_path: Path) -> None:
-    folder = write_folder_whole(tmp_path / "f", {"index": "1", "a": "b"}, "pages", "index")
+    folder = write_folder_whole(tmp_path / "f", pages(index="1", a="b"), "pages", "index")
     assert {p.name: p.read_text() for p in folder.iterdir()} == {"index": "1", "a": "b"}
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
 
 
 def test_a_folder_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_folder_whole(tmp_path / "f", {"index": "1"}, "pages", "index")
+    write_folder_whole(tmp_path / "f", pages(index="1"), "pages", "index")
 
     def full(*args: object, **kwargs: object) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OptionError, match=r"pages .*f: can't be written: No space left on device"):
-        write_folder_whole(tmp_path / "f", {"index": "2"}, "pages", "index", replace=True)
+    with pytest.raises(OptionError, match=r"folder .*f: can't be written: No space left on device"):
+        write_folder_whole(tmp_path / "f", pages(index="2"), "pages", "index", replace=True)
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
     assert (tmp_path / "f" / "index").read_text() == "1"
 
@@ -67,9 +76,9 @@ def test_a_folder_replaces_its_like_only(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("file", "other", "missing/f"):
         with pytest.raises(OptionError):
-            write_folder_whole(tmp_path / name, {"index": "1"}, "pages", "index", replace=True)
-    write_folder_whole(tmp_path / "empty", {"index": "1"}, "pages", "index")
+            write_folder_whole(tmp_path / name, pages(index="1"), "pages", "index", replace=True)
+    write_folder_whole(tmp_path / "empty", pages(index="1"), "pages", "index")
     with pytest.raises(OptionError, match="exists"):
-        write_folder_whole(tmp_path / "empty", {"index": "2"}, "pages", "index")
-    write_folder_whole(tmp_path / "empty", {"index": "2"}, "pages", "index", replace=True)
+        write_folder_whole(tmp_path / "empty", pages(index="2"), "pages", "index")
+    write_folder_whole(tmp_path / "empty", pages(index="2"), "pages", "index", replace=True)
     assert (tmp_path / "empty" / "index").read_text() == "2"

@@ -84,8 +84,14 @@ def write_netlists(
     texts = _netlists(circuits, files, expected, bench or Bench())
     entries = [_entry(circuit, files[name], expected.get(name, {})) for name, circuit in circuits.items()]
     manifest = json.dumps({"format": FORMAT, "netlists": entries}, indent=1, ensure_ascii=False, allow_nan=False)
-    write_folder_whole(folder, {**texts, MANIFEST: manifest + "\n"}, "netlists", MANIFEST, replace)
+    texts[MANIFEST] = manifest + "\n"
+    write_folder_whole(folder, lambda partial: _write(partial, texts), "netlists", MANIFEST, replace)
     return [folder / files[name] for name in circuits]
+
+
+def _write(folder: Path, texts: Mapping[str, str]) -> None:
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def _netlists(

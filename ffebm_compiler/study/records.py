@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import OptionError, Problem
-from ..files import write_whole
+from ..files import check_folder, unwritable_folder, write_whole
 from .metrics import METRICS, Measured
 from .point import Point, Settings
 from .sweep import Value
@@ -67,14 +67,10 @@ class Folder:
         try:
             self._open(configuration)
         except OSError as failure:
-            raise OptionError(
-                Problem(
-                    f"folder {path}", f"can't be written: {failure.strerror}", "Choose a place that you may write to."
-                )
-            ) from failure
+            raise unwritable_folder(path, failure) from failure
 
     def _open(self, configuration: Mapping[str, Any]) -> None:
-        _check_place(self.path)
+        check_folder(self.path, "a study", CONFIGURATION, replace=True)
         self.path.mkdir(exist_ok=True)
         known = self.path / CONFIGURATION
         if known.is_file():
@@ -224,17 +220,6 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "unknown"
-
-
-def _check_place(path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise OptionError(Problem(f"folder {path}", "is a file", "Choose another name."))
-    if path.is_dir() and any(path.iterdir()) and not (path / CONFIGURATION).is_file():
-        raise OptionError(Problem(f"folder {path}", "holds something else than a study", "Choose another folder."))
-    if not path.parent.is_dir():
-        raise OptionError(
-            Problem(f"folder {path}", f"there is no folder {path.parent}", f"Make it first: mkdir -p {path.parent}")
-        )
 
 
 def _check_same(path: Path, configuration: Mapping[str, Any]) -> None:
