@@ -36,7 +36,7 @@ from ..spice.testbench import Bench
 from ..train import BlockCall, attribute, out_of_sight, run_digital
 from . import chip_training
 from .at_rest import drawing, look_at
-from .calibration import ensure_ranges, first_sample, take_ranges
+from .calibration import ensure_ranges, first_sample, require_finite, take_ranges
 from .chip_report import ChipReport, chip_report
 from .chip_use import Uses
 from .execution import Execution
@@ -159,6 +159,7 @@ class AnalogFFEBM(FFEBM):
         finally:
             self.train(training)
             self.forget_run()
+        require_finite(*(values for block in found for values in (block.inputs, block.states)))
         self.__dict__["_calibrated"] = first_sample((args, kwargs))
         self.chip.ranges.clear()
         self.chip.saturation.clear()

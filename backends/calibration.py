@@ -10,10 +10,30 @@ import torch
 from torch import Tensor
 
 from ..emulate import Chip, Range
+from ..errors import InputError, Problem
 from ..solve import relax
 from ..train import BlockCall
 
+DIVERGED = (
+    "Lower loop_gain=, or block_size=. Reverse gains follow the weights in training steps alone: "
+    "convert the model anew where its weights were changed otherwise."
+)
+
 logger = logging.getLogger(__name__)
+
+
+def require_finite(*values: Mapping[str, Any]) -> None:
+    """Refuses values that no range covers.
+
+    Raises:
+        InputError: naming every one that is not finite.
+    """
+    bad = dict.fromkeys(n for n, v in _real(*values) if not bool(torch.isfinite(v).all()))
+    if bad:
+        raise InputError(
+            Problem(f"range of {name}", "is not finite: a block of the ideal model diverged on this input", DIVERGED)
+            for name in bad
+        )
 
 
 def take_ranges(chip: Chip, *values: Mapping[str, Any]) -> None:
@@ -33,7 +53,9 @@ def ensure_ranges(chip: Chip, call: BlockCall) -> None:
         "%s: its ranges are those of the first batch; calibrate(x) sets them from data of your choice", call.block.name
     )
     known = dict(chip.ranges)
-    take_ranges(chip, call.inputs, relax(call.bound, call.tolerance).states)
+    states = relax(call.bound, call.tolerance).states
+    require_finite(call.inputs, states)
+    take_ranges(chip, call.inputs, states)
     chip.ranges.update(known)
 
 

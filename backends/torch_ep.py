@@ -226,7 +226,7 @@ class FFEBM(nn.Module):
             self.__dict__["_records"] += (phase.relaxation,)
             record(phase)
             if math.isfinite(phase.relaxation.residual):
-                self._verify_once(bound.with_layer_weights(gains.layer_weights))
+                self._verify_once(bound.with_layer_weights(gains.layer_weights), phase.states)
             self._warn(phase.relaxation, block, "free phase")
 
         def nudged(block: EnergyBlock, estimate: Estimate) -> None:
@@ -297,10 +297,10 @@ class FFEBM(nn.Module):
         store = self.__dict__["_verified"]
         return {b.name: store[key] for b in self.program.energy_blocks if (key := _shape_of(b)) in store}
 
-    def _verify_once(self, bound: BoundBlock) -> None:
+    def _verify_once(self, bound: BoundBlock, states: Mapping[str, Tensor]) -> None:
         """Verifies a block at its first use, whichever way and in whichever mode it is used."""
         store, key = self.__dict__["_verified"], _shape_of(bound.block)
-        if key not in store:
+        if key not in store and _are_finite(states):
             with torch.no_grad(), out_of_sight():
                 store[key] = verify(one_sample(bound), self.program.labels)
 
@@ -478,6 +478,11 @@ class FFEBM(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{b.name}: size {b.size}" for b in self.program.energy_blocks)
+
+
+def _are_finite(states: Mapping[str, Tensor]) -> bool:
+    """Behind a block that diverged another is given infinite inputs, which say nothing about its energy."""
+    return all(bool(torch.isfinite(s).all()) for s in states.values())
 
 
 def _shape_of(block: EnergyBlock) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import warnings
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,27 @@ def test_bad_data_leaves_the_ranges_alone(model: fc.FFEBM) -> None:
     with pytest.raises(InputError):
         fresh(X * float("inf"))
     assert not fresh.chip.ranges
+
+
+def test_a_model_that_diverged_gives_no_ranges_and_no_wrong_verdict_on_later_blocks() -> None:
+    torch.manual_seed(1)
+    sizes = (8, 16, 16, 16, 16, 16, 16, 4)
+    layers = [l for a, b in itertools.pairwise(sizes) for l in (nn.Linear(a, b), nn.ReLU())]
+    converted = fc.convert(nn.Sequential(*layers[:-1]), block_size=2).eval()
+    x = torch.rand(5, 8)
+    converted(x)  # measures reverse gains, of weights that are then changed under them
+    chip = converted.lower(hardware=fc.Hardware(adc_bits=6)).calibrate(x)
+    before = dict(chip.chip.ranges)
+    with torch.no_grad():
+        for p in (*converted.parameters(), *chip.parameters()):
+            p.mul_(1e4)
+    fresh = converted.lower(hardware="rram")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for call in (chip.calibrate, fresh.calibrate, fresh):
+            with pytest.raises(InputError, match="diverged"):
+                call(x)
+    assert chip.chip.ranges == before
 
 
 def test_converters_round_what_enters_and_leaves(model: fc.FFEBM) -> None:
