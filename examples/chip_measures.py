@@ -62,9 +62,9 @@ def ablations(hardware: Hardware) -> Iterator[tuple[str, str, Hardware]]:
 # --- the chip as it is ------------------------------------------------------------------------------------
 
 
-def settled_soon(times: Mapping[str, float], hardware: Hardware) -> bool:
-    """Whether every block has settled in half of the time that a phase lasts."""
-    return hardware.settling_time is not None and max(times.values()) <= hardware.settling_time / 2
+def is_settled(times: Mapping[str, float], hardware: Hardware) -> bool:
+    """Whether every block, which settles to 1 % in these times, has settled to 0.1 % when a phase ends: ln(1000) / ln(100) = 1.5 times as long."""
+    return hardware.settling_time is not None and 1.5 * max(times.values()) <= hardware.settling_time
 
 
 def held_by(chip: fc.AnalogFFEBM, model: fc.FFEBM) -> fc.FFEBM:

@@ -197,7 +197,7 @@ def _settling(chip: Found) -> str:
     if lasting is None:
         return "Phases are read at their equilibrium."
     if chip["phases end"] == "at the equilibrium":
-        return f"A phase lasts {si(lasting, 's')}, at least twice as long as any block takes to settle, so accuracies and training are computed at the equilibrium."
+        return f"A phase lasts {si(lasting, 's')}, at least 1.5 times as long as any block takes to settle to 1 %: to 0.1 %, so accuracies and training are computed at the equilibrium."
     return f"A phase lasts {si(lasting, 's')} and is computed as a transient."
 
 
