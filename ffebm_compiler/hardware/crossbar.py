@@ -14,11 +14,11 @@ import torch
 from torch import Generator, Tensor
 
 from ..errors import InputError, Problem
-from .devices import Devices, drifted, held, manufacture, read_deviation
+from .devices import Devices, drifted, manufacture, read_deviation
 from .lines import pair_transfer
 from .mapping import Tiling
 from .specification import Hardware
-from .writing import pair_of, write_pairs
+from .writing import around_stuck, pair_of, write_pairs
 
 
 @dataclass(frozen=True)
@@ -107,19 +107,25 @@ class Crossbar:
         return {"scale": self.scale, **{k: v for k, v in devices.items() if v is not None}}
 
     def _with_room(self, change: Tensor, hardware: Hardware) -> Crossbar:
-        """The same weights on scales under which those to be changed fit; a stuck device has no say in the scale."""
-        now = self.devices.conductance
-        difference = now[0] - now[1]
-        wanted = torch.where(change == 0, 0.0, difference + change.to(difference) * self.tiling.spread(self.scale))
-        if self.devices.stuck is not None:
-            wanted = torch.where((self.devices.stuck == 0).all(0), wanted, 0.0)
-        largest = self.tiling.blocks(wanted.abs()).amax((-3, -1))
-        shrink = ((hardware.g_max - hardware.g_min) / largest).clamp(max=1)
-        if not bool((shrink < 1).any()):
+        """The same weights on scales under which those to be changed fit; a pair with a stuck device has no say in the scale."""
+        stuck = self.devices.stuck
+        now = self.devices.conductance[0] - self.devices.conductance[1]
+        free = now if stuck is None else torch.where((stuck == 0).all(0), now, 0.0)
+        moving = change.to(now) * self.tiling.spread(self.scale) * (1 if stuck is None else (stuck == 0).all(0))
+        full = self._largest(torch.where(moving == 0, 0.0, free + moving)) > hardware.g_max - hardware.g_min
+        if not bool(full.any()):
             return self
+        # written anew, a tile must hold its other weights too, of which some were programmed beyond the range
+        needed = torch.maximum(self._largest(free + moving), self._largest(free))
+        shrink = torch.where(full, (hardware.g_max - hardware.g_min) / needed, 1.0)
         factor = self.tiling.spread(shrink)
-        anew = torch.where(factor < 1, held(pair_of(difference * factor, hardware), self.devices.stuck, hardware), now)
+        pair = around_stuck(pair_of(now * factor, hardware), now * factor, stuck, hardware)
+        anew = torch.where(factor < 1, pair, self.devices.conductance)
         return replace(self, devices=replace(self.devices, conductance=anew, target=anew), scale=self.scale * shrink)
+
+    def _largest(self, matrix: Tensor) -> Tensor:
+        """The largest magnitude in each tile."""
+        return self.tiling.blocks(matrix.abs()).amax((-3, -1))
 
     def _divisor(self, hardware: Hardware) -> Tensor:
         """S per unit of weight, after compensation, of every device."""

@@ -49,11 +49,11 @@ def pair_of(difference: Tensor, hardware: Hardware) -> Tensor:
 def _ideal(devices: Devices, change: Tensor, hardware: Hardware, writing: Generator) -> Written:
     now = devices.conductance
     wanted = now[0] - now[1] + change
-    then = torch.where(change == 0, now, _around_stuck(pair_of(wanted, hardware), wanted, devices.stuck, hardware))
+    then = torch.where(change == 0, now, around_stuck(pair_of(wanted, hardware), wanted, devices.stuck, hardware))
     return replace(devices, conductance=then, target=then), change
 
 
-def _around_stuck(pair: Tensor, difference: Tensor, stuck: Tensor | None, hardware: Hardware) -> Tensor:
+def around_stuck(pair: Tensor, difference: Tensor, stuck: Tensor | None, hardware: Hardware) -> Tensor:
     """A device whose partner is stuck makes up for it, within the range."""
     if stuck is None:
         return pair
