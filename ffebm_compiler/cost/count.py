@@ -1,6 +1,4 @@
-"""How much work a program does on one sample: what an estimate multiplies its constants with.
-
-    multiply-accumulates of a layer = groups * rows * columns * positions * filled
+"""Counts the work that a program does on one sample, in one run of it.
 
 A layer's matrix is unrolled as in :mod:`ffebm_compiler.hardware.mapping`: a convolution has the rows of one receptive field, the columns
 of its output channels, and uses the array once a position. Pooling, additions, activations and held norms inside a block are done by
@@ -11,21 +9,17 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import InputError, Problem
 from ..hardware.mapping import MAPPABLE, matrix_of
-from ..ir import DigitalBlock, EnergyBlock, Program, Term, Weight
-
-RunDigital = Callable[[DigitalBlock, nn.Module, Mapping[str, Any]], dict[str, Any]]
-"""Runs a digital part: (block, network, values) -> its outputs by name."""
+from ..ir import EnergyBlock, Program, Term, Weight
+from .digital import RunDigital, digital_part
+from .work import AnalogPart, DigitalPart, Layer, Signal, Work
 
 
 class Relaxed(Protocol):
@@ -48,131 +42,6 @@ class Settled(Protocol):
     def states(self) -> Mapping[str, Tensor]: ...
     @property
     def relaxation(self) -> Relaxed: ...
-
-
-@dataclass(frozen=True)
-class Signal:
-    """Values that one sample has at one place.
-
-    Attributes:
-        label: the user's name.
-        size: how many.
-        activity: rms over the largest magnitude; None where it was not measured.
-        error: an input whose error current is read, because something before it learns.
-        layers: of a state, the labels of the layers in its drive.
-        read: of a state, whether another state of the block reads it.
-    """
-
-    label: str
-    size: int
-    activity: float | None = None
-    error: bool = False
-    layers: tuple[str, ...] = ()
-    read: bool = False
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One weighted layer as matrices.
-
-    Attributes:
-        label: the user's name.
-        groups, rows, columns: that many matrices of this shape.
-        positions: uses of the matrices in one pass.
-        filled: part of the products whose input is a value; the rest are zeros that a transposed convolution inserts.
-        feedback: whether it reads a state, so that feedback passes through it.
-        source, target: activity of what drives its rows, and of the state that drives its columns in the feedback.
-        magnitude: mean magnitude of a weight over the largest; None where it was not measured.
-    """
-
-    label: str
-    groups: int
-    rows: int
-    columns: int
-    positions: int = 1
-    filled: float = 1.0
-    feedback: bool = False
-    source: float | None = None
-    target: float | None = None
-    magnitude: float | None = None
-
-    @property
-    def weights(self) -> int:
-        return self.groups * self.rows * self.columns
-
-    @property
-    def macs(self) -> int:
-        return round(self.weights * self.positions * self.filled)
-
-
-@dataclass(frozen=True)
-class AnalogPart:
-    """An energy-based block on one sample.
-
-    Attributes:
-        name: of the block.
-        layers, states, inputs, outputs: what it is made of.
-        sweeps, residual: how it relaxed.
-    """
-
-    name: str
-    layers: tuple[Layer, ...]
-    states: tuple[Signal, ...]
-    inputs: tuple[Signal, ...]
-    outputs: tuple[Signal, ...]
-    sweeps: int = 1
-    residual: float = 0.0
-
-    @property
-    def macs(self) -> int:
-        return sum(layer.macs for layer in self.layers)
-
-    def sweeps_to(self, tolerance: float) -> float:
-        """Sweeps to this residual, had it fallen by the same factor in each; at least one. All of them where it did not fall."""
-        if self.residual <= 0:
-            return 1.0
-        if not self.residual < 1:
-            return float(self.sweeps)
-        return max(1.0, self.sweeps * math.log(tolerance) / math.log(self.residual))
-
-
-@dataclass(frozen=True)
-class DigitalPart:
-    """A digital part on one sample, forward.
-
-    Attributes:
-        name: of the block.
-        macs: multiply-accumulates of matrix products and convolutions.
-        operations: everything else, an operation an output value.
-        values: that operations read and write.
-        parameters: that learn.
-    """
-
-    name: str
-    macs: int = 0
-    operations: int = 0
-    values: int = 0
-    parameters: int = 0
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a program does on one sample, part by part in order of execution."""
-
-    parts: tuple[AnalogPart | DigitalPart, ...]
-
-    @property
-    def analog(self) -> tuple[AnalogPart, ...]:
-        return tuple(p for p in self.parts if isinstance(p, AnalogPart))
-
-    @property
-    def digital(self) -> tuple[DigitalPart, ...]:
-        return tuple(p for p in self.parts if isinstance(p, DigitalPart))
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of one forward pass."""
-        return sum(p.macs for p in self.parts)
 
 
 def count(
@@ -209,7 +78,7 @@ def count(
                 known.update(result.states)
                 learned = True
             else:
-                part, outputs = _digital(step, network, known, run_digital, samples)
+                part, outputs = digital_part(step, network, known, run_digital, samples)
                 parts.append(part)
                 known.update(outputs)
                 learned = learned or part.parameters > 0
@@ -332,67 +201,3 @@ def _attribute(network: nn.Module, path: str) -> Tensor:
         value = getattr(value, name)
     assert isinstance(value, Tensor), path
     return value.detach()
-
-
-# --- digital --------------------------------------------------------------------------------------------------
-
-
-class _Tally(TorchDispatchMode):
-    """Counts the values that operations read and write; a view costs nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written = 0
-        self.moved = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        read = _tensors((args, kwargs or {}))
-        kept = {t.untyped_storage().data_ptr() for t in read} if not _writes(func) else set()
-        written = [t for t in _tensors(result) if t.untyped_storage().data_ptr() not in kept]
-        if written:
-            self.written += sum(t.numel() for t in written)
-            self.moved += sum(t.numel() for t in (*read, *written))
-        return result
-
-
-def _writes(func: Any) -> bool:
-    """Whether an operation changes one of its arguments."""
-    return bool(getattr(getattr(func, "_schema", None), "is_mutable", False))
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in torch.utils._pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
-def _digital(
-    block: DigitalBlock, network: nn.Module, values: Mapping[str, Any], run_digital: RunDigital, samples: int
-) -> tuple[DigitalPart, dict[str, Any]]:
-    tally, flops = _Tally(), FlopCounterMode(display=False)
-    with flops, tally:
-        outputs = run_digital(block, network, values)
-    macs = flops.get_total_flops() // 2
-    return DigitalPart(
-        name=block.name,
-        macs=math.ceil(macs / samples),
-        operations=math.ceil(tally.written / samples),
-        values=math.ceil(tally.moved / samples),
-        parameters=_parameters(block, network),
-    ), outputs
-
-
-def _parameters(block: DigitalBlock, network: nn.Module) -> int:
-    """How many parameters a digital part learns."""
-    found: dict[int, int] = {}
-    for node in block.graph.nodes:
-        if node.op == "call_module":
-            learn = [p for p in network.get_submodule(str(node.target)).parameters() if p.requires_grad]
-        elif node.op == "get_attr":
-            value: Any = network
-            for name in str(node.target).split("."):
-                value = getattr(value, name)
-            learn = [value] if isinstance(value, nn.Parameter) and value.requires_grad else []
-        else:
-            continue
-        found.update({id(p): p.numel() for p in learn})
-    return sum(found.values())

@@ -22,8 +22,8 @@ from collections.abc import Iterator, Sequence
 from ..hardware import Hardware
 from ..hardware.mapping import Tiling
 from .constants import ACCELERATORS, Accelerator, CostModel
-from .count import AnalogPart, DigitalPart, Layer, Signal, Work
 from .result import Comparison, Cost, Row
+from .work import AnalogPart, DigitalPart, Layer, Signal, Work
 
 NUDGED_PHASES = 2
 """One at +beta, one at -beta."""

@@ -3,11 +3,12 @@
 from .evaluate import Bench, Effort, Subject
 from .metrics import METRICS, Metric
 from .plots import check_plots, draw
-from .point import Point, count, grid, impossible, one_at_a_time, points
-from .records import Folder, Record, Spread, summary, versions
+from .point import Point, Record, count, grid, impossible, one_at_a_time, points
+from .records import Folder, versions
 from .runner import Study, run
 from .samples import Samples, load_npz, samples_from
 from .sweep import MOST, Axis, parse_sweep, parse_sweeps, shown, sweepable
+from .tables import Spread, summary
 
 __all__ = [
     "METRICS",

@@ -26,6 +26,7 @@ from ..hardware import Hardware, stream
 from .metrics import Measured
 from .point import Point
 from .samples import Samples, digest_of
+from .scores import against_digital, convergence, cost_of_one, first_tensor, misfit, share, supervised_loss
 
 BACKEND = "analog-emu"
 
@@ -110,7 +111,7 @@ class Bench:
         data = Samples(*_both(self.calibration, self.samples))
         return {"weights": digest_of({k: v for k, v in weights.items() if isinstance(v, Tensor)}), "data": data.digest}
 
-    def measure(self, point: Point) -> dict[str, float | None]:
+    def measure(self, point: Point) -> Measured:
         """Every metric at one point.
 
         Raises:
@@ -124,10 +125,10 @@ class Bench:
             outputs, relaxations = self._inferred(chip)
             found = {
                 **self._accuracy(outputs),
-                **_agreement(outputs, reference.outputs),
-                **_relaxed(relaxations),
+                **against_digital(outputs, reference.outputs),
+                **convergence(relaxations),
                 **self._aligned(chip, reference.gradient),
-                **_cost(chip, self.samples.part(0, 1).inputs),
+                **cost_of_one(chip, self.samples.part(0, 1).inputs),
             }
         return {**found, "seconds": time.perf_counter() - began}
 
@@ -164,7 +165,7 @@ class Bench:
         return part.inputs, part.targets, self._loss
 
     def _check_targets(self, outputs: Tensor) -> None:
-        problem = None if self.samples.targets is None else _misfit(outputs, self.samples.targets)
+        problem = None if self.samples.targets is None else misfit(outputs, self.samples.targets)
         if problem is not None:
             raise InputError(problem)
 
@@ -186,14 +187,14 @@ class Bench:
                 relaxations += chip.relaxation
         return torch.cat(outputs), relaxations
 
-    def _accuracy(self, outputs: Tensor) -> dict[str, float | None]:
+    def _accuracy(self, outputs: Tensor) -> Measured:
         targets = self.samples.targets
         if targets is None:
             return {"accuracy": None, "loss": None}
-        right = None if targets.is_floating_point() else _part(outputs.argmax(1) == targets)
-        return {"accuracy": right, "loss": float(_supervised(outputs.double(), targets))}
+        right = None if targets.is_floating_point() else share(outputs.argmax(1) == targets)
+        return {"accuracy": right, "loss": float(supervised_loss(outputs.double(), targets))}
 
-    def _aligned(self, chip: nn.Module, exact: Mapping[str, Tensor]) -> dict[str, float | None]:
+    def _aligned(self, chip: nn.Module, exact: Mapping[str, Tensor]) -> Measured:
         if not exact:
             return {"cosine_worst": None, "cosine_median": None}
         found = compare_parameters(loss_gradients(chip, *self._gradient_call()), exact)
@@ -204,22 +205,9 @@ class Bench:
         """Of the targets; without any, a random linear function of the output, so that every output has an error."""
         outputs = first_tensor(output)
         if targets is not None:
-            return _supervised(outputs, targets)
+            return supervised_loss(outputs, targets)
         weights = torch.randn(outputs.shape, generator=stream(self.effort.seed, "study loss"), dtype=torch.float64)
         return (outputs * weights.to(outputs)).sum() / len(outputs)
-
-
-# --- pieces -----------------------------------------------------------------------------------------------
-
-
-def first_tensor(output: Any) -> Tensor:
-    """A model's output, or the first tensor of several."""
-    found = [t for t in torch.utils._pytree.tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
-    if not found:
-        raise InputError(
-            Problem("model", f"returned {type(output).__name__}", "Return a tensor, or a tuple or dict of tensors.")
-        )
-    return found[0]
 
 
 def _joined(model: nn.Module, batches: Iterator[Samples]) -> Tensor:
@@ -236,63 +224,6 @@ def _joined(model: nn.Module, batches: Iterator[Samples]) -> Tensor:
                 "Give inputs of the shape and type that the model expects (--precision float32 for one that is made for that).",
             )
         ) from failure
-
-
-def _supervised(outputs: Tensor, targets: Tensor) -> Tensor:
-    if targets.is_floating_point():
-        return nn.functional.mse_loss(outputs, targets.to(outputs))
-    return nn.functional.cross_entropy(outputs, targets)
-
-
-def _misfit(outputs: Tensor, targets: Tensor) -> Problem | None:
-    """What is wrong with targets for such outputs."""
-    shapes = f"y has the shape {tuple(targets.shape)}, the model's output {tuple(outputs.shape)}"
-    if targets.is_floating_point():
-        remedy = "Give a real number for each output, or classes as whole numbers."
-        return None if outputs.shape == targets.shape else Problem("data", shapes, remedy)
-    if outputs.ndim < 2 or outputs.shape[:1] + outputs.shape[2:] != targets.shape:
-        return Problem("data", shapes, "Give one class for each sample, or real targets for each output.")
-    if int(targets.max()) >= outputs.shape[1]:
-        what = f"y has the class {int(targets.max())}, and the model has {outputs.shape[1]} outputs"
-        return Problem("data", what, "Number the classes from 0, and give the model an output for each.")
-    return None
-
-
-def _agreement(outputs: Tensor, wanted: Tensor) -> dict[str, float | None]:
-    """Of the classes, where the output has some, and of the values."""
-    has_classes = wanted.ndim >= 2 and wanted.shape[1] > 1
-    scale = float(wanted.double().norm()) or 1.0
-    return {
-        "agreement": _part(outputs.argmax(1) == wanted.argmax(1)) if has_classes else None,
-        "output_error": float((outputs.double() - wanted.double()).norm()) / scale,
-    }
-
-
-def _part(which: Tensor) -> float:
-    return float(which.double().mean())
-
-
-def _relaxed(relaxations: list[Any]) -> dict[str, float | None]:
-    if not relaxations:
-        return {"residual": None, "sweeps": None, "converged": None}
-    residuals = [float(r.residual) for r in relaxations]
-    return {
-        "residual": math.nan if any(map(math.isnan, residuals)) else max(residuals),
-        "sweeps": float(max(r.sweeps for r in relaxations)),
-        "converged": sum(bool(r.converged) for r in relaxations) / len(relaxations),
-    }
-
-
-def _cost(chip: Any, sample: tuple[Tensor, ...]) -> dict[str, float | None]:
-    """Of one sample."""
-    cost = chip.cost(*sample)
-    inference, training = cost.inference, cost.training
-    return {
-        "energy": float(inference.energy),
-        "latency": float(inference.latency),
-        "training_energy": float(training.energy),
-        "training_latency": float(training.latency),
-    }
 
 
 def _both(first: Samples, second: Samples) -> tuple[tuple[Tensor, ...], Tensor | None]:

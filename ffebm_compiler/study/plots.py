@@ -18,8 +18,8 @@ from ..errors import OptionError, Problem
 from ..files import write_whole
 from .metrics import METRICS, Metric
 from .point import Settings, grid
-from .records import Spread
 from .sweep import Axis, Value, shown
+from .tables import Spread
 
 WIDEST = 8
 """Columns in a picture; a second sweep of more values is told apart by colour instead."""

@@ -1,4 +1,4 @@
-"""A point of a study: values of the swept fields, and the chip (its seed) that has them.
+"""A point of a study: values of the swept fields, and the chip (its seed) that has them; with what was measured there, a record.
 
 A grid is the product of the axes; one at a time, each axis varies alone around the base.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import OptionError
 from ..hardware import Hardware
+from .metrics import Measured
 from .sweep import CONVERSION, Axis, Value
 
 Settings = tuple[tuple[str, Value], ...]
@@ -45,6 +46,15 @@ class Point:
         """The specification of this point's chip."""
         changed: dict[str, Any] = {name: value for name, value in self.settings if name not in CONVERSION}
         return replace(base, **changed)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A point and what was measured there, or why it could not be."""
+
+    point: Point
+    metrics: Measured
+    error: str | None = None
 
 
 def grid(axes: Sequence[Axis]) -> Iterator[Settings]:

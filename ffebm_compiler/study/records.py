@@ -6,52 +6,24 @@ line that was cut off is dropped. The tables are made from it.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import OptionError, Problem
 from ..files import check_folder, unwritable_folder, write_whole
-from .metrics import METRICS, Measured
-from .point import Point, Settings
-from .sweep import Value
+from .point import Point, Record
+from .tables import points_table, summary_table
 
 CONFIGURATION, POINTS, TABLE, SUMMARY = "study.json", "points.jsonl", "points.csv", "summary.csv"
 
 MAY_DIFFER = ("chips", "versions")
 """Of a configuration: more chips may be asked for, and the versions are those of the first run."""
-
-SPREAD = (10.0, 90.0)
-"""Percentiles over the chips."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """A point and what was measured there, or why it could not be."""
-
-    point: Point
-    metrics: Measured
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class Spread:
-    """One metric at one setting, over the chips."""
-
-    median: float
-    low: float
-    high: float
-    chips: int
 
 
 class Folder:
@@ -122,67 +94,8 @@ class Folder:
         Args:
             names: what is swept.
         """
-        rows = [_row(r, names) for r in self.records.values()]
-        write_whole(self.path / TABLE, _csv([*names, "chip", *METRICS, "error"], rows), "table")
-        columns = [f"{m}_{part}" for m in METRICS for part in ("median", "low", "high")]
-        spread = summary(self.records.values())
-        write_whole(
-            self.path / SUMMARY,
-            _csv([*names, "chips", *columns], [_summed(s, m, names) for s, m in spread.items()]),
-            "table",
-        )
-
-
-def summary(records: Iterable[Record]) -> dict[Settings, dict[str, Spread]]:
-    """Median and spread over the chips, by settings and metric."""
-    grouped: dict[Settings, list[Record]] = {}
-    for record in records:
-        if record.error is None:
-            grouped.setdefault(record.point.settings, []).append(record)
-    return {settings: dict(_spreads(group)) for settings, group in grouped.items()}
-
-
-def _spreads(group: Sequence[Record]) -> Iterator[tuple[str, Spread]]:
-    for metric in METRICS:
-        values = [v for r in group if (v := r.metrics.get(metric)) is not None and not math.isnan(v)]
-        if values:
-            with np.errstate(invalid="ignore"):  # between an infinite residual and a finite one
-                low, high = np.percentile(values, SPREAD)
-            yield metric, Spread(float(np.median(values)), float(low), float(high), len(values))
-
-
-def _row(record: Record, names: Sequence[str]) -> list[Any]:
-    settings = dict(record.point.settings)
-    values = [_shown(record.metrics.get(m)) for m in METRICS]
-    return [*(_setting(settings, n) for n in names), record.point.chip, *values, record.error or ""]
-
-
-def _summed(settings: Settings, spreads: Mapping[str, Spread], names: Sequence[str]) -> list[Any]:
-    cells = [_shown(part) for m in METRICS for part in _parts(spreads.get(m))]
-    chips = max((s.chips for s in spreads.values()), default=0)
-    return [*(_setting(dict(settings), n) for n in names), chips, *cells]
-
-
-def _parts(spread: Spread | None) -> tuple[float | None, ...]:
-    return (None, None, None) if spread is None else (spread.median, spread.low, spread.high)
-
-
-def _setting(settings: Mapping[str, Value], name: str) -> Any:
-    """``base`` where a field is not varied, which is not the same as its value ``none``."""
-    value = settings.get(name, "base")
-    return "none" if value is None else value
-
-
-def _shown(value: float | None) -> str:
-    return "" if value is None else f"{value:.9g}"
-
-
-def _csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows)
-    return text.getvalue()
+        write_whole(self.path / TABLE, points_table(self.records.values(), names), "table")
+        write_whole(self.path / SUMMARY, summary_table(self.records.values(), names), "table")
 
 
 # --- lines ------------------------------------------------------------------------------------------------

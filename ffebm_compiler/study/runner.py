@@ -23,8 +23,8 @@ import torch
 from ..errors import FFEBMError, OptionError, Problem
 from ..hardware import Hardware
 from .evaluate import Bench, Effort, Subject
-from .point import Point
-from .records import Folder, Record
+from .point import Point, Record
+from .records import Folder
 
 logger = logging.getLogger(__name__)
 
