@@ -275,7 +275,7 @@ def test_a_stuck_device_does_not_set_the_scale() -> None:
 def test_a_larger_scale_leaves_every_other_weight_as_it_was(faults: dict[str, float]) -> None:
     """Those too whose devices were programmed beyond the range, or make up for a stuck partner."""
     h = Hardware(programming_error=0.1, tile_rows=8, tile_columns=5, **faults)
-    matrix = _matrix(1, 16, 10)
+    matrix = _matrix(1, 16, 10).sign()
     crossbar = _program(matrix, h)
     if faults:  # partners of stuck devices make up for them
         crossbar, _ = crossbar.write(1e-3 * _matrix(1, 16, 10), h, stream(1))
@@ -283,7 +283,8 @@ def test_a_larger_scale_leaves_every_other_weight_as_it_was(faults: dict[str, fl
     stuck = crossbar.devices.stuck
     whole = torch.ones(16, 10, dtype=torch.bool) if stuck is None else (stuck == 0).all(0)[0]
     row, column = (int(i[0]) for i in whole.nonzero(as_tuple=True))
-    change[0, row, column] = 3.0 * before.abs().max()
+    largest = (h.g_max - h.g_min) / crossbar.scale[0, 0, 0]
+    change[0, row, column] = 1.01 * largest - before[0, row, column]
     after, _ = crossbar.write(change, h, stream(2))
     assert after.scale[0, 0, 0] < crossbar.scale[0, 0, 0]
     kept = torch.ones_like(whole) if stuck is None else ~(stuck != 0).all(0)[0]  # nothing moves where both are stuck
