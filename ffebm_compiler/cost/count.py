@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from typing import Any, Protocol
 
 import torch
@@ -103,7 +104,33 @@ def _check(program: Program, results: Mapping[str, Settled], samples: int) -> No
 def _analog(
     block: EnergyBlock, program: Program, network: nn.Module, result: Settled, samples: int, learned: bool
 ) -> AnalogPart:
-    tensors = {p: _attribute(network, p) for p in block.weights}
+    values, layers = _layers(block, network, result, samples)
+    read = {source for source, _ in block.edges}
+
+    def signal(name: str, error: bool = False) -> Signal:
+        value = values[name]
+        drive = [t.origin.label for s in block.states if s.name == name for t in s.drive.layers]
+        size = math.ceil(value.numel() / samples)
+        return Signal(program.labels.get(name, name), size, activity(value), error, tuple(drive), name in read)
+
+    return AnalogPart(
+        name=block.name,
+        layers=layers,
+        states=tuple(signal(s.name) for s in block.states),
+        inputs=tuple(
+            signal(n, error=learned and n not in program.inputs) for n in block.inputs if isinstance(values[n], Tensor)
+        ),
+        outputs=tuple(signal(n) for n in block.outputs),
+        sweeps=result.relaxation.sweeps,
+        residual=result.relaxation.residual,
+    )
+
+
+def _layers(
+    block: EnergyBlock, network: nn.Module, result: Settled, samples: int
+) -> tuple[dict[str, Any], tuple[Layer, ...]]:
+    """The value of every term at the equilibrium, and the weighted terms as matrices."""
+    tensors = {p: attrgetter(p)(network).detach() for p in block.weights}
     values: dict[str, Any] = {**result.inputs, **result.states}
     layers: dict[str, Layer] = {}
     varying = {s.name for s in block.states}
@@ -117,25 +144,7 @@ def _analog(
             if term.operation.weighted and term.name not in layers:
                 target = activity(result.states[state.name]) if reads_state else None
                 layers[term.name] = layer_of(term, values, tensors, samples, reads_state, target)
-    read = {source for source, _ in block.edges}
-
-    def signal(name: str, error: bool = False) -> Signal:
-        value = values[name]
-        drive = [t.origin.label for s in block.states if s.name == name for t in s.drive.layers]
-        size = math.ceil(value.numel() / samples)
-        return Signal(program.labels.get(name, name), size, activity(value), error, tuple(drive), name in read)
-
-    return AnalogPart(
-        name=block.name,
-        layers=tuple(layers.values()),
-        states=tuple(signal(s.name) for s in block.states),
-        inputs=tuple(
-            signal(n, error=learned and n not in program.inputs) for n in block.inputs if isinstance(values[n], Tensor)
-        ),
-        outputs=tuple(signal(n) for n in block.outputs),
-        sweeps=result.relaxation.sweeps,
-        residual=result.relaxation.residual,
-    )
+    return values, tuple(layers.values())
 
 
 def layer_of(
@@ -193,11 +202,3 @@ def activity(value: Tensor) -> float | None:
 def _mean_over_largest(weight: Tensor) -> float | None:
     largest = float(weight.detach().abs().amax()) if weight.numel() else 0.0
     return float(weight.detach().double().abs().mean()) / largest if 0 < largest < math.inf else None
-
-
-def _attribute(network: nn.Module, path: str) -> Tensor:
-    value: Any = network
-    for name in path.split("."):
-        value = getattr(value, name)
-    assert isinstance(value, Tensor), path
-    return value.detach()

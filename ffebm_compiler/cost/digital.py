@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -69,9 +70,7 @@ def _parameters(block: DigitalBlock, network: nn.Module) -> int:
         if node.op == "call_module":
             learn = [p for p in network.get_submodule(str(node.target)).parameters() if p.requires_grad]
         elif node.op == "get_attr":
-            value: Any = network
-            for name in str(node.target).split("."):
-                value = getattr(value, name)
+            value = attrgetter(str(node.target))(network)
             learn = [value] if isinstance(value, nn.Parameter) and value.requires_grad else []
         else:
             continue
