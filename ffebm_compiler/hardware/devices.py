@@ -54,7 +54,7 @@ def manufacture(target: Tensor, hardware: Hardware, devices: Generator, writing:
     stuck_source, drift_source, step_source = _children(devices, 3)
     stuck = stuck_mask(target, hardware, stuck_source)
     step_spread = hardware.step_variation
-    aim = quantised(target, hardware)
+    aim = at_levels(target, hardware)
     return Devices(
         conductance=held(programmed(aim, hardware, writing), stuck, hardware),
         target=aim,
@@ -64,7 +64,7 @@ def manufacture(target: Tensor, hardware: Hardware, devices: Generator, writing:
     )
 
 
-def quantised(target: Tensor, hardware: Hardware) -> Tensor:
+def at_levels(target: Tensor, hardware: Hardware) -> Tensor:
     """The nearest of the levels that can be written, evenly spaced over [g_min, g_max]."""
     if hardware.levels is None:
         return target

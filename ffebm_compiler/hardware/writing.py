@@ -28,7 +28,7 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
-from .devices import Devices, held, normal, programmed, quantised
+from .devices import Devices, at_levels, held, normal, programmed
 from .specification import Hardware
 
 Written = tuple[Devices, Tensor]
@@ -64,7 +64,7 @@ def around_stuck(pair: Tensor, difference: Tensor, stuck: Tensor | None, hardwar
 
 def _quantised(devices: Devices, change: Tensor, hardware: Hardware, writing: Generator) -> Written:
     before = devices.target
-    after = quantised(pair_of(before[0] - before[1] + change, hardware), hardware)
+    after = at_levels(pair_of(before[0] - before[1] + change, hardware), hardware)
     after = torch.where(change == 0, before, after)
     written = programmed(after, hardware, writing)
     now = held(torch.where(after == before, devices.conductance, written), devices.stuck, hardware)

@@ -13,12 +13,12 @@ from ffebm_compiler.hardware.devices import (
     STUCK_HIGH,
     STUCK_LOW,
     Devices,
+    at_levels,
     drift_exponents,
     drifted,
     manufacture,
     programmed,
     programming_deviation,
-    quantised,
     read_deviation,
     read_noise_growth,
     stuck_mask,
@@ -52,9 +52,9 @@ def _all(g: float, n: int = N) -> Tensor:
 
 def test_levels() -> None:
     h = Hardware(g_min=1e-6, g_max=9e-6, levels=5)
-    found = quantised(torch.tensor([0.0, 1.9e-6, 2.1e-6, 5e-6, 8.1e-6, 2e-5], dtype=torch.float64), h)
+    found = at_levels(torch.tensor([0.0, 1.9e-6, 2.1e-6, 5e-6, 8.1e-6, 2e-5], dtype=torch.float64), h)
     torch.testing.assert_close(found, torch.tensor([1, 1, 3, 5, 9, 9], dtype=torch.float64) * 1e-6)
-    assert torch.equal(quantised(found, h), found)
+    assert torch.equal(at_levels(found, h), found)
 
 
 @pytest.mark.parametrize(("microsiemens", "sigma"), [(5.0, 0.6096), (12.5, 0.9527), (25.0, 1.0554)])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ffebm_compiler.hardware import Hardware, stream
-from ffebm_compiler.hardware.devices import STUCK_HIGH, Devices, quantised
+from ffebm_compiler.hardware.devices import STUCK_HIGH, Devices, at_levels
 from ffebm_compiler.hardware.writing import pair_of, pulsed, write_pairs
 
 G = 1e-4
@@ -85,7 +85,7 @@ def test_variance_of_the_sum_of_pulses() -> None:
 
 
 def _pair(difference: Tensor, h: Hardware) -> Devices:
-    pair = quantised(pair_of(difference, h), h)
+    pair = at_levels(pair_of(difference, h), h)
     return Devices(pair, pair)
 
 
