@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..ir import Operation
+from ..solve.relaxation import peak
 from .reading import Reading
 from .transposes import transpose
 
@@ -80,19 +81,21 @@ class ArrayCall:
         if w.variance is None:
             return y
         variance: Tensor = self.operation(x * x, w.variance, w.bias_variance)
-        return _disturbed(y, variance, self.reading.noise((self.name, "drive"), y))
+        return _disturbed(y, variance.clamp_(min=0).sqrt_(), self.reading.noise((self.name, "drive"), y))
 
     def feedback(self, e: Tensor, w: ArrayWeights, x: Tensor) -> Tensor:
         c = transpose(self.operation, e, w.back, x)
         if w.variance is None:
             return c
-        variance = transpose(self.operation, e * e, w.variance, x)
-        return _disturbed(c, variance, self.reading.noise((self.name, "feedback"), c))
+        # errors carry layer weights, which grow with depth: their squares would overflow
+        unit = peak(e).clamp(min=torch.finfo(e.dtype).tiny)
+        variance = transpose(self.operation, (e / unit).square_(), w.variance, x)
+        return _disturbed(c, variance.clamp_(min=0).sqrt_().mul_(unit), self.reading.noise((self.name, "feedback"), c))
 
 
-def _disturbed(value: Tensor, variance: Tensor, noise: Tensor) -> Tensor:
-    """A value with noise of this variance; the variance is used up."""
-    return variance.clamp_(min=0).sqrt_().mul_(noise).add_(value)
+def _disturbed(value: Tensor, deviation: Tensor, noise: Tensor) -> Tensor:
+    """A value with noise of this deviation, which is used up."""
+    return deviation.mul_(noise).add_(value)
 
 
 class _Array(torch.autograd.Function):

@@ -108,6 +108,19 @@ def test_phases_of_one_sample_share_a_part_of_their_noise(rho: float) -> None:
     assert bool(((found - rho).abs() < 5 / math.sqrt(DRAWS)).all())
 
 
+def test_feedback_from_a_deep_layer_is_as_noisy_as_its_size_asks() -> None:
+    """Errors carry the layer weight, which grows with every layer: in float32 the square of 1e20 is no number."""
+    a = array(LINEAR, normal(4, 5, seed=1), None)
+    x, e = normal(3, 5, seed=2), normal(3, 4, seed=3)
+
+    def feedback(scale: float, dtype: torch.dtype) -> Tensor:
+        leaf = x.to(dtype).requires_grad_()
+        y = ArrayCall("t", LINEAR, a, phase(torch.Generator().manual_seed(0)))(leaf)
+        return torch.autograd.grad(y, leaf, scale * e.to(dtype))[0].double() / scale
+
+    torch.testing.assert_close(feedback(1e25, torch.float32), feedback(1.0, torch.float64), rtol=1e-4, atol=1e-5)
+
+
 def test_a_second_array_carries_the_feedback_only() -> None:
     w, back = normal(4, 5, seed=1), normal(4, 5, seed=9)
     x, e = normal(3, 5, seed=2).requires_grad_(), normal(3, 4, seed=3)
