@@ -40,7 +40,8 @@ def _linear(call: Call) -> Reading | Refusal:
     return _read_weighted(call, "linear", F.linear, {})
 
 
-def _times(a: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
+def times(a: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
+    """``a @ weight + bias``, the weight transposed first if it is asked for."""
     product = torch.matmul(a, weight.mT if transposed else weight)
     return product if bias is None else product + bias
 
@@ -68,7 +69,7 @@ def _matmul(call: Call) -> Reading | Refusal:
     plus = "" if bias is None else " + {2}"
     return Reading(
         operands=(value, weight, bias),
-        operation=Operation(name="matmul", function=_times, options=dict(transposed=transposed), weighted=True,
+        operation=Operation(name="matmul", function=times, options=dict(transposed=transposed), weighted=True,
                             text="{0} @ {1}" + plus, tex=r"{0}\,{1}" + plus),
         given=nodes_of(bias),
     )  # fmt: skip

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ffebm_compiler.emulate.transposes import transpose
 from ffebm_compiler.ir import Operation
-from ffebm_compiler.rules.weighted import _times
+from ffebm_compiler.rules.weighted import times
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -105,9 +105,9 @@ def test_linear(shape: tuple[int, ...], outputs: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 5)])
 @pytest.mark.parametrize("weight", [(5, 4), (5,), (2, 5, 4)], ids=["matrix", "vector", "batch"])
 def test_product(shape: tuple[int, ...], weight: tuple[int, ...]) -> None:
-    check(Operation("matmul", _times, {"transposed": False}, weighted=True), normal(*shape), normal(*weight))
+    check(Operation("matmul", times, {"transposed": False}, weighted=True), normal(*shape), normal(*weight))
 
 
 @pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4)])
 def test_product_with_a_transposed_weight(shape: tuple[int, ...]) -> None:
-    check(Operation("matmul", _times, {"transposed": True}, weighted=True), normal(*shape), normal(5, 4))
+    check(Operation("matmul", times, {"transposed": True}, weighted=True), normal(*shape), normal(5, 4))
