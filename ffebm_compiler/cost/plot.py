@@ -25,13 +25,22 @@ COLOURS = {
 }
 """Of the components."""
 
+FORMATS = {".png": "png", ".svg": "svg", ".pdf": "pdf"}
+"""Ending of the file -> what is written."""
+
 MOST_BLOCKS = 24
 """Bars that a panel shows; further blocks are drawn as one."""
 
 
 def plot(cost: Cost, path: str | os.PathLike[str]) -> Path:
-    """Writes the picture as PNG."""
+    """Writes the picture: PNG, SVG or PDF, by the ending.
+
+    Raises:
+        OptionError: another ending, a path that can't be written, or no matplotlib.
+    """
     target = check_target(path, "plot")
+    if target.suffix.lower() not in FORMATS:
+        raise OptionError(Problem(f"plot {target}", "has no ending of a picture", f"End it in {', '.join(FORMATS)}."))
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -56,7 +65,7 @@ def plot(cost: Cost, path: str | os.PathLike[str]) -> Path:
     )
     figure.suptitle(f"Energy of one sample on {cost.hardware!r}", fontsize=11)
     stream = BytesIO()
-    figure.savefig(stream, format="png")
+    figure.savefig(stream, format=FORMATS[target.suffix.lower()])
     return write_whole(target, stream.getvalue(), "plot")
 
 

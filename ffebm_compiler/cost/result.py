@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ..errors import OptionError, Problem, close_matches
 from .constants import CostModel
 from .units import si
 
@@ -112,7 +113,17 @@ class Cost:
         return tuple(dict.fromkeys(r.block for r in self.rows))
 
     def total(self, step: str, *, block: str | None = None, component: str | None = None) -> Total:
-        """The sum of a step's rows, of one block or component where it is named."""
+        """The sum of a step's rows, of one block or component where it is named.
+
+        Raises:
+            OptionError: there is no such step, block or component.
+        """
+        asked = (("step", step, STEPS), ("block", block, self.blocks), ("component", component, COMPONENTS))
+        unknown = [(n, v, tuple(known)) for n, v, known in asked if v is not None and v not in known]
+        if unknown:
+            raise OptionError(
+                Problem(f"option {n}", f"is {v!r}", close_matches(str(v), known)) for n, v, known in unknown
+            )
         return _sum(
             r
             for r in self.rows
