@@ -29,6 +29,7 @@ def spice_check(options: argparse.Namespace, convert: Convert, example_inputs: I
     if problems:
         raise OptionError(problems)
     find_ngspice()
+    _require_folder(options.model)
     if Path(options.model).is_dir():
         return _judge(Path(options.model), options)
     with tempfile.TemporaryDirectory(prefix="ffebm_spice_") as scratch:
@@ -41,8 +42,22 @@ def _problems(options: argparse.Namespace) -> Iterator[Problem]:
     for name, value in (("within", options.within), ("seconds", options.seconds)):
         if not 0 < value < float("inf"):
             yield Problem(f"option --{name}", f"is {value}", "Give a positive number.")
-    if options.output and Path(options.model).is_dir():
-        yield Problem("option -o", "is given, but the netlists are written already", "Leave it out.")
+    if Path(options.model).is_dir():
+        given = [
+            ("-o", options.output),
+            ("--hardware", options.hardware != "ideal"),
+            ("--chip-seed", options.chip_seed),
+        ]
+        for name in [n for n, value in given if value]:
+            yield Problem(f"option {name}", "is given, but the netlists are written already", "Leave it out.")
+
+
+def _require_folder(name: str) -> None:
+    """What has neither a colon nor the ending of a file can only have meant a folder."""
+    if ":" not in name and not name.endswith(".py") and not Path(name).is_dir():
+        raise OptionError(
+            Problem(f"folder {name}", "does not exist", "Name a folder of export_spice, or a model as MODULE:FACTORY.")
+        )
 
 
 def _export(folder: Path, options: argparse.Namespace, convert: Convert, example_inputs: Inputs) -> None:

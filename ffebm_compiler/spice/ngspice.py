@@ -110,7 +110,7 @@ def _run(command: list[str], folder: str, name: str, seconds: float) -> str:
         raise SimulatorError(
             Problem(
                 f"netlist {name}",
-                f"made ngspice end with status {done.returncode}: {_last_lines(messages)}",
+                f"made ngspice end with status {done.returncode}: {_cause(messages)}",
                 "Run ngspice -b on it to see why.",
             )
         )
@@ -118,11 +118,18 @@ def _run(command: list[str], folder: str, name: str, seconds: float) -> str:
 
 
 def _check_messages(messages: str, name: str) -> None:
+    if bad := _complaints(messages):
+        raise SimulatorError(Problem(f"netlist {name}", f"ngspice says: {bad}", "Run ngspice -b on it to see all."))
+
+
+def _complaints(messages: str) -> str:
+    """The first three lines in which it says what is wrong."""
     bad = [line.strip() for line in messages.splitlines() if _FATAL.search(line) and not _HARMLESS.search(line)]
-    if bad:
-        raise SimulatorError(
-            Problem(f"netlist {name}", f"ngspice says: {'; '.join(bad[:3])[:400]}", "Run ngspice -b on it to see all.")
-        )
+    return "; ".join(bad[:3])[:400]
+
+
+def _cause(messages: str) -> str:
+    return _complaints(messages) or _last_lines(messages)
 
 
 def _last_lines(messages: str) -> str:

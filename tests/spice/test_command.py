@@ -76,3 +76,35 @@ def test_without_ngspice(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main(["spice-check", net]) == 2
     assert "apt install ngspice" in capsys.readouterr().err
+
+
+@needs_ngspice
+def test_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["spice-check", str(tmp_path / "netlist")]) == 2
+    assert "netlist: does not exist" in capsys.readouterr().err
+
+
+@needs_ngspice
+def test_options_of_a_chip_beside_netlists_are_refused(
+    net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(tmp_path / "netlists")
+    assert main(["spice-check", net, "-o", folder]) == 0
+    capsys.readouterr()
+    assert main(["spice-check", folder, "--hardware", "rram", "--chip-seed", "3"]) == 2
+    error = capsys.readouterr().err
+    assert "option --hardware: is given" in error
+    assert "option --chip-seed: is given" in error
+
+
+@needs_ngspice
+def test_a_damaged_netlist_is_an_error_with_what_ngspice_says(
+    net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "netlists"
+    assert main(["spice-check", net, "-o", str(folder)]) == 0
+    netlist = folder / "block1.cir"
+    netlist.write_text(netlist.read_text().replace("tau=", "tau=x"))
+    capsys.readouterr()
+    assert main(["spice-check", str(folder)]) == 2
+    assert "Undefined parameter [x" in capsys.readouterr().err
