@@ -41,6 +41,7 @@ from .chip_report import ChipReport, chip_report
 from .chip_use import Uses
 from .execution import Execution
 from .torch_ep import FFEBM
+from .verification import evaluating
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class AnalogFFEBM(FFEBM):
         super().__init__(compiled, execution)
         self.__dict__["_chip"] = chip
         self.__dict__["_ideal"] = False
+        self.__dict__["_calibrating"] = False
         self.__dict__["_calibrated"] = None
         self.__dict__["_uses"] = Uses()
 
@@ -93,6 +95,8 @@ class AnalogFFEBM(FFEBM):
     ) -> BlockCall:
         """One use of a block on the chip: its inputs through the DAC, its outputs through the ADC."""
         call = super().block_call(block, values, record)
+        if self.__dict__["_calibrating"]:
+            return self._as_designed(self._as_held(call))
         if self.__dict__["_ideal"]:
             return self._as_designed(call)
         ensure_ranges(self.chip, call)
@@ -107,6 +111,15 @@ class AnalogFFEBM(FFEBM):
             settle=lambda bound, tolerance: use.phases.free(bound, tolerance, sample.phase()),
             read=self._converted,
         )
+
+    def _as_held(self, call: BlockCall) -> BlockCall:
+        """The block with the weights that its devices amount to, where it has some: pulses may have left them far from the parameters."""
+        devices = self.chip.devices
+        if not any(p in devices for p in call.weights):
+            return call
+        self.chip.hold(call.block, call.weights)
+        held = {p: self.chip.weight(p).to(w) if p in devices else w for p, w in call.weights.items()}
+        return replace(call, weights=held)
 
     def _as_designed(self, call: BlockCall) -> BlockCall:
         """The block with the reverse gains that a perfect chip has: resistors may ask for lower ones than the loop gain."""
@@ -149,16 +162,15 @@ class AnalogFFEBM(FFEBM):
     def calibrate(self, *args: Any, **kwargs: Any) -> AnalogFFEBM:
         """Sets the range of every converter and neuron to what the ideal model takes on this input, in evaluation mode.
 
-        Without it the first batch that each block sees does the same. Returns the model itself.
+        Of a chip that has been used, to what the weights on it give: call it again while values grow in training.
+        Without it the first batch that each block sees sets the ranges. Returns the model itself.
         """
-        training = self.training
-        self.eval()
+        self.__dict__["_calibrating"] = True
         try:
-            with self.as_ideal():
+            with evaluating(self), self.as_ideal():
                 _, found = self.equilibrium(*args, **kwargs)
         finally:
-            self.train(training)
-            self.forget_run()
+            self.__dict__["_calibrating"] = False
         require_finite(*(values for block in found for values in (block.inputs, block.states)))
         self.__dict__["_calibrated"] = first_sample((args, kwargs))
         self.chip.ranges.clear()
@@ -210,7 +222,15 @@ class AnalogFFEBM(FFEBM):
             args, kwargs: the model's input.
             tolerance: a state has settled once it stays this close to its equilibrium, relative to the largest value of its bank.
             duration: how long to look, in time constants.
+
+        Raises:
+            OptionError: a tolerance or duration that is not positive.
         """
+
+        asked = (("tolerance", tolerance), ("duration", duration))
+        wrong = [(n, v) for n, v in asked if not 0 < v < float("inf")]
+        if wrong:
+            raise OptionError(Problem(f"option {n}", f"is {v}", "Give a positive number.") for n, v in wrong)
 
         def look(call: BlockCall, phase: FreePhase) -> Tensor:
             assert isinstance(call.estimator, OnChip)
@@ -228,8 +248,12 @@ class AnalogFFEBM(FFEBM):
             nudge: current drawn from the neurons of a state, ``beta delta / w``, by the program's name of the state.
 
         Raises:
-            OptionError: couplings that are too large to unroll.
+            OptionError: couplings that are too large to unroll, or a nudge of no state.
         """
+        states = [s.name for b in self.program.energy_blocks for s in b.states]
+        unknown = [n for n in nudge or () if n not in states]
+        if unknown:
+            raise OptionError(Problem(f"nudge of {n!r}", "is of no state", close_matches(n, states)) for n in unknown)
         return tuple(d.circuit() for d, _ in self._drawings(args, kwargs, nudge or {}))
 
     def _drawings(
@@ -274,6 +298,8 @@ class AnalogFFEBM(FFEBM):
 
     def _named(self, blocks: Sequence[str] | None) -> list[str]:
         known = [b.name for b in self.program.energy_blocks]
+        if isinstance(blocks, str):
+            raise OptionError(Problem("option blocks", f"is {blocks!r}", f"Give a list of names: [{blocks!r}]."))
         unknown = [n for n in blocks or () if n not in known]
         if unknown:
             raise OptionError(Problem("option blocks", f"names {n!r}", close_matches(n, known)) for n in unknown)
@@ -293,17 +319,16 @@ class AnalogFFEBM(FFEBM):
             args, kwargs: the model's input.
             model: the constants; docs/costs.md says where the default ones are from.
             batch: samples that share one update of the weights.
+
+        Raises:
+            OptionError: a batch without samples.
         """
-        training = self.training
-        self.eval()
-        try:
+        if batch < 1:
+            raise OptionError(Problem("option batch", f"is {batch}", "Give a whole number from 1."))
+        with evaluating(self), torch.no_grad():
             _, settled = self.equilibrium(*args, **kwargs)
-            with torch.no_grad():
-                values = self.bind_inputs(args, kwargs)
+            values = self.bind_inputs(args, kwargs)
             work = count(self.program, self.network, values, settled, run_digital, _samples(values))
-        finally:
-            self.train(training)
-            self.forget_run()
         return estimate(work, self.hardware, model, batch=batch)
 
     @property

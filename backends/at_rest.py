@@ -73,5 +73,22 @@ def drawing(
             Problem(call.block.name, "has no first sample: dimension 0 of its values counts none", "Give a batch.")
         )
     states = {n: s[:1] for n, s in phase.states.items()}
-    bound = replace(sample, fixed={}).holding({n: w[:1] for n, w in phase.bound.winners(phase.states).items()})
-    return Drawing(chip, bound, states, labels, {n: nudge[n] for n in states if n in nudge})
+    wrong = [n for n in states if n in nudge and nudge[n].numel() != states[n].numel()]
+    if wrong:
+        raise InputError(
+            Problem(
+                f"nudge of {n!r}",
+                f"has {nudge[n].numel()} currents, the state {states[n].numel()} neurons",
+                f"Give one for each neuron of one sample: {tuple(states[n].shape[1:])}.",
+            )
+            for n in wrong
+        )
+    winners = {n: w[:1] for n, w in phase.bound.winners(phase.states).items()}
+    exact = replace(sample, inputs=_in_double(sample.inputs), weights=_in_double(sample.weights), fixed={})
+    held = exact.holding(_in_double(winners))
+    return Drawing(chip, held, _in_double(states), labels, {n: nudge[n] for n in states if n in nudge})
+
+
+def _in_double(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What is linear is found by differences, which half precision can't tell from rounding."""
+    return {n: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for n, v in values.items()}

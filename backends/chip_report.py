@@ -121,7 +121,14 @@ def differences(hardware: Hardware) -> list[str]:
     """Every field in which a specification differs from an ideal one, with its unit."""
     ideal, known = defaults(), quantities()
     found = [(n, getattr(hardware, n), known[n].unit) for n in known if n != "name"]
-    return [f"{n} = {v}{'' if u in ('', '1') else f' {u}'}" for n, v, u in found if v != ideal[n]]
+    return [f"{n} = {_plain(v)}{'' if u in ('', '1') else f' {u}'}" for n, v, u in found if v != ideal[n]]
+
+
+def _plain(value: object) -> str:
+    """Numbers as one reads them, without the last digits of a product."""
+    if isinstance(value, tuple):
+        return "(" + ", ".join(_plain(v) for v in value) + ")"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _row(a: ArrayReport) -> tuple[str, ...]:

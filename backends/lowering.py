@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import torch
+
 from ..emulate import Chip, load_chip
 from ..errors import InputError, OptionError, Problem, close_matches
 from ..hardware import Hardware
@@ -38,6 +40,10 @@ class ChipChoice:
     def problems(self) -> Iterator[Problem]:
         yield from _seed_problems("chip_seed", self.chip_seed)
         yield from _seed_problems("noise_seed", self.noise_seed)
+        if self.file is not None and not isinstance(self.file, (str, os.PathLike)):
+            yield Problem(
+                "option chip", f"is a {type(self.file).__name__}, not a file", "Give the path of save_chip(path)."
+            )
         if self.file is not None and self.hardware is not None:
             yield Problem(
                 "options hardware and chip",
@@ -70,11 +76,13 @@ def lowered(model: FFEBM, backend: str, choice: ChipChoice) -> AnalogFFEBM:
         problems.append(Problem("option backend", f"is {backend!r}", close_matches(str(backend), LOWERINGS)))
     if problems:
         raise OptionError(problems)
-    lowering = choice.backend(model)
-    _check_physics(model, lowering.hardware)
-    emulated = lowering.lower(replace(model.compiled, network=copy.deepcopy(model.network)))
-    emulated.share_gains(model)
-    return emulated
+    # weights copied in inference mode could not be trained afterwards
+    with torch.inference_mode(False):
+        lowering = choice.backend(model)
+        _check_physics(model, lowering.hardware)
+        emulated = lowering.lower(replace(model.compiled, network=copy.deepcopy(model.network)))
+        emulated.share_gains(model)
+        return emulated
 
 
 def _check_weights(model: FFEBM, chip: Chip, file: str | os.PathLike[str]) -> None:

@@ -34,7 +34,7 @@ def verify_early(model: FFEBM, examples: tuple[tuple[Any, ...], Mapping[str, Any
     Raises:
         VerificationError: a block's energy and its solver disagree, or the program and the model.
     """
-    with _evaluating(model):
+    with evaluating(model):
         if examples is not None:
             _verify_on(model, *examples)
             return
@@ -61,12 +61,13 @@ def _fits(model: FFEBM, sample: Tensor) -> bool:
 def _verify_on(model: FFEBM, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     with warnings.catch_warnings(), torch.random.fork_rng(), kept_buffers(model.network):
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "Using a non-tuple sequence")  # a guessed tensor where the model takes a dict
         model.equilibrium(*args, **kwargs)
     check_against_network(model, args, kwargs)
 
 
 @contextlib.contextmanager
-def _evaluating(model: FFEBM) -> Iterator[None]:
+def evaluating(model: FFEBM) -> Iterator[None]:
     """Evaluation mode for a while; afterwards every module is in its own mode again."""
     modes = {m: m.training for m in (model, *model.network.modules())}
     model.eval()

@@ -160,7 +160,7 @@ class Drawing:
     def _weights(self, use: str) -> dict[str, Tensor]:
         """The model's tensors with those of the devices in their place: what they amount to, one half of it, or nothing."""
         mapped = {_path(o) for t in mapped_terms(self.bound.block) for o in t.operands[1:] if o is not None}
-        return {p: self._device(p, use) if p in mapped else v for p, v in self.bound.weights.items()}
+        return {p: self._device(p, use).to(v) if p in mapped else v for p, v in self.bound.weights.items()}
 
     def _device(self, path: str, use: str) -> Tensor:
         chip = self.chip

@@ -166,7 +166,8 @@ def resistive_problems(block: EnergyBlock) -> list[Problem]:
 
 
 def _remedy(layer: str) -> str:
-    return f'Give hardware with physics="hopfield", or keep it digital: convert(..., digital=["{layer}"]).'
+    kept = f'keep it digital: convert(..., digital=["{layer}"])' if layer else "make it a module, to keep that digital"
+    return f'Give hardware with physics="hopfield", or {kept}.'
 
 
 def has_diodes(potential: Potential) -> bool:
