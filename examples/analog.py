@@ -10,7 +10,8 @@ together, and accuracies in % (``--loop-gain`` repeats it):
     0.2           0.20      0.61      0.89    0.97    99.4        98.1            98.6
     0.5           0.79      0.82      0.89    0.97    99.4        97.8            98.6
 
-With 0.5 a block of two layers is still certified to have one equilibrium.
+With 0.5 a block of two layers is still certified to have one equilibrium, but a network of few channels that had 93.8 % was left with 23.8 % by its
+feedback alone, and blocks settle more slowly. 0.2 is safe, and trains a harsh chip as well (to 96.9 %, against 96.1 % with 0.5).
 
 Relaxations stop at 1e-3, below what the converters and the read noise of any preset let through; on RRAM and on the harsh chip accuracies and
 cosines are those of 1e-4 and of rounding, to what the noise of another read changes, in two thirds of the time.
@@ -40,7 +41,7 @@ from ffebm_compiler.hardware import Hardware, quantities
 from ffebm_compiler.hardware.documents import to_dict
 from ffebm_compiler.hardware.presets import PRESETS, SOURCES, preset
 
-LOOP_GAIN, TOLERANCE = 0.5, 1e-3
+LOOP_GAIN, TOLERANCE = 0.2, 1e-3
 
 PROGRAMMED, CALIBRATED = "as programmed", "norms calibrated"
 """A chip with its converters' ranges alone taken from training images, and with the norms' statistics taken from what it delivers."""
@@ -103,6 +104,10 @@ class ChipJob(Job):
             self.once(f"{name}: chip {seed}", lambda s=seed: self.accuracies(model, emulated, s)) for seed in self.seeds
         ]
         print(f"{name}: settles in {1e9 * max(times.values()):.0f} ns")
+        if emulated.settling_time is not None:
+            print(
+                f"{name}: phases of {1e9 * emulated.settling_time:.0f} ns end before that, so transients are computed: this takes many times as long"
+            )
         for seed, accuracies in zip(self.seeds, found, strict=True):
             print(f"{name}, chip {seed}: " + ", ".join(f"{k} {a:.2f} %" for k, a in accuracies.items()), flush=True)
         self.once(f"{name}: as programmed", lambda: self.state(self.chip(model, emulated)))

@@ -59,7 +59,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 """Of each backend. An emulated chip takes some fifty times as long as the network, so it holds a smaller one."""
 
 QUICK = dict(widths=[8, 16, 16], hidden=32, epochs=6, finetune_epochs=1, batch=32, rate=3e-3, limit=500)
-QUICK_CHIP = dict(QUICK, limit=400, finetune_epochs=2, finetune_rate=3e-3, chips=2)
+QUICK_CHIP = dict(QUICK, widths=[6, 12, 16], limit=400, finetune_epochs=2, finetune_rate=3e-3, chips=2)
 
 
 def parser() -> argparse.ArgumentParser:
