@@ -31,6 +31,7 @@ class ArrayWeights:
         weight, bias: of the drive.
         back: of the feedback; the same tensor where the array is bidirectional.
         variance, bias_variance: of the read noise of a weight; None without.
+        back_variance: of a second array's; None where the feedback passes through the devices of the drive.
     """
 
     weight: Tensor
@@ -38,6 +39,7 @@ class ArrayWeights:
     back: Tensor
     variance: Tensor | None = None
     bias_variance: Tensor | None = None
+    back_variance: Tensor | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -49,9 +51,10 @@ class ArrayWeights:
         if value.dtype == self.weight.dtype and value.device == self.weight.device:
             return self
         weight = self.weight.to(value)
-        rest = [None if t is None else t.to(value) for t in (self.bias, self.variance, self.bias_variance)]
+        others = (self.bias, self.variance, self.bias_variance, self.back_variance)
+        bias, *variances = [None if t is None else t.to(value) for t in others]
         back = weight if self.back is self.weight else self.back.to(value)
-        return ArrayWeights(weight, rest[0], back, rest[1], rest[2])
+        return ArrayWeights(weight, bias, back, *variances)
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,9 @@ class ArrayCall:
             return c
         # errors carry layer weights, which grow with depth: their squares would overflow
         unit = peak(e).clamp(min=torch.finfo(e.dtype).tiny)
-        variance = transpose(self.operation, (e / unit).square_(), w.variance, x)
+        variance = transpose(
+            self.operation, (e / unit).square_(), w.variance if w.back_variance is None else w.back_variance, x
+        )
         return _disturbed(c, variance.clamp_(min=0).sqrt_().mul_(unit), self.reading.noise((self.name, "feedback"), c))
 
 

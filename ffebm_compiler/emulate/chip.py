@@ -172,6 +172,12 @@ class Chip:
         """The variance of each weight from read to read."""
         return self._cached("variance", path, lambda d: d.in_model(d.crossbar.deviations(self.hardware).square()))
 
+    def back_variance(self, path: str) -> Tensor | None:
+        """The same of a second array for the feedback; None where there is none."""
+        if self.devices[path].back is self.devices[path].crossbar:
+            return None
+        return self._cached("back variance", path, lambda d: d.in_model(d.back.deviations(self.hardware).square()))
+
     def halves(self, path: str, back: bool = False) -> tuple[Tensor, Tensor]:
         """The conductances of the positive and of the negative devices in units of the weight, in the model's shape."""
         d = self.devices[path]
@@ -220,6 +226,7 @@ class Chip:
             self.back_weight(weight.path),
             self.variance(weight.path) if noisy else None,
             self.variance(bias.path) if noisy and has_bias and isinstance(bias, Weight) else None,
+            self.back_variance(weight.path) if noisy else None,
         )
 
     def neurons(self, state: str, like: Tensor, conductance: Tensor | None = None) -> Neurons:

@@ -129,6 +129,16 @@ def test_a_second_array_carries_the_feedback_only() -> None:
     torch.testing.assert_close(torch.autograd.grad(y, x, e)[0], e @ back)
 
 
+def test_a_second_array_has_noise_of_its_own() -> None:
+    """Without noise in its devices the feedback is exact, however noisy the drive is."""
+    w, back = normal(4, 5, seed=1), normal(4, 5, seed=9)
+    x, e = normal(3, 5, seed=2).requires_grad_(), normal(3, 4, seed=3)
+    a = ArrayWeights(w, None, back, torch.ones_like(w), None, torch.zeros_like(w))
+    y = ArrayCall("t", LINEAR, a, phase(torch.Generator()))(x)
+    assert not torch.allclose(y, x @ w.T)
+    torch.testing.assert_close(torch.autograd.grad(y, x, e)[0], e @ back)
+
+
 def test_a_plain_array_is_its_operation() -> None:
     w, b, x = normal(4, 5, seed=1), normal(4, seed=2), normal(3, 5, seed=3)
     plain = ArrayWeights(w, b, w)

@@ -91,6 +91,24 @@ def test_every_layer_and_both_directions_have_devices_of_their_own() -> None:
     assert devices["0.bias"].back is devices["0.bias"].crossbar
 
 
+def test_each_direction_is_as_noisy_as_its_own_devices() -> None:
+    """``r^2 (g+^2 + g-^2) / scale^2``: a device that is stuck in one array is not stuck in the other."""
+    hardware = fc.Hardware(read_noise=0.05, stuck_high=0.2, bidirectional=False)
+    model = lowered(hardware)
+    model(X)
+    term = next(t for b in model.program.energy_blocks for t in b.layers)
+    path = term.operands[1].path  # type: ignore[union-attr]
+    devices, arrays = model.chip.devices[path], model.chip.array(term)
+    for crossbar, found in ((devices.crossbar, arrays.variance), (devices.back, arrays.back_variance)):
+        pairs, scale = crossbar.devices.conductance[:, 0].numpy(), float(crossbar.scale)
+        expected = 0.05**2 * (pairs**2).sum(0).T / scale**2
+        assert found is not None
+        torch.testing.assert_close(found, torch.as_tensor(expected, dtype=found.dtype))
+    bidirectional = lowered(dataclasses.replace(hardware, bidirectional=True))
+    bidirectional(X)
+    assert bidirectional.chip.array(term).back_variance is None
+
+
 def test_mismatch_is_of_a_neuron_not_of_a_sample() -> None:
     """The same sample anywhere in any batch, or without a batch, gives the same on one chip."""
     model = lowered()
