@@ -178,6 +178,8 @@ def _largest_singular_value(
             return 0.0, start
         image = linear.pull(state, pushed)[source]
         diagonal.append(float((image * basis[-1]).sum()))
+        if not np.isfinite(diagonal[-1]):
+            return 0.0, start  # weights that are not finite: the relaxation diverges, and its warning names them
         for _ in range(2):  # twice is enough
             for v in basis:
                 image = image - (image * v).sum() * v

@@ -216,3 +216,12 @@ def test_a_certificate_of_former_weights_says_so() -> None:
     model.train()
     model(torch.randn(3, 8))
     assert "before the last change" not in model.blocks[0].certificate.reason
+
+
+def test_weights_that_are_not_finite_are_named_by_a_warning() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    model = fc.convert(net, block_size=2)
+    with torch.no_grad():
+        model.get_submodule("2").weight.fill_(float("nan"))
+    with pytest.warns(fc.ConvergenceWarning, match=r"2\.weight are not finite"):
+        model(torch.randn(2, 3))
