@@ -15,6 +15,7 @@ from ..hardware import Hardware
 from ..hardware.documents import to_dict
 from ..hardware.presets import preset
 from ..study import (
+    METRICS,
     MOST,
     Axis,
     Effort,
@@ -177,15 +178,21 @@ def _finish(
 def _table(axes: Sequence[Axis], found: Mapping[Any, Mapping[str, Spread]], digital: Mapping[str, Any]) -> str:
     """Medians over the chips, a row a setting."""
     columns = [m for m in SHOWN if any(m in spreads for spreads in found.values())]
-    rows = [["digital model", *(_cell(digital.get(m)) for m in columns)]]
+    known = any(digital.get(m) is not None for m in columns)
+    rows = [["digital model", *(_cell(digital.get(m)) for m in columns)]] if known else []
     for settings, spreads in [*found.items()][:ROWS]:
         told = " ".join(f"{n}={shown(v)}" for n, v in settings) or "base"
         rows.append([told, *(_cell(spreads[m].median if m in spreads else None) for m in columns)])
-    table = [["median over the chips", *columns], *rows]
+    table = [["median over the chips", *(_head(m) for m in columns)], *rows]
     widths = [max(len(row[i]) for row in table) for i in range(len(columns) + 1)]
     lines = ["  ".join(c.ljust(w) if not i else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths))) for r in table]
     more = len(found) - ROWS
     return "\n".join(lines + ([f"... and {more} more in summary.csv"] if more > 0 else []))
+
+
+def _head(metric: str) -> str:
+    unit = METRICS[metric].unit
+    return f"{metric} ({unit})" if unit else metric
 
 
 def _cell(value: float | None) -> str:
