@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -147,7 +148,8 @@ class AnalogFFEBM(FFEBM):
 
     def _warn(self, relaxation: Relaxation, block: EnergyBlock, phase: str) -> None:
         settling = self.hardware.settling_time
-        if relaxation.converged or settling is None or self.__dict__["_ideal"]:
+        diverged = not math.isfinite(relaxation.residual)
+        if relaxation.converged or diverged or settling is None or self.__dict__["_ideal"]:
             super()._warn(relaxation, block, phase)
             return
         warnings.warn(
