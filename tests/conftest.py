@@ -1,6 +1,6 @@
-"""What every test shares: one thread, the helper modules of this directory, torchvision on a CPU.
+"""What every test shares: one thread, a seed, and the modules of this directory.
 
-Test modules are imported by path (``--import-mode=importlib``), so the helpers ``models`` and ``oracle`` are put on the
+Test modules are imported by path (``--import-mode=importlib``), so ``models``, ``oracle`` and the like are put on the
 path here, once: ``from models import ZOO`` then works in any test file.
 """
 
@@ -9,7 +9,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)  # the tensors are small: a second thread costs more than it gives
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """What a test draws does not depend on the tests before it."""
+    torch.manual_seed(0)
