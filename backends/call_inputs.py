@@ -29,6 +29,9 @@ def input_problems(network: nn.Module, name: str, value: object, may_mask: bool 
             where, f"is on {value.device}, the model on {device}", f"Move one of them: {name}.to({device!r})."
         )
         return
+    if value.is_meta:
+        yield Problem(where, "is on meta, without values to relax on", "Move input and model to a device that computes.")
+        return
     if not value.is_floating_point():
         return
     types = {p.dtype for p in parameters}

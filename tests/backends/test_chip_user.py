@@ -129,6 +129,12 @@ def test_what_is_mistyped_is_one_error_that_names_it(name: str, tmp_path: Path) 
     assert not list(tmp_path.iterdir())
 
 
+def test_a_model_without_values_is_an_error_that_says_so() -> None:
+    chip = _chip().to("meta")
+    with pytest.raises(InputError, match="input input: is on meta"):
+        chip(_input().to("meta"))
+
+
 def test_a_function_without_a_name_is_not_told_to_be_kept_digital_by_it() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
