@@ -30,7 +30,9 @@ def input_problems(network: nn.Module, name: str, value: object, may_mask: bool 
         )
         return
     if value.is_meta:
-        yield Problem(where, "is on meta, without values to relax on", "Move input and model to a device that computes.")
+        yield Problem(
+            where, "is on meta, without values to relax on", "Move input and model to a device that computes."
+        )
         return
     if not value.is_floating_point():
         return
