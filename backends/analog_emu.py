@@ -36,7 +36,7 @@ from ..spice.folder import write_netlists
 from ..spice.testbench import Bench
 from ..train import BlockCall, attribute, out_of_sight, run_digital
 from . import chip_training
-from .at_rest import drawing, look_at
+from .at_rest import drawing, look_at, unobserved
 from .calibration import ensure_ranges, first_sample, require_finite, take_ranges
 from .chip_report import ChipReport, chip_report
 from .chip_use import Uses
@@ -327,7 +327,7 @@ class AnalogFFEBM(FFEBM):
         """
         if batch < 1:
             raise OptionError(Problem("option batch", f"is {batch}", "Give a whole number from 1."))
-        with evaluating(self), torch.no_grad():
+        with evaluating(self), unobserved(self.chip), torch.no_grad():
             _, settled = self.equilibrium(*args, **kwargs)
             values = self.bind_inputs(args, kwargs)
             work = count(self.program, self.network, values, settled, run_digital, _samples(values))

@@ -6,6 +6,7 @@ That is what a circuit simulator can be given, and what settling times are measu
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,12 +28,24 @@ T = TypeVar("T")
 
 
 @contextlib.contextmanager
+def unobserved(chip: Chip) -> Iterator[None]:
+    """What is read in a ``with`` leaves no trace: neither in the course of the noise nor in the counts of the converters."""
+    noise, counts = chip.reads.get_state(), copy.deepcopy(chip.saturation)
+    try:
+        yield
+    finally:
+        chip.reads.set_state(noise)
+        chip.saturation = counts
+
+
+@contextlib.contextmanager
 def noiseless(chip: Chip) -> Iterator[None]:
     """The chip without noise, waiting for the equilibrium, for the length of a ``with``."""
     before = chip.hardware
     chip.hardware = replace(before, read_noise=0.0, temperature=0.0, settling_time=None)
     try:
-        yield
+        with unobserved(chip):
+            yield
     finally:
         chip.hardware = before
 

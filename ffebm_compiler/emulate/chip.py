@@ -6,6 +6,7 @@ What differs from device to device follows from ``seed`` alone; what differs fro
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -21,6 +22,8 @@ from .converters import Range, Saturation
 from .neurons import Amplifier, Neurons
 from .reading import Sample
 from .transform import Parts
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -270,7 +273,15 @@ class Chip:
         return Sample(self.reads, self.hardware.read_noise_correlation)
 
     def count(self, converter: str, value: Tensor, bits: int | None, span: Range) -> None:
-        self.saturation.setdefault(converter, Saturation()).count(value, bits, span)
+        counted = self.saturation.setdefault(converter, Saturation())
+        counted.count(value, bits, span)
+        if counted.is_news:
+            counted.told = True
+            logger.warning(
+                "%s: %.0f %% of the values lie outside of its range; calibrate(x) again on data like these",
+                converter,
+                100 * counted.part,
+            )
 
 
 def mapped_terms(block: EnergyBlock) -> tuple[Term, ...]:

@@ -80,16 +80,26 @@ def driven(value: Tensor, bits: int | None, span: Range) -> Tensor:
     return value if bits is None else _StraightThrough.apply(value, bits, span)
 
 
+MANY = 0.1
+"""A converter that this part of the values lie outside of distorts what it converts, and is spoken of once."""
+
+
 @dataclass
 class Saturation:
-    """How many values a converter has seen, and how many of them lay outside of its range."""
+    """How many values a converter has seen, and how many of them lay outside of its range; whether its user was told of many."""
 
     values: int = 0
     outside: int = 0
+    told: bool = False
 
     def count(self, value: Tensor, bits: int | None, span: Range) -> None:
         self.values += value.numel()
         self.outside += saturated(value, bits, span)
+
+    @property
+    def is_news(self) -> bool:
+        """Whether many values lie outside, and nobody was told."""
+        return not self.told and self.part > MANY
 
     @property
     def part(self) -> float:

@@ -155,12 +155,13 @@ def tiling_of(matrix: Tensor, hardware: Hardware) -> Tiling:
 
 
 def _scales(matrix: Tensor, tiling: Tiling, hardware: Hardware) -> Tensor:
-    """S per unit of weight; a tile of zeros takes the matrix's largest weight, or 1."""
+    """S per unit of weight: a tile's largest weight takes the range but for the headroom; a tile of zeros takes the matrix's, or 1."""
     largest = tiling.blocks(matrix.abs()).amax((-3, -1))
     overall = largest.amax()
     fallback = torch.where(overall > 0, overall, 1.0)
     tiny = torch.finfo(matrix.dtype).tiny
-    return (hardware.g_max - hardware.g_min) / torch.where(largest > 0, largest, fallback).clamp(min=tiny)
+    reach = hardware.weight_headroom * torch.where(largest > 0, largest, fallback)
+    return (hardware.g_max - hardware.g_min) / reach.clamp(min=tiny)
 
 
 # --- from a file --------------------------------------------------------------------------------------

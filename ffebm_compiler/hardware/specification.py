@@ -93,6 +93,13 @@ class Hardware:
         "feedback through the same devices as the drive, rather than through a second array",
         "switch",
     )
+    weight_headroom: float = _of(
+        1.0,
+        "array",
+        "1",
+        "how far weights may grow by learning, relative to the largest that a tile is first programmed with",
+        low=1.0,
+    )
     line_resistance: float = _of(0.0, "array", "Ohm", "wire resistance from one device to the next")
 
     # --- devices ---

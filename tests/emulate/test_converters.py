@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ffebm_compiler.emulate import Range, driven, quantised
+from ffebm_compiler.emulate import Chip, Range, driven, quantised
 from ffebm_compiler.emulate.converters import Saturation, saturated
+from ffebm_compiler.hardware import Hardware
 
 number = st.floats(-10, 10)
 ranges = st.builds(Range, st.floats(0.01, 5), st.booleans())
@@ -92,3 +93,14 @@ def test_ranges_of_nothing_and_joined() -> None:
 def test_types_are_kept(dtype: torch.dtype) -> None:
     x: Tensor = torch.randn(5, dtype=dtype)
     assert quantised(x, 6, Range(1.0, True)).dtype == dtype
+
+
+def test_a_converter_that_saturates_is_spoken_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    chip = Chip(Hardware(dac_bits=8), 0, torch.Generator())
+    few, many = torch.tensor([0.0, 0.1, 0.2]), torch.full((10,), 5.0)
+    with caplog.at_level("WARNING"):
+        for value in (few, many, many):
+            chip.count("DAC x", value, 8, Range(1.0, True))
+    assert len(caplog.records) == 1
+    assert "DAC x" in caplog.text
+    assert "calibrate" in caplog.text

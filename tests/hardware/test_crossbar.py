@@ -362,3 +362,18 @@ def test_all_problems_at_once() -> None:
     with pytest.raises(InputError) as caught:
         from_arrays({"scale": torch.zeros(1, 1, 1), "conductance": NAN}, (1, 4, 3), IDEAL, "layer conv1")
     assert len(caught.value.problems) == 3  # scale, conductance, and no target
+
+
+def test_headroom_lets_weights_grow_by_pulses() -> None:
+    """Without it the largest weight of a tile takes the whole range, and stays. Half of the change arrives: the other device is at its end."""
+    matrix = torch.tensor([[[0.5, -1.0], [0.25, 1.0]]], dtype=torch.float64)
+    grown = {}
+    for headroom in (1.0, 2.0):
+        hardware = Hardware(write="pulses", pulse_nonlinearity=0.0, pulse_step=1e-3, weight_headroom=headroom)
+        array = program(matrix, hardware, stream(0, "devices"), stream(0, "writing"))
+        torch.testing.assert_close(array.weights(hardware), matrix, rtol=1e-12, atol=1e-12)
+        assert float(array.positive.max()) == pytest.approx(hardware.g_max / headroom)
+        array, _ = array.write(0.5 * matrix, hardware, stream(0, "again"))
+        grown[headroom] = float(array.weights(hardware).abs().max())
+    assert grown[1.0] == pytest.approx(1.0)
+    assert grown[2.0] == pytest.approx(1.25, abs=0.01)
