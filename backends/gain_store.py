@@ -19,6 +19,9 @@ METADATA = "ffebm_gains"
 Key = tuple[str, float]
 Version = tuple[int, ...] | None
 
+OUTDATED: Version = (-1,)
+"""The version of no weights: gains of it are measured again by the next training step."""
+
 
 @dataclass
 class GainStore:
@@ -66,9 +69,15 @@ class GainStore:
         self.known[key] = (gains, version)
         return gains
 
-    def take(self, other: GainStore, version: Version) -> None:
-        """Takes another store's gains as those of the given version."""
-        self.known.update({key: (gains, version) for key, (gains, _) in other.known.items()})
+    def take(self, other: GainStore, version: Version, present: Version = None) -> None:
+        """Takes another store's gains as those of the given version.
+
+        Args:
+            present: the version of the other's weights: gains that were outdated there are so here. None takes all as up to date.
+        """
+        for key, (gains, measured) in other.known.items():
+            outdated = present is not None and measured not in (None, present)
+            self.known[key] = (gains, OUTDATED if outdated else version)
 
     def write(self, metadata: dict[str, Any]) -> None:
         """All that the next refresh starts from, so that a resumed training takes the steps of an uninterrupted one."""

@@ -285,9 +285,14 @@ class FFEBM(nn.Module):
             probe(*args, **kwargs)
         self.share_gains(probe)
 
-    def share_gains(self, other: FFEBM) -> None:
-        """Takes the gains of another copy of this model, as they are."""
-        self.gain_store.take(other.gain_store, self._weights_version)
+    def share_gains(self, other: FFEBM, outdated: bool = False) -> None:
+        """Takes the gains of another copy of this model, as they are.
+
+        Args:
+            outdated: whether gains that are outdated there are so here; otherwise all count as up to date.
+        """
+        present = other._weights_version if outdated else None
+        self.gain_store.take(other.gain_store, self._weights_version, present)
 
     # --- verification ----------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from .errors import (
     VerificationError,
 )
 from .estimate import SPSA, CenteredEP, Implicit, OneSidedEP, TangentEP, Unrolled
-from .hardware import Hardware
+from .hardware import Hardware, LogLaw
 
 __version__ = "0.1.0"
 
@@ -38,6 +38,7 @@ __all__ = [
     "Hardware",
     "Implicit",
     "InputError",
+    "LogLaw",
     "OneSidedEP",
     "OptionError",
     "PartitionError",

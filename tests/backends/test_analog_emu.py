@@ -250,3 +250,18 @@ def test_what_it_is_shows(model: fc.FFEBM) -> None:
     chip = model.lower(hardware="rram", chip_seed=5)
     assert "rram" in repr(chip)
     assert "chip 5" in repr(chip)
+
+
+def test_outdated_gains_are_outdated_on_a_chip() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    model = fc.convert(net, block_size=2)
+    model(torch.randn(2, 4))
+    for changed in (False, True):
+        if changed:
+            with torch.no_grad():
+                model.get_submodule("2").weight.mul_(10)
+        chip = model.lower()
+        gains = chip.gains(chip.program.energy_blocks[0])
+        assert gains is not None
+        assert gains.outdated == changed
