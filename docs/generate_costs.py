@@ -6,11 +6,12 @@ python docs/generate_costs.py --check    exit status 1 if they are out of date
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+
+from generated import between, run
 
 from ffebm_compiler.cost import (
     ACCELERATORS,
@@ -147,21 +148,9 @@ TABLES = {"constants": constants_table, "accelerators": accelerators_table, "exa
 def rewritten(page: str) -> str:
     for name, table in TABLES.items():
         begin = BEGIN.format(name=name)
-        before, rest = page.split(begin, 1)
-        page = before + begin + table() + END + rest.split(END, 1)[1]
+        page = between(page, begin, END, table())
     return page
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true")
-    old = PAGE.read_text(encoding="utf-8")
-    new = rewritten(old)
-    if parser.parse_args().check:
-        return int(old != new)
-    PAGE.write_text(new, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(__doc__, PAGE, rewritten))

@@ -6,10 +6,11 @@ python docs/generate_hardware.py --check    exit status 1 if they are out of dat
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
+
+from generated import between, run
 
 from ffebm_compiler.hardware import LogLaw, defaults, quantities
 from ffebm_compiler.hardware.presets import PRESETS, SOURCES
@@ -76,19 +77,5 @@ def tables() -> str:
     return fields() + presets() + "\n\n"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="only say whether the page is up to date")
-    args = parser.parse_args()
-    text = PAGE.read_text(encoding="utf-8")
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    fresh = head + BEGIN + tables() + END + tail
-    if args.check:
-        return int(fresh != text)
-    PAGE.write_text(fresh, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(__doc__, PAGE, lambda page: between(page, BEGIN, END, tables())))

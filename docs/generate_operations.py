@@ -6,9 +6,10 @@ python docs/generate_operations.py --check    exit status 1 if it is out of date
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
+
+from generated import between, run
 
 from ffebm_compiler.rules import RULES, Role, Rule
 
@@ -87,19 +88,5 @@ def table() -> str:
     return "\n".join(parts) + "\n\n"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="only say whether the page is up to date")
-    args = parser.parse_args()
-    text = PAGE.read_text(encoding="utf-8")
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    fresh = head + BEGIN + table() + END + tail
-    if args.check:
-        return int(fresh != text)
-    PAGE.write_text(fresh, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(__doc__, PAGE, lambda page: between(page, BEGIN, END, table())))
