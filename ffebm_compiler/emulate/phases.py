@@ -71,7 +71,7 @@ class Phases:
 
     def transient(self, bound: BoundBlock, reading: Reading, nudge: Mapping[str, Tensor]) -> Transient:
         """The block in time, with the noise of one phase and a current ``beta delta / w`` drawn from outputs."""
-        emulated = self.emulated(bound.detached(), reading, with_neurons=False).detached()
+        emulated = self.emulated(bound, reading, with_neurons=False).detached()
         noise = self.chip.reads if self.chip.hardware.temperature > 0 else None
         return Transient(emulated, self.parts.neurons, nudge, noise, self.chip.hardware.physics == "resistive")
 

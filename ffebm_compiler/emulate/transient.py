@@ -36,6 +36,10 @@ SETTLED = 0.01
 """A transient has settled once no current differs from its neuron's leak by more than this part of the bank's largest."""
 
 
+Decay = tuple[Tensor | float, Tensor | float]
+"""What one step keeps of a node's distance to its target, and the weight of the target's change within the step."""
+
+
 @dataclass(frozen=True)
 class Transient:
     """A block in time.
@@ -67,8 +71,7 @@ class Transient:
         a = self.bound.stationarity(self.outputs(u))
         return {n: self.neurons[n].input(a[n] - self.nudge[n] if n in self.nudge else a[n]) for n in a}
 
-    def step(self, u: States, h: float) -> States:
-        decay = {n: self._decay(n, h) for n in u}
+    def step(self, u: States, decay: Mapping[str, Decay]) -> States:
         a = self.targets(u)
         half = {n: a[n] + decay[n][0] * (u[n] - a[n]) for n in u}
         later = self.targets(half)
@@ -76,7 +79,7 @@ class Transient:
         new = self._disturbed(new, {n: (1 - decay[n][0] ** 2) ** 0.5 for n in u})
         return self.outputs(new) if self.held else new
 
-    def _decay(self, name: str, h: float) -> tuple[Tensor | float, Tensor | float]:
+    def _decay(self, name: str, h: float) -> Decay:
         """e^-z and (e^-z - 1 + z) / z of ``z = h D``."""
         conductance = self.neurons[name].conductance
         if conductance is None:
@@ -97,7 +100,7 @@ class Transient:
         u: States,
         duration: float,
         step: float = STEP,
-        watch: Callable[[float, States], None] = lambda t, s: None,
+        watch: Callable[[float, States], None] | None = None,
     ) -> tuple[States, Relaxation]:
         """The node voltages after ``duration`` time constants, and how far from equilibrium they are.
 
@@ -107,10 +110,12 @@ class Transient:
             watch: called with the time and the outputs after every step.
         """
         steps = max(1, math.ceil(duration / step))
+        decay = {n: self._decay(n, duration / steps) for n in u}
         with torch.no_grad():
             for k in range(steps):
-                u = self.step(u, duration / steps)
-                watch((k + 1) * duration / steps, self.outputs(u))
+                u = self.step(u, decay)
+                if watch is not None:
+                    watch((k + 1) * duration / steps, self.outputs(u))
             residual = self.residual(u)
         return u, Relaxation(self.block.name, steps, residual, residual <= SETTLED)
 
