@@ -457,6 +457,51 @@ class FFEBM(nn.Module):
         emulated = self.lower(hardware=hardware, chip_seed=chip_seed).calibrate(*args, **kwargs)
         return emulated.export_spice(directory, *args, overwrite=overwrite, **kwargs)
 
+    # --- files that outlive the model's code -----------------------------------------------------------------
+
+    def compile_to(
+        self,
+        path: str | os.PathLike[str],
+        example_inputs: Any,
+        *,
+        hardware: str | os.PathLike[str] | Hardware | None = None,
+        chip_seed: int = 0,
+        unexportable: str = "refuse",
+        overwrite: bool = False,
+    ) -> Path:
+        """Writes a bundle that runs and trains without the model's code: digital parts as ONNX, blocks as JSON, parameters as safetensors.
+
+        Args:
+            path: a folder, or a file that ends in ``.ffebm``.
+            example_inputs: a tensor, a tuple of arguments or a dict of keywords, of two samples or more.
+            hardware, chip_seed: as in :meth:`lower`; with them the bundle holds the chip's conductances and the blocks' netlists.
+            unexportable: what becomes of a digital part that ONNX can't express: ``"refuse"`` to write anything, or ``"skip"`` it.
+            overwrite: whether an earlier bundle may be replaced; until the new one is whole, the old one stays.
+
+        Raises:
+            OptionError: with every option and every part that stands in the way.
+        """
+        from .bundle_writer import BundleOptions, write_bundle_of  # it builds on this class
+
+        return write_bundle_of(self, path, example_inputs, BundleOptions(hardware, chip_seed, unexportable, overwrite))
+
+    def export_onnx(
+        self, path: str | os.PathLike[str], example_inputs: Any, *, diagnostics: bool = False
+    ) -> Path:
+        """Writes the whole model as one ONNX file, every relaxation a ``Loop`` that stops by tolerance: any onnxruntime infers with it.
+
+        Args:
+            path: the file.
+            example_inputs: a tensor, a tuple of arguments or a dict of keywords, of two samples or more.
+            diagnostics: whether the sweeps and the residual of every block are further outputs.
+
+        Raises:
+            OptionError: the file can't be written, or an operation has no ONNX form; it names the layer.
+        """
+        from .onnx_model import export_model  # it builds on this class
+
+        return export_model(self, path, example_inputs, diagnostics)
+
     # --- seeing it -----------------------------------------------------------------------------------------
 
     def report(self) -> Report:

@@ -1,0 +1,1 @@
+"""Runs and trains a compiled bundle without the model's code."""
