@@ -36,11 +36,16 @@ class Mode:
         program: its digital parts are calls of ONNX graphs.
         parts: the graphs' ports, by part (with ``WEIGHTS``, where weights are computed) and by kind.
         result: the model's result: dictionaries, lists and tuples with ``Ref`` and ``Weight`` leaves and plain constants.
+        call: how a call hands over the program's inputs: the list of positional arguments and the dictionary of named
+            ones, nests with ``Ref`` leaves; None where each input is an argument of its own name, in order.
+        defaults: what an argument that a call may leave out is then, by the program's name of it.
     """
 
     program: Program
     parts: Mapping[str, Mapping[str, Interface]]
     result: Any
+    call: Any = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class Contents:
         parameters: paths, in the order of ``model.parameters()``.
         frozen: those that don't train.
         aliases: the other paths of tied tensors.
+        hidden: paths that the model's state dict leaves out: constants of the trace, buffers that are not persistent.
         gains: as :meth:`GainStore.write` keys them: ``"state,state|0.01"``.
         execution: ``loop_gain``, ``tolerance``, ``max_sweeps`` and ``estimator`` (``name`` and ``options``).
         refused: the graphs that ONNX can't express.
@@ -72,6 +78,7 @@ class Contents:
     execution: Mapping[str, Any]
     frozen: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
+    hidden: tuple[str, ...] = ()
     gains: Mapping[str, Gains] = field(default_factory=dict)
     refused: tuple[Unexportable, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)

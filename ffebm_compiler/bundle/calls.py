@@ -1,0 +1,132 @@
+"""How a model is called, as data: which argument, and which leaf of a nested one, is which input of the program.
+
+model(image, {"mask": m}, scale=2.0)    call = ([Ref("image"), {"mask": Ref("mask")}], {"scale": Ref("scale")})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ..errors import InputError, Problem, close_matches
+from ..ir import Ref
+from .contents import Mode
+
+
+class _Leaf:
+    """A value that is recognised wherever a binder puts it."""
+
+
+def call_of(
+    bind: Callable[[tuple[Any, ...], Mapping[str, Any]], Sequence[Any]],
+    inputs: Sequence[str],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> tuple[Any, dict[str, Any]]:
+    """``Mode.call`` and ``Mode.defaults`` of a program, from one call of its model.
+
+    Args:
+        bind: ``(args, kwargs) -> values``, in the order of ``inputs``.
+        inputs: the program's inputs; of a nested value the names of its leaves are ``name[0]``, ``name[1]``, ...
+        args, kwargs: the call.
+    """
+    marked = _mapped(list(args), lambda v: _Leaf()), _mapped(dict(kwargs), lambda v: _Leaf())
+    names: dict[_Leaf, str] = {}
+    defaults: dict[str, Any] = {}
+    for name, value in zip(inputs, bind(tuple(marked[0]), marked[1]), strict=True):
+        leaves = [*_leaves(value)]
+        nested = isinstance(value, (dict, list, tuple))
+        for i, leaf in enumerate(leaves):
+            if isinstance(leaf, _Leaf):
+                names[leaf] = f"{name}[{i}]" if nested else name
+            else:
+                defaults[name] = value
+    named = _mapped(marked, lambda v: Ref(names[v]) if v in names else None)
+    return [list(named[0]), named[1]], defaults
+
+
+def bound_call(mode: Mode, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The program's inputs by name, from a call of the model.
+
+    Args:
+        name: of the model, for the error.
+
+    Raises:
+        InputError: with every argument that is missing, unknown or of another nesting.
+    """
+    inputs = mode.program.inputs
+    call = mode.call if mode.call is not None else [[Ref(n) for n in inputs], {}]
+    positional, named = list(call[0]), dict(call[1])
+    found: dict[str, Any] = dict(mode.defaults)
+    problems: list[Problem] = []
+    arguments = [_name_of(p, mode, i) for i, p in enumerate(positional)]
+    optional = [n for n in inputs if n not in {r.name for r in _leaves(call) if isinstance(r, Ref)}]
+    arguments, positional = (
+        [*arguments, *(mode.program.labels.get(n, n) for n in optional)],
+        [*positional, *map(Ref, optional)],
+    )
+    if len(args) > len(positional):
+        problems.append(
+            Problem(f"call of {name}", f"has {len(args)} arguments", f"It takes {', '.join([*arguments, *named])}.")
+        )
+    for where, nest, value in zip(arguments, positional, args, strict=False):
+        problems += _match(where, nest, value, found)
+    rest = dict(zip(arguments[len(args) :], positional[len(args) :], strict=True)) | named
+    for key, value in kwargs.items():
+        if key in rest:
+            problems += _match(key, rest[key], value, found)
+        else:
+            problems.append(Problem(f"argument {key} of {name}", "is unknown", close_matches(key, [*rest])))
+    missing = [n for n in inputs if n not in found]
+    if missing and not problems:
+        labels = ", ".join(mode.program.labels.get(n, n) for n in missing)
+        takes = ", ".join(dict.fromkeys([*arguments, *named]))
+        problems.append(Problem(f"call of {name}", f"lacks {labels}", f"Call it as the original model: ({takes})."))
+    if problems:
+        raise InputError(problems)
+    return {n: found[n] for n in inputs}
+
+
+def _name_of(nest: Any, mode: Mode, place: int) -> str:
+    return mode.program.labels.get(nest.name, nest.name) if isinstance(nest, Ref) else f"argument {place + 1}"
+
+
+def _match(where: str, nest: Any, value: Any, found: dict[str, Any]) -> list[Problem]:
+    """Puts the leaves of a value where the nest says."""
+    if isinstance(nest, Ref):
+        found[nest.name] = value
+        return []
+    if isinstance(nest, Mapping):
+        if not isinstance(value, Mapping) or set(value) != set(nest):
+            return [Problem(where, f"is {_shown(value)}", f"Give a dictionary of {', '.join(map(str, nest))}.")]
+        return [p for k, n in nest.items() for p in _match(f"{where}[{k!r}]", n, value[k], found)]
+    if isinstance(nest, (list, tuple)):
+        if not isinstance(value, (list, tuple)) or len(value) != len(nest):
+            return [Problem(where, f"is {_shown(value)}", f"Give a sequence of {len(nest)}.")]
+        pairs = zip(nest, value, strict=True)
+        return [p for i, (n, v) in enumerate(pairs) for p in _match(f"{where}[{i}]", n, v, found)]
+    return []
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"a dictionary of {', '.join(map(str, value))}"
+    return f"a {type(value).__name__}"
+
+
+def _mapped(value: Any, f: Callable[[Any], Any]) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _mapped(v, f) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_mapped(v, f) for v in value]
+    return f(value)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for v in value:
+            yield from _leaves(v)
+    else:
+        yield value
