@@ -1,6 +1,7 @@
 """What has an energy: one rule an operation, in explicit tables."""
 
-from .registry import RULES, Rules
+from .registry import REMAKES, RULES, Rules
+from .remake import Remake, Remakes
 from .rule import Call, Reading, Refusal, Role, Rule
 
-__all__ = ["RULES", "Call", "Reading", "Refusal", "Role", "Rule", "Rules"]
+__all__ = ["REMAKES", "RULES", "Call", "Reading", "Refusal", "Remake", "Remakes", "Role", "Rule", "Rules"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from ..ir import Operation, Weight
+from .remake import NUMBER, Given, Kind, OperationRemakes, Options, Remake, plain
 from .rule import Call, Reading, Refusal, Role, Rule, options
 
 aten = torch.ops.aten
@@ -47,55 +49,69 @@ def _add(call: Call, sign: int) -> Reading | Refusal:
     if not isinstance(alpha, Number):
         return Refusal("alpha is computed at run time")
     factor = sign * alpha
-    mark, magnitude = ("+", factor) if factor >= 0 else ("−", -factor)
-    times = "" if magnitude == 1 else f"{magnitude:g}·"
     a, b = call.as_operand(left), call.as_operand(right)
     if a is not None and b is not None:
-        template = f"{{0}} {mark} {times}{{1}}"
-        return Reading(
-            operands=(a, b),
-            operation=Operation(
-                name="add",
-                function=_sum,
-                options=options(alpha=factor),
-                text=template,
-                tex=template.replace("−", "-").replace("·", r"\cdot "),
-            ),
-        )
+        return Reading(operands=(a, b), operation=_made("add", alpha=factor))
     if a is not None and isinstance(right, Number):
-        return _constant(a, "shift", _shift, dict(constant=factor * right), f"{{0}} + {factor * right:g}")
+        return Reading(operands=(a,), operation=_made("shift", constant=factor * right))
     if b is not None and isinstance(left, Number):
         if factor == 1:
-            return _constant(b, "shift", _shift, dict(constant=left), f"{{0}} + {left:g}")
+            return Reading(operands=(b,), operation=_made("shift", constant=left))
         if factor == -1:
-            return _constant(b, "reflect", _reflect, dict(constant=left), f"{left:g} − {{0}}")
+            return Reading(operands=(b,), operation=_made("reflect", constant=left))
     return Refusal("it adds something that is neither a tensor nor a number")
 
 
-def _constant(
-    operand: fx.Node | Weight, name: str, function: Callable[..., Any], values: dict[str, Any], text: str
-) -> Reading:
-    return Reading(
-        operands=(operand,),
-        operation=Operation(
-            name=name, function=function, options=values, text=text, tex=text.replace("−", "-").replace("·", r"\cdot ")
-        ),
-    )
+def _sum_text(chosen: Options) -> str:
+    factor = chosen["alpha"]
+    mark, magnitude = ("+", factor) if factor >= 0 else ("−", -factor)
+    times = "" if magnitude == 1 else f"{magnitude:g}·"
+    return f"{{0}} {mark} {times}{{1}}"
+
+
+def _multiple_text(chosen: Options) -> str:
+    return "−{0}" if chosen["factor"] == -1 else f"{chosen['factor']:g}·{{0}}"
+
+
+@dataclass(frozen=True)
+class _Printed:
+    """An operation whose constants appear where it is printed."""
+
+    name: str
+    function: Callable[..., Any]
+    text: Callable[[Options], str]
+
+    def __call__(self, chosen: Options, given: Given = ()) -> Operation:
+        text = self.text(chosen)
+        tex = text.replace("−", "-").replace("·", r"\cdot ")
+        return Operation(name=self.name, function=self.function, options=chosen, text=text, tex=tex)
+
+
+_PRINTED = {
+    ("add", "alpha"): _Printed("add", _sum, _sum_text),
+    ("shift", "constant"): _Printed("shift", _shift, lambda o: f"{{0}} + {o['constant']:g}"),
+    ("reflect", "constant"): _Printed("reflect", _reflect, lambda o: f"{o['constant']:g} − {{0}}"),
+    ("scale", "factor"): _Printed("scale", _multiple, _multiple_text),
+    ("scale", "divisor"): _Printed("scale", _quotient, lambda o: f"{{0}}/{o['divisor']:g}"),
+}
+_BY_WEIGHT = Operation(name="scale_by_weight", function=torch.mul, text="{1}·{0}", tex=r"{1}\odot {0}")
+
+
+def _made(name: str, **constant: float) -> Operation:
+    ((option, _),) = constant.items()
+    return _PRINTED[name, option](options(**constant))
 
 
 def _multiply(call: Call) -> Reading | Refusal:
     left, right = call.arguments["input"], call.arguments["other"]
     a, b = call.as_operand(left), call.as_operand(right)
     if a is not None and isinstance(right, Number):
-        return _constant(a, "scale", _multiple, dict(factor=right), f"{right:g}·{{0}}")
+        return Reading(operands=(a,), operation=_made("scale", factor=right))
     if b is not None and isinstance(left, Number):
-        return _constant(b, "scale", _multiple, dict(factor=left), f"{left:g}·{{0}}")
+        return Reading(operands=(b,), operation=_made("scale", factor=left))
     if isinstance(a, Weight) != isinstance(b, Weight):
         value, weight = (b, a) if isinstance(a, Weight) else (a, b)
-        return Reading(
-            operands=(value, weight),
-            operation=Operation(name="scale_by_weight", function=torch.mul, text="{1}·{0}", tex=r"{1}\odot {0}"),
-        )
+        return Reading(operands=(value, weight), operation=_BY_WEIGHT)
     return Refusal("a product of two computed values is not bilinear in state and weight")
 
 
@@ -104,17 +120,15 @@ def _divide(call: Call) -> Reading | Refusal:
         return Refusal("rounding is not linear")
     a, divisor = call.as_operand(call.arguments["input"]), call.arguments["other"]
     if a is not None and isinstance(divisor, Number):
-        return _constant(a, "scale", _quotient, dict(divisor=divisor), f"{{0}}/{divisor:g}")
+        return Reading(operands=(a,), operation=_made("scale", divisor=divisor))
     return Refusal("it divides by a computed value")
 
 
 def _negate(call: Call) -> Reading | Refusal:
     a = call.as_operand(call.value())
-    return (
-        Refusal("its operand is not a tensor")
-        if a is None
-        else _constant(a, "scale", _multiple, dict(factor=-1), "−{0}")
-    )
+    if a is None:
+        return Refusal("its operand is not a tensor")
+    return Reading(operands=(a,), operation=_made("scale", factor=-1))
 
 
 def _right_subtract(call: Call) -> Reading | Refusal:
@@ -209,3 +223,16 @@ ARITHMETIC_RULES: tuple[Rule, ...] = (
         methods=("neg", "neg_"),
     ),
 )
+
+_DIVISOR = Kind("a finite number other than 0", lambda value: NUMBER.holds(value) and value != 0)
+
+ARITHMETIC_OPERATIONS: OperationRemakes = {
+    "add": (Remake(_PRINTED["add", "alpha"], {"alpha": NUMBER}, (2, 2)),),
+    "shift": (Remake(_PRINTED["shift", "constant"], {"constant": NUMBER}),),
+    "reflect": (Remake(_PRINTED["reflect", "constant"], {"constant": NUMBER}),),
+    "scale": (
+        Remake(_PRINTED["scale", "factor"], {"factor": NUMBER}),
+        Remake(_PRINTED["scale", "divisor"], {"divisor": _DIVISOR}),
+    ),
+    "scale_by_weight": plain(_BY_WEIGHT, (2, 2)),
+}

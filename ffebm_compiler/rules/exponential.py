@@ -14,6 +14,7 @@ The differences ``sigma(a + da) - sigma(a)`` are addition theorems and ``expm1``
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from ..ir import Potential
 from .activation import chosen, fixed
 from .piecewise import split_difference
+from .remake import NUMBER, OWN_DIMENSION, POSITIVE, Kind, Options, PotentialRemakes, exactly, of
 from .rule import Call, Refusal, Role, Rule
 
 aten = torch.ops.aten
@@ -162,7 +164,7 @@ def softplus(beta: float, threshold: float = 20.0) -> Potential:
         lower=0.0,
         text=f"½‖{{s}}‖² + Σ Li₂(exp(−{beta:g}{{s}}))/{beta * beta:g}",
         tex=rf"\tfrac12\lVert {{s}}\rVert^2 + \textstyle\sum \mathrm{{{{Li}}}}_2(e^{{{{-{beta:g}{{s}}}}}})/{beta * beta:g}",
-        options=dict(beta=beta),
+        options=dict(beta=beta, threshold=threshold),
     )
 
 
@@ -212,11 +214,15 @@ def _celu(call: Call) -> Potential | Refusal:
     return elu(float(alpha), rate=1 / float(alpha), name="celu")
 
 
+CURVED = 15
+"""Up to here a softplus is still curved."""
+
+
 def _softplus(call: Call) -> Potential | Refusal:
     beta, threshold = call.option("beta", 1.0), call.option("threshold", 20.0)
     if not beta > 0:
         return Refusal(f"beta={beta} is not positive")
-    if threshold < 15:
+    if threshold < CURVED:
         return Refusal(
             f"threshold={threshold} makes it a straight line where it is still curved, so it is not the softplus of the energy"
         )
@@ -233,6 +239,7 @@ def _softmax(call: Call) -> Potential | Refusal:
 
 
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # Klambauer et al. 2017, as in PyTorch
+SELU = elu(SELU_ALPHA, SELU_SCALE, name="selu")
 
 
 EXPONENTIAL_RULES: tuple[Rule, ...] = (
@@ -304,7 +311,7 @@ EXPONENTIAL_RULES: tuple[Rule, ...] = (
     Rule(
         "selu",
         Role.POTENTIAL,
-        fixed(elu(SELU_ALPHA, SELU_SCALE, name="selu")),
+        fixed(SELU),
         "scaled ELU",
         modules=(nn.SELU,),
         functions=(F.selu, torch.selu, aten.selu.default, aten.selu_.default),
@@ -323,3 +330,21 @@ EXPONENTIAL_RULES: tuple[Rule, ...] = (
         examples=((lambda: nn.Softmax(-1), (3, 5)),),
     ),
 )
+
+
+def _elu_remade(o: Options) -> Potential:
+    return elu(o["alpha"], o["scale"], o["rate"])
+
+
+_ELU = dict(alpha=POSITIVE, scale=POSITIVE, rate=POSITIVE)
+_THRESHOLD = Kind(f"a number from {CURVED}", lambda value: NUMBER.holds(value) and value >= CURVED)
+
+EXPONENTIAL_POTENTIALS: PotentialRemakes = {
+    "sigmoid": exactly(SIGMOID),
+    "tanh": exactly(TANH),
+    "selu": exactly(SELU),
+    "elu": of(_elu_remade, **_ELU),
+    "celu": of(lambda o: replace(_elu_remade(o), name="celu"), **_ELU),
+    "softplus": of(lambda o: softplus(o["beta"], o["threshold"]), beta=POSITIVE, threshold=_THRESHOLD),
+    "softmax": of(lambda o: softmax(o["dim"]), dim=OWN_DIMENSION),
+}

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ir import Operation, Weight
+from .remake import NUMBER, Given, OperationRemakes, Options, Remake
 from .rule import Call, Reading, Refusal, Role, Rule, nodes_of
 
 aten = torch.ops.aten
@@ -16,6 +17,10 @@ def _held(a: Tensor, mean: Tensor, variance: Tensor, scale: Tensor | None, shift
     return F.batch_norm(a, mean, variance, scale, shift, False, 0.0, eps)
 
 
+def _operation(chosen: Options, given: Given = ()) -> Operation:
+    return Operation(name="batch_norm", function=_held, options=chosen, text="{layer}({0})")
+
+
 def _batch_norm(call: Call) -> Reading | Refusal:
     mean, variance = call.weight("running_mean"), call.weight("running_var")
     if not isinstance(mean, Weight) or not isinstance(variance, Weight):
@@ -23,9 +28,7 @@ def _batch_norm(call: Call) -> Reading | Refusal:
     scale, shift = call.weight("weight"), call.weight("bias")
     return Reading(
         operands=(call.as_operand(call.value()), mean, variance, scale, shift),
-        operation=Operation(
-            name="batch_norm", function=_held, options=dict(eps=call.option("eps", 1e-5)), text="{layer}({0})"
-        ),
+        operation=_operation(dict(eps=call.option("eps", 1e-5))),
         given=nodes_of(scale, shift),
     )
 
@@ -50,3 +53,5 @@ NORM_RULES: tuple[Rule, ...] = (
         signature=("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps"),
     ),
 )
+
+NORM_OPERATIONS: OperationRemakes = {"batch_norm": (Remake(_operation, {"eps": NUMBER}, (5, 5)),)}

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..ir import Potential
 from .activation import chosen, fixed
+from .remake import NUMBER, POSITIVE, REAL, Options, PotentialRemakes, exactly, of
 from .rule import Call, Refusal, Role, Rule
 
 INFINITY = float("inf")
@@ -218,3 +219,19 @@ PIECEWISE_RULES: tuple[Rule, ...] = (
         examples=((nn.Hardsigmoid, (3, 5)),),
     ),
 )
+
+
+def _clamp_remade(o: Options) -> Potential:
+    return clamp(o["lower"], o["upper"], o["scale"], o["shift"])
+
+
+_CLIP = dict(lower=REAL, upper=REAL, scale=POSITIVE, shift=NUMBER)
+
+PIECEWISE_POTENTIALS: PotentialRemakes = {
+    "relu": exactly(RELU),
+    "relu6": exactly(RELU6),
+    "hardsigmoid": exactly(HARDSIGMOID),
+    "clamp": of(_clamp_remade, **_CLIP),
+    "hardtanh": of(lambda o: replace(_clamp_remade(o), name="hardtanh"), **_CLIP),
+    "leaky_relu": of(lambda o: leaky_relu(o["slope"]), slope=POSITIVE),
+}

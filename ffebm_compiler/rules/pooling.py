@@ -11,6 +11,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ir import Operation
+from .remake import (
+    COUNT,
+    COUNTS,
+    DIMENSION,
+    FLAG,
+    SIZES,
+    Given,
+    Kind,
+    OperationRemakes,
+    Options,
+    Remake,
+    either,
+    optional,
+    several,
+)
 from .rule import Call, Reading, Refusal, Role, Rule, options
 
 aten = torch.ops.aten
@@ -35,7 +50,7 @@ def _read(
     return read
 
 
-def _operation(name: str, function: Callable[..., Any], chosen: dict[str, Any], routed: bool) -> Operation:
+def _operation(name: str, function: Callable[..., Any], chosen: Options, routed: bool) -> Operation:
     if not routed:
         return Operation(name=name, function=function, options=chosen)
     choose, take = partial(_winners, function=function), partial(_take, dimensions=int(name[-2]))
@@ -85,16 +100,11 @@ def _mean(call: Call) -> Reading | Refusal:
     if 0 in chosen:
         return Refusal("a mean over the batch mixes the samples")
     keep = bool(call.option("keepdim", False))
-    return Reading(
-        operands=(call.as_operand(call.value()),),
-        operation=Operation(
-            name="mean",
-            function=torch.mean,
-            options=dict(dim=chosen, keepdim=keep),
-            text="mean({0})",
-            tex=r"\mathrm{{mean}}({0})",
-        ),
-    )
+    return Reading(operands=(call.as_operand(call.value()),), operation=_averaged(dict(dim=chosen, keepdim=keep)))
+
+
+def _averaged(chosen: Options, given: Given = ()) -> Operation:
+    return Operation(name="mean", function=torch.mean, options=chosen, text="mean({0})", tex=r"\mathrm{{mean}}({0})")
 
 
 _SHAPES: dict[int, tuple[int, ...]] = {1: (2, 3, 8), 2: (2, 3, 8, 6), 3: (2, 2, 4, 4, 4)}
@@ -161,3 +171,36 @@ POOLING_RULES: tuple[Rule, ...] = (
         signature=("input", "dim", "keepdim", "dtype"),
     ),
 )
+
+_PARTLY = several(optional(COUNT))
+_POOLINGS: dict[str, dict[str, Kind]] = {
+    "max_pool": {
+        "kernel_size": COUNTS,
+        "stride": optional(COUNTS),
+        "padding": SIZES,
+        "dilation": COUNTS,
+        "ceil_mode": FLAG,
+    },
+    "avg_pool": {
+        "kernel_size": COUNTS,
+        "stride": optional(COUNTS),
+        "padding": SIZES,
+        "ceil_mode": FLAG,
+        "count_include_pad": FLAG,
+    },
+    "adaptive_max_pool": {"output_size": either(COUNT, _PARTLY)},
+    "adaptive_avg_pool": {"output_size": either(COUNT, _PARTLY)},
+}
+
+
+def _remake(kind: str, d: int) -> tuple[Remake[Operation], ...]:
+    name = f"{kind}{d}d"
+    override = {"divisor_override": optional(COUNT)} if kind == "avg_pool" and d > 1 else {}
+    function, routed = getattr(F, name), "max" in kind
+    return (Remake(lambda o, given: _operation(name, function, o, routed), {**_POOLINGS[kind], **override}),)
+
+
+POOLING_OPERATIONS: OperationRemakes = {
+    **{f"{kind}{d}d": _remake(kind, d) for kind in _POOLINGS for d in (1, 2, 3)},
+    "mean": (Remake(_averaged, {"dim": several(DIMENSION), "keepdim": FLAG}),),
+}

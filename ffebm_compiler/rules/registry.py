@@ -7,18 +7,19 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
-from ..ir import Potential
-from .arithmetic import ARITHMETIC_RULES
-from .exponential import EXPONENTIAL_RULES
+from ..ir import IDENTITY, Potential
+from .arithmetic import ARITHMETIC_OPERATIONS, ARITHMETIC_RULES
+from .exponential import EXPONENTIAL_POTENTIALS, EXPONENTIAL_RULES
 from .identities import IDENTITY_RULES
-from .norms import NORM_RULES
-from .piecewise import PIECEWISE_RULES
-from .pooling import POOLING_RULES
-from .resizing import RESIZING_RULES
+from .norms import NORM_OPERATIONS, NORM_RULES
+from .piecewise import PIECEWISE_POTENTIALS, PIECEWISE_RULES
+from .pooling import POOLING_OPERATIONS, POOLING_RULES
+from .remake import Remakes, exactly
+from .resizing import RESIZING_OPERATIONS, RESIZING_RULES
 from .rule import Call, Reading, Role, Rule
-from .shapes import SHAPE_RULES
-from .smooth import SMOOTH_RULES
-from .weighted import WEIGHTED_RULES
+from .shapes import SHAPE_OPERATIONS, SHAPE_RULES
+from .smooth import SMOOTH_OPERATIONS, SMOOTH_RULES
+from .weighted import WEIGHTED_OPERATIONS, WEIGHTED_RULES
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,21 @@ RULES = Rules(
         *ARITHMETIC_RULES,
     )
 )
+
+
+REMAKES = Remakes(
+    operations={
+        **WEIGHTED_OPERATIONS,
+        **POOLING_OPERATIONS,
+        **NORM_OPERATIONS,
+        **SHAPE_OPERATIONS,
+        **RESIZING_OPERATIONS,
+        **ARITHMETIC_OPERATIONS,
+        **SMOOTH_OPERATIONS,
+    },
+    potentials={"identity": exactly(IDENTITY), **PIECEWISE_POTENTIALS, **EXPONENTIAL_POTENTIALS},
+)
+"""What the rules above read, made again from its name and options."""
 
 
 def example_potential(rule: Rule) -> Potential | None:

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from ..ir import Operation
+from .remake import COUNT, COUNTS, FLAG, NUMBER, OFFSET, POSITIVE, OperationRemakes, either, one_of, optional, several
 from .rule import Call, Reading, Refusal, Role, Rule, options
-from .shapes import rearrangement
+from .shapes import moved, moving, rearrangement
 
 aten = torch.ops.aten
 
@@ -23,13 +23,7 @@ def _pad(call: Call) -> Reading | Refusal:
     pad = call.option("padding", None) if call.module is not None else call.arguments["pad"]
     return Reading(
         operands=(call.as_operand(call.value()),),
-        operation=Operation(
-            name="pad",
-            function=F.pad,
-            options=options(pad=pad, value=value or 0.0),
-            text="pad({0})",
-            tex=r"\mathrm{{pad}}({0})",
-        ),
+        operation=moved("pad", F.pad, options(pad=pad, value=value or 0.0)),
     )
 
 
@@ -42,13 +36,7 @@ def _upsample(call: Call) -> Reading | Refusal:
         chosen["antialias"] = True
     return Reading(
         operands=(call.as_operand(call.value()),),
-        operation=Operation(
-            name="upsample",
-            function=F.interpolate,
-            options=options(mode=mode, **chosen),
-            text="upsample({0})",
-            tex=r"\mathrm{{upsample}}({0})",
-        ),
+        operation=moved("upsample", F.interpolate, options(mode=mode, **chosen)),
     )
 
 
@@ -58,19 +46,37 @@ def _upsample_exported(call: Call) -> Reading | Refusal:
     chosen = {k: v for k, v in call.arguments.items() if k != "input"}
     return Reading(
         operands=(call.as_operand(call.value()),),
-        operation=Operation(
-            name="upsample",
-            function=_target(call),
-            options=options(**chosen),
-            text="upsample({0})",
-            tex=r"\mathrm{{upsample}}({0})",
-        ),
+        operation=moved("upsample", _exported, options(mode=_mode_of(call), **chosen)),
     )
 
 
-def _target(call: Call) -> Callable[..., Any]:
-    assert callable(call.node.target)
-    return call.node.target
+_EXPORTED: dict[str, Callable[..., Any]] = {
+    "nearest1d": aten.upsample_nearest1d.vec,
+    "nearest2d": aten.upsample_nearest2d.vec,
+    "nearest3d": aten.upsample_nearest3d.vec,
+    "linear1d": aten.upsample_linear1d.vec,
+    "bilinear2d": aten.upsample_bilinear2d.vec,
+    "trilinear3d": aten.upsample_trilinear3d.vec,
+    "bicubic2d": aten.upsample_bicubic2d.vec,
+}
+_NEAREST = ("nearest1d", "nearest2d", "nearest3d")
+_SMOOTHED = tuple(mode for mode in _EXPORTED if mode not in _NEAREST)
+
+
+def _mode_of(call: Call) -> str:
+    return next(mode for mode, function in _EXPORTED.items() if function is call.node.target)
+
+
+def _exported(
+    a: Tensor,
+    mode: str,
+    output_size: tuple[int, ...] | None,
+    scale_factors: tuple[float, ...] | None,
+    align_corners: bool | None = None,
+) -> Tensor:
+    corners = () if align_corners is None else (align_corners,)
+    resized: Tensor = _EXPORTED[mode](a, output_size, *corners, scale_factors)
+    return resized
 
 
 RESIZING_RULES: tuple[Rule, ...] = (
@@ -102,7 +108,7 @@ RESIZING_RULES: tuple[Rule, ...] = (
         Role.COUPLING,
         _upsample_exported,
         "nearest upsampling, as torch.export writes it",
-        functions=(aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec, aten.upsample_nearest3d.vec),
+        functions=tuple(_EXPORTED[mode] for mode in _NEAREST),
         signature=("input", "output_size", "scale_factors"),
     ),
     Rule(
@@ -110,12 +116,7 @@ RESIZING_RULES: tuple[Rule, ...] = (
         Role.COUPLING,
         _upsample_exported,
         "linear and cubic upsampling, as torch.export writes it",
-        functions=(
-            aten.upsample_linear1d.vec,
-            aten.upsample_bilinear2d.vec,
-            aten.upsample_trilinear3d.vec,
-            aten.upsample_bicubic2d.vec,
-        ),
+        functions=tuple(_EXPORTED[mode] for mode in _SMOOTHED),
         signature=("input", "output_size", "align_corners", "scale_factors"),
     ),
     Rule(
@@ -129,3 +130,25 @@ RESIZING_RULES: tuple[Rule, ...] = (
         examples=((lambda: nn.PixelShuffle(2), (2, 4, 3, 3)),),
     ),
 )
+
+_FACTORS = either(POSITIVE, several(POSITIVE))
+_MODES = one_of("nearest", "nearest-exact", "linear", "bilinear", "bicubic", "trilinear", "area")
+_RESIZED = dict(
+    mode=_MODES,
+    size=optional(COUNTS),
+    scale_factor=optional(_FACTORS),
+    align_corners=optional(FLAG),
+    recompute_scale_factor=optional(FLAG),
+)
+_TO_SIZE = dict(output_size=optional(several(COUNT)), scale_factors=optional(several(POSITIVE)))
+
+RESIZING_OPERATIONS: OperationRemakes = {
+    "pad": moving("pad", F.pad, pad=several(OFFSET), value=NUMBER),
+    "upsample": (
+        *moving("upsample", F.interpolate, **_RESIZED),
+        *moving("upsample", F.interpolate, **_RESIZED, antialias=FLAG),
+        *moving("upsample", _exported, mode=one_of(*_NEAREST), **_TO_SIZE),
+        *moving("upsample", _exported, mode=one_of(*_SMOOTHED), **_TO_SIZE, align_corners=FLAG),
+    ),
+    "pixel_shuffle": moving("pixel_shuffle", F.pixel_shuffle, upscale_factor=COUNT),
+}

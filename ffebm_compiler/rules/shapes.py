@@ -9,9 +9,38 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..ir import Operation
+from .remake import (
+    DIMENSION,
+    DIMENSIONS,
+    MOST_DIMENSIONS,
+    OWN_DIMENSION,
+    SHAPE,
+    Given,
+    Kind,
+    OperationRemakes,
+    Options,
+    Remake,
+    plain,
+    several,
+)
 from .rule import Call, Reading, Refusal, Role, Rule, options
 
 aten = torch.ops.aten
+
+
+def moved(name: str, function: Callable[..., Any], chosen: Options) -> Operation:
+    """The operation of a rearrangement."""
+    return Operation(
+        name=name,
+        function=function,
+        options=chosen,
+        text=name + "({0})",
+        tex=rf"\mathrm{{{{{name.replace('_', ' ')}}}}}({{0}})",
+    )
+
+
+def moving(name: str, function: Callable[..., Any], **options: Kind) -> tuple[Remake[Operation], ...]:
+    return (Remake(lambda chosen, given: moved(name, function, chosen), options),)
 
 
 def rearrangement(
@@ -25,13 +54,7 @@ def rearrangement(
         chosen = options(**{k: call.option(k, v) for k, v in defaults.items()})
         return Reading(
             operands=(call.as_operand(call.value()),),
-            operation=Operation(
-                name=name,
-                function=function,
-                options=chosen,
-                text=name + "({0})",
-                tex=rf"\mathrm{{{{{name.replace('_', ' ')}}}}}({{0}})",
-            ),
+            operation=moved(name, function, chosen),
             keeps_batch=keeps_batch(chosen),
         )
 
@@ -70,13 +93,7 @@ def _reshape(call: Call) -> Reading | Refusal:
     shape = Sizes(None if isinstance(g, fx.Node) else int(g) for g in given)
     return Reading(
         operands=(call.as_operand(call.value()), *sizes),
-        operation=Operation(
-            name="reshape",
-            function=_reshape_to,
-            options=dict(shape=shape),
-            text="reshape({0})",
-            tex=r"\mathrm{{reshape}}({0})",
-        ),
+        operation=moved("reshape", _reshape_to, dict(shape=shape)),
         given=frozenset(sizes),
         keeps_batch=shape[0] is None,
     )
@@ -95,13 +112,7 @@ def _permute(call: Call) -> Reading | Refusal:
         return Refusal("its dimensions are computed at run time")
     return Reading(
         operands=(call.as_operand(call.value()),),
-        operation=Operation(
-            name="permute",
-            function=torch.permute,
-            options=dict(dims=tuple(dims)),
-            text="permute({0})",
-            tex=r"\mathrm{{permute}}({0})",
-        ),
+        operation=moved("permute", torch.permute, dict(dims=tuple(dims))),
         keeps_batch=dims[0] == 0,
     )
 
@@ -119,13 +130,14 @@ def _cat(call: Call) -> Reading | Refusal:
         return Refusal("it concatenates along the batch")
     return Reading(
         operands=tuple(call.as_operand(p) for p in parts),
-        operation=Operation(
-            name="cat",
-            function=_concatenate,
-            options=dict(dim=dim),
-            text="[" + ", ".join(f"{{{i}}}" for i in range(len(parts))) + "]",
-            tex=r"\left[" + ", ".join(f"{{{i}}}" for i in range(len(parts))) + r"\right]",
-        ),
+        operation=_joined(dict(dim=dim), (True,) * len(parts)),
+    )
+
+
+def _joined(chosen: Options, given: Given) -> Operation:
+    listed = ", ".join(f"{{{i}}}" for i in range(len(given)))
+    return Operation(
+        name="cat", function=_concatenate, options=chosen, text=f"[{listed}]", tex=rf"\left[{listed}\right]"
     )
 
 
@@ -144,8 +156,10 @@ def _flatten_keeps(o: dict[str, Any]) -> bool:
 
 
 def _contiguous(call: Call) -> Reading | Refusal:
-    operation = Operation(name="contiguous", function=Tensor.contiguous, text="{0}", tex="{0}")
-    return Reading(operands=(call.as_operand(call.value()),), operation=operation)
+    return Reading(operands=(call.as_operand(call.value()),), operation=_CONTIGUOUS)
+
+
+_CONTIGUOUS = Operation(name="contiguous", function=Tensor.contiguous, text="{0}", tex="{0}")
 
 
 SHAPE_RULES: tuple[Rule, ...] = (
@@ -247,3 +261,23 @@ SHAPE_RULES: tuple[Rule, ...] = (
         methods=("contiguous",),
     ),
 )
+
+
+def _reshape_remade(chosen: Options, given: Given) -> Operation:
+    return moved("reshape", _reshape_to, dict(shape=Sizes(chosen["shape"])))
+
+
+MOST_PARTS = 1024
+"""No concatenation joins more."""
+
+SHAPE_OPERATIONS: OperationRemakes = {
+    "flatten": moving("flatten", torch.flatten, start_dim=DIMENSION, end_dim=DIMENSION),
+    "unflatten": moving("unflatten", torch.unflatten, dim=OWN_DIMENSION, sizes=SHAPE),
+    "reshape": (Remake(_reshape_remade, {"shape": SHAPE}, (1, 1 + MOST_DIMENSIONS)),),
+    "permute": moving("permute", torch.permute, dims=several(DIMENSION)),
+    "transpose": moving("transpose", torch.transpose, dim0=DIMENSION, dim1=DIMENSION),
+    "squeeze": moving("squeeze", torch.squeeze, dim=DIMENSIONS),
+    "unsqueeze": moving("unsqueeze", torch.unsqueeze, dim=DIMENSION),
+    "cat": (Remake(_joined, {"dim": OWN_DIMENSION}, (1, MOST_PARTS)),),
+    "contiguous": plain(_CONTIGUOUS),
+}

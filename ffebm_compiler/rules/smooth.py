@@ -10,23 +10,28 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..ir import Operation
+from .remake import Kind, OperationRemakes, Options, Remake, one_of
 from .rule import Call, Reading, Role, Rule
 
 aten = torch.ops.aten
+
+
+def _operation(name: str, function: Callable[..., Any], chosen: Options) -> Operation:
+    return Operation(
+        name=name,
+        function=function,
+        options=chosen,
+        linear=False,
+        text=f"{name}({{0}})",
+        tex=rf"\mathrm{{{{{name}}}}}({{0}})",
+    )
 
 
 def _read(name: str, function: Callable[..., Any], *constants: tuple[str, Any]) -> Callable[[Call], Reading]:
     def read(call: Call) -> Reading:
         return Reading(
             operands=(call.as_operand(call.value()),),
-            operation=Operation(
-                name=name,
-                function=function,
-                options={k: call.option(k, v) for k, v in constants},
-                linear=False,
-                text=f"{name}({{0}})",
-                tex=rf"\mathrm{{{{{name}}}}}({{0}})",
-            ),
+            operation=_operation(name, function, {k: call.option(k, v) for k, v in constants}),
         )
 
     return read
@@ -80,3 +85,17 @@ SMOOTH_RULES: tuple[Rule, ...] = (
         "cos", Role.SMOOTH, _read("cos", torch.cos), "cos(a)", functions=(torch.cos, aten.cos.default), methods=("cos",)
     ),
 )
+
+
+def _remake(name: str, function: Callable[..., Any], **options: Kind) -> tuple[Remake[Operation], ...]:
+    return (Remake(lambda chosen, given: _operation(name, function, chosen), options),)
+
+
+SMOOTH_OPERATIONS: OperationRemakes = {
+    "gelu": _remake("gelu", F.gelu, approximate=one_of("none", "tanh")),
+    "silu": _remake("silu", F.silu),
+    "mish": _remake("mish", F.mish),
+    "hardswish": _remake("hardswish", F.hardswish),
+    "sin": _remake("sin", torch.sin),
+    "cos": _remake("cos", torch.cos),
+}

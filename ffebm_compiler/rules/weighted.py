@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,25 +12,30 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from ..ir import Operation, Weight
+from .remake import COUNT, COUNTS, FLAG, SIZES, Given, Kind, OperationRemakes, Options, Remake, either, one_of
 from .rule import Call, Reading, Refusal, Role, Rule, nodes_of, options
 
 aten = torch.ops.aten
 
 
+def _weighted(name: str, function: Callable[..., Any], chosen: Options, given: Given) -> Operation:
+    star = r"\star" if "conv" in name else r"\,"
+    plus = r" + b_{{{layer}}}" if given[2] else ""
+    return Operation(
+        name=name,
+        function=function,
+        options=chosen,
+        weighted=True,
+        text="{layer}({0})",
+        tex=r"W_{{{layer}}}" + star + " {0}" + plus,
+    )
+
+
 def _read_weighted(call: Call, name: str, function: Callable[..., Any], constants: dict[str, Any]) -> Reading:
     weight, bias = call.weight("weight"), call.weight("bias")
-    star = r"\star" if "conv" in name else r"\,"
-    plus = "" if bias is None else r" + b_{{{layer}}}"
     return Reading(
         operands=(call.as_operand(call.value()), weight, bias),
-        operation=Operation(
-            name=name,
-            function=function,
-            options=options(**constants),
-            weighted=True,
-            text="{layer}({0})",
-            tex=r"W_{{{layer}}}" + star + " {0}" + plus,
-        ),
+        operation=_weighted(name, function, options(**constants), (True, True, bias is not None)),
         given=nodes_of(weight, bias),
     )
 
@@ -66,13 +72,23 @@ def _matmul(call: Call) -> Reading | Refusal:
     if call.option("alpha", 1) != 1 or call.option("beta", 1) != 1:
         return Refusal("alpha and beta other than 1 have no rule; scale outside of the product")
     weight, transposed = matrix
-    plus = "" if bias is None else " + {2}"
     return Reading(
         operands=(value, weight, bias),
-        operation=Operation(name="matmul", function=times, options=dict(transposed=transposed), weighted=True,
-                            text="{0} @ {1}" + plus, tex=r"{0}\,{1}" + plus),
+        operation=_product(dict(transposed=transposed), (True, True, bias is not None)),
         given=nodes_of(bias),
-    )  # fmt: skip
+    )
+
+
+def _product(chosen: Options, given: Given) -> Operation:
+    plus = " + {2}" if given[2] else ""
+    return Operation(
+        name="matmul",
+        function=times,
+        options=chosen,
+        weighted=True,
+        text="{0} @ {1}" + plus,
+        tex=r"{0}\,{1}" + plus,
+    )
 
 
 def _convolution(name: str, function: Callable[..., Any], transposed: bool) -> Callable[[Call], Reading | Refusal]:
@@ -190,3 +206,18 @@ WEIGHTED_RULES: tuple[Rule, ...] = (
         (lambda: nn.ConvTranspose3d(2, 3, 2), (2, 2, 3, 3, 3)),
     ),
 )
+
+_WINDOW = {"stride": COUNTS, "padding": either(SIZES, one_of("same", "valid")), "dilation": COUNTS, "groups": COUNT}
+_TRANSPOSED_WINDOW = {**_WINDOW, "output_padding": SIZES}
+
+
+def _remake(name: str, options: Mapping[str, Kind]) -> tuple[Remake[Operation], ...]:
+    return (Remake(partial(_weighted, name, getattr(F, name)), options, (3, 3)),)
+
+
+WEIGHTED_OPERATIONS: OperationRemakes = {
+    "linear": _remake("linear", {}),
+    "matmul": (Remake(_product, {"transposed": FLAG}, (3, 3)),),
+    **{f"conv{d}d": _remake(f"conv{d}d", _WINDOW) for d in (1, 2, 3)},
+    **{f"conv_transpose{d}d": _remake(f"conv_transpose{d}d", _TRANSPOSED_WINDOW) for d in (1, 2, 3)},
+}

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ffebm_compiler.passes import canonicalize, trace
 from ffebm_compiler.passes.canonicalize import Canonical
-from ffebm_compiler.rules import RULES, Reading, Role, Rule
+from ffebm_compiler.rules import REMAKES, RULES, Reading, Role, Rule
+from ffebm_compiler.rules.remake import fitting, same
 from ffebm_compiler.train import attribute
 
 EXAMPLES = [
@@ -50,7 +51,18 @@ def read(net: nn.Module, exported_with: Tensor | None = None) -> tuple[Canonical
     canonical = canonicalize(traced, RULES)
     (reading,) = canonical.readings.values()
     assert isinstance(reading, Reading), reading
+    assert_made_again(reading)
     return canonical, reading
+
+
+def assert_made_again(reading: Reading) -> None:
+    """Name and options say all that there is to know of an operation or a potential."""
+    for found, table in ((reading.operation, REMAKES.operations), (reading.potential, REMAKES.potentials)):
+        if found is not None:
+            given = tuple(o is not None for o in reading.operands)
+            remake = fitting(table[found.name], found.options)
+            assert not [*remake.problems(found.options, given if found is reading.operation else None)]
+            assert same(remake(found.options, given), found)
 
 
 def evaluate(canonical: Canonical, reading: Reading, x: Tensor) -> Tensor:

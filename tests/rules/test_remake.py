@@ -1,0 +1,85 @@
+"""Operations and potentials from their names and options; what is not the library's own is told apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from ffebm_compiler.ir import Operation, Potential
+from ffebm_compiler.rules import REMAKES, Remake
+from ffebm_compiler.rules.piecewise import RELU, clamp, leaky_relu
+from ffebm_compiler.rules.remake import NUMBER, fitting, plain, same
+
+CONV = dict(stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1)
+SOUND: list[tuple[str, dict[str, Any], int]] = [
+    ("conv2d", CONV, 3), ("scale", dict(factor=2), 1), ("scale", dict(divisor=2.5), 1), ("reshape", dict(shape=(None, -1, 3)), 2),
+    ("adaptive_avg_pool2d", dict(output_size=(None, 3)), 1), ("squeeze", dict(dim=(1, 2)), 1), ("batch_norm", dict(eps=1e-5), 5),
+]  # fmt: skip
+UNSOUND: list[tuple[str, dict[str, Any], int, str]] = [
+    ("conv2d", {**CONV, "stride": (1 << 40, 1)}, 3, "stride = "), ("conv2d", {**CONV, "groups": True}, 3, "groups = True"),
+    ("conv2d", {**CONV, "padding": "reflect"}, 3, "padding = 'reflect'"), ("conv2d", {**CONV, "evil": 1}, 3, "an option evil"),
+    ("conv2d", CONV, 2, "reads 2 operands instead of 3"), ("scale", dict(factor=math.inf), 1, "factor = inf"),
+    ("scale", dict(divisor=0), 1, "divisor = 0"), ("scale", {}, 1, "no option factor"), ("pad", dict(pad=(1,) * 99, value=0.0), 1, "pad = "),
+    ("cat", dict(dim=0), 2, "dim = 0"), ("linear", dict(input=1), 3, "an option input"), ("reshape", dict(shape=(-2,)), 1, "shape = "),
+    ("upsample", dict(mode="nearest2d", output_size=None, scale_factors=(math.nan,)), 1, "scale_factors = "),
+]  # fmt: skip
+
+
+def remake(name: str, options: Mapping[str, Any]) -> Remake[Operation]:
+    return fitting(REMAKES.operations[name], options)
+
+
+@pytest.mark.parametrize(("name", "options", "operands"), SOUND)
+def test_sound_options_are_taken(name: str, options: dict[str, Any], operands: int) -> None:
+    given = (True,) * operands
+    assert not [*remake(name, options).problems(options, given)]
+    assert dict(remake(name, options)(options, given).options) == options
+
+
+@pytest.mark.parametrize(("name", "options", "operands", "says"), UNSOUND)
+def test_unsound_options_are_named(name: str, options: dict[str, Any], operands: int, says: str) -> None:
+    (problem,) = remake(name, options).problems(options, (True,) * operands)
+    assert says in problem
+
+
+@pytest.mark.parametrize("name", ["relu", "sigmoid", "selu", "hardsigmoid"])
+def test_a_potential_without_choices_takes_its_own_options_alone(name: str) -> None:
+    (spelling,) = REMAKES.potentials[name]
+    own = {n: kind for n, kind in spelling({}).options.items()}
+    assert not [*spelling.problems(own)]
+    assert [*spelling.problems({**own, "scale": 3.0})]
+
+
+def test_what_computes_something_else_is_not_the_same() -> None:
+    assert same(clamp(0.0, 1.0), clamp(0.0, 1.0))
+    assert same(leaky_relu(0.1), leaky_relu(0.1))
+    others: list[tuple[Potential, Potential]] = [
+        (clamp(0.0, 1.0), clamp(0.0, 2.0)), (clamp(0.0, 1.0), clamp(0.0, 1.0, scale=2.0)), (RELU, replace(RELU, activation=torch.tanh)),
+        (RELU, replace(RELU, energy=lambda s: s * s / 2)), (leaky_relu(0.1), replace(leaky_relu(0.1), options={})),
+    ]  # fmt: skip
+    for one, other in others:
+        assert not same(one, other)
+    (conv,) = REMAKES.operations["conv2d"]
+    made = conv(CONV, (True, True, True))
+    assert same(made, conv(dict(CONV), (True, True, True)))
+    assert not same(made, conv(CONV, (True, True, False)))  # it prints without a bias
+    assert not same(made, replace(made, function=torch.conv1d))
+    (pool,) = REMAKES.operations["max_pool2d"]
+    window = dict(kernel_size=2, stride=None, padding=0, dilation=1, ceil_mode=False)
+    assert same(pool(window), pool(window))
+    assert not same(pool(window), replace(pool(window), take=torch.gather))
+
+
+def test_a_user_can_add_operations_of_their_own() -> None:
+    mine = Operation(name="sum_of_squares", function=torch.square, linear=False)
+    known = REMAKES.extended(operations={"sum_of_squares": plain(mine)})
+    assert known.operations["sum_of_squares"][0]({}) is mine
+    assert known.operations["linear"] is REMAKES.operations["linear"]
+    assert "sum_of_squares" not in REMAKES.operations
+    wins = REMAKES.extended(operations={"linear": (Remake(lambda o, g: mine, {"k": NUMBER}),)})
+    assert wins.operations["linear"][0]({"k": 1.0}) is mine
