@@ -19,9 +19,8 @@ import torch
 from torch import Tensor
 
 from ..estimate import Estimate, FreePhase
-from ..estimate.contrast import Gradients, gradients_of
 from ..hardware import Hardware
-from ..solve import BoundBlock, States
+from ..solve import BoundBlock, Gradients, States, gradients_of
 from .converters import Range, quantised
 from .phases import Phases
 from .reading import Reading, Sample

@@ -1,7 +1,8 @@
 """What is the gradient: equilibrium propagation in its forms, and the baselines it is compared with."""
 
+from ..solve import Gradients
 from .baselines import SPSA, Implicit, Unrolled
-from .contrast import Gradients, contrast
+from .contrast import contrast
 from .equilibrium_propagation import CenteredEP, OneSidedEP, TangentEP
 from .estimator import Estimate, Estimator, FreePhase
 

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError, Problem
-from ..solve import BoundBlock, States, Tolerance, differentiable_sweep, relax
+from ..solve import BoundBlock, Gradients, States, Tolerance, differentiable_sweep, gradients_of, relax
 from ..solve.relaxation import iterate
-from .contrast import Gradients, gradients_of
 from .estimator import Estimate, FreePhase
 
 

@@ -15,9 +15,19 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, OptionError, Problem
-from ..solve import BoundBlock, Linearisation, Relaxation, States, Tolerance, displace
+from ..solve import (
+    AUTOMATIC,
+    BoundBlock,
+    Differentiation,
+    Gradients,
+    Linearised,
+    Relaxation,
+    States,
+    Tolerance,
+    displace,
+)
 from ..solve.relaxation import peak
-from .contrast import Gradients, contrast, gradients_of
+from .contrast import contrast
 from .estimator import Estimate, FreePhase
 from .literal import nudged_equilibrium
 
@@ -62,7 +72,7 @@ def no_gradient(free: FreePhase, wanted: Sequence[str]) -> Estimate:
 
 
 def displaced(
-    linear: Linearisation, errors: Mapping[str, Tensor], strength: float, tolerance: Tolerance
+    linear: Linearised, errors: Mapping[str, Tensor], strength: float, tolerance: Tolerance
 ) -> tuple[States, Relaxation]:
     """The displacement under one nudge; none at strength zero, which is the free phase itself.
 
@@ -87,7 +97,7 @@ def two_phases(
     free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[str], first: float, second: float
 ) -> Estimate:
     """The contrast of the equilibria nudged by ``first`` and ``second`` (one of them may be zero)."""
-    linear = Linearisation(free.bound, free.states, wanted)
+    linear = free.differentiation.linearise(free.bound, free.states, wanted)
     (d1, r1), (d2, r2) = (displaced(linear, errors, b, free.tolerance) for b in (first, second))
     difference, mean = rate_and_mean(d1, d2, first - second)
     return Estimate(contrast(linear, difference, mean), (r1, r2))
@@ -101,19 +111,18 @@ def two_phases_subtracted(
         nudged_equilibrium(free, errors, b) if b != 0 else (free.states, None) for b in (first, second)
     ]
     (s1, _), (s2, _) = found
-    g1, g2 = energy_gradients(free.bound, s1, wanted), energy_gradients(free.bound, s2, wanted)
+    g1, g2 = (energy_gradients(free.bound, s, wanted, free.differentiation) for s in (s1, s2))
     return Estimate({n: (g1[n] - g2[n]) / (first - second) for n in g1}, tuple(r for _, r in found if r is not None))
 
 
-def energy_gradients(bound: BoundBlock, states: Mapping[str, Tensor], wanted: Sequence[str]) -> Gradients:
+def energy_gradients(
+    bound: BoundBlock,
+    states: Mapping[str, Tensor],
+    wanted: Sequence[str],
+    differentiation: Differentiation = AUTOMATIC,
+) -> Gradients:
     """``dE/dtheta = - sum_m w_m <s_m, df_m/dtheta>`` at the given states."""
-    with torch.enable_grad():
-        bound, leaves = bound.with_leaves(wanted)
-        fixed = {k: v.detach() for k, v in states.items()}
-        energy = -sum(
-            bound.layer_weights[s.name] * (fixed[s.name] * bound.drive(s, fixed)).sum() for s in bound.block.states
-        )
-        return gradients_of(torch.as_tensor(energy), leaves)
+    return {n: -g for n, g in differentiation.interaction_gradients(bound, states, wanted).items()}
 
 
 @dataclass(frozen=True)
@@ -174,7 +183,7 @@ class TangentEP:
         strength = nudge_strength(errors, 1.0)
         if strength == 0:
             return no_gradient(free, wanted)
-        linear = Linearisation(free.bound, free.states, wanted)
+        linear = free.differentiation.linearise(free.bound, free.states, wanted)
         d, record = displace(linear, errors, strength, free.tolerance, tangent=True)
         difference = {n: v / strength for n, v in d.items()}
         return Estimate(contrast(linear, difference, {}), (record,))

@@ -8,8 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from ..solve import BoundBlock, Relaxation, States, Tolerance
-from .contrast import Gradients
+from ..solve import AUTOMATIC, BoundBlock, Differentiation, Gradients, Relaxation, States, Tolerance
 
 
 @dataclass(frozen=True)
@@ -22,6 +21,7 @@ class FreePhase:
         relaxation: how it was found.
         tolerance: when relaxations stop.
         winners: the winners of maxima that had to be held, which ``bound`` then holds too.
+        differentiation: how the nudged phases and the contrast find the derivatives of the interaction.
     """
 
     bound: BoundBlock
@@ -29,6 +29,7 @@ class FreePhase:
     relaxation: Relaxation
     tolerance: Tolerance
     winners: Mapping[str, Tensor] = field(default_factory=dict)
+    differentiation: Differentiation = AUTOMATIC
 
 
 @dataclass(frozen=True)

@@ -17,18 +17,18 @@ def nudged_equilibrium(free: FreePhase, errors: Mapping[str, Tensor], beta: floa
 
     s_l = sigma_l(f_l + sum_m (w_m / w_l) J_lm^T s_m - beta delta_l / w_l)
     """
-    bound, block = free.bound.detached(), free.bound.block
+    interaction = free.differentiation.interaction(free.bound)
+    bound, block = interaction.bound, free.bound.block
     states = {k: v.detach() for k, v in free.states.items()}
 
     def sweep() -> dict[str, tuple[Tensor, Tensor]]:
-        with torch.enable_grad():
-            leaves = {k: v.detach().requires_grad_() for k, v in states.items()}
-            drives = {s.name: bound.drive(s, leaves) for s in block.states}
+        leaves = {k: interaction.leaf(v) for k, v in states.items()}
+        drives = {s.name: interaction.drive(s, leaves) for s in block.states}
         changes: dict[str, tuple[Tensor, Tensor]] = {}
         feedback: dict[str, Tensor] = {}
         for state in reversed(block.states):
             n = state.name
-            a = drives[n].detach()
+            a = drives[n].f.detach()
             if n in feedback:
                 a = a + feedback[n] / bound.layer_weights[n]
             if n in errors:
@@ -36,12 +36,8 @@ def nudged_equilibrium(free: FreePhase, errors: Mapping[str, Tensor], beta: floa
             new = state.potential.activation(a)
             changes[n] = (new, new - states[n])
             states[n] = new
-            if state.drive.sources:
-                pulled = torch.autograd.grad(
-                    drives[n], [leaves[m] for m in state.drive.sources], bound.layer_weights[n] * new, retain_graph=True
-                )
-                for source, back in zip(state.drive.sources, pulled, strict=True):
-                    feedback[source] = feedback[source] + back if source in feedback else back
+            for source, back in interaction.pull(state, drives[n], bound.layer_weights[n] * new).items():
+                feedback[source] = feedback[source] + back if source in feedback else back
         return changes
 
     with torch.no_grad():

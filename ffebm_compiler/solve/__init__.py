@@ -1,16 +1,24 @@
 """Where is the equilibrium: relaxation of the free phase, displacement of the nudged one, reverse gains."""
 
+from .automatic import AUTOMATIC, Automatic
 from .binding import BoundBlock, States
-from .displacement import Linearisation, displace
+from .differentiation import Differentiation, Gradients, Linearised, gradients_of
+from .displacement import displace
+from .linearisation import Linearisation
 from .loop_gain import Certificate, Gains, bounded_gains, certify, unit_gains
 from .relaxation import Equilibrium, Relaxation, Tolerance, differentiable_sweep, relax
 
 __all__ = [
+    "AUTOMATIC",
+    "Automatic",
     "BoundBlock",
     "Certificate",
+    "Differentiation",
     "Equilibrium",
     "Gains",
+    "Gradients",
     "Linearisation",
+    "Linearised",
     "Relaxation",
     "States",
     "Tolerance",
@@ -18,6 +26,7 @@ __all__ = [
     "certify",
     "differentiable_sweep",
     "displace",
+    "gradients_of",
     "relax",
     "unit_gains",
 ]

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from ..errors import FFEBMError
 from ..ir import EnergyBlock
+from .automatic import AUTOMATIC
 from .binding import BoundBlock
-from .displacement import Linearisation
+from .differentiation import Differentiation, Linearised
 
 Edge = tuple[str, str]
 
@@ -78,15 +79,22 @@ def unit_gains(block: EnergyBlock) -> Gains:
     return Gains({s.name: 1.0 for s in block.states})
 
 
-def bounded_gains(bound: BoundBlock, loop_gain: float, previous: Gains | None = None, iterations: int = STEPS) -> Gains:
+def bounded_gains(
+    bound: BoundBlock,
+    loop_gain: float,
+    previous: Gains | None = None,
+    iterations: int = STEPS,
+    differentiation: Differentiation = AUTOMATIC,
+) -> Gains:
     """Layer weights that bound every loop gain by ``loop_gain``.
 
     Args:
         bound: the block on an example input; one sample of it is used.
         previous: gains whose directions the iteration starts from, to follow moving weights.
         iterations: at most so many Lanczos steps a coupling.
+        differentiation: how J and its transpose are found.
     """
-    norms, directions = spectral_norms(bound, previous, iterations)
+    norms, directions = spectral_norms(bound, previous, iterations, differentiation)
     return Gains(_layer_weights(bound.block, norms, loop_gain), norms, directions)
 
 
@@ -128,7 +136,10 @@ def one_sample(bound: BoundBlock) -> BoundBlock:
 
 
 def spectral_norms(
-    bound: BoundBlock, previous: Gains | None = None, iterations: int = STEPS
+    bound: BoundBlock,
+    previous: Gains | None = None,
+    iterations: int = STEPS,
+    differentiation: Differentiation = AUTOMATIC,
 ) -> tuple[dict[Edge, float], dict[Edge, Tensor]]:
     """|J_lm| of every coupling by Lanczos iteration on J^T J.
 
@@ -139,7 +150,7 @@ def spectral_norms(
         return {}, {}
     sample = one_sample(bound).detached()
     with torch.no_grad():
-        linear = Linearisation(sample, {n: _start(v) for n, v in sample.feedforward().items()})
+        linear = differentiation.linearise(sample, {n: _start(v) for n, v in sample.feedforward().items()})
     norms, directions = {}, {}
     for source, target in sample.block.edges:
         start = None if previous is None else previous.directions.get((source, target))
@@ -159,7 +170,7 @@ def _start(like: Tensor) -> Tensor:
 
 
 def _largest_singular_value(
-    linear: Linearisation, source: str, target: str, start: Tensor, iterations: int
+    linear: Linearised, source: str, target: str, start: Tensor, iterations: int
 ) -> tuple[float, Tensor]:
     """|J| and its leading direction by Lanczos iteration on J^T J, reorthogonalised (Golub & Van Loan, section 10.1).
 

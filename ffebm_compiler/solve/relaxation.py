@@ -22,7 +22,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from .automatic import AUTOMATIC
 from .binding import BoundBlock, States
+from .differentiation import Differentiation, Drive, Interaction
 
 STALLED, PATIENCE = 0.98, 2
 """The winners of maxima are held once so many sweeps on end have not brought the residual below this part of its lowest."""
@@ -138,27 +140,34 @@ def _residual(changes: Mapping[str, tuple[Tensor, Tensor]]) -> float:
     return float(torch.stack(ratios).amax()) if ratios else 0.0
 
 
-def relax(bound: BoundBlock, tolerance: Tolerance, start: States | None = None) -> Equilibrium:
+def relax(
+    bound: BoundBlock,
+    tolerance: Tolerance,
+    start: States | None = None,
+    differentiation: Differentiation = AUTOMATIC,
+) -> Equilibrium:
     """The free equilibrium of a block.
 
     Args:
         bound: the block; its history is ignored.
         tolerance: when to stop.
         start: states to start from; the feedforward ones by default.
+        differentiation: how the transposes of its couplings are found.
     """
-    bound = bound.detached()
+    interaction = differentiation.interaction(bound)
+    bound = interaction.bound
     with torch.no_grad():
         if not bound.block.has_feedback:
             return Equilibrium(
                 bound.feedforward() if start is None else dict(start), Relaxation(bound.block.name, 1, 0.0, True)
             )
-        point = _forward_sweep(bound, {}) if start is None else _Point.at(bound, start)
+        point = _forward_sweep(interaction, {}) if start is None else _Point.at(interaction, start)
         stop = tolerance.of(next(iter(point.states.values())).dtype)
-        point, record = _settle(bound, point, stop, tolerance.max_sweeps)
+        point, record = _settle(interaction, point, stop, tolerance.max_sweeps)
         winners: dict[str, Tensor] = {}
         if not record.converged and math.isfinite(record.residual) and record.sweeps < tolerance.max_sweeps:
             winners = bound.winners(point.states)
-            held = bound.holding(winners)
+            held = interaction.holding(winners)
             point, after = _settle(held, _Point.at(held, point.states), stop, tolerance.max_sweeps - record.sweeps)
             record = replace(after, sweeps=record.sweeps + after.sweeps, held=True)
     return Equilibrium(point.states, record, winners)
@@ -166,48 +175,43 @@ def relax(bound: BoundBlock, tolerance: Tolerance, start: States | None = None) 
 
 @dataclass(frozen=True)
 class _Point:
-    """States as leaves, and the drives computed from them with their history: all that the next feedback needs."""
+    """States, and the drives computed from them: all that the next feedback needs."""
 
     leaves: States
-    drives: States
+    drives: Mapping[str, Drive]
 
     @staticmethod
-    def at(bound: BoundBlock, states: Mapping[str, Tensor]) -> _Point:
-        with torch.enable_grad():
-            leaves = {k: v.detach().requires_grad_() for k, v in states.items()}
-            return _Point(leaves, {s.name: bound.drive(s, leaves) for s in bound.block.states})
+    def at(interaction: Interaction, states: Mapping[str, Tensor]) -> _Point:
+        leaves = {k: interaction.leaf(v) for k, v in states.items()}
+        return _Point(leaves, {s.name: interaction.drive(s, leaves) for s in interaction.bound.block.states})
 
     @property
     def states(self) -> States:
         return {n: s.detach() for n, s in self.leaves.items()}
 
-    def feedback(self, bound: BoundBlock) -> States:
-        with torch.enable_grad():
-            return bound.feedback(self.leaves, self.drives)
 
-
-def _settle(bound: BoundBlock, point: _Point, tolerance: float, max_sweeps: int) -> tuple[_Point, Relaxation]:
+def _settle(interaction: Interaction, point: _Point, tolerance: float, max_sweeps: int) -> tuple[_Point, Relaxation]:
     """Sweeps until the residual is within the tolerance, or a routed block stalls."""
 
     def sweep() -> dict[str, tuple[Tensor, Tensor]]:
         nonlocal point
-        before, point = point.states, _forward_sweep(bound, point.feedback(bound))
+        before, point = point.states, _forward_sweep(interaction, interaction.feedback(point.leaves, point.drives))
         return {n: (s, s - before[n]) for n, s in point.states.items()}
 
-    record = iterate(bound.block.name, sweep, tolerance, max_sweeps, until_stalled=bound.block.is_routed)
+    block = interaction.bound.block
+    record = iterate(block.name, sweep, tolerance, max_sweeps, until_stalled=block.is_routed)
     return point, record
 
 
-def _forward_sweep(bound: BoundBlock, feedback: Mapping[str, Tensor]) -> _Point:
+def _forward_sweep(interaction: Interaction, feedback: Mapping[str, Tensor]) -> _Point:
     """One sweep in forward order; without feedback it is the feedforward pass."""
     leaves: States = {}
-    drives: States = {}
-    for state in bound.block.states:
+    drives: dict[str, Drive] = {}
+    for state in interaction.bound.block.states:
         n = state.name
-        with torch.enable_grad():
-            drives[n] = bound.drive(state, leaves)
-        a = drives[n].detach()
-        leaves[n] = state.potential.activation(a + feedback[n] if n in feedback else a).detach().requires_grad_()
+        drives[n] = interaction.drive(state, leaves)
+        a = drives[n].f.detach()
+        leaves[n] = interaction.leaf(state.potential.activation(a + feedback[n] if n in feedback else a))
     return _Point(leaves, drives)
 
 

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from ..estimate import Estimate, Estimator, FreePhase
 from ..ir import EnergyBlock
-from ..solve import BoundBlock, Equilibrium, Tolerance, relax
+from ..solve import AUTOMATIC, BoundBlock, Differentiation, Equilibrium, Tolerance, relax
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class BlockCall:
         free, nudged: called with what each phase found.
         settle: finds the free equilibrium; a backend that is no ideal solver has its own.
         read: what is read of an output state, by name; an error passes straight through it.
+        differentiation: how the nudged phases find the derivatives of the interaction; those of the free phase are ``settle``'s own.
     """
 
     block: EnergyBlock
@@ -45,6 +46,7 @@ class BlockCall:
     nudged: Callable[[EnergyBlock, Estimate], None] = lambda block, estimate: None
     settle: Callable[[BoundBlock, Tolerance], Equilibrium] = relax
     read: Callable[[str, Tensor], Tensor] = lambda name, state: state
+    differentiation: Differentiation = AUTOMATIC
 
     @property
     def bound(self) -> BoundBlock:
@@ -91,7 +93,8 @@ def out_of_sight() -> AbstractContextManager[None]:
 def free_phase(call: BlockCall) -> FreePhase:
     with out_of_sight():
         found = call.settle(call.bound, call.tolerance)
-    phase = FreePhase(call.bound.holding(found.winners), found.states, found.relaxation, call.tolerance, found.winners)
+    bound = call.bound.holding(found.winners)
+    phase = FreePhase(bound, found.states, found.relaxation, call.tolerance, found.winners, call.differentiation)
     call.free(phase)
     return phase
 
@@ -121,7 +124,7 @@ class _Block(torch.autograd.Function):
         inputs = {**call.inputs, **{k: tensors[k] for k in call.block.inputs if k in tensors}}
         weights = {**call.weights, **{k: tensors[k] for k in call.block.weights if k in tensors}}
         bound = BoundBlock(call.block, inputs, weights, call.layer_weights).holding(ctx.winners)
-        phase = FreePhase(bound, states, ctx.relaxation, call.tolerance, ctx.winners)
+        phase = FreePhase(bound, states, ctx.relaxation, call.tolerance, ctx.winners, call.differentiation)
         arrived = {n: e for n, e in zip(call.block.outputs, errors, strict=True) if e is not None}
         wanted = [n for n, needed in zip(ctx.names, ctx.needs_input_grad[2:], strict=True) if needed]
         with torch.autocast(**ctx.autocast):

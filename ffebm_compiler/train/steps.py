@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from ..estimate import Estimate, Estimator, FreePhase
-from ..estimate.contrast import Gradients, contrast
+from ..estimate.contrast import contrast
 from ..estimate.equilibrium_propagation import displaced, energy_gradients, nudge_strength, rate_and_mean
 from ..estimate.literal import nudged_equilibrium
 from ..ir import DigitalBlock, EnergyBlock, Program
-from ..solve import Linearisation, States
+from ..solve import Gradients, Linearised, States
 from .digital import attribute
 from .operator import BlockCall, free_phase
 
@@ -160,9 +160,9 @@ class EnergyPart:
         self.wanted = [n for n, v in tensors.items() if (n in wants if n in self.block.inputs else v.requires_grad)]
 
     @cached_property
-    def linear(self) -> Linearisation:
+    def linear(self) -> Linearised:
         """The block around its free equilibrium: both nudged phases and their contrast work on it."""
-        return Linearisation(self.free.bound, self.free.states, self.wanted)
+        return self.free.differentiation.linearise(self.free.bound, self.free.states, self.wanted)
 
     def errors_of(self, errors: Mapping[str, Tensor]) -> Errors:
         """The errors that arrived at this block's outputs."""
@@ -198,7 +198,8 @@ class EnergyPart:
         """The same from two nudged states, by subtracting the energy's gradients."""
         if span == 0:
             return {}
-        high, low = (energy_gradients(self.free.bound, s, self.wanted) for s in (first, second))
+        bound, how = self.free.bound, self.free.differentiation
+        high, low = (energy_gradients(bound, s, self.wanted, how) for s in (first, second))
         return self._hand_out({n: (high[n] - low[n]) / span for n in high})
 
     def estimate(self, errors: Mapping[str, Tensor], estimator: Estimator) -> Errors:
