@@ -1,11 +1,21 @@
-"""Writes files whole or not at all: into a temporary one beside the target, which then takes its name."""
+"""Writes files whole or not at all: into a temporary one beside the target, which then takes its name.
+
+Whatever moment the process is killed at, the target is the old file or folder or the new one, whole and on the disk. What a
+killed writer leaves beside it carries its process number, and goes with the next write.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import hashlib
 import os
+import platform
+import re
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .errors import OptionError, Problem
@@ -43,11 +53,14 @@ def write_whole(path: str | os.PathLike[str], content: bytes | str, what: str) -
     target = check_target(path, what)
     temporary: str | None = None
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name[:40]}.", dir=target.parent)
+        _remove_stale(target)
+        handle, temporary = tempfile.mkstemp(prefix=_prefix(target), suffix=_SUFFIX, dir=target.parent)
         with os.fdopen(handle, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
+            _to_disk(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
+        _names_to_disk(target.parent)
     except OSError as failure:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
@@ -77,11 +90,15 @@ def write_folder_whole(
     """
     target = check_folder(path, what, marker, replace)
     try:
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", dir=target.parent))
+        target = target.resolve()  # a link to a folder stays one
+        _remove_stale(target)
+        partial = Path(tempfile.mkdtemp(prefix=_prefix(target), suffix=_SUFFIX, dir=target.parent))
         try:
             fill(partial)
             partial.chmod(0o777 & ~_umask())
+            _tree_to_disk(partial)
             _take_name(partial, target)
+            _names_to_disk(target.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as failure:
@@ -118,11 +135,16 @@ def _in_the_way(target: Path, what: str, marker: str, replace: bool) -> tuple[st
 
 
 def _take_name(partial: Path, target: Path) -> None:
-    """The new folder takes the name of the old one, which is removed once that has worked."""
+    """The new folder takes the name of the old one, which then has the temporary name and is the caller's to remove."""
     if not target.exists():
         partial.rename(target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.old.", dir=target.parent))
+    elif not _exchange(partial, target):
+        _take_name_in_two_steps(partial, target)
+
+
+def _take_name_in_two_steps(partial: Path, target: Path) -> None:
+    """Where the system can't exchange two names; a kill in between leaves both folders under temporary names."""
+    old = Path(tempfile.mkdtemp(prefix=_prefix(target), suffix=_SUFFIX, dir=target.parent))
     target.rename(old / target.name)
     try:
         partial.rename(target)
@@ -131,6 +153,96 @@ def _take_name(partial: Path, target: Path) -> None:
         raise
     finally:
         shutil.rmtree(old, ignore_errors=True)
+
+
+# --- the exchange of two names in one step ------------------------------------------------------------------
+
+_EXCHANGE, _HERE = 2, -100
+"""RENAME_EXCHANGE of Linux, which is RENAME_SWAP of macOS; AT_FDCWD."""
+_UNABLE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchanges two names in one step; False where the system or the disk's format can't."""
+    names = os.fsencode(one), os.fsencode(other)
+    if os.name != "posix":
+        return False
+    system = ctypes.CDLL(None, use_errno=True)
+    if sys.platform == "linux" and hasattr(system, "renameat2"):
+        failed = system.renameat2(_HERE, names[0], _HERE, names[1], _EXCHANGE)
+    elif sys.platform == "darwin" and hasattr(system, "renamex_np"):
+        failed = system.renamex_np(*names, _EXCHANGE)
+    else:
+        return False
+    if failed and (number := ctypes.get_errno()) not in _UNABLE:
+        raise OSError(number, os.strerror(number))
+    return not failed
+
+
+# --- to the disk, before a name is taken ----------------------------------------------------------------------
+
+
+def _to_disk(handle: int) -> None:
+    os.fsync(handle)
+
+
+def _names_to_disk(folder: Path) -> None:
+    """The names in a folder; some systems have no handles of folders, and write them in order by themselves."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            _to_disk(handle)
+        finally:
+            os.close(handle)
+
+
+def _tree_to_disk(folder: Path) -> None:
+    for name, _, files in os.walk(folder):
+        for file in files:
+            with open(Path(name, file), "rb+") as written:
+                _to_disk(written.fileno())
+        _names_to_disk(Path(name))
+
+
+# --- what killed writers left behind ----------------------------------------------------------------------------
+
+_SUFFIX = ".partial"
+
+
+def _prefix(target: Path, process: int | None = None) -> str:
+    """Of a temporary name: the target's, the machine and the process."""
+    machine = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+    return f".{target.name[:40]}.{machine}.{os.getpid() if process is None else process}."
+
+
+def _remove_stale(target: Path) -> None:
+    """Removes what writers of this target left that no longer run on this machine."""
+    for left in _left_beside(target):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def _left_beside(target: Path) -> Iterator[Path]:
+    start = re.escape(_prefix(target, 0).removesuffix("0."))
+    pattern = re.compile(rf"{start}(\d+)\.[^.]+{re.escape(_SUFFIX)}")
+    for found in os.listdir(target.parent):
+        matched = pattern.fullmatch(found)
+        if matched and not _runs(int(matched[1])):
+            yield target.parent / found
+
+
+def _runs(process: int) -> bool:
+    if os.name != "posix":
+        return True  # a signal would end it there
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _umask() -> int:
