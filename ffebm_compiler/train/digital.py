@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +14,21 @@ from ..ir import DigitalBlock, Origin
 from ..ir.origin import failed_layer
 
 
-def run_digital(block: DigitalBlock, network: nn.Module, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The outputs of a digital part, by name; modules and weights are looked up in ``network``."""
+def _directly(origin: Origin, call: Callable[[], Any]) -> Any:
+    return call()
+
+
+def run_digital(
+    block: DigitalBlock,
+    network: nn.Module,
+    values: Mapping[str, Any],
+    around: Callable[[Origin, Callable[[], Any]], Any] = _directly,
+) -> dict[str, Any]:
+    """The outputs of a digital part, by name; modules and weights are looked up in ``network``.
+
+    Args:
+        around: makes each call, for one who wants to know which operation of the user's is running.
+    """
     computed: dict[fx.Node, Any] = {}
     origins = iter(block.origins)
     result: tuple[Any, ...] = ()
@@ -26,7 +40,8 @@ def run_digital(block: DigitalBlock, network: nn.Module, values: Mapping[str, An
         elif node.op == "output":
             result = fx.node.map_arg(node.args[0], computed.__getitem__)
         else:
-            computed[node] = _call(node, network, computed, next(origins))
+            origin = next(origins)
+            computed[node] = around(origin, partial(_call, node, network, computed, origin))
     return dict(zip(block.outputs, result, strict=True))
 
 

@@ -1,0 +1,308 @@
+"""Operations of a backward pass and random ones, in terms of operations that ONNX has.
+
+A layer that is linear in its input and acts on each spatial axis by itself (average pooling, upsampling) is
+
+    y = x  x_1 M_1  x_2 M_2 ...          M_d a matrix of (output, input) positions along axis d
+    dL/dx = dL/dy  x_1 M_1^T  x_2 M_2^T ...
+
+with ``x_d`` the product along axis d, and M_d read off the layer itself, applied to unit vectors. A convolution's gradient in its
+input is the transposed convolution, and its gradient in its weight the correlation of input and error, samples and
+channels exchanged. Random operations draw uniform numbers in [0, 1) by ``aten.rand``, which the tracer then makes inputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+Matrix = list[list[float]]
+
+
+# --- convolution -----------------------------------------------------------------------------------------
+
+
+def convolution_backward(
+    error: Tensor, x: Tensor, weight: Tensor, bias_sizes: Any, stride: list[int], padding: list[int], dilation: list[int],
+    transposed: bool, output_padding: list[int], groups: int, mask: list[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
+    n = x.dim() - 2
+    stride, padding, dilation = (list(v) * n if len(v) == 1 else list(v) for v in (stride, padding, dilation))
+    in_input, in_weight, in_bias = mask
+    dx = dw = None
+    if in_input and transposed:
+        dx = aten.convolution(error, weight, None, stride, padding, dilation, False, [0] * n, groups)
+        dx = _first(dx, x.shape[2:])
+    elif in_input:
+        missing = [
+            x.shape[2 + d] - (error.shape[2 + d] - 1) * stride[d] + 2 * padding[d] - dilation[d] * (weight.shape[2 + d] - 1) - 1
+            for d in range(n)
+        ]  # fmt: skip
+        dx = _transposed(error, weight, stride, padding, dilation, missing, groups)
+    if in_weight:
+        read, given = (error, x) if transposed else (x, error)
+        dw = _correlation(read, given, weight.shape[2:], stride, padding, dilation, groups)
+    return dx, dw, error.sum([0, *range(2, error.dim())]) if in_bias else None
+
+
+def _transposed(
+    error: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int], missing: list[int], groups: int
+) -> Tensor:  # fmt: skip
+    """The transposed convolution; rows that no window reached get zeros, also more of them than a stride has."""
+    within = [min(m, s - 1) for m, s in zip(missing, stride, strict=True)]
+    dx: Tensor = aten.convolution(error, weight, None, stride, padding, dilation, True, within, groups)
+    beyond = [m - w for m, w in zip(missing, within, strict=True)]
+    return aten.constant_pad_nd(dx, [p for b in reversed(beyond) for p in (0, b)], 0.0) if any(beyond) else dx
+
+
+def _correlation(
+    x: Tensor, error: Tensor, kernel: Sequence[int], stride: list[int], padding: list[int], dilation: list[int], groups: int
+) -> Tensor:  # fmt: skip
+    """``dw[o, c, k] = sum_{n, i} error[n, o, i] x[n, c, i * stride + k * dilation]``: a convolution whose channels are the samples."""
+    n, channels, *sides = x.shape
+    samples = x.reshape([n, groups, channels // groups, *sides]).transpose(0, 2).reshape([channels // groups, groups * n, *sides])
+    found = aten.convolution(
+        samples, error.transpose(0, 1), None, dilation, padding, stride, False, [0] * len(sides), groups
+    )
+    return _first(found, kernel).transpose(0, 1)
+
+
+def _first(x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Without the positions at the far end that the forward pass left out."""
+    for axis, size in enumerate(sizes, 2):
+        x = x if x.shape[axis] == size else x.narrow(axis, 0, size)
+    return x
+
+
+# --- maxima: the error goes to the winner ----------------------------------------------------------------
+
+
+def _scatter(error: Tensor, x: Tensor, winners: Tensor, axes: int) -> Tensor:
+    """Adds each error at the position, in the flattened last ``axes``, of the value that won."""
+    outer, inner = list(x.shape[:-axes]), list(x.shape[-axes:])
+    flat = x.new_zeros([*outer, math.prod(inner)])
+    places, errors = winners.reshape([*outer, -1]), error.reshape([*outer, -1])
+    return flat.scatter_add(-1, places, errors).reshape([*outer, *inner])
+
+
+def max_pool2d_backward(error: Tensor, x: Tensor, *options: Any) -> Tensor:
+    return _scatter(error, x, options[-1], 2)
+
+
+def max_pool3d_backward(error: Tensor, x: Tensor, *options: Any) -> Tensor:
+    return _scatter(error, x, options[-1], 3)
+
+
+# --- layers that are linear along each axis --------------------------------------------------------------
+
+
+def _apart(error: Tensor, matrices: Sequence[Matrix]) -> Tensor:
+    """``error x_1 M_1^T x_2 M_2^T ...`` over the last axes."""
+    for back, matrix in enumerate(reversed(matrices), 1):
+        m = torch.tensor(matrix, dtype=error.dtype)  # (output, input)
+        error = (error.transpose(-1, -back) @ m).transpose(-1, -back)
+    return error
+
+
+def _columns(layer: Callable[[Tensor], Tensor], size: int) -> Matrix:
+    """M of a one-dimensional layer, from its response to unit vectors."""
+    with _plainly():
+        found: Matrix = layer(torch.eye(size, dtype=torch.float64)[None])[0].t().tolist()
+    return found
+
+
+def _plainly() -> Any:
+    """Computes with numbers, unseen by the tracer."""
+    return torch.utils._python_dispatch._disable_current_modes()
+
+
+def avg_pool_backward(
+    error: Tensor, x: Tensor, kernel: list[int], stride: list[int], padding: list[int], ceil: bool, padded: bool, divisor: int | None = None
+) -> Tensor:  # fmt: skip
+    axes = len(kernel)
+    steps = stride or kernel
+
+    def along(d: int) -> Matrix:
+        size, k, s, p = int(x.shape[d - axes]), kernel[d], steps[d], padding[d]
+        if divisor is not None:
+            return _windows(size, int(error.shape[d - axes]), k, s, p)
+        return _columns(lambda t: torch.nn.functional.avg_pool1d(t, k, s, p, ceil, padded), size)
+
+    return _apart(error if divisor is None else error / divisor, [along(d) for d in range(axes)])
+
+
+def _windows(size: int, windows: int, kernel: int, stride: int, padding: int) -> Matrix:
+    """One where a window covers a position."""
+    return [[1.0 if 0 <= i + padding - o * stride < kernel else 0.0 for i in range(size)] for o in range(windows)]
+
+
+def adaptive_avg_pool_backward(error: Tensor, x: Tensor, axes: int) -> Tensor:
+    def along(d: int) -> Matrix:
+        out = int(error.shape[d - axes])
+        return _columns(lambda t: torch.nn.functional.adaptive_avg_pool1d(t, out), int(x.shape[d - axes]))
+
+    return _apart(error, [along(d) for d in range(axes)])
+
+
+def adaptive_avg_pool2d_backward(error: Tensor, x: Tensor) -> Tensor:
+    return adaptive_avg_pool_backward(error, x, 2)
+
+
+def adaptive_avg_pool3d_backward(error: Tensor, x: Tensor) -> Tensor:
+    return adaptive_avg_pool_backward(error, x, 3)
+
+
+def _upsampling(forward: Callable[..., Tensor], axes: int, aligned: bool) -> Callable[..., Tensor]:
+    """The backward pass of an upsampling, from its forward operation along one axis."""
+
+    def backward(error: Tensor, out: list[int], sizes: list[int], *options: Any) -> Tensor:
+        corners, scales = (options[:1], options[1:]) if aligned else ((), options)
+        given = [*scales, *[None] * axes]
+        matrices = [
+            _columns(lambda t, d=d: forward(t, int(out[d]), corners, given[d]), int(sizes[2 + d])) for d in range(axes)
+        ]
+        return _apart(error, matrices)
+
+    return backward
+
+
+def _nearest(t: Tensor, out: int, corners: tuple[bool, ...], scale: float | None) -> Tensor:
+    return aten.upsample_nearest1d(t, [out], scale)
+
+
+def _nearest_exact(t: Tensor, out: int, corners: tuple[bool, ...], scale: float | None) -> Tensor:
+    return aten._upsample_nearest_exact1d(t, [out], scale)
+
+
+def _linear(t: Tensor, out: int, corners: tuple[bool, ...], scale: float | None) -> Tensor:
+    return aten.upsample_linear1d(t, [out], *corners, scale)
+
+
+def _cubic(t: Tensor, out: int, corners: tuple[bool, ...], scale: float | None) -> Tensor:
+    """There is none for one axis: the other axis of an image that is the same all along."""
+    image = t[..., None].expand(*t.shape, 4)
+    return aten.upsample_bicubic2d(image.contiguous(), [out, 4], *corners, scale, None)[..., 0]
+
+
+def replication_pad_backward(error: Tensor, x: Tensor, padding: list[int]) -> Tensor:
+    axes = len(padding) // 2
+
+    def along(d: int) -> Matrix:
+        before, after = padding[2 * (axes - 1 - d) : 2 * (axes - d)]
+        return _columns(
+            lambda t: torch.nn.functional.pad(t, (before, after), mode="replicate"), int(x.shape[d - axes])
+        )
+
+    return _apart(error, [along(d) for d in range(axes)])
+
+
+# --- random operations -----------------------------------------------------------------------------------
+
+
+def _uniform(like: Tensor, sizes: Any = None) -> Tensor:
+    drawn: Tensor = aten.rand(like.shape if sizes is None else sizes, dtype=torch.float32)
+    return drawn
+
+
+def native_dropout(x: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:
+    """Keeps where the number is at least p, with probability 1 - p."""
+    if train is False or p == 0:
+        return x.clone(), torch.ones_like(x, dtype=torch.bool)
+    kept = _uniform(x) >= p
+    return (torch.zeros_like(x) if p == 1 else kept.to(x.dtype) * x * (1 / (1 - p))), kept
+
+
+def bernoulli(x: Tensor, generator: Any = None) -> Tensor:
+    return (_uniform(x).to(x.dtype) < x).to(x.dtype)
+
+
+def bernoulli_p(x: Tensor, p: float = 0.5, generator: Any = None) -> Tensor:
+    return (_uniform(x) < p).to(x.dtype)
+
+
+def bernoulli_tensor(x: Tensor, p: Tensor, generator: Any = None) -> Tensor:
+    return (_uniform(x) < p).to(x.dtype)
+
+
+def rand_like(x: Tensor, dtype: torch.dtype | None = None, **layout: Any) -> Tensor:
+    return _uniform(x).to(dtype or x.dtype)
+
+
+def uniform(x: Tensor, low: float = 0.0, high: float = 1.0, generator: Any = None) -> Tensor:
+    return (_uniform(x) * (high - low) + low).to(x.dtype)
+
+
+def _gaussian(sizes: Any, dtype: torch.dtype) -> Tensor:
+    """Box and Muller: two uniform numbers for a normal one."""
+    radius = (-2 * (1 - aten.rand(sizes, dtype=torch.float32)).log()).sqrt()
+    return (radius * (2 * math.pi * aten.rand(sizes, dtype=torch.float32)).cos()).to(dtype)
+
+
+def randn(sizes: Any, dtype: torch.dtype | None = None, **layout: Any) -> Tensor:
+    return _gaussian(sizes, dtype or torch.get_default_dtype())
+
+
+def randn_like(x: Tensor, dtype: torch.dtype | None = None, **layout: Any) -> Tensor:
+    return _gaussian(x.shape, dtype or x.dtype)
+
+
+def normal(x: Tensor, mean: float = 0.0, std: float = 1.0, generator: Any = None) -> Tensor:
+    return _gaussian(x.shape, x.dtype) * std + mean
+
+
+# --- the table -------------------------------------------------------------------------------------------
+
+OWN: Mapping[Any, Callable[..., Any]] = {
+    aten.convolution_backward.default: convolution_backward,
+    aten.max_pool2d_with_indices_backward.default: max_pool2d_backward,
+    aten.max_pool3d_with_indices_backward.default: max_pool3d_backward,
+    aten.adaptive_max_pool2d_backward.default: max_pool2d_backward,
+    aten.adaptive_max_pool3d_backward.default: max_pool3d_backward,
+    aten.avg_pool2d_backward.default: avg_pool_backward,
+    aten.avg_pool3d_backward.default: avg_pool_backward,
+    aten._adaptive_avg_pool2d_backward.default: adaptive_avg_pool2d_backward,
+    aten._adaptive_avg_pool3d_backward.default: adaptive_avg_pool3d_backward,
+    aten.upsample_nearest1d_backward.default: _upsampling(_nearest, 1, False),
+    aten.upsample_nearest2d_backward.default: _upsampling(_nearest, 2, False),
+    aten.upsample_nearest3d_backward.default: _upsampling(_nearest, 3, False),
+    aten._upsample_nearest_exact1d_backward.default: _upsampling(_nearest_exact, 1, False),
+    aten._upsample_nearest_exact2d_backward.default: _upsampling(_nearest_exact, 2, False),
+    aten._upsample_nearest_exact3d_backward.default: _upsampling(_nearest_exact, 3, False),
+    aten.upsample_linear1d_backward.default: _upsampling(_linear, 1, True),
+    aten.upsample_bilinear2d_backward.default: _upsampling(_linear, 2, True),
+    aten.upsample_trilinear3d_backward.default: _upsampling(_linear, 3, True),
+    aten.upsample_bicubic2d_backward.default: _upsampling(_cubic, 2, True),
+    aten.replication_pad1d_backward.default: replication_pad_backward,
+    aten.replication_pad2d_backward.default: replication_pad_backward,
+    aten.replication_pad3d_backward.default: replication_pad_backward,
+    aten.native_dropout.default: native_dropout,
+    aten.bernoulli.default: bernoulli,
+    aten.bernoulli.p: bernoulli_p,
+    aten.bernoulli.Tensor: bernoulli_tensor,
+    aten.rand_like.default: rand_like,
+    aten.uniform.default: uniform,
+    aten.randn.default: randn,
+    aten.randn_like.default: randn_like,
+    aten.normal_functional.default: normal,
+}
+
+# In training torch's running variance is the unbiased one, which ONNX's BatchNormalization does not give: its own decomposition does.
+_TORCHS = (
+    aten._native_batch_norm_legit_functional.default,
+    aten._native_batch_norm_legit.no_stats,
+    aten.native_batch_norm_backward.default,
+    aten.native_layer_norm_backward.default,
+    aten.native_group_norm_backward.default,
+)
+
+
+def table() -> dict[Any, Callable[..., Any]]:
+    """What the tracer replaces, by operation."""
+    return {**{op: torch._decomp.decomposition_table[op] for op in _TORCHS}, **OWN}  # type: ignore[dict-item]
+
+
+__all__ = ["table"]
