@@ -66,18 +66,27 @@ class Interaction(Protocol):
 
 
 class Linearised(Protocol):
-    """A block around its free equilibrium.
+    """A block around its free equilibrium."""
 
-    Attributes:
-        bound: the block.
-        states: the equilibrium.
-        differences, tangents: by state, ``sigma(a* + da) - sigma(a*)`` and ``sigma'(a*) da`` as functions of da.
-    """
+    @property
+    def bound(self) -> BoundBlock:
+        """The block."""
+        ...
 
-    bound: BoundBlock
-    states: States
-    differences: Mapping[str, Callable[[Tensor], Tensor]]
-    tangents: Mapping[str, Callable[[Tensor], Tensor]]
+    @property
+    def states(self) -> States:
+        """The equilibrium."""
+        ...
+
+    @property
+    def differences(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
+        """By state, ``sigma(a* + da) - sigma(a*)`` as a function of da."""
+        ...
+
+    @property
+    def tangents(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
+        """By state, ``sigma'(a*) da``."""
+        ...
 
     def push(self, state: State, d: Mapping[str, Tensor]) -> tuple[Tensor | None, dict[str, Tensor]]:
         """(J d, curvature into each source) of one state's drive; None and {} where nothing moves."""

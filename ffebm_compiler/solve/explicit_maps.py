@@ -150,7 +150,11 @@ def at_free(name: str) -> Key:
 
 
 def _transposes(
-    coupling: Coupling, f: Tensor, leaves: Mapping[Key, Tensor], values: Mapping[Key, Tensor], sources: Mapping[str, Any]
+    coupling: Coupling,
+    f: Tensor,
+    leaves: Mapping[Key, Tensor],
+    values: Mapping[Key, Tensor],
+    sources: Mapping[str, Any],
 ) -> dict[Key, Tensor]:
     """J^T c at the free cotangent and at another; J d and the curvature, by differentiating the first."""
     inner, d = list(leaves.values()), [values[moved(n)] for n in sources]

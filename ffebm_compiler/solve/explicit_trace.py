@@ -41,7 +41,7 @@ SHAPE_ONLY: dict[Any, int] = {
 }
 """Operations that read only the shape of the operand in this place; a convolution's backward does where it is the transpose alone."""
 
-DECOMPOSED = get_decompositions([aten.native_batch_norm_backward])
+DECOMPOSED: Any = get_decompositions([aten.native_batch_norm_backward])
 
 
 def traced(function: Callable[[dict[Key, Tensor]], Mapping[Key, Tensor]], examples: Mapping[Key, Tensor]) -> Code:
