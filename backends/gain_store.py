@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..ir import EnergyBlock
-from ..solve import BoundBlock, Gains, bounded_gains, unit_gains
+from ..solve import AUTOMATIC, BoundBlock, Differentiation, Gains, bounded_gains, unit_gains
 from ..solve.loop_gain import REFRESH, STEPS
 
 METADATA = "ffebm_gains"
@@ -48,12 +48,20 @@ class GainStore:
             return False
         return self.known[key][1] not in (None, version)
 
-    def measure(self, bound: BoundBlock, loop_gain: float | None, version: Version, refresh: bool) -> Gains:
+    def measure(
+        self,
+        bound: BoundBlock,
+        loop_gain: float | None,
+        version: Version,
+        refresh: bool,
+        differentiation: Differentiation = AUTOMATIC,
+    ) -> Gains:
         """The gains of a block on its present inputs and weights.
 
         Args:
             version: of the weights; gains of the same version stand.
             refresh: whether gains of another version are measured again, from where they were.
+            differentiation: how the couplings' transposes are found.
         """
         block = bound.block
         found = self.find(block, loop_gain)
@@ -65,7 +73,7 @@ class GainStore:
             return found
         steps = REFRESH if found is not None and found.directions else self.steps
         with torch.no_grad():
-            gains = bounded_gains(bound, loop_gain, found, steps)
+            gains = bounded_gains(bound, loop_gain, found, steps, differentiation)
         self.known[key] = (gains, version)
         return gains
 

@@ -16,6 +16,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ from ..files import check_target, write_whole
 from ..hardware import Hardware
 from ..ir import EnergyBlock, Program, Ref, Weight
 from ..passes import Verification, verify
-from ..solve import BoundBlock, Gains, Relaxation, Tolerance, unit_gains
+from ..solve import AUTOMATIC, BoundBlock, Differentiation, Gains, Relaxation, Tolerance, relax, unit_gains
 from ..solve.loop_gain import one_sample
 from ..train import BlockCall, attribute, out_of_sight, run_block, run_digital, training_code
 from ..view import Report, build_report, draw_graph, partition_graph
@@ -80,6 +81,7 @@ class FFEBM(nn.Module):
 
     network: nn.Module
     execution: Execution
+    differentiation: Differentiation
 
     def __init__(self, compiled: Compiled, execution: Execution):
         super().__init__()
@@ -89,6 +91,7 @@ class FFEBM(nn.Module):
         for registry in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             hidden[registry] = compiled.network.__dict__[registry]
         hidden["execution"] = execution
+        hidden["differentiation"] = AUTOMATIC
         hidden["_gains"] = GainStore()
         hidden["_records"] = ()
         hidden["_nudged"] = {}
@@ -219,7 +222,7 @@ class FFEBM(nn.Module):
         training_step = self.training and torch.is_grad_enabled()
         with out_of_sight():
             gains = self.gain_store.measure(
-                bound, self.execution.loop_gain, self._weights_version, refresh=training_step
+                bound, self.execution.loop_gain, self._weights_version, training_step, self.differentiation
             )
 
         def free(phase: FreePhase) -> None:
@@ -243,6 +246,8 @@ class FFEBM(nn.Module):
             self.execution.tolerance,
             free,
             nudged,
+            partial(relax, differentiation=self.differentiation),
+            differentiation=self.differentiation,
         )
 
     def _weight(self, path: str) -> Tensor:
@@ -485,9 +490,7 @@ class FFEBM(nn.Module):
 
         return write_bundle_of(self, path, example_inputs, BundleOptions(hardware, chip_seed, unexportable, overwrite))
 
-    def export_onnx(
-        self, path: str | os.PathLike[str], example_inputs: Any, *, diagnostics: bool = False
-    ) -> Path:
+    def export_onnx(self, path: str | os.PathLike[str], example_inputs: Any, *, diagnostics: bool = False) -> Path:
         """Writes the whole model as one ONNX file, every relaxation a ``Loop`` that stops by tolerance: any onnxruntime infers with it.
 
         Args:

@@ -55,7 +55,7 @@ def bound_call(mode: Mode, args: Sequence[Any], kwargs: Mapping[str, Any], name:
         InputError: with every argument that is missing, unknown or of another nesting.
     """
     inputs = mode.program.inputs
-    call = mode.call if mode.call is not None else [[Ref(n) for n in inputs], {}]
+    call: Any = mode.call if mode.call is not None else [[Ref(n) for n in inputs], {}]
     positional, named = list(call[0]), dict(call[1])
     found: dict[str, Any] = dict(mode.defaults)
     problems: list[Problem] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..estimate import CenteredEP, Estimator, OneSidedEP
@@ -46,7 +46,7 @@ def training_code(
     steps = "from ffebm_compiler.train.steps import DigitalPart, EnergyPart, accumulate, detached, output_errors"
     parts = [
         HEADER.format(
-            model=model_name, how=_how(estimator), imports="\n".join(x for x in (imports, "", steps) if x or imports)
+            model=model_name, how=how(estimator), imports="\n".join(x for x in (imports, "", steps) if x or imports)
         ).rstrip(),
         *functions,
         _training_step(program, estimator, layer_weights),
@@ -54,7 +54,10 @@ def training_code(
     return "\n\n\n".join(parts) + "\n"
 
 
-def _how(estimator: Estimator) -> str:
+def how(estimator: Estimator | None) -> str:
+    """What an estimator does, in words; None is a chip's own."""
+    if estimator is None:
+        return "two nudged phases on the chip and what is read of them (centered equilibrium propagation)"
     if isinstance(estimator, CenteredEP):
         return "two nudged phases and their contrast (centered equilibrium propagation)"
     if isinstance(estimator, OneSidedEP):
@@ -65,14 +68,15 @@ def _how(estimator: Estimator) -> str:
 def _training_step(
     program: Program, estimator: Estimator, layer_weights: Mapping[str, Mapping[str, float] | None]
 ) -> str:
-    lines = ["def training_step(model, x, y, loss_fn):", *_indent(_docstring(estimator))]
-    lines += _indent(_inference(program, layer_weights))
-    lines += _indent(_loss(program))
-    lines += _indent(_backward(program, estimator))
+    lines = ["def training_step(model, x, y, loss_fn):", *indent(_docstring(estimator))]
+    lines += indent(_inference(program, layer_weights))
+    lines += indent(_loss(program))
+    lines += indent([*backward_chain(program, estimator), "return loss.detach()"])
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _indent(lines: Sequence[str]) -> Iterator[str]:
+def indent(lines: Sequence[str]) -> Iterator[str]:
+    """The lines of a body."""
     return (f"    {line}" if line else "" for line in lines)
 
 
@@ -96,29 +100,42 @@ def _inference(program: Program, layer_weights: Mapping[str, Mapping[str, float]
     for step in program:
         wants = [n for n in step.inputs if n in computed]
         if isinstance(step, EnergyBlock):
-            lines += _comment_block(step, program, layer_weights.get(step.name))
-            lines.append(f'{step.name} = EnergyPart(model, "{step.name}", values{_wants(wants)})')
+            lines += comment_block(step, program, layer_weights.get(step.name))
+            lines.append(f'{step.name} = EnergyPart(model, "{step.name}", values{wants_of(wants)})')
         else:
-            lines.append(f"# {step.name}, digital: {_named(o.label for o in step.origins)}")
-            lines.append(f'{step.name} = DigitalPart(model, "{step.name}", {step.name}_forward, values{_wants(wants)})')
+            lines.append(f"# {step.name}, digital: {named(o.label for o in step.origins)}")
+            lines.append(
+                f'{step.name} = DigitalPart(model, "{step.name}", {step.name}_forward, values{wants_of(wants)})'
+            )
         lines.append("")
         computed.update(step.outputs)
     return lines
 
 
-def _wants(names: Sequence[str]) -> str:
+def wants_of(names: Sequence[str]) -> str:
+    """The argument that says which inputs an error is wanted for."""
     return f", wants=[{', '.join(map(repr, names))}]" if names else ""
 
 
-def _named(labels: Iterator[str], most: int = 6) -> str:
-    shown = list(labels)
+def named(labels: Iterable[str], most: int = 6) -> str:
+    """The first few labels, and how many there are."""
+    shown = [printable(label) for label in labels]
     return ", ".join(shown[:most]) + (f", ... ({len(shown)} operations)" if len(shown) > most else "")
 
 
-def _comment_block(block: EnergyBlock, program: Program, weights: Mapping[str, float] | None) -> list[str]:
-    layers = _named(t.origin.label for t in block.layers)
+def printable(text: str) -> str:
+    """A text that fits in a comment: nothing in it ends the line."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def comment_block(block: EnergyBlock, program: Program, weights: Mapping[str, float] | None) -> list[str]:
+    """A block's layers and its energy."""
+    layers = named(t.origin.label for t in block.layers)
     energy = Energy(block, program.labels).text(weights).splitlines()
-    return [f"# {block.name}, energy-based: {layers}; relaxes to the minimum of", *(f"#   {line}" for line in energy)]
+    return [
+        f"# {block.name}, energy-based: {layers}; relaxes to the minimum of",
+        *(f"#   {printable(line)}" for line in energy),
+    ]
 
 
 def _loss(program: Program) -> list[str]:
@@ -146,27 +163,29 @@ def _references(value: Any) -> Iterator[str]:
             yield from _references(v)
 
 
-def _backward(program: Program, estimator: Estimator) -> list[str]:
+def backward_chain(program: Program, estimator: Estimator | None) -> list[str]:
+    """The errors' way from the loss to the input; an estimator of None is a chip's own."""
     lines = ["# ---- backward chain " + "-" * 75]
     for step in reversed(program.steps):
         if isinstance(step, EnergyBlock):
             lines += _backward_block(step, program, estimator)
         else:
             lines += [
-                f"# {step.name}: backpropagation through {_named(o.label for o in step.origins)}",
+                f"# {step.name}: backpropagation through {named(o.label for o in step.origins)}",
                 f"accumulate(error, {step.name}.vjp(error))",
                 "",
             ]
-    return [*lines, "return loss.detach()"]
+    return lines
 
 
-def _backward_block(block: EnergyBlock, program: Program, estimator: Estimator) -> list[str]:
+def _backward_block(block: EnergyBlock, program: Program, estimator: Estimator | None) -> list[str]:
     name = block.name
-    outputs = ", ".join(program.labels[n] for n in block.outputs)
+    outputs = printable(", ".join(program.labels.get(n, n) for n in block.outputs))
     if not isinstance(estimator, (CenteredEP, OneSidedEP)):
+        what = "on the chip, nudged" if estimator is None else type(estimator).__name__
         return [
-            f"# {name}: {type(estimator).__name__} at {outputs}",
-            f"accumulate(error, {name}.estimate(error, model.execution.estimator))",
+            f"# {name}: {what} at {outputs}",
+            f"accumulate(error, {name}.estimate(error, {name}.call.estimator))",
             "",
         ]
     nudged, contrast = ("nudged_states", "contrast_states") if estimator.subtract else ("nudged", "contrast")

@@ -1,0 +1,172 @@
+"""A digital part as a module that runs ONNX graphs instead of PyTorch.
+
+evaluation   y     = F(x)                     its weights are initializers of the session
+training     y, b' = F(x, theta, b, r)        weights and random numbers r are inputs; running statistics b move to b'
+vjp          dL/dx, dL/dtheta                 from the same inputs and dL/dy
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..bundle import PART_MODULE
+from ..errors import InputError, Problem
+from ..export import FORWARD, TRAINING, VJP, Interface, Port
+from ..train import attribute
+from .random_numbers import RandomNumbers, sizes_of
+from .session import OnnxGraph, Session, port_problems
+
+
+@dataclass(frozen=True)
+class PartSource:
+    """What a digital part is made of; copies of a model share it.
+
+    Attributes:
+        name: ``"digital1"``.
+        layers: the user's layers in it, for errors.
+        labels: the user's names of values.
+        graphs: by kind.
+        missing: why a kind has no graph.
+        wants: values and weights that the vjp graph is asked for.
+    """
+
+    name: str
+    layers: str
+    labels: Mapping[str, str]
+    graphs: Mapping[str, OnnxGraph]
+    missing: Mapping[str, str]
+    wants: frozenset[str]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PartSource:
+        return self
+
+    def graph(self, kind: str) -> OnnxGraph:
+        if kind in self.graphs:
+            return self.graphs[kind]
+        why = self.missing.get(kind, f"the bundle has no {kind} graph of it")
+        remedy = "Keep the part's operation out of the model, or run the converted model itself, which needs no ONNX."
+        raise InputError(Problem(f"digital part {self.name} ({self.layers})", why, remedy))
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass of a part in training mode.
+
+    Attributes:
+        given: what its graph was given, by port: values, weights, buffers as they were before it, random numbers.
+        outputs: by the values' names.
+    """
+
+    given: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+
+
+class _Sessions(dict[str, tuple[Any, Session]]):
+    """Sessions by kind, with the version of the weights that they hold; a copy of a model makes its own."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Sessions:
+        return _Sessions()
+
+
+class OnnxPart(nn.Module):
+    """A digital part of a loaded bundle. It reads its weights from the network that it is a module of, by the user's paths."""
+
+    def __init__(self, source: PartSource, network: nn.Module, random: RandomNumbers):
+        super().__init__()
+        self.source = source
+        self.random = random
+        self._home = (network,)  # in a tuple: a module would register it, and contain itself
+        self._sessions = _Sessions()
+
+    def forward(self, *values: Any) -> tuple[Any, ...]:
+        """The outputs in order; in training mode the running statistics move."""
+        return tuple((self.run_training(values).outputs if self.training else self.evaluate(values)).values())
+
+    def evaluate(self, values: Sequence[Any]) -> dict[str, Any]:
+        """The outputs in evaluation mode, by name."""
+        graph = self.source.graph(FORWARD)
+        given = self._values(graph.interface, values)
+        found = self._evaluation_session(graph)(given)
+        return {p.value: found[p.name] for p in graph.interface.outputs}
+
+    def _evaluation_session(self, graph: OnnxGraph) -> Session:
+        """The session of the present weights: one that holds others is made again."""
+        weights = {p.name: self.tensor(p) for p in (*graph.interface.parameters, *graph.interface.buffers)}
+        version = tuple((t.data_ptr(), t._version) for t in weights.values())
+        held, session = self._sessions.get(FORWARD, (None, None))
+        if session is None or held != version:
+            session = graph.session(weights, _names(graph.interface.outputs))
+            self._sessions[FORWARD] = version, session
+        return session
+
+    def run_training(self, values: Sequence[Any]) -> Pass:
+        """The outputs in training mode, and what their vector-Jacobian product needs; the running statistics move."""
+        graph = self.source.graph(TRAINING)
+        ports = graph.interface
+        given = self._values(ports, values)
+        given |= {p.name: self.tensor(p) for p in ports.parameters}
+        given |= {p.name: self.tensor(p).clone() for p in ports.buffers}
+        given |= self.random.draw(ports.random, sizes_of(ports.values, given), self._where)
+        found = self._session(graph, _names((*ports.outputs, *ports.statistics)))(given)
+        with torch.no_grad():
+            for p in ports.statistics:
+                attribute(self._home[0], p.value).copy_(torch.as_tensor(found[p.name]))
+        return Pass(given, {p.value: found[p.name] for p in ports.outputs})
+
+    def vjp(self, ran: Pass, errors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The loss's gradient in values (by name) and weights (by path); empty where no error has arrived."""
+        graph = self.source.graph(VJP)
+        ports = graph.interface
+        wanted = [p for p in ports.gradients if p.value in self.source.wants]
+        if not wanted or not any(p.value in errors for p in ports.errors):
+            return {}
+        arrived = {p.name: errors.get(p.value, _no_error(ran.outputs[p.value])) for p in ports.errors}
+        found = self._session(graph, _names(wanted))({**ran.given, **arrived})
+        return {p.value: found[p.name] for p in wanted}
+
+    def _session(self, graph: OnnxGraph, results: Collection[str]) -> Session:
+        kind = graph.interface.kind
+        if kind not in self._sessions:
+            self._sessions[kind] = None, graph.session({}, results)
+        return self._sessions[kind][1]
+
+    def _values(self, ports: Interface, values: Sequence[Any]) -> dict[str, Any]:
+        given = {p.name: v for p, v in zip(ports.values, values, strict=True)}
+        problems = port_problems(ports.values, given, self.source.labels)
+        if problems:
+            where = f"digital part {self._where}, "
+            raise InputError(Problem(where + p.where, p.what, p.remedy) for p in problems)
+        return given
+
+    def tensor(self, port: Port) -> Tensor:
+        """The present value of a weight or buffer."""
+        value = attribute(self._home[0], port.value)
+        assert isinstance(value, Tensor), port.value
+        return value
+
+    @property
+    def _where(self) -> str:
+        return f"{self.source.name} ({self.source.layers})"
+
+    def extra_repr(self) -> str:
+        return f"{self.source.name}: {self.source.layers}"
+
+
+def part_of(network: nn.Module, name: str) -> OnnxPart:
+    """A network's part of that name."""
+    part = network.get_submodule(PART_MODULE.format(name=name))
+    assert isinstance(part, OnnxPart), name
+    return part
+
+
+def _names(ports: Sequence[Port]) -> frozenset[str]:
+    return frozenset(p.name for p in ports)
+
+
+def _no_error(output: Any) -> Tensor:
+    return torch.zeros_like(output)
