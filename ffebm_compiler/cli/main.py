@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             return 130
         except FFEBMError as failure:
-            hint = _EXAMPLES_HINT if isinstance(failure, TraceError) and not options.input_shape else ""
+            hint = _EXAMPLES_HINT if isinstance(failure, TraceError) and not getattr(options, "input_shape", ()) else ""
             return _failed(f"{failure}{hint}", options.traceback)
         except Exception as failure:  # the user's model may raise anything
             return _failed(

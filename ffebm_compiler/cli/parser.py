@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from .. import __version__
 from ..backends.execution import DEFAULT_LOOP_GAIN
-
-_WHAT = """\
-MODULE:FACTORY names the model:
-  mypackage.models:make_net    a function, called without arguments
-  mypackage.models:Net         a class that can be made without arguments
-  net.py:net                   a file, and a torch.nn.Module in it
-"""
+from .bundle_parser import BUNDLE_COMMANDS
+from .command import MODEL, Command
 
 _ABOUT = f"""\
 Compiles a PyTorch model to a feedforward-tied energy-based model: groups of its layers become blocks that relax to the
 minimum of an energy and train by equilibrium propagation; what has no energy stays digital and trains by backpropagation.
 
-{_WHAT}
+{MODEL}
 Start with:   ffebm explain net.py:Net
 """
 
@@ -122,20 +118,28 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ffebm", description=_ABOUT, formatter_class=_Formatter)
     parser.add_argument("--version", action="version", version=f"ffebm_compiler {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, summary in _SUMMARIES.items():
+    for name, asked in _commands().items():
         command = commands.add_parser(
             name,
-            help=summary,
-            description=f"{summary[0].upper()}{summary[1:]}.\n\n{_WHAT}",
-            epilog=_EXAMPLES[name],
+            help=asked.summary,
+            description=f"{asked.summary[0].upper()}{asked.summary[1:]}.\n\n{asked.about}",
+            epilog=asked.examples,
             formatter_class=_Formatter,
         )
-        what = _MODEL_OR_FOLDER if name == "spice-check" else ("MODULE:FACTORY", "the model, see above")
-        command.add_argument("model", metavar=what[0], help=what[1])
-        _OWN_OPTIONS[name](command)
-        _add_conversion(command.add_argument_group("conversion", "as in ffebm_compiler.convert"))
+        target, metavar, what = asked.target
+        command.add_argument(target, metavar=metavar, help=what)
+        asked.add(command)
+        if asked.converts:
+            _add_conversion(command.add_argument_group("conversion", "as in ffebm_compiler.convert"))
         _add_running(command.add_argument_group("running"))
     return parser
+
+
+def _commands() -> dict[str, Command]:
+    """Every command, in the order of the help."""
+    own = {name: Command(text, _EXAMPLES[name], _OWN_OPTIONS[name]) for name, text in _SUMMARIES.items()}
+    own["spice-check"] = replace(own["spice-check"], target=("model", *_MODEL_OR_FOLDER))
+    return {**own, **BUNDLE_COMMANDS}
 
 
 def _add_conversion(group: Any) -> None:

@@ -105,9 +105,10 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 def _loaded(path: Path, where: str) -> Any:
     if not path.is_file():
-        raise InputError(
-            Problem(where, "is a folder" if path.is_dir() else "does not exist", "Name a file of torch.save.")
-        )
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(Problem(where, what, "Name a .safetensors file, or one of torch.save."))
+    if path.suffix == ".safetensors":
+        return _loaded_safetensors(path, where)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as failure:  # of many kinds, by the format and what is wrong with it
@@ -119,6 +120,16 @@ def _loaded(path: Path, where: str) -> Any:
                 "Save the tensors alone: torch.save(net.state_dict(), path). Whole models are refused, as they would be unpickled.",
             )
         ) from failure
+
+
+def _loaded_safetensors(path: Path, where: str) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except Exception as failure:  # of the format's own kinds, and the file system's
+        what = f"can't be read as safetensors: {failure}"
+        raise InputError(Problem(where, what, "Save it by safetensors.torch.save_model(net, path).")) from failure
 
 
 def _state_dict(found: Any, where: str) -> dict[str, Tensor]:

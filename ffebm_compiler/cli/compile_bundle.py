@@ -1,0 +1,79 @@
+"""``ffebm compile``: a model as a bundle, with a bar over the graphs that it takes."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..backends import FFEBM
+from ..errors import FFEBMError, OptionError, Problem
+from ..files import check_target
+from .arrays import read_array
+from .checks import guessed_inputs
+from .load import load_model
+from .subject import load_weights
+
+Convert = Callable[[nn.Module, argparse.Namespace, "tuple[Tensor, ...] | None"], FFEBM]
+Inputs = Callable[[argparse.Namespace, "int | None"], "tuple[Tensor, ...] | None"]
+
+
+def compile_bundle(options: argparse.Namespace, convert: Convert, example_inputs: Inputs) -> int:
+    """Writes the bundle; what stands in the way is told before anything is.
+
+    Args:
+        convert, example_inputs: as the other commands do it.
+    """
+    from ..backends.bundle_options import BundleOptions, place_problems
+    from ..backends.bundle_writer import steps_of, write_bundle_of
+
+    problems = [*place_problems(options.output, options.force), *_problems(options)]
+    if problems:
+        raise OptionError(problems)
+    network = load_model(options.model)
+    if options.weights:
+        load_weights(network, Path(options.weights))
+    inputs = _examples(network, options, example_inputs)
+    model = convert(network, options, inputs)
+    how = BundleOptions(
+        options.hardware, options.chip_seed, "skip" if options.skip_unexportable else "refuse", options.force
+    )
+    with tqdm(total=steps_of(model), unit="step", disable=None, leave=False) as bar:
+
+        def tell(what: str) -> None:
+            bar.set_postfix_str(what, refresh=False)
+            bar.update()
+
+        written = write_bundle_of(model, options.output, inputs, how, tell)
+    print(_summary(written))
+    if options.onnx:
+        print(model.export_onnx(options.onnx, inputs))
+    return 0
+
+
+def _problems(options: argparse.Namespace) -> Iterator[Problem]:
+    """Of the options that only this command has."""
+    if options.input and options.input_shape:
+        yield Problem("options --input and --input-shape", "are both given", "Give one of them.")
+    if options.onnx:
+        try:
+            check_target(options.onnx, "file")
+        except FFEBMError as failure:
+            yield from failure.problems
+
+
+def _examples(network: nn.Module, options: argparse.Namespace, example_inputs: Inputs) -> tuple[Tensor, ...]:
+    """The files of ``--input``, or random ones, two samples at least: the size of a single one looks like a constant."""
+    if options.input:
+        return tuple(read_array(Path(file), f"input {file}") for file in options.input)
+    single = all(sizes[0] == 1 for sizes, _ in options.input_shape)
+    return example_inputs(options, 2 if single else None) or guessed_inputs(network, 2, options.seed)
+
+
+def _summary(path: Path) -> str:
+    from ..bundle import inspect
+
+    return f"{path}: {inspect(path).line()}"

@@ -1,0 +1,64 @@
+"""``ffebm run``: a bundle on inputs from files."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from ..errors import FFEBMError, OptionError, Problem
+from ..solve import Relaxation
+from .arrays import check_results_file, named_results, read_inputs, write_results
+
+if TYPE_CHECKING:
+    from ..runtime import Runtime
+
+
+def run_bundle(options: argparse.Namespace) -> int:
+    """Prints what the model gives, and how its blocks settled."""
+    problems = [*_problems(options)]
+    if problems:
+        raise OptionError(problems)
+    model = loaded(options)
+    positional, named = read_inputs(options.input)
+    results = named_results(model.eval()(*positional, **named))
+    print(_table(results, model.relaxation))
+    if options.output:
+        print(write_results(Path(options.output), results))
+    return 0
+
+
+def loaded(options: argparse.Namespace) -> Runtime:
+    from .. import runtime
+
+    chip = {"hardware": options.hardware, "chip_seed": options.chip_seed, "noise_seed": options.noise_seed}
+    on_chip = chip if options.blocks == "analog-emu" else {}
+    return runtime.load(options.bundle, options.blocks, threads=options.threads, **on_chip)
+
+
+def _problems(options: argparse.Namespace) -> Iterator[Problem]:
+    if not options.input:
+        yield Problem("option --input", "is missing: there is nothing to run on", "For example --input x.npy.")
+    if options.threads is not None and options.threads < 1:
+        yield Problem("option --threads", f"is {options.threads}", "Give a whole number from 1.")
+    if options.blocks != "analog-emu":
+        given = (("hardware", options.hardware), ("chip-seed", options.chip_seed), ("noise-seed", options.noise_seed))
+        for name in [n for n, value in given if value]:
+            yield Problem(f"option --{name}", "is given, but there is no chip", "Add --blocks analog-emu.")
+    if options.output:
+        try:
+            check_results_file(Path(options.output))
+        except FFEBMError as failure:
+            yield from failure.problems
+
+
+def _table(results: Mapping[str, Tensor], relaxations: tuple[Relaxation, ...]) -> str:
+    lines = [f"{name}: {str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for name, t in results.items()]
+    lines += [
+        f"{r.block}: {'converged' if r.converged else 'NOT CONVERGED'} in {r.sweeps} sweeps, residual {r.residual:.1e}"
+        for r in relaxations
+    ]
+    return "\n".join(lines)
