@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from ..bundle import Contents, Mode, graph_file, part_block
 from ..bundle.calls import call_of
 from ..errors import OptionError, Problem
-from ..export import FORWARD, TRAINING, VJP, ExportedPart, Unexportable, export_parts
+from ..export import FORWARD, TRAINING, VJP, WEIGHTS, ExportedPart, Unexportable, export_parts
 from ..ir import DigitalBlock, Program, Step
 from ..solve import Gains
-from ..train.emit import bundle_training_script
+from ..train.bundle_code import bundle_training_script
 from .bundle_options import BundleOptions
 from .bundle_pages import Circuits, circuits, graph_json, report_page
 from .bundle_record import Run, in_mode, recorded
@@ -205,5 +205,14 @@ def _pages(subject: Subject, contents: Contents, chip: Circuits) -> dict[str, by
     return {
         "graph.json": graph_json(graph),
         "report.html": report_page(model.report(), graph, contents.refused, chip.left_out),
-        "training_loop.py": bundle_training_script(contents).encode(),
+        "training_loop.py": _script(model, contents).encode(),
     }
+
+
+def _script(model: FFEBM, contents: Contents) -> str:
+    """The training step, readable and runnable."""
+    mode = contents.modes[True]
+    gains = {b.name: None if (g := model.gains(b)) is None else g.layer_weights for b in mode.program.energy_blocks}
+    return bundle_training_script(
+        mode.program, contents.name, model.execution.estimator, gains, computes_weights=WEIGHTS in mode.parts
+    )

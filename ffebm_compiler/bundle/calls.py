@@ -60,7 +60,8 @@ def bound_call(mode: Mode, args: Sequence[Any], kwargs: Mapping[str, Any], name:
     found: dict[str, Any] = dict(mode.defaults)
     problems: list[Problem] = []
     arguments = [_name_of(p, mode, i) for i, p in enumerate(positional)]
-    optional = [n for n in inputs if n not in {r.name for r in _leaves(call) if isinstance(r, Ref)}]
+    named_already = {r.name.partition("[")[0] for r in _leaves(call) if isinstance(r, Ref)}
+    optional = [n for n in inputs if n not in named_already]
     arguments, positional = (
         [*arguments, *(mode.program.labels.get(n, n) for n in optional)],
         [*positional, *map(Ref, optional)],
@@ -77,6 +78,7 @@ def bound_call(mode: Mode, args: Sequence[Any], kwargs: Mapping[str, Any], name:
             problems += _match(key, rest[key], value, found)
         else:
             problems.append(Problem(f"argument {key} of {name}", "is unknown", close_matches(key, [*rest])))
+    found |= {n: leaves for n in inputs if n not in found and (leaves := _of_leaves(n, found))}
     missing = [n for n in inputs if n not in found]
     if missing and not problems:
         labels = ", ".join(mode.program.labels.get(n, n) for n in missing)
@@ -89,6 +91,12 @@ def bound_call(mode: Mode, args: Sequence[Any], kwargs: Mapping[str, Any], name:
 
 def _name_of(nest: Any, mode: Mode, place: int) -> str:
     return mode.program.labels.get(nest.name, nest.name) if isinstance(nest, Ref) else f"argument {place + 1}"
+
+
+def _of_leaves(name: str, found: Mapping[str, Any]) -> list[Any]:
+    """The leaves of a nested input, in order."""
+    places = [int(k[len(name) + 1 : -1]) for k in found if k.startswith(f"{name}[") and k.endswith("]")]
+    return [found.get(f"{name}[{i}]") for i in range(max(places, default=-1) + 1)]
 
 
 def _match(where: str, nest: Any, value: Any, found: dict[str, Any]) -> list[Problem]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..bundle import PART_MODULE, Contents, Mode, graph_file
 from ..errors import InputError, Problem
 from ..export import FORWARD, TRAINING, VJP, WEIGHTS
+from ..ir import DigitalBlock
 from .onnx_part import OnnxPart, PartSource, part_of
 from .random_numbers import RandomNumbers
 from .session import OnnxGraph
@@ -148,7 +149,21 @@ def _source(name: str, contents: Contents, threads: int | None) -> PartSource:
         for r in contents.refused
         if r.part == name
     }
-    return PartSource(name, layers, contents.modes[True].program.labels, graphs, missing, _wants(name, contents))
+    blocks = {t: _block(name, m) for t, m in contents.modes.items()}
+    return PartSource(
+        name=name,
+        layers=layers,
+        inputs={t: () if b is None else b.inputs for t, b in blocks.items()},
+        outputs={t: () if b is None else b.outputs for t, b in blocks.items()},
+        labels=contents.modes[True].program.labels,
+        graphs=graphs,
+        missing=missing,
+        wants=_wants(name, contents),
+    )
+
+
+def _block(name: str, mode: Mode) -> DigitalBlock | None:
+    return next((b for b in mode.program.digital_blocks if b.name == name), None)
 
 
 def _layers(name: str, contents: Contents, most: int = 6) -> str:
@@ -169,7 +184,7 @@ def _wants(name: str, contents: Contents) -> frozenset[str]:
     frozen = set(contents.frozen)
     frozen |= {alias for alias, path in contents.aliases.items() if path in frozen}
     vjp = contents.modes[True].parts.get(name, {}).get(VJP)
-    values = set() if vjp is None else {p.value for p in vjp.values} & computed
+    values = set() if vjp is None else {p.value for p in vjp.values if p.value.partition("[")[0] in computed}
     weights = set() if vjp is None else {p.value for p in vjp.gradients} - {p.value for p in vjp.values} - frozen
     return frozenset(values | weights)
 

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from ..bundle import PART_MODULE
 from ..errors import InputError, Problem
 from ..export import FORWARD, TRAINING, VJP, Interface, Port
+from ..export.sizes import sizes_of
 from ..train import attribute
-from .random_numbers import RandomNumbers, sizes_of
+from .random_numbers import RandomNumbers
 from .session import OnnxGraph, Session, port_problems
 
 
@@ -29,6 +30,7 @@ class PartSource:
     Attributes:
         name: ``"digital1"``.
         layers: the user's layers in it, for errors.
+        inputs, outputs: names of the values that it reads and gives, by mode (``training``).
         labels: the user's names of values.
         graphs: by kind.
         missing: why a kind has no graph.
@@ -37,6 +39,8 @@ class PartSource:
 
     name: str
     layers: str
+    inputs: Mapping[bool, tuple[str, ...]]
+    outputs: Mapping[bool, tuple[str, ...]]
     labels: Mapping[str, str]
     graphs: Mapping[str, OnnxGraph]
     missing: Mapping[str, str]
@@ -59,7 +63,7 @@ class Pass:
 
     Attributes:
         given: what its graph was given, by port: values, weights, buffers as they were before it, random numbers.
-        outputs: by the values' names.
+        outputs: by the values' names; of a nested one each leaf, ``name[0]``.
     """
 
     given: Mapping[str, Any]
@@ -85,12 +89,13 @@ class OnnxPart(nn.Module):
 
     def forward(self, *values: Any) -> tuple[Any, ...]:
         """The outputs in order; in training mode the running statistics move."""
-        return tuple((self.run_training(values).outputs if self.training else self.evaluate(values)).values())
+        found = self.run_training(values).outputs if self.training else self.evaluate(values)
+        return tuple(grouped(self.source.outputs[self.training], found).values())
 
     def evaluate(self, values: Sequence[Any]) -> dict[str, Any]:
         """The outputs in evaluation mode, by name."""
         graph = self.source.graph(FORWARD)
-        given = self._values(graph.interface, values)
+        given = self._values(graph.interface, self.source.inputs[False], values)
         found = self._evaluation_session(graph)(given)
         return {p.value: found[p.name] for p in graph.interface.outputs}
 
@@ -108,7 +113,7 @@ class OnnxPart(nn.Module):
         """The outputs in training mode, and what their vector-Jacobian product needs; the running statistics move."""
         graph = self.source.graph(TRAINING)
         ports = graph.interface
-        given = self._values(ports, values)
+        given = self._values(ports, self.source.inputs[True], values)
         given |= {p.name: self.tensor(p) for p in ports.parameters}
         given |= {p.name: self.tensor(p).clone() for p in ports.buffers}
         given |= self.random.draw(ports.random, sizes_of(ports.values, given), self._where)
@@ -135,8 +140,9 @@ class OnnxPart(nn.Module):
             self._sessions[kind] = None, graph.session({}, results)
         return self._sessions[kind][1]
 
-    def _values(self, ports: Interface, values: Sequence[Any]) -> dict[str, Any]:
-        given = {p.name: v for p, v in zip(ports.values, values, strict=True)}
+    def _values(self, ports: Interface, names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
+        leaves = flat(dict(zip(names, values, strict=True)))
+        given = {p.name: leaves.get(p.value) for p in ports.values}
         problems = port_problems(ports.values, given, self.source.labels)
         if problems:
             where = f"digital part {self._where}, "
@@ -162,6 +168,27 @@ def part_of(network: nn.Module, name: str) -> OnnxPart:
     part = network.get_submodule(PART_MODULE.format(name=name))
     assert isinstance(part, OnnxPart), name
     return part
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Each value by name; of a nested one each leaf, ``name[0]``, ``name[1]``, ..."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, (tuple, list, dict)):
+            found.update((f"{name}[{i}]", v) for i, v in enumerate(torch.utils._pytree.tree_leaves(value)))
+        else:
+            found[name] = value
+    return found
+
+
+def grouped(names: Sequence[str], leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of those names, nested ones as the lists of their leaves."""
+    return {n: leaves[n] if n in leaves else _listed(n, leaves) for n in names}
+
+
+def _listed(name: str, leaves: Mapping[str, Any]) -> list[Any]:
+    places = [int(k[len(name) + 1 : -1]) for k in leaves if k.startswith(f"{name}[") and k.endswith("]")]
+    return [leaves.get(f"{name}[{i}]") for i in range(max(places, default=-1) + 1)]
 
 
 def _names(ports: Sequence[Port]) -> frozenset[str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
-import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,13 +10,7 @@ from torch import Tensor
 
 from ..errors import InputError, Problem
 from ..export import Port
-
-_OPERATORS: Mapping[type, Callable[[int, int], int]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-}
+from ..export.sizes import size_of
 
 
 class RandomNumbers:
@@ -39,48 +31,14 @@ class RandomNumbers:
         Raises:
             InputError: a shape that depends on a size which no input has.
         """
-        return {
-            p.name: torch.rand(
-                [size_of(d, sizes, part) for d in p.shape],
-                generator=self.generator,
-                dtype=getattr(torch, p.dtype),
+        try:
+            shapes = {p: [size_of(d, sizes) for d in p.shape] for p in ports}
+        except ValueError as failure:
+            problem = Problem(
+                f"digital part {part}", f"takes random numbers, and {failure}", "Compile the bundle again."
             )
-            for p in ports
+            raise InputError(problem) from failure
+        return {
+            p.name: torch.rand(shape, generator=self.generator, dtype=getattr(torch, p.dtype))
+            for p, shape in shapes.items()
         }
-
-
-def sizes_of(ports: Iterable[Port], values: Mapping[str, Any]) -> dict[str, int]:
-    """The sizes that vary, by name, as the given tensors have them."""
-    pairs = (
-        (name, size)
-        for p in ports
-        if isinstance(v := values[p.name], Tensor)
-        for name, size in zip(p.shape, v.shape, strict=True)
-    )
-    return {name: size for name, size in pairs if isinstance(name, str)}
-
-
-def size_of(dimension: int | str, sizes: Mapping[str, int], part: str) -> int:
-    """A size, a named one, or one that is computed from named ones: ``"4*batch"``."""
-    if isinstance(dimension, int):
-        return dimension
-    if dimension in sizes:
-        return sizes[dimension]
-    try:
-        return _computed(ast.parse(dimension, mode="eval").body, sizes)
-    except (SyntaxError, ValueError, KeyError, ZeroDivisionError, RecursionError) as failure:
-        problem = Problem(
-            f"digital part {part}", f"takes random numbers of the size {dimension!r}, which no input has",
-            "Compile the bundle again.",
-        )  # fmt: skip
-        raise InputError(problem) from failure
-
-
-def _computed(node: ast.expr, sizes: Mapping[str, int]) -> int:
-    if isinstance(node, ast.Constant) and type(node.value) is int:
-        return node.value
-    if isinstance(node, ast.Name):
-        return sizes[node.id]
-    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-        return _OPERATORS[type(node.op)](_computed(node.left, sizes), _computed(node.right, sizes))
-    raise ValueError(ast.dump(node))

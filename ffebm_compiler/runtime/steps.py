@@ -23,7 +23,7 @@ from ..train.operator import free_phase
 from ..train.steps import EnergyPart, Errors, Trainable, accumulate
 from .losses import Loss
 from .network import set_computed
-from .onnx_part import OnnxPart, part_of
+from .onnx_part import OnnxPart, grouped, part_of
 
 
 class DigitalStep:
@@ -40,7 +40,7 @@ class DigitalStep:
         self.network = model.network
         self.part: OnnxPart = part_of(model.network, name)
         self.ran = self.part.run_training([values[n] for n in block.inputs])
-        values.update(self.ran.outputs)
+        values.update(grouped(block.outputs, self.ran.outputs))
 
     def vjp(self, errors: Mapping[str, Tensor]) -> Errors:
         """The errors of the inputs; those of the parameters are left in ``.grad``."""

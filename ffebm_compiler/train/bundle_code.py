@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib import resources
 
 from ..errors import InputError, Problem
 from ..estimate import Estimator
@@ -61,6 +62,23 @@ def bundle_training_code(
     return header.rstrip() + "\n\n\n" + "\n".join(line.rstrip() for line in lines) + "\n"
 
 
+def bundle_training_script(
+    program: Program,
+    model_name: str,
+    estimator: Estimator,
+    layer_weights: Mapping[str, Mapping[str, float] | None],
+    computes_weights: bool = False,
+) -> str:
+    """The source of ``training_loop.py``: the training step, and a command line around it. Arguments as above."""
+    code = bundle_training_code(program, model_name, estimator, layer_weights, computes_weights)
+    _, _, body = code.partition('"""\n\n')
+    imports, _, step = body.partition("\n\n\n")
+    template = resources.files(__package__).joinpath("bundle_template.py.txt").read_text(encoding="utf-8")
+    inputs = printable(", ".join(program.labels.get(n, n) for n in program.inputs))
+    fields = {"@@IMPORTS@@": imports.strip(), "@@STEP@@": step.strip(), "@@INPUTS@@": re.sub(r"[\"\\]", "_", inputs)}
+    return re.sub("@@[A-Z]+@@", lambda mark: fields[mark[0]], template)
+
+
 def _check_names(program: Program) -> None:
     strange = [s.name for s in program if not re.fullmatch(r"(block|digital)[0-9]{1,9}", s.name)]
     if strange:
@@ -109,4 +127,4 @@ def _inference(program: Program, layer_weights: Mapping[str, Mapping[str, float]
     return lines
 
 
-__all__ = ["bundle_training_code"]
+__all__ = ["bundle_training_code", "bundle_training_script"]
