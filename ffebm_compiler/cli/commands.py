@@ -14,11 +14,15 @@ from torch import Tensor, nn
 from ..api import convert, explain
 from ..backends import FFEBM
 from ..view import Report, check_picture
+from .bundles import inspect_bundle, verify_bundle
 from .checks import check_model
+from .compile_bundle import compile_bundle
 from .folder import write_folder
 from .load import load_model
+from .run_bundle import run_bundle
 from .spice_check import spice_check
 from .study import study
+from .train_bundle import train_bundle
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -86,6 +90,10 @@ def _spice_check(options: argparse.Namespace) -> int:
     return spice_check(options, _converted, example_inputs)
 
 
+def _compile(options: argparse.Namespace) -> int:
+    return compile_bundle(options, _converted, example_inputs)
+
+
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "explain": _explain,
     "convert": _convert,
@@ -93,6 +101,11 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "check": _check,
     "study": study,
     "spice-check": _spice_check,
+    "compile": _compile,
+    "inspect": inspect_bundle,
+    "verify": verify_bundle,
+    "run": run_bundle,
+    "train": train_bundle,
 }
 
 

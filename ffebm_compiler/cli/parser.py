@@ -189,7 +189,12 @@ def _add_conversion(group: Any) -> None:
 
 
 def _add_running(group: Any) -> None:
-    group.add_argument("--seed", type=int, default=0, help="of the model's initial weights and of random inputs")
+    group.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of a model's initial weights, of random inputs, of the order of data, of dropout",
+    )
     group.add_argument("-v", "--verbose", action="count", default=0, help="log what is done; -vv for details")
     group.add_argument("--traceback", action="store_true", help="show where an error came from")
 

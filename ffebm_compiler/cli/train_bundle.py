@@ -1,0 +1,188 @@
+"""``ffebm train``: a bundle on data from files, with checkpoints from which a training goes on as if never interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from tqdm import tqdm
+
+from ..errors import FFEBMError, InputError, OptionError, Problem
+from ..files import check_target, write_whole
+from .arrays import read_array, read_inputs
+from .batches import Batches
+from .interrupt import stoppable
+from .metrics import Metrics
+
+if TYPE_CHECKING:
+    from ..runtime import Runtime, Trainer
+
+MOMENTUM = 0.9
+"""Of sgd, where no other is asked for."""
+
+
+def train_bundle(options: argparse.Namespace) -> int:
+    """Trains; exit status 130 if interrupted, with the checkpoint whole."""
+    problems = [*_problems(options)]
+    if problems:
+        raise OptionError(problems)
+    from .. import runtime
+
+    model = runtime.load(options.bundle, threads=options.threads)
+    data = _data(options)
+    trainer = _trainer(model, options)
+    if options.resume:
+        trainer.load_checkpoint(options.checkpoint)
+    with Metrics(_metrics_file(options), trainer.steps) as metrics:
+        metrics.begin(_asked(options, len(data)))
+        finished = _train(trainer, data, options, metrics)
+    if not finished:
+        return _interrupted(trainer, data, options)
+    for path in _written(model, options):
+        print(path)
+    return 0
+
+
+def _train(trainer: Trainer, data: Batches, options: argparse.Namespace, metrics: Metrics) -> bool:
+    """Takes the steps that are left; False if the user asked for an end."""
+    total = options.epochs * data.steps
+    with (
+        stoppable() as stop,
+        tqdm(total=total, initial=min(trainer.steps, total), unit="step", disable=None, leave=False) as bar,
+    ):
+        while trainer.steps < total and not stop.asked:
+            epoch, batch = divmod(trainer.steps, data.steps)
+            x, y = data.batch(epoch, batch)
+            loss = float(trainer.step(x, y))
+            metrics.step(trainer.steps, epoch, loss)
+            bar.set_postfix(epoch=epoch + 1, loss=f"{loss:.4g}", refresh=False)
+            bar.update()
+            if loss != loss or abs(loss) == float("inf"):
+                raise InputError(_diverged(trainer.steps, options))
+            if trainer.steps % options.every == 0 and trainer.steps < total:
+                trainer.save_checkpoint(options.checkpoint)
+        trainer.save_checkpoint(options.checkpoint)
+    return trainer.steps >= total
+
+
+def _diverged(steps: int, options: argparse.Namespace) -> Problem:
+    return Problem(
+        f"training, step {steps}",
+        "the loss is no longer a finite number",
+        f"Lower --learning-rate (it is {options.learning_rate:g}) and begin again; {options.checkpoint} was not overwritten.",
+    )
+
+
+def _interrupted(trainer: Trainer, data: Batches, options: argparse.Namespace) -> int:
+    print(
+        f"ffebm: interrupted: {trainer.steps} of {options.epochs * data.steps} steps are in {options.checkpoint}. "
+        "Run the same command with --resume to go on.",
+        file=sys.stderr,
+    )
+    return 130
+
+
+def _trainer(model: Runtime, options: argparse.Namespace) -> Trainer:
+    default = MOMENTUM if options.optimizer == "sgd" else 0.0
+    return model.trainer(
+        options.loss,
+        options.optimizer,
+        learning_rate=options.learning_rate,
+        momentum=default if options.momentum is None else options.momentum,
+        weight_decay=options.weight_decay,
+        seed=options.seed,
+    )
+
+
+def _data(options: argparse.Namespace) -> Batches:
+    positional, named = read_inputs(options.input)
+    target = read_array(Path(options.target), f"target {options.target}")
+    return Batches(positional, named, target, options.batch_size, options.seed)
+
+
+def _written(model: Runtime, options: argparse.Namespace) -> Iterator[Path]:
+    yield Path(options.checkpoint)
+    if options.output:
+        yield model.save(options.output, overwrite=options.force)
+    if options.weights_out:
+        yield _write_weights(Path(options.weights_out), model.state_dict())
+
+
+def _write_weights(path: Path, weights: Mapping[str, Tensor]) -> Path:
+    """By the model's own names, tied ones under each of them: ``net.load_state_dict(safetensors.torch.load_file(path))``."""
+    from safetensors.torch import save
+
+    return write_whole(path, save({n: t.contiguous() for n, t in weights.items()}), "weights")
+
+
+# --- what is wrong with the options -------------------------------------------------------------------------
+
+
+def _problems(options: argparse.Namespace) -> Iterator[Problem]:
+    """Everything that can be known before the work."""
+    for name in ("input", "target"):
+        if not getattr(options, name):
+            yield Problem(f"option --{name}", "is missing", f"For example --{name} {name[0]}.npy.")
+    for name in ("epochs", "batch_size", "every", "threads"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            yield Problem(f"option --{name.replace('_', '-')}", f"is {value}", "Give a whole number from 1.")
+    yield from _file_problems(options)
+    yield from _optimizer_problems(options)
+
+
+def _file_problems(options: argparse.Namespace) -> Iterator[Problem]:
+    from ..backends.bundle_options import place_problems
+
+    checkpoint = Path(options.checkpoint)
+    if checkpoint.is_file() and not (options.resume or options.force):
+        yield Problem(f"checkpoint {checkpoint}", "exists", "Go on from it by --resume, or begin anew by --force.")
+    if options.resume and not checkpoint.is_file():
+        yield Problem(
+            f"checkpoint {checkpoint}", "does not exist, and --resume is given", "Leave --resume out to begin."
+        )
+    files = {"checkpoint": options.checkpoint, "metrics": _metrics_file(options), "weights": options.weights_out}
+    for what, path in files.items():
+        if path is not None:
+            yield from _place(path, what)
+    weights = options.weights_out
+    if weights and Path(weights).exists() and not options.force:
+        yield Problem(f"weights {weights}", "exists", "Choose another name, or let it be replaced by --force.")
+    if options.output:
+        yield from place_problems(options.output, options.force)
+
+
+def _place(path: str | Path, what: str) -> Iterator[Problem]:
+    try:
+        check_target(path, what)
+    except FFEBMError as failure:
+        yield from failure.problems
+
+
+def _optimizer_problems(options: argparse.Namespace) -> Iterator[Problem]:
+    from ..runtime.losses import loss_of
+    from ..runtime.optimizers import OptimizerOptions
+
+    def optimizer() -> Any:
+        momentum = 0.0 if options.momentum is None else options.momentum
+        return OptimizerOptions(options.optimizer, options.learning_rate, momentum, weight_decay=options.weight_decay)
+
+    for make in (lambda: loss_of(options.loss), optimizer):
+        try:
+            make()
+        except FFEBMError as failure:
+            yield from failure.problems
+
+
+def _metrics_file(options: argparse.Namespace) -> Path:
+    return Path(options.metrics) if options.metrics else Path(options.checkpoint).with_suffix(".jsonl")
+
+
+def _asked(options: argparse.Namespace, samples: int) -> dict[str, Any]:
+    """What the metrics' first line says."""
+    names = ("epochs", "batch_size", "loss", "optimizer", "learning_rate", "momentum", "weight_decay", "seed")
+    return {"bundle": options.bundle, "samples": samples, **{n: getattr(options, n) for n in names}}
