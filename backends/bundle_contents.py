@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from ..bundle import Contents, Mode, graph_file, part_block
 from ..bundle.calls import call_of
 from ..errors import OptionError, Problem
-from ..export import FORWARD, TRAINING, VJP, WEIGHTS, ExportedPart, Unexportable, export_parts
+from ..export import FORWARD, TRAINING, VJP, WEIGHTS, ExportedPart, Unexportable
+from ..export.parts import export_parts
 from ..ir import DigitalBlock, Program, Step
 from ..solve import Gains
 from ..train.bundle_code import bundle_training_script
