@@ -1,0 +1,127 @@
+"""The free phase of a block as a loop of a graph: sweeps until :mod:`.stop` says so, with the same scalars and the same sweeps as the executor.
+
+    states, progress = start
+    while progress.running:
+        states' = sweep(states);  progress = advance(progress, residual(states, states'))
+
+A block whose maxima follow the states has a second loop behind the first, in which the winners are held; it does no sweep
+unless the first one has stalled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ..solve import BoundBlock, Tolerance
+from ..solve.binding import States
+from .shapes import Space
+from .stop import Progress, Stop, advance, begin, double, residual, whole
+from .sweep import Read, Sweep, marked_state, readable, trace_sweep
+from .trace import Marks
+
+while_loop = torch.ops.higher_order.while_loop
+
+
+@dataclass(frozen=True)
+class Sweeps:
+    """The traced sweeps of a block.
+
+    Attributes:
+        free: with maxima that follow the states.
+        held: with their winners held, of a block that has such maxima.
+    """
+
+    free: Sweep
+    held: Sweep | None
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A block at its equilibrium, as values of a graph.
+
+    Attributes:
+        states: by name.
+        sweeps, residual: as in :class:`~ffebm_compiler.solve.Relaxation`.
+    """
+
+    states: States
+    sweeps: Tensor
+    residual: Tensor
+
+
+def trace_sweeps(bound: BoundBlock, space: Space) -> Sweeps | None:
+    """The sweeps of a block on fake values of a space; None where it has no feedback."""
+    if not bound.block.has_feedback:
+        return None
+    with space.mode:
+        bound = bound.detached()
+        states = bound.feedforward()
+    free = trace_sweep(bound, states, space)
+    if not bound.block.is_routed:
+        return Sweeps(free, None)
+    with space.mode:
+        held = bound.holding(bound.winners(states))
+    return Sweeps(free, trace_sweep(held, states, space))
+
+
+def settle(bound: BoundBlock, sweeps: Sweeps | None, tolerance: Tolerance, marks: Marks) -> Settled:
+    """The block's relaxation, while a graph is traced."""
+    start = _feedforward(bound, marks)
+    if sweeps is None:
+        return Settled(start, whole(1), double(0.0))
+    limit = tolerance.of(next(iter(start.values())).dtype)
+    stop = Stop(limit, tolerance.max_sweeps, until_stalled=sweeps.held is not None)
+    states, progress = _loop(sweeps.free, readable(bound), start, begin(), stop)
+    if sweeps.held is None:
+        return Settled(states, progress.sweeps, progress.error)
+    held = bound.holding(bound.winners(states))
+    again = ~progress.converged & (progress.error < double(float("inf"))) & (progress.sweeps < tolerance.max_sweeps)
+    rest = Stop(limit, tolerance.max_sweeps - progress.sweeps)
+    states, after = _loop(sweeps.held, readable(held), states, begin(again), rest)
+    error = torch.where(again, after.error, progress.error)
+    return Settled(states, progress.sweeps + after.sweeps, error)
+
+
+def _feedforward(bound: BoundBlock, marks: Marks) -> States:
+    states: States = {}
+    for state in bound.block.states:
+        states[state.name] = marked_state(bound, state, states, marks)
+    return states
+
+
+def _loop(
+    sweep: Sweep, values: Mapping[Read, Any], start: States, progress: Progress, stop: Stop
+) -> tuple[States, Progress]:
+    """One loop; what it carries are the states and the progress, what it reads is the same in every sweep."""
+    names, count = tuple(start), len(start)
+    limit = stop.max_sweeps if isinstance(stop.max_sweeps, Tensor) else whole(stop.max_sweeps)
+
+    def running(*flat: Tensor) -> Tensor:
+        return Progress(*flat[count : count + len(progress)]).running.clone()
+
+    def body(*flat: Tensor) -> tuple[Tensor, ...]:
+        before, now = flat[:count], Progress(*flat[count : count + len(progress)])
+        limit, *read = flat[count + len(progress) :]
+        after = _run(sweep.module, [*before, *read])
+        change = residual(dict(zip(names, before, strict=True)), dict(zip(names, after, strict=True)))
+        return (*map(_own, after), *advance(now, change, Stop(stop.tolerance, limit, stop.until_stalled)))
+
+    carried = (*map(_own, start.values()), *progress)
+    results = while_loop(running, body, carried, (limit, *(values[r] for r in sweep.reads), *sweep.constants))
+    return dict(zip(names, results, strict=False)), Progress(*results[count:])
+
+
+def _run(module: fx.GraphModule, inputs: Sequence[Any]) -> Sequence[Tensor]:
+    """Node by node, so that each keeps the user's label."""
+    found: Sequence[Tensor] = fx.Interpreter(module).run(*inputs)
+    return found
+
+
+def _own(t: Tensor) -> Tensor:
+    """Memory of its own, in plain order: what a loop carries may share none and keeps its layout."""
+    return t.clone(memory_format=torch.contiguous_format)

@@ -1,0 +1,112 @@
+"""When a relaxation stops, as arithmetic on scalars that an ONNX ``Loop`` carries: :func:`~ffebm_compiler.solve.relaxation.iterate`, step by step.
+
+With the residual r_k of sweep k, ``rho = r_k / r_(k-1)`` and the error estimated as ``r_k max(FASTEST, rho / (1 - rho))``, a
+relaxation ends once the error is within the tolerance, a state is no longer finite, the most sweeps are done or, where winners
+of maxima follow the states, the residual has stalled. The scalars are doubles, as Python's numbers are, so that both stop at the same sweep.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..solve.relaxation import DIVERGED, FASTEST, PATIENCE, STALLED
+
+
+class Progress(NamedTuple):
+    """Where a relaxation is; every field a scalar tensor.
+
+    Attributes:
+        running: whether another sweep follows.
+        sweeps: how many are done.
+        error: the estimated relative distance to the equilibrium.
+        converged: whether that is within the tolerance.
+        previous: the residual of the last sweep.
+        lowest: the lowest residual so far.
+        rho: the measured contraction.
+        stalls: sweeps on end that have not brought the residual below its lowest.
+    """
+
+    running: Tensor
+    sweeps: Tensor
+    error: Tensor
+    converged: Tensor
+    previous: Tensor
+    lowest: Tensor
+    rho: Tensor
+    stalls: Tensor
+
+
+@dataclass(frozen=True)
+class Stop:
+    """When to stop.
+
+    Attributes:
+        tolerance: of the error.
+        max_sweeps: a number, or a scalar tensor.
+        until_stalled: whether to give up as soon as the residual no longer falls.
+    """
+
+    tolerance: float
+    max_sweeps: int | Tensor
+    until_stalled: bool = False
+
+
+def double(value: float) -> Tensor:
+    return torch.full((), value, dtype=torch.float64)
+
+
+def whole(value: int) -> Tensor:
+    return torch.full((), value, dtype=torch.int64)
+
+
+def begin(running: Tensor | None = None) -> Progress:
+    """Before the first sweep.
+
+    Args:
+        running: whether there is one.
+    """
+    yes = torch.ones((), dtype=torch.bool) if running is None else running
+    no = torch.zeros((), dtype=torch.bool)
+    infinite = [double(math.inf) for _ in range(3)]  # a tensor each: a loop changes each by itself
+    return Progress(yes, whole(0), infinite[0], no, infinite[1], infinite[2], double(0.0), whole(0))
+
+
+def advance(before: Progress, residual: Tensor, stop: Stop) -> Progress:
+    """After one more sweep with this residual."""
+    sweeps = before.sweeps + 1
+    finite = _is_finite(residual)
+    known = (before.previous > 0) & _is_finite(before.previous)
+    rho = torch.where(known, residual / before.previous, before.rho)
+    stalls = torch.where(residual < before.lowest * double(STALLED), whole(0), before.stalls + 1)
+    estimated = residual * torch.maximum(rho / (1 - rho), double(FASTEST))
+    error = torch.where(finite, torch.where(rho < 1, estimated, residual * 1e3), double(math.inf))
+    converged = finite & ((residual == 0) | ((sweeps > 1) & (error <= double(stop.tolerance))))
+    given_up = (stalls == PATIENCE) if stop.until_stalled else torch.zeros((), dtype=torch.bool)
+    running = finite & ~converged & ~given_up & (sweeps < stop.max_sweeps)
+    return Progress(running, sweeps, error, converged, residual, torch.minimum(before.lowest, residual), rho, stalls)
+
+
+def _is_finite(value: Tensor) -> Tensor:
+    """Of what is not negative: false for infinity and for what is no number."""
+    return value < double(math.inf)
+
+
+def residual(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Tensor:
+    """The largest relative change of a state: ``max_l |s_l' - s_l|_inf / |s_l'|_inf``."""
+    return torch.stack([_change(before[n], s) for n, s in after.items()]).amax(0).double()
+
+
+def _change(before: Tensor, after: Tensor) -> Tensor:
+    scale, moved = _peak(after), _peak(after - before)
+    relative = torch.where(scale > 0, moved / scale.clamp(min=1e-38), 0.0)
+    return torch.where(scale < DIVERGED, relative, torch.inf)
+
+
+def _peak(t: Tensor) -> Tensor:
+    return t.abs().amax(list(range(t.dim()))).float()

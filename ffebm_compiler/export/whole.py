@@ -1,0 +1,207 @@
+"""A whole ff-EBM as one flat graph: ``x_k = F_k(s_(k-1))`` in line, ``s_k = argmin_s E_k(s, theta_k, x_k)`` as a loop.
+
+The graph reads the model's arguments and then its tensors; it gives the leaves of the result and, where asked, how each block
+relaxed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import SymInt, Tensor, fx, nn
+
+from ..ir import EnergyBlock, Program
+from ..solve import BoundBlock, Tolerance
+from ..train import attribute, run_digital
+from .interface import Port
+from .loop import Settled, Sweeps, settle, trace_sweeps
+from .names import Names
+from .result import named_leaves
+from .shapes import Shape, Space, TensorLeaf, within
+from .trace import Marks, keep, trace
+
+
+@dataclass(frozen=True)
+class Model:
+    """An ff-EBM in evaluation mode, as a function.
+
+    Attributes:
+        name: the class of the user's model.
+        program, network: what it computes, with which tensors.
+        example: the arguments of a call, by name; what is no tensor in it is the same in every call.
+        pack: the result from the values of the program.
+        layer_weights: w_l by state, by block.
+        tolerance: when a relaxation stops.
+    """
+
+    name: str
+    program: Program
+    network: nn.Module
+    example: Mapping[str, Any]
+    pack: Callable[[Mapping[str, Any]], Any]
+    layer_weights: Mapping[str, Mapping[str, float]]
+    tolerance: Tolerance
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the model, a tied one under its first name."""
+        return dict((*self.network.named_parameters(), *self.network.named_buffers()))
+
+    def bound(self, block: EnergyBlock, values: Mapping[str, Any]) -> BoundBlock:
+        """A block on values of the program and on the network's present tensors."""
+        weights = {p: attribute(self.network, p) for p in block.weights}
+        return BoundBlock(block, {n: values[n] for n in block.inputs}, weights, self.layer_weights[block.name])
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A traced model.
+
+    Attributes:
+        module: the flat graph.
+        inputs: the arguments that are tensors, in order.
+        tensors: those of the model that it reads, in order, after the arguments.
+        outputs: the results, in order.
+    """
+
+    module: fx.GraphModule
+    inputs: tuple[Port, ...]
+    tensors: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+
+class Random(Exception):
+    """A model that draws random numbers in evaluation."""
+
+
+def trace_whole(model: Model, space: Space, shapes: Mapping[str, Shape], diagnostics: bool, marks: Marks) -> Whole:
+    """The graph of a model on fake tensors of a space.
+
+    Args:
+        shapes: of every value of the program, in that space.
+        diagnostics: whether sweeps and residual of each block are results too.
+        marks: notes which operation is running.
+    """
+    tensors = model.tensors
+    fakes = {path: space.tensor(t) for path, t in tensors.items()}
+    sweeps = _all_sweeps(model, space, shapes, fakes)
+    names = Names(tensors)
+    arguments = list(_arguments(model, shapes, names))
+    given = [*(space.leaf(leaf) for _, _, leaf in arguments), *fakes.values()]
+    found: dict[str, Any] = {}
+
+    def function(*flat: Any) -> Sequence[Tensor]:
+        leaves = dict(zip([n for n, _, _ in arguments], flat, strict=False))
+        own = dict(zip(fakes, flat[len(arguments) :], strict=True))
+        values = {n: _nest(n, shapes[n], model.example[n], leaves) for n in model.program.inputs}
+        results, settled = within(model.network, own, lambda: _run(model, values, sweeps, marks))
+        found.clear()
+        found.update(_results(results, settled if diagnostics else {}))
+        return [_as_result(v, flat) for v in found.values()]
+
+    flat = trace(function, given, space)
+    if flat.random:
+        raise Random
+    keep(flat, flat.outputs)
+    outputs = [
+        _port(names.unique(n), n, space.shape(o.meta["val"])) for n, o in zip(found, flat.outputs, strict=True)
+    ]
+    inputs = [Port(shown, n, _dtype(leaf.dtype), _sizes(leaf)) for n, shown, leaf in arguments]
+    used = _drop_unused(flat.module.graph, flat.inputs[len(arguments) :], list(fakes))
+    read = [Port(p, p, _dtype(tensors[p].dtype), tuple(tensors[p].shape)) for p in used]
+    return Whole(flat.module, tuple(inputs), tuple(read), tuple(outputs))
+
+
+def _all_sweeps(
+    model: Model, space: Space, shapes: Mapping[str, Shape], fakes: Mapping[str, Tensor]
+) -> dict[str, Sweeps | None]:
+    """The sweeps of every block, traced on inputs of the shapes that are known."""
+
+    def sweeps(block: EnergyBlock) -> Sweeps | None:
+        inputs = {n: space.make(shapes[n]) for n in block.inputs}
+        with space.mode:
+            bound = model.bound(block, inputs)
+        return trace_sweeps(bound, space)
+
+    return within(
+        model.network, fakes, lambda: {b.name: sweeps(b) for b in model.program.energy_blocks}
+    )
+
+
+def _arguments(model: Model, shapes: Mapping[str, Shape], names: Names) -> Iterator[tuple[str, str, TensorLeaf]]:
+    """Each tensor among the arguments: its place, the user's name, its shape."""
+    for value in model.program.inputs:
+        for place, leaf in shapes[value].named(value):
+            if isinstance(leaf, TensorLeaf):
+                shown = model.program.labels.get(value, value) + place.removeprefix(value)
+                yield place, names.unique(shown), leaf
+
+
+def _nest(name: str, shape: Shape, example: Any, leaves: Mapping[str, Any]) -> Any:
+    """An argument: its tensors from the call, the rest as in the example."""
+    recorded = torch.utils._pytree.tree_leaves(example)
+    found = [leaves.get(place, was) for (place, _), was in zip(shape.named(name), recorded, strict=True)]
+    return torch.utils._pytree.tree_unflatten(found, shape.tree)
+
+
+def _run(
+    model: Model, values: dict[str, Any], sweeps: Mapping[str, Sweeps | None], marks: Marks
+) -> tuple[Any, dict[str, Settled]]:
+    """The model's result, every block at its equilibrium."""
+    settled: dict[str, Settled] = {}
+    for step in model.program:
+        if isinstance(step, EnergyBlock):
+            bound = model.bound(step, {n: _as_number(values[n]) for n in step.inputs}).detached()
+            settled[step.name] = settle(bound, sweeps[step.name], model.tolerance, marks)
+            values.update({n: settled[step.name].states[n] for n in step.outputs})
+        else:
+            values.update(run_digital(step, model.network, values, marks.around))
+    return model.pack(values), settled
+
+
+def _as_number(value: Any) -> Any:
+    """A fractional number as the tensor that a graph makes of it."""
+    return torch.scalar_tensor(value) if isinstance(value, float) else value
+
+
+def _results(result: Any, settled: Mapping[str, Settled]) -> dict[str, Any]:
+    """What the graph gives, by readable name."""
+    found = {n: v for n, v in named_leaves(result, "output") if isinstance(v, (Tensor, SymInt))}
+    for block, how in settled.items():
+        found[f"{block}.sweeps"], found[f"{block}.residual"] = how.sweeps, how.residual.float()
+    return found
+
+
+def _as_result(value: Any, given: Sequence[Any]) -> Tensor:
+    """A tensor of its own, since a result may be an argument as it is."""
+    if not isinstance(value, Tensor):
+        return torch.scalar_tensor(value, dtype=torch.int64)
+    return value.clone() if any(value is g for g in given) else value
+
+
+def _drop_unused(graph: fx.Graph, nodes: Sequence[fx.Node], paths: Sequence[str]) -> list[str]:
+    """The tensors that are read; the placeholders of the others go."""
+    used = []
+    for node, path in zip(nodes, paths, strict=True):
+        if node.users:
+            used.append(path)
+        else:
+            graph.erase_node(node)
+    return used
+
+
+def _port(name: str, value: str, shape: Shape) -> Port:
+    (leaf,) = shape.leaves
+    assert isinstance(leaf, TensorLeaf)
+    return Port(name, value, _dtype(leaf.dtype), _sizes(leaf))
+
+
+def _sizes(leaf: TensorLeaf) -> tuple[int | str, ...]:
+    return tuple(s if isinstance(s, int) else str(s) for s in leaf.sizes)
+
+
+def _dtype(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
