@@ -8,7 +8,7 @@ vjp          dL/dx, dL/dtheta                 from the same inputs and dL/dy
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -49,6 +49,11 @@ class PartSource:
     def __deepcopy__(self, memo: dict[int, Any]) -> PartSource:
         return self
 
+    @property
+    def has_gradients(self) -> bool:
+        """Whether a gradient can flow through the part; one that only counts has no vjp graph."""
+        return VJP in self.graphs or VJP in self.missing
+
     def graph(self, kind: str) -> OnnxGraph:
         if kind in self.graphs:
             return self.graphs[kind]
@@ -68,6 +73,14 @@ class Pass:
 
     given: Mapping[str, Any]
     outputs: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class PartGradients:
+    """The loss's gradient in the values that a part reads, by name, and in its weights, by path."""
+
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class _Sessions(dict[str, tuple[Any, Session]]):
@@ -123,16 +136,20 @@ class OnnxPart(nn.Module):
                 attribute(self._home[0], p.value).copy_(torch.as_tensor(found[p.name]))
         return Pass(given, {p.value: found[p.name] for p in ports.outputs})
 
-    def vjp(self, ran: Pass, errors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The loss's gradient in values (by name) and weights (by path); empty where no error has arrived."""
+    def vjp(self, ran: Pass, errors: Mapping[str, Tensor]) -> PartGradients:
+        """The loss's gradient in values and weights; empty where no error has arrived."""
+        if not self.source.has_gradients:
+            return PartGradients()
         graph = self.source.graph(VJP)
         ports = graph.interface
         wanted = [p for p in ports.gradients if p.value in self.source.wants]
         if not wanted or not any(p.value in errors for p in ports.errors):
-            return {}
+            return PartGradients()
         arrived = {p.name: errors.get(p.value, _no_error(ran.outputs[p.value])) for p in ports.errors}
         found = self._session(graph, _names(wanted))({**ran.given, **arrived})
-        return {p.value: found[p.name] for p in wanted}
+        weights = {p.value for p in ports.parameters} | {p.value for p in ports.buffers}
+        by_value = {p.value: found[p.name] for p in wanted if p.value not in weights}
+        return PartGradients(by_value, {p.value: found[p.name] for p in wanted if p.value in weights})
 
     def _session(self, graph: OnnxGraph, results: Collection[str]) -> Session:
         kind = graph.interface.kind

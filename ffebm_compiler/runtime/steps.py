@@ -45,9 +45,8 @@ class DigitalStep:
     def vjp(self, errors: Mapping[str, Tensor]) -> Errors:
         """The errors of the inputs; those of the parameters are left in ``.grad``."""
         found = self.part.vjp(self.ran, errors)
-        values = {p.value for p in self.part.source.graph("vjp").interface.values}
-        left = deliver(self.network, {p: g for p, g in found.items() if p not in values})
-        return {**{n: e for n, e in found.items() if n in values}, **left}
+        left = deliver(self.network, found.weights)
+        return {**found.values, **left}
 
 
 class WeightsStep:
@@ -62,7 +61,7 @@ class WeightsStep:
 
     def vjp(self, errors: Mapping[str, Tensor]) -> None:
         arrived = {p: errors[key] for p in self.ran.outputs if (key := weight_error(p)) in errors}
-        deliver(self.network, self.part.vjp(self.ran, arrived))
+        deliver(self.network, self.part.vjp(self.ran, arrived).weights)
 
 
 class EnergyStep(EnergyPart):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import chain, repeat
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ def run_digital(
         around: makes each call, for one who wants to know which operation of the user's is running.
     """
     computed: dict[fx.Node, Any] = {}
-    origins = iter(block.origins)
+    origins = chain(block.origins, repeat(Origin(block.name, "", "digital part")))  # a part may be one call of a graph
     result: tuple[Any, ...] = ()
     for node in block.graph.nodes:
         if node.op == "placeholder":
