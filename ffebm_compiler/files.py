@@ -15,7 +15,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from .errors import OptionError, Problem
@@ -41,10 +41,11 @@ def check_target(path: str | os.PathLike[str], what: str) -> Path:
     return target
 
 
-def write_whole(path: str | os.PathLike[str], content: bytes | str, what: str) -> Path:
+def write_whole(path: str | os.PathLike[str], content: bytes | str | Iterable[bytes], what: str) -> Path:
     """Writes a file in one step; until then, and if anything fails, whatever was there stays.
 
     Args:
+        content: all of it, or its pieces in order.
         what: what the file is, for the error: ``"drawing"``.
 
     Raises:
@@ -56,14 +57,15 @@ def write_whole(path: str | os.PathLike[str], content: bytes | str, what: str) -
         _remove_stale(target)
         handle, temporary = tempfile.mkstemp(prefix=_prefix(target), suffix=_SUFFIX, dir=target.parent)
         with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            for piece in _pieces(content):
+                file.write(piece)
+            file.flush()
             _to_disk(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
         _names_to_disk(target.parent)
+        temporary = None
     except OSError as failure:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise OptionError(
             Problem(
                 f"{what} {target}",
@@ -71,7 +73,16 @@ def write_whole(path: str | os.PathLike[str], content: bytes | str, what: str) -
                 "Choose a file in a folder that you may write to.",
             )
         ) from failure
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
     return target
+
+
+def _pieces(content: bytes | str | Iterable[bytes]) -> Iterable[bytes]:
+    if isinstance(content, str):
+        return [content.encode()]
+    return [content] if isinstance(content, bytes) else content
 
 
 def write_folder_whole(

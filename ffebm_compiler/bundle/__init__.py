@@ -1,5 +1,16 @@
 """The compiled bundle: what is in it, how it is written and how it is read from anyone."""
 
 from .contents import PART_MODULE, Contents, Mode, graph_file, part_block
+from .reading import read_bundle
+from .writing import check_bundle_target, write_bundle
 
-__all__ = ["PART_MODULE", "Contents", "Mode", "graph_file", "part_block"]
+__all__ = [
+    "PART_MODULE",
+    "Contents",
+    "Mode",
+    "check_bundle_target",
+    "graph_file",
+    "part_block",
+    "read_bundle",
+    "write_bundle",
+]

@@ -1,0 +1,57 @@
+"""Operations and potentials of a user's own, which a bundle can't hold: it has names and options, and no code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..errors import Problem
+from ..ir import Operation, Origin, Potential, Program, State, Term
+from ..rules import Remakes
+from ..rules.remake import fitting, same
+from .contents import Contents
+
+_REMEDY = (
+    'Keep the layer digital (digital=["{layer}"]), and ONNX holds it; or register the {kind} with a name of its own, to write and to read: '
+    "write_bundle(contents, path, known=REMAKES.extended({table}={{{name!r}: ...}})), read_bundle(path, known)."
+)
+
+
+def own_rule_problems(contents: Contents, known: Remakes) -> Iterator[Problem]:
+    """One problem a layer whose operation or potential is not made again from its name and options."""
+    found: dict[str, Problem] = {}
+    for mode in contents.modes.values():
+        for origin, problem in _program_problems(mode.program, known):
+            found.setdefault(origin.label, problem)
+    yield from found.values()
+
+
+def _program_problems(program: Program, known: Remakes) -> Iterator[tuple[Origin, Problem]]:
+    for state in (s for block in program.energy_blocks for s in block.states):
+        if not _is_known_potential(state.potential, known):
+            yield state.origin, _problem(state, state.potential, "potential", "potentials")
+        for term in state.drive.terms:
+            if not _is_known_operation(term, known):
+                yield term.origin, _problem(term, term.operation, "operation", "operations")
+
+
+def _is_known_potential(potential: Potential, known: Remakes) -> bool:
+    spellings = known.potentials.get(potential.name)
+    if spellings is None:
+        return False
+    remake = fitting(spellings, potential.options)
+    return not any(remake.problems(potential.options)) and same(remake(potential.options), potential)
+
+
+def _is_known_operation(term: Term, known: Remakes) -> bool:
+    operation, given = term.operation, tuple(o is not None for o in term.operands)
+    spellings = known.operations.get(operation.name)
+    if spellings is None:
+        return False
+    remake = fitting(spellings, operation.options)
+    return not any(remake.problems(operation.options, given)) and same(remake(operation.options, given), operation)
+
+
+def _problem(place: State | Term, thing: Operation | Potential, kind: str, table: str) -> Problem:
+    remedy = _REMEDY.format(layer=place.origin.layer or place.origin.label, kind=kind, table=table, name=thing.name)
+    what = f"has the {kind} {thing.name} of a rule of your own, which its name and options do not make again"
+    return Problem(f"layer {place.origin}", what, remedy)

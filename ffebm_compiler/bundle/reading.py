@@ -1,0 +1,279 @@
+"""Reads a bundle that anyone may have written: checked from the outside in, and nothing in it is executed.
+
+names and sizes -> manifest -> checksums -> documents by their schemas -> tensors -> program -> graphs -> what they say of each other
+
+Every stage reports all that it finds; the next begins only where there is nothing to report, so it can trust what it reads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from torch import Tensor
+
+from ..errors import FFEBMError, InputError, Problem
+from ..rules import REMAKES, Remakes
+from .contents import Contents, Mode, graph_file
+from .graphs import PARAMETERS, read_graph
+from .json_text import parse
+from .limits import LARGEST_BUNDLE, LARGEST_DOCUMENT
+from .manifest import MANIFEST, alike, checksum, is_file_name, manifest_problems, version_problem
+from .places import Place, opened
+from .program_reading import Reader, read_gains, read_refused
+from .program_writing import SAME, program_document
+from .references import named_modes, reference_problems
+from .schemas import PROGRAM as PROGRAM_SCHEMA
+from .schemas import schema_problems
+from .tensors import layout_of, read_tensors
+from .writing import GAINS, OURS, PROGRAM, SAMPLES
+
+_REMEDY = "It is damaged, or was changed: compile the model again (model.compile_to), or get the bundle again from where it came."
+MOST_TOLD = 20
+"""Problems of one stage that are told."""
+
+Found = tuple[str, str]
+"""A file of the bundle, and what is wrong with it."""
+
+
+def read_bundle(path: str | os.PathLike[str], known: Remakes = REMAKES) -> Contents:
+    """The contents of a bundle, after every check that does not compute with it.
+
+    Args:
+        path: the folder or the ``.ffebm`` file.
+        known: the operations and potentials that may be made again from their names.
+
+    Raises:
+        InputError: there is no bundle, or it is not as a bundle must be; names the file in it and what is wrong.
+    """
+    checked = checked_files(path)
+    return _Reading(os.fspath(path), known).contents(checked)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A bundle's files, whose names, sizes and checksums are those of its manifest.
+
+    Attributes:
+        manifest: the document.
+        files: the contents of every other file.
+    """
+
+    manifest: Mapping[str, Any]
+    files: Mapping[str, bytes]
+
+
+def checked_files(path: str | os.PathLike[str]) -> Checked:
+    """The files of a bundle that is whole.
+
+    Raises:
+        InputError: it is not.
+    """
+    where = f"bundle {os.fspath(path)}"
+    try:
+        with opened(Path(path)) as place:
+            manifest = _manifest(place, where)
+            _refuse(where, _listing_problems(place, manifest["files"]))
+            files: dict[str, bytes] = {}
+            _refuse(where, _content_problems(place, manifest["files"], files))
+            return Checked(manifest, files)
+    except FileNotFoundError as failure:
+        remedy = "Compile one: model.compile_to(path, example_inputs=(x,)), or ffebm compile."
+        raise InputError(Problem(where, "does not exist", remedy)) from failure
+    except OSError as failure:
+        raise InputError(
+            Problem(where, f"can't be read: {failure.strerror or failure}", "Check the path.")
+        ) from failure
+    except ValueError as failure:
+        if isinstance(failure, FFEBMError):
+            raise
+        raise InputError(Problem(where, str(failure), _REMEDY)) from failure
+
+
+def _refuse(where: str, found: Iterable[Found]) -> None:
+    problems = [Problem(f"{where}, {file}", what, _REMEDY) for file, what in found]
+    if problems:
+        raise InputError(problems[:MOST_TOLD])
+
+
+def _manifest(place: Place, where: str) -> dict[str, Any]:
+    sizes = place.sizes
+    _refuse(where, (("its files", f"one has the name {n[:100]!r}") for n in sizes if not is_file_name(n)))
+    _refuse(where, (("its files", f"{n} is there twice, but for capitals") for n in alike(sizes)))
+    if MANIFEST not in sizes:
+        raise InputError(
+            Problem(where, f"has no {MANIFEST}", "Give the folder or the .ffebm file of compile_to(path).")
+        )
+    if sizes[MANIFEST] > LARGEST_DOCUMENT:
+        _refuse(where, [(MANIFEST, f"is larger than {LARGEST_DOCUMENT >> 20} MiB")])
+    try:
+        document = parse(place.read(MANIFEST))
+    except ValueError as failure:
+        raise InputError(Problem(f"{where}, {MANIFEST}", str(failure), _REMEDY)) from failure
+    version = version_problem(document)
+    if version is not None:
+        raise InputError(Problem(f"{where}, {MANIFEST}", *version))
+    _refuse(where, ((MANIFEST, p) for p in manifest_problems(document)))
+    found: dict[str, Any] = document
+    return found
+
+
+def _listing_problems(place: Place, listed: Mapping[str, Mapping[str, Any]]) -> Iterator[Found]:
+    """Before any other file is read."""
+    present = {n: s for n, s in place.sizes.items() if n != MANIFEST}
+    yield from ((n, "is not listed in the manifest") for n in present if n not in listed)
+    yield from ((n, "is missing") for n in (*listed, *OURS[1:]) if n not in present)
+    for name, size in present.items():
+        if name in listed and listed[name]["size"] != size:
+            yield name, f"has {size} bytes instead of {listed[name]['size']}"
+    if sum(present.values()) > LARGEST_BUNDLE:
+        yield "its files", f"are larger than {LARGEST_BUNDLE >> 30} GiB"
+
+
+def _content_problems(
+    place: Place, listed: Mapping[str, Mapping[str, Any]], files: dict[str, bytes]
+) -> Iterator[Found]:
+    for name, entry in listed.items():
+        try:
+            files[name] = place.read(name)
+        except ValueError as failure:
+            yield name, str(failure)
+            continue
+        if checksum(files[name]) != entry["sha256"]:
+            yield name, "has another content than the manifest's checksum is of"
+
+
+# --- the contents ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Turns checked files into contents.
+
+    Attributes:
+        path: the bundle's, for errors.
+        known: what may be made again from its name.
+    """
+
+    path: str
+    known: Remakes
+
+    def contents(self, checked: Checked) -> Contents:
+        document = self._document(checked.files[PROGRAM])
+        tensors = self._tensors(checked.files)
+        modes = self._modes(document)
+        contents = self._assembled(document, checked, tensors, modes)
+        self._refuse((PROGRAM, p) for p in reference_problems(contents))
+        return contents
+
+    def _refuse(self, found: Iterable[Found]) -> None:
+        _refuse(f"bundle {self.path}", found)
+
+    def _fail(self, file: str, failure: Exception) -> NoReturn:
+        what = str(failure) or type(failure).__name__
+        raise InputError(Problem(f"bundle {self.path}, {file}", what, _REMEDY)) from failure
+
+    def _document(self, content: bytes) -> dict[str, Any]:
+        try:
+            document: dict[str, Any] = parse(content)
+        except ValueError as failure:
+            self._fail(PROGRAM, failure)
+        self._refuse((PROGRAM, p) for p in schema_problems(document, PROGRAM_SCHEMA))
+        return document
+
+    def _tensors(self, files: Mapping[str, bytes]) -> dict[str, dict[str, Tensor]]:
+        found: dict[str, dict[str, Tensor]] = {}
+        problems: list[Found] = []
+        for name in (PARAMETERS, GAINS, SAMPLES):
+            try:
+                found[name] = read_tensors(files[name])
+            except ValueError as failure:
+                problems.append((name, str(failure)))
+        self._refuse(problems)
+        return found
+
+    def _modes(self, document: Mapping[str, Any]) -> dict[bool, Mode]:
+        reader = Reader(self.known)
+        evaluation = reader.mode(document["modes"]["evaluation"])
+        training = document["modes"]["training"]
+        modes = {False: evaluation, True: evaluation if training == SAME else reader.mode(training)}
+        self._refuse((PROGRAM, p) for p in reader.problems)
+        return modes
+
+    def _assembled(
+        self,
+        document: Mapping[str, Any],
+        checked: Checked,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        modes: Mapping[bool, Mode],
+    ) -> Contents:
+        self._refuse(_naming_problems(document, tensors))
+        contents = Contents(
+            name=document["model"],
+            training=document["training"],
+            modes=modes,
+            tensors={path: tensors[PARAMETERS][path] for path in document["tensors"]},
+            parameters=tuple(document["parameters"]),
+            execution=self._execution(document["execution"]),
+            frozen=tuple(document["frozen"]),
+            aliases=dict(document["aliases"]),
+            hidden=tuple(document["hidden"]),
+            gains=read_gains(document["gains"], tensors[GAINS]),
+            refused=read_refused(document["refused"]),
+            options=checked.manifest["options"],
+            samples=tensors[SAMPLES],
+            graphs=self._graphs(modes, checked.files),
+        )
+        if program_document(contents) != document or checked.manifest["model"] != contents.name:
+            self._refuse([(PROGRAM, "says something that is not read")])
+        others = {n: c for n, c in checked.files.items() if n not in (*OURS, *contents.graphs)}
+        self._refuse((n, "is the graph of no part") for n in others if n.endswith(".onnx"))
+        return replace(contents, files=others)
+
+    def _execution(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        reader, estimator = Reader(self.known), document["estimator"]
+        options = reader.options(estimator["options"], "the estimator")
+        self._refuse((PROGRAM, p) for p in reader.problems)
+        return {**document, "estimator": {"name": estimator["name"], "options": options}}
+
+    def _graphs(self, modes: Mapping[bool, Mode], files: Mapping[str, bytes]) -> dict[str, bytes]:
+        layout = layout_of(files[PARAMETERS])
+        found: dict[str, bytes] = {}
+        problems: list[Found] = []
+        parts = [
+            (n, k, i)
+            for m in {id(m): m for m in modes.values()}.values()
+            for n, kinds in m.parts.items()
+            for k, i in kinds.items()
+        ]
+        for name, kind, interface in parts:
+            file = graph_file(name, kind)
+            if file not in files:
+                problems.append((file, "is missing"))
+                continue
+            try:
+                found[file] = read_graph(files[file], interface, layout)
+            except ValueError as failure:
+                problems += [(file, line) for line in str(failure).splitlines()]
+        self._refuse(problems)
+        return found
+
+
+def _naming_problems(document: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> Iterator[Found]:
+    """Tensors that are listed and not there, or there and not listed."""
+    listed = document["tensors"]
+    if len(set(listed)) != len(listed):
+        yield PROGRAM, "lists a tensor twice"
+    yield from ((PARAMETERS, f"has no tensor {p}") for p in listed if p not in tensors[PARAMETERS])
+    yield from (
+        (PARAMETERS, f"has a tensor {p}, which is not listed") for p in tensors[PARAMETERS].keys() - set(listed)
+    )
+    named = [d["tensor"] for g in document["gains"].values() for d in g["directions"]]
+    if sorted(named) != sorted(tensors[GAINS]):
+        yield GAINS, "has other tensors than the directions of the gains"
+
+
+__all__ = ["Checked", "checked_files", "named_modes", "read_bundle"]

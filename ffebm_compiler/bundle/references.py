@@ -1,0 +1,278 @@
+"""What the parts of a bundle say of each other: every value is written before it is read, every tensor and graph is there.
+
+Each check yields what is wrong, in words that follow the name of the file.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from ..export import FORWARD, KINDS, WEIGHTS, Interface, Port
+from ..ir import Coupling, DigitalBlock, EnergyBlock, Program, Ref, Term, Weight
+from ..rules.remake import same
+from ..solve import Gains
+from .contents import Contents, Mode, graph_file
+from .tensors import Described, described
+
+
+def reference_problems(contents: Contents) -> Iterator[str]:
+    """Everything that is wrong with a bundle's contents as a whole, save the inside of its graphs."""
+    tensors = {path: described(t) for path, t in contents.tensors.items()}
+    yield from tensor_problems(contents, tensors)
+    for what, mode in named_modes(contents).items():
+        known = {*tensors, *contents.aliases, *computed_weights(mode)}
+        for problem in (*program_problems(mode.program), *_mode_problems(contents, mode, tensors, known)):
+            yield f"{what} program: {problem}"
+    yield from gain_problems(contents)
+    yield from graph_problems(contents)
+
+
+def named_modes(contents: Contents) -> dict[str, Mode]:
+    """The modes by name, one that is both once."""
+    evaluation, training = contents.modes[False], contents.modes[True]
+    return {"evaluation": evaluation} if training is evaluation else {"evaluation": evaluation, "training": training}
+
+
+def computed_weights(mode: Mode) -> tuple[str, ...]:
+    """The paths of weights that a part computes from others."""
+    return tuple(p.value for i in mode.parts.get(WEIGHTS, {}).values() for p in i.outputs)
+
+
+# --- tensors ------------------------------------------------------------------------------------------------
+
+
+def tensor_problems(contents: Contents, tensors: Mapping[str, Described]) -> Iterator[str]:
+    yield from path_problems([*tensors, *contents.aliases])
+    for what, paths in (("parameters", contents.parameters), ("frozen", contents.frozen), ("hidden", contents.hidden)):
+        yield from _repeated(what, paths)
+        yield from (f"{what}: there is no tensor {p}" for p in paths if p not in tensors)
+    parameters = set(contents.parameters)
+    yield from (f"frozen: {p} is no parameter" for p in contents.frozen if p not in parameters)
+    for path in parameters & tensors.keys():
+        if "float" not in tensors[path].dtype:
+            yield f"parameters: {path} is of type {tensors[path].dtype}"
+    for alias, path in contents.aliases.items():
+        if alias in tensors or path not in tensors:
+            yield f"aliases: {alias} is tied to {path}, which is not so by the tensors"
+
+
+def path_problems(paths: Iterable[str]) -> Iterator[str]:
+    """Paths that no tree of modules has: their inner names are modules, their last ones are not."""
+    given = list(paths)
+    inner = {p[:i] for p in given for i, c in enumerate(p) if c == "."}
+    yield from (f"the path {p} is that of a module and of a tensor" for p in given if p in inner)
+    names = {name for p in given for name in p.split(".")}
+    taken = {n for n in names if not n or n.startswith("__") or hasattr(_MODULE, n) or not n.isprintable()}
+    yield from (f"a path has the name {n!r}, which no layer or tensor can have" for n in sorted(taken))
+
+
+_MODULE = nn.Module()
+
+
+def _repeated(what: str, names: Iterable[str]) -> Iterator[str]:
+    yield from (f"{what}: {name} is there twice" for name, count in Counter(names).items() if count > 1)
+
+
+# --- programs -----------------------------------------------------------------------------------------------
+
+
+def program_problems(program: Program) -> Iterator[str]:
+    """Values that are read before they are written, or written twice."""
+    known = set(program.inputs)
+    yield from _repeated("inputs", program.inputs)
+    yield from _repeated("steps", [s.name for s in program])
+    for step in program:
+        yield from _repeated(f"{step.name}, inputs", step.inputs)
+        yield from _repeated(f"{step.name}, outputs", step.outputs)
+        yield from (f"{step.name} reads {n}, which is not written before" for n in step.inputs if n not in known)
+        if isinstance(step, EnergyBlock):
+            yield from block_problems(step, program.labels)
+        yield from (f"{step.name} writes {n}, which is written before" for n in step.outputs if n in known)
+        known.update(step.outputs)
+    yield from (f"its result reads {r.name}, which nothing writes" for r in refs(program.output) if r.name not in known)
+
+
+def block_problems(block: EnergyBlock, labels: Mapping[str, str]) -> Iterator[str]:
+    names = [s.name for s in block.states]
+    yield from _repeated(f"{block.name}, states", names)
+    yield from (f"{block.name} has the output {n}, which is no state" for n in block.outputs if n not in names)
+    yield from (f"{block.name}: {n} is an input and a state" for n in block.inputs if n in names)
+    yield from (f"{block.name}: the state {n} has no label" for n in names if n not in labels)
+    terms: dict[str, Term] = {}
+    earlier: set[str] = set()
+    for state in block.states:
+        where = f"{block.name}, layer {state.origin}"
+        yield from (f"{where}: {p}" for p in coupling_problems(state.drive, earlier, block.inputs))
+        for term in state.drive.terms:
+            if not _same_term(terms.setdefault(term.name, term), term):
+                yield f"{where}: the term {term.name} is another one in an earlier state"
+        earlier.add(state.name)
+    taken = {*names, *block.inputs}
+    yield from (f"{block.name}: the term {n} has the name of a value" for n in terms if n in taken)
+    unread = set(block.inputs) - {i for s in block.states for i in s.drive.inputs}
+    yield from (f"{block.name} does not read its input {n}" for n in sorted(unread))
+
+
+def _same_term(one: Term, other: Term) -> bool:
+    same_place = (one.operands, one.origin) == (other.operands, other.origin)
+    return one is other or (same_place and same(one.operation, other.operation))
+
+
+def coupling_problems(drive: Coupling, states: Collection[str], inputs: Collection[str]) -> Iterator[str]:
+    """A coupling whose terms do not follow from its sources, inputs and weights."""
+    yield from _repeated("sources, inputs and weights", [*drive.sources, *drive.inputs, *drive.weights])
+    yield from _repeated("terms", [t.name for t in drive.terms])
+    yield from (f"reads the state {n}, which is not an earlier one" for n in drive.sources if n not in states)
+    yield from (f"reads {n}, which is no input of the block" for n in drive.inputs if n not in inputs)
+    outside = {*drive.sources, *drive.inputs}
+    known, read = set(outside), {drive.output}
+    weights: set[str] = set()
+    for term in drive.terms:
+        values = {o for o in term.operands if isinstance(o, str)}
+        yield from (f"the term {term.name} reads {n}, which is not known before" for n in sorted(values - known))
+        weights |= {o.path for o in term.operands if isinstance(o, Weight)}
+        known.add(term.name)
+        read |= values
+    if drive.output not in known:
+        yield f"gives {drive.output}, which no term computes"
+    yield from (f"lists {n}, which no term reads" for n in sorted(outside - read))
+    yield from (f"lists the weight {n} or reads it, not both" for n in sorted(weights ^ set(drive.weights)))
+
+
+def refs(nest: Any) -> Iterator[Ref]:
+    yield from (leaf for leaf in leaves(nest) if isinstance(leaf, Ref))
+
+
+def leaves(nest: Any) -> Iterator[Any]:
+    """The leaves of a nest of containers."""
+    if isinstance(nest, Mapping):
+        nest = list(nest.values())
+    if isinstance(nest, (list, tuple)):
+        for inner in nest:
+            yield from leaves(inner)
+    else:
+        yield nest
+
+
+# --- a mode, its parts and its tensors --------------------------------------------------------------------------
+
+
+def _mode_problems(
+    contents: Contents, mode: Mode, tensors: Mapping[str, Described], known: Collection[str]
+) -> Iterator[str]:
+    for block in mode.program.energy_blocks:
+        yield from (f"{block.name} reads the weight {p}, which there is not" for p in block.weights if p not in known)
+    for leaf in leaves(mode.result):
+        if isinstance(leaf, Weight) and leaf.path not in known:
+            yield f"its result has the weight {leaf.path}, which there is not"
+    called = {r.name for r in refs([mode.call])}
+    yield from (f"a call gives {n}, which is no input" for n in sorted(called - set(mode.program.inputs)))
+    yield from (f"{n} has a default, but is no input" for n in mode.defaults if n not in mode.program.inputs)
+    yield from _call_shape_problems(mode.call)
+    yield from part_problems(mode, contents, tensors)
+
+
+def _call_shape_problems(call: Any) -> Iterator[str]:
+    if call is None:
+        return
+    if not (isinstance(call, (list, tuple)) and len(call) == 2 and isinstance(call[1], dict)):
+        yield "its call is not a list of arguments and a dictionary of named ones"
+    elif not (isinstance(call[0], (list, tuple)) and all(isinstance(k, str) for k in call[1])):
+        yield "its call has no list of arguments, or names that are no text"
+
+
+def part_problems(mode: Mode, contents: Contents, tensors: Mapping[str, Described]) -> Iterator[str]:
+    """Digital parts without graphs, and graphs that do not fit their parts or the tensors."""
+    digital = {b.name: b for b in mode.program.digital_blocks}
+    refused = {(r.part, r.kind) for r in contents.refused}
+    yield from (f"there is no digital part {n}" for n in mode.parts if n not in digital and n != WEIGHTS)
+    yield from (
+        f"the digital part {n} has no graph"
+        for n in digital
+        if not mode.parts.get(n) and not any((n, k) in refused for k in KINDS)
+    )
+    for name, kinds in mode.parts.items():
+        for kind, interface in kinds.items():
+            where = f"{name}, {kind} graph"
+            yield from (f"{where}: {p}" for p in interface_problems(interface, tensors))
+            if name in digital:
+                yield from (f"{where}: {p}" for p in _fit_problems(interface, digital[name]))
+
+
+def interface_problems(interface: Interface, tensors: Mapping[str, Described]) -> Iterator[str]:
+    """Ports with one name, or of tensors that there are not."""
+    stored = (*interface.parameters, *interface.buffers) if interface.kind == FORWARD else ()
+    yield from _repeated("ports", [p.name for p in (*interface.inputs, *stored)])
+    yield from _repeated("ports", [p.name for p in interface.results])
+    for port in (*interface.parameters, *interface.buffers):
+        yield from _port_problems(port, tensors)
+    for port in interface.statistics:
+        yield from _port_problems(port, tensors)
+
+
+def _port_problems(port: Port, tensors: Mapping[str, Described]) -> Iterator[str]:
+    found = tensors.get(port.value)
+    if found is None:
+        yield f"the port {port.name} is of the tensor {port.value}, which there is not"
+    elif (found.dtype, found.shape) != (port.dtype, port.shape):
+        yield f"the port {port.name} is {port.dtype} {list(port.shape)}, its tensor {found.dtype} {list(found.shape)}"
+
+
+def _fit_problems(interface: Interface, block: DigitalBlock) -> Iterator[str]:
+    read, given = [p.value for p in interface.values], [p.value for p in interface.outputs]
+    yield from (f"it reads {n}, which its part does not" for n in read if _whole(n) not in block.inputs)
+    yield from (f"it gives {n}, which its part does not" for n in given if _whole(n) not in block.outputs)
+
+
+def _whole(name: str) -> str:
+    """The value that a port is of, or a leaf of: ``state`` of ``state[0]``."""
+    return re.sub(r"\[\d+\]$", "", name)
+
+
+def gain_problems(contents: Contents) -> Iterator[str]:
+    """Gains of no block, or that are no gains."""
+    blocks = {",".join(s.name for s in b.states): b for m in contents.modes.values() for b in m.program.energy_blocks}
+    for key, gains in contents.gains.items():
+        name, _, loop_gain = key.rpartition("|")
+        if name not in blocks or not _is_positive(loop_gain):
+            yield f"gains: {key[:200]!r} is no block and loop gain"
+        else:
+            yield from (f"gains of {blocks[name].name}: {p}" for p in _gains_problems(gains, blocks[name]))
+
+
+def _is_positive(text: str) -> bool:
+    try:
+        return 0 < float(text) < math.inf and repr(float(text)) == text
+    except ValueError:
+        return False
+
+
+def _gains_problems(gains: Gains, block: EnergyBlock) -> Iterator[str]:
+    edges = set(block.edges)
+    if gains.layer_weights.keys() != {s.name for s in block.states}:
+        yield "its layer weights are not those of its states"
+    if not all(math.isfinite(w) and w > 0 for w in gains.layer_weights.values()):
+        yield "a layer weight is not a positive number"
+    if not all(math.isfinite(n) and n >= 0 for n in gains.norms.values()):
+        yield "a norm is not a number from 0"
+    for what, found in (("norm", gains.norms), ("direction", gains.directions)):
+        yield from (f"it has a {what} of {l} and {m}, which are not coupled" for l, m in found if (l, m) not in edges)
+
+
+def graph_problems(contents: Contents) -> Iterator[str]:
+    """Graphs that no part has, and parts whose graph is another one in the other mode."""
+    owners: dict[str, Interface] = {}
+    for mode in named_modes(contents).values():
+        for name, kinds in mode.parts.items():
+            for kind, interface in kinds.items():
+                file = graph_file(name, kind)
+                if owners.setdefault(file, interface) != interface:
+                    yield f"{file} is the graph of two parts"
+    yield from (f"there is no {file}" for file in owners if file not in contents.graphs)
+    yield from (f"{file} is the graph of no part" for file in contents.graphs if file not in owners)
