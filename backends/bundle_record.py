@@ -77,6 +77,12 @@ def own_random_numbers() -> Iterator[None]:
         yield
 
 
+def numbers_of(values: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Tensors, those of nests too, and sizes, as tensors; the rest (flags, None) can't be recorded."""
+    sizes = {n: torch.tensor(v) for n, v in values.items() if isinstance(v, (bool, int, float))}
+    return {**tensors_of(values), **sizes}
+
+
 # --- a digital part by itself -------------------------------------------------------------------------------
 
 
@@ -114,7 +120,7 @@ def run_part(
     leaves = torch.utils._pytree.tree_map_only(Tensor, _leaf, dict(inputs))
     with kept_buffers(network), own_random_numbers(), torch.enable_grad(), parametrize.cached():
         weights = {p: attribute(network, p) for p in parameters}
-        outputs = tensors_of(function(leaves))
+        outputs = numbers_of(function(leaves))
         statistics = {b: attribute(network, b).clone() for b in buffers}
         wanted = {**{n: v for n, v in tensors_of(leaves).items() if v.requires_grad}, **weights}
         gradients = _pulled(outputs, errors, wanted)

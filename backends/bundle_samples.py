@@ -29,8 +29,7 @@ from ..bundle import Contents, graph_file
 from ..export import FORWARD, TRAINING, WEIGHTS, Interface, Port
 from ..export.sizes import size_of, sizes_of
 from ..train import attribute, run_digital
-from ..train.steps import tensors_of
-from .bundle_record import SEED, PartRun, Run, in_mode, run_part
+from .bundle_record import SEED, PartRun, Run, in_mode, numbers_of, run_part
 from .torch_ep import FFEBM
 
 MODES = {False: "evaluation", True: "training"}
@@ -77,19 +76,13 @@ def record_run(run: Run, model: FFEBM) -> dict[str, Tensor]:
     program = model.compiled.modes[run.training].program
     read = {n for b in program.digital_blocks for n in b.inputs}
     kept = {n: v for n, v in run.values.items() if not run.training or n in read}
-    found = {key(run.training, VALUE, n): t for n, t in _numbers(kept).items()}
+    found = {key(run.training, VALUE, n): t for n, t in numbers_of(kept).items()}
     if not run.training:
         for phase in run.phases:
             block, relaxation = phase.bound.block.name, phase.relaxation
             found.update({key(False, STATE, block, n): s for n, s in phase.states.items()})
             found[key(False, SWEEPS, block)] = torch.tensor(relaxation.sweeps)
     return {name: t.detach().contiguous() for name, t in found.items()}
-
-
-def _numbers(values: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Tensors, those of nests too, and sizes; the rest (flags, None) is not recorded."""
-    sizes = {n: torch.tensor(v) for n, v in values.items() if isinstance(v, (bool, int, float))}
-    return {**tensors_of(values), **sizes}
 
 
 # --- recording the digital parts ----------------------------------------------------------------------------
@@ -143,7 +136,7 @@ class _Part:
         return tuple(found.values())
 
     def _random(self, draw: torch.Generator) -> dict[str, Tensor]:
-        values = _numbers(self.values)
+        values = numbers_of(self.values)
         ports = self._ports("values")
         sizes = sizes_of(ports, {p.name: values[p.value] for p in ports})
         return {
@@ -168,7 +161,7 @@ class _Part:
     def _recorded(self, errors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What PyTorch computes, by the names of the records."""
         run = self._by_torch(errors)
-        by_use = {OUTPUT: _numbers(run.outputs), STATISTICS: run.statistics}
+        by_use = {OUTPUT: run.outputs, STATISTICS: run.statistics}
         weights = {p.value for p in self._ports("parameters")}
         found: dict[str, Tensor] = {}
         for port, name in self._results():
@@ -183,7 +176,7 @@ class _Part:
 
     def _by_onnxruntime(self, random: Mapping[str, Tensor], errors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the graphs compute, by the names of the records."""
-        values, found = _numbers(self.values), dict[str, Tensor]()
+        values, found = numbers_of(self.values), dict[str, Tensor]()
         for kind, interface in self.interfaces.items():
             uses = {
                 **{p.name: values[p.value] for p in interface.values},
