@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -58,14 +59,14 @@ def described(tensor: Tensor) -> Described:
 
 def written_tensors(tensors: Mapping[str, Tensor]) -> bytes:
     """The file of tensors; the same tensors give the same bytes."""
-    content: bytes = save({name: _own(t) for name, t in sorted(tensors.items())})
+    content: bytes = save(_apart({name: t.detach().cpu().contiguous() for name, t in sorted(tensors.items())}))
     return content
 
 
-def _own(tensor: Tensor) -> Tensor:
-    """One that shares no memory with another, which the format does not know."""
-    held = tensor.detach().cpu().contiguous()
-    return held if held.untyped_storage().nbytes() == held.nbytes else held.clone()
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors none of which shares memory with another, which the format does not know."""
+    shared = Counter(t.untyped_storage().data_ptr() for t in tensors.values())
+    return {n: t.clone() if shared[t.untyped_storage().data_ptr()] > 1 else t for n, t in tensors.items()}
 
 
 def layout_of(content: bytes) -> dict[str, Stored]:
