@@ -4,6 +4,8 @@ from .automatic import AUTOMATIC, Automatic
 from .binding import BoundBlock, States
 from .differentiation import Differentiation, Gradients, Linearised, gradients_of
 from .displacement import displace
+from .explicit import Explicit
+from .explicit_prepare import prepare
 from .linearisation import Linearisation
 from .loop_gain import Certificate, Gains, bounded_gains, certify, unit_gains
 from .relaxation import Equilibrium, Relaxation, Tolerance, differentiable_sweep, relax
@@ -15,6 +17,7 @@ __all__ = [
     "Certificate",
     "Differentiation",
     "Equilibrium",
+    "Explicit",
     "Gains",
     "Gradients",
     "Linearisation",
@@ -27,6 +30,7 @@ __all__ = [
     "differentiable_sweep",
     "displace",
     "gradients_of",
+    "prepare",
     "relax",
     "unit_gains",
 ]

@@ -165,7 +165,9 @@ class Sweeping:
         return {n: p / w[n] for n, p in total.items()}
 
     def holding(self, winners: Mapping[str, Tensor]) -> Sweeping:
-        return Sweeping(self.bound.holding(winners), self.maps)
+        held = self.bound.holding(winners)
+        same = {s.name for s in self.bound.block.states if not s.drive.is_routed}
+        return Sweeping(held, self.maps, {n: known for n, known in self._known.items() if n in same})
 
 
 class ExplicitLinearisation:

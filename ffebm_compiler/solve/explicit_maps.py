@@ -171,11 +171,11 @@ def _transposes(
 def gradient_map(coupling: Coupling, read: Read, sources: Mapping[str, Tensor], wanted: Sequence[Key]) -> Code:
     """``d/d(x, theta) <c, f>``; it gives what does not vanish."""
 
-    def scalar(values: Mapping[Key, Tensor]) -> Tensor:
-        return (values[COTANGENT] * evaluate(coupling, read.constants, values)).sum()
+    def terms(values: Mapping[Key, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        return [(values[COTANGENT], evaluate(coupling, read.constants, values))]
 
     examples = {**_examples(coupling, read, sources), **_like_f(coupling, read, sources, COTANGENT)}
-    return traced(_gradient_of(scalar, wanted), examples)
+    return traced(_gradient_of(terms, wanted), examples)
 
 
 def contrast_map(
@@ -194,31 +194,33 @@ def contrast_map(
         mean: whether there is an offset h.
     """
 
-    def scalar(values: Mapping[Key, Tensor]) -> Tensor:
-        total = (values[COTANGENT] * evaluate(coupling, read.constants, values)).sum()
+    def terms(values: Mapping[Key, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        found = [(values[COTANGENT], evaluate(coupling, read.constants, values))]
         if sources:
-            c = values[FREE] + values[OFFSET] if mean else values[FREE]
-            total = total + (c * push(values)[MOVED]).sum()
+            found.append((values[FREE] + values[OFFSET] if mean else values[FREE], push(values)[MOVED]))
         if sources and mean:
-            shifted = push({**values, **{moved(n): values[offset(n)] for n in sources}})
-            total = total + (values[COTANGENT] * shifted[MOVED]).sum()
-        return total
+            shifts = {moved(n): values[offset(n)] for n in sources}
+            found.append((values[COTANGENT], push({**values, **shifts})[MOVED]))
+        return found
 
     examples = {**_examples(coupling, read, sources), COTANGENT: cotangent, FREE: cotangent, OFFSET: cotangent}
     examples |= {k(n): v for k in (moved, offset) for n, v in sources.items()}
-    return traced(_gradient_of(scalar, wanted), examples)
+    return traced(_gradient_of(terms, wanted), examples)
 
 
 def _gradient_of(
-    scalar: Callable[[Mapping[Key, Tensor]], Tensor], wanted: Sequence[Key]
+    terms: Callable[[Mapping[Key, Tensor]], Sequence[tuple[Tensor, Tensor]]], wanted: Sequence[Key]
 ) -> Callable[[dict[Key, Tensor]], dict[Key, Tensor]]:
+    """The gradient of ``sum <c, y>`` over the pairs (c, y), the c held."""
+
     def gradient(values: dict[Key, Tensor]) -> dict[Key, Tensor]:
         with torch.enable_grad():
             leaves = _leaves(values, wanted)
-            total = scalar({**values, **leaves})
-            if not total.requires_grad:
+            pairs = [(c, y) for c, y in terms({**values, **leaves}) if y.requires_grad]
+            if not pairs:
                 return {}
-            found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+            c, y = zip(*pairs, strict=True)
+            found = torch.autograd.grad(y, list(leaves.values()), c, allow_unused=True)
         return {k: g for k, g in zip(leaves, found, strict=True) if g is not None}
 
     return gradient

@@ -1,12 +1,8 @@
 """Traces a function of tensors, derivatives included, to straight-line code of ATen operations.
 
 What automatic differentiation does inside of the function is recorded as the operations that it runs, so the code contains
-transposes and slopes, and needs none to be taken. Three things are then put right:
-
-- Sizes: the transpose of a linear map asks for its input, of which it reads the shape alone. It is given an empty tensor of that
-  shape, so that to transpose does not mean to compute the forward map first.
-- Views become reshapes, since a later input may lie in memory in another order.
-- Nothing is written in place, so that any part of the code can be run at any time.
+transposes and slopes, and needs none to be taken. Nothing in it is written in place, so that any part of the code can be run at
+any time; and views become reshapes, since a later input may lie in memory in another order.
 """
 
 from __future__ import annotations
@@ -27,19 +23,6 @@ SAME = (aten.detach.default, aten.alias.default, aten.lift_fresh_copy.default)
 """Operations that give what they are given."""
 
 VIEWS = (aten.view.default, aten._unsafe_view.default, aten._reshape_alias.default)
-
-SHAPE_ONLY: dict[Any, int] = {
-    aten.convolution_backward.default: 1,
-    aten.avg_pool2d_backward.default: 1,
-    aten.avg_pool3d_backward.default: 1,
-    aten._adaptive_avg_pool2d_backward.default: 1,
-    aten._adaptive_avg_pool3d_backward.default: 1,
-    aten.max_pool2d_with_indices_backward.default: 1,
-    aten.max_pool3d_with_indices_backward.default: 1,
-    aten.adaptive_max_pool2d_backward.default: 1,
-    aten.adaptive_max_pool3d_backward.default: 1,
-}
-"""Operations that read only the shape of the operand in this place; a convolution's backward does where it is the transpose alone."""
 
 DECOMPOSED: Any = get_decompositions([aten.native_batch_norm_backward])
 
@@ -84,20 +67,3 @@ def _put_right(graph: fx.Graph) -> None:
         elif node.target in VIEWS:
             node.target = aten.reshape.default
             node.args = node.args[:2]
-        elif node.target in SHAPE_ONLY and _is_transpose(node):
-            _read_shape_only(graph, node, SHAPE_ONLY[node.target])
-
-
-def _is_transpose(node: fx.Node) -> bool:
-    """Whether it is the gradient in the input that is asked for, not that in the weights."""
-    return node.target != aten.convolution_backward.default or list(node.args[-1]) == [True, False, False]  # type: ignore[arg-type]
-
-
-def _read_shape_only(graph: fx.Graph, node: fx.Node, place: int) -> None:
-    operand = node.args[place]
-    assert isinstance(operand, fx.Node)
-    like: Tensor = operand.meta["val"]
-    with graph.inserting_before(node):
-        one = graph.call_function(aten.zeros.default, ([1],), {"dtype": like.dtype, "device": like.device})
-        shape = graph.call_function(aten.expand.default, (one, list(like.shape)))
-    node.update_arg(place, shape)

@@ -1,0 +1,341 @@
+"""Derivatives as code: the same as automatic differentiation, at every shape and type, and without any of it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+from explicit_blocks import BY_NAME, calls, distance, errors, wanted
+from torch import Tensor, nn
+
+import ffebm_compiler as fc
+from ffebm_compiler.ir import Energy, State
+from ffebm_compiler.solve import AUTOMATIC, BoundBlock, Explicit, Tolerance, bounded_gains, displace, prepare, relax
+from ffebm_compiler.solve.explicit_code import Code
+from ffebm_compiler.solve.explicit_maps import Read
+from ffebm_compiler.solve.relaxation import Relaxation
+from ffebm_compiler.train import BlockCall
+
+EXACT = 1e-12
+SMALL = [e.name for e in BY_NAME.values() if e.installed and not e.heavy and e.requires == "torch"]
+MIXED = ["mlp_gelu", "vgg", "potentials", "unet", "grouped", "branching", "shuffled", "buffers"]
+"""Smooth activations, pooling, every potential, resized and concatenated states, norms, branches."""
+
+
+def held(call: BlockCall) -> tuple[BoundBlock, dict[str, Tensor]]:
+    """The block at its free equilibrium, its winners held where they went back and forth."""
+    found = relax(call.bound, call.tolerance)
+    return call.bound.holding(found.winners), found.states
+
+
+def forbid_differentiation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*args: object, **options: object) -> None:
+        raise AssertionError("automatic differentiation was called")
+
+    for owner, name in ((torch.autograd, "grad"), (torch.autograd, "backward"), (torch.Tensor, "backward")):
+        monkeypatch.setattr(owner, name, refused)
+    monkeypatch.setattr(torch.autograd.graph, "_engine_run_backward", refused)
+
+
+# --- against automatic differentiation -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_zoo_relaxes_to_the_same_states_in_as_many_sweeps(name: str) -> None:
+    maps = Explicit()
+    for call in calls(name):
+        expected, found = (relax(call.bound, call.tolerance, differentiation=how) for how in (AUTOMATIC, maps))
+        assert found.relaxation == replace(expected.relaxation, residual=found.relaxation.residual)
+        assert found.relaxation.residual == pytest.approx(expected.relaxation.residual, rel=1e-2, abs=1e-15)
+        assert all(distance(found.states[n], s) <= EXACT for n, s in expected.states.items())
+        assert not any(s.requires_grad for s in found.states.values())
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_a_linearised_block_is_the_same(name: str) -> None:
+    maps, compared = Explicit(), set[str]()
+    for call in calls(name, size=6):
+        bound, states = held(call)
+        expected, found = (how.linearise(bound, states, wanted(call)) for how in (AUTOMATIC, maps))
+        generator = torch.Generator().manual_seed(0)
+        d = {n: torch.randn(s.shape, generator=generator, dtype=s.dtype) for n, s in states.items()}
+        for state in bound.block.states:
+            pairs = [(found.differences[state.name](d[state.name]), expected.differences[state.name](d[state.name]))]
+            pairs += _pairs(found.pull(state, d[state.name]), expected.pull(state, d[state.name]))
+            for displaced in (d, {state.drive.sources[0]: d[state.drive.sources[0]]} if state.drive.sources else {}):
+                (ahead, bent), (ahead_expected, bent_expected) = (e.push(state, displaced) for e in (found, expected))
+                assert (ahead is None) == (ahead_expected is None)
+                pairs += [] if ahead is None else [(ahead, ahead_expected)]
+                pairs += _pairs(bent, bent_expected)
+                compared |= {"curvature"} if bent else set()
+            assert all(distance(a, b) <= EXACT for a, b in pairs)
+    assert ("curvature" in compared) is (name == "mlp_gelu")
+
+
+def _pairs(found: dict[str, Tensor], expected: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    assert list(found) == list(expected)
+    return [(found[n], e) for n, e in expected.items()]
+
+
+@pytest.mark.parametrize("name", MIXED)
+@pytest.mark.parametrize("strength", [1e-9, 0.3])
+def test_displacements_and_contrasts_are_the_same(name: str, strength: float) -> None:
+    """At the large nudge activations cross their kinks, and the mean of the displacements matters."""
+    maps = Explicit()
+    for call in calls(name):
+        bound, states = held(call)
+        delta = errors(call, states)
+        results = []
+        for how in (AUTOMATIC, maps):
+            linear = how.linearise(bound, states, wanted(call))
+            d, record = displace(linear, delta, strength, call.tolerance)
+            difference = {n: v / strength for n, v in d.items()}
+            results.append((d, record.sweeps, linear.contrast(difference, {n: v / 2 for n, v in d.items()})))
+        (d, sweeps, gradients), (found, found_sweeps, found_gradients) = results
+        assert found_sweeps == sweeps
+        assert all(distance(a, b) <= EXACT for a, b in _pairs(found, d))
+        largest = max(float(g.abs().amax()) for g in gradients.values())
+        assert all(
+            float((a - b).abs().amax()) <= EXACT * float(b.abs().amax()) + 1e-15 * largest
+            for a, b in _pairs(found_gradients, gradients)
+        )
+
+
+@pytest.mark.parametrize("name", ["mlp_silu", "vgg", "grouped", "branching"])
+def test_gains_are_the_same_and_follow_the_weights(name: str) -> None:
+    maps = Explicit()
+    for call in calls(name):
+        expected, found = (bounded_gains(call.bound, 0.1, differentiation=how) for how in (AUTOMATIC, maps))
+        assert found.norms == pytest.approx(expected.norms, rel=EXACT)
+        known = len(maps)
+        moved = replace(call.bound, weights={k: 2 * v for k, v in call.bound.weights.items()})
+        expected, found = (bounded_gains(moved, 0.1, found, 3, how) for how in (AUTOMATIC, maps))
+        assert found.layer_weights == pytest.approx(expected.layer_weights, rel=EXACT)
+        assert len(maps) == known, "the code of moving weights is the same"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["mlp_gelu", "vgg", "branching"])
+def test_coarse_types_agree_to_their_rounding(name: str, dtype: torch.dtype) -> None:
+    maps, rounding = Explicit(), torch.finfo(dtype).eps
+    for call in calls(name, dtype=dtype):
+        expected, found = (relax(call.bound, call.tolerance, differentiation=how) for how in (AUTOMATIC, maps))
+        assert all(s.dtype == dtype for s in found.states.values())
+        assert all(distance(found.states[n], s) <= 16 * rounding for n, s in expected.states.items())
+        delta = errors(call, expected.states)
+        gradients = []
+        for how in (AUTOMATIC, maps):
+            linear = how.linearise(call.bound.holding(expected.winners), expected.states, wanted(call))
+            d, _ = displace(linear, delta, 0.1, call.tolerance)
+            gradients.append(linear.contrast({n: v / 0.1 for n, v in d.items()}, {}))
+        assert all(a.dtype == dtype and distance(a, b) <= 64 * rounding for a, b in _pairs(gradients[1], gradients[0]))
+
+
+def test_mixed_precision_has_code_of_its_own() -> None:
+    maps = Explicit()
+    call = calls("mlp", dtype=torch.float32)[0]
+    plain = relax(call.bound, call.tolerance, differentiation=maps).states
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected, found = (relax(call.bound, call.tolerance, differentiation=how) for how in (AUTOMATIC, maps))
+    again = relax(call.bound, call.tolerance, differentiation=maps).states
+    for n, s in expected.states.items():
+        assert found.states[n].dtype == s.dtype
+        assert distance(found.states[n].float(), s.float()) <= 2**-7
+        assert torch.equal(plain[n], again[n])
+        assert not torch.equal(plain[n], found.states[n].float())
+
+
+# --- against the energy itself ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mlp_gelu", "conv1d", "branching", "autoencoder"])
+def test_pull_and_push_are_finite_differences_of_the_drives(name: str) -> None:
+    maps, step = Explicit(), 1e-6
+    for call in calls(name):
+        bound, states = held(call)
+        linear = maps.linearise(bound, states)
+        generator = torch.Generator().manual_seed(1)
+        d = {n: torch.randn(s.shape, generator=generator, dtype=s.dtype) for n, s in states.items()}
+        for state in (s for s in bound.block.states if s.drive.sources):
+            ends = [bound.drive(state, {n: s + sign * step * d[n] for n, s in states.items()}) for sign in (1, -1)]
+            slope = (ends[0] - ends[1]) / (2 * step)
+            ahead, _ = linear.push(state, d)
+            assert ahead is not None
+            assert distance(ahead, slope) <= 1e-7
+            back = linear.pull(state, d[state.name])
+            along = sum(float((back[n] * d[n]).sum()) for n in state.drive.sources)
+            assert along == pytest.approx(float((d[state.name] * slope).sum()), rel=1e-6, abs=1e-8)
+
+
+@pytest.mark.parametrize("name", ["mlp", "conv1d", "branching"])
+def test_the_contrast_is_the_difference_of_two_energies_slopes(name: str) -> None:
+    """[dE/du(s* + d1) - dE/du(s* + d2)] / 2, each slope by finite differences of the energy along a random direction."""
+    maps, step = Explicit(), 1e-4  # E is linear in each of its weights and inputs
+    generator = torch.Generator().manual_seed(2)
+    for call in (c for c in calls(name) if c.block.has_feedback):
+        bound, states = held(call)
+        first, second = (
+            {n: s + 0.3 * torch.randn(s.shape, generator=generator, dtype=s.dtype) for n, s in states.items()}
+            for _ in range(2)
+        )
+        linear = maps.linearise(bound, states, wanted(call))
+        difference = {n: (first[n] - second[n]) / 2 for n in states}
+        mean = {n: (first[n] + second[n]) / 2 - states[n] for n in states}
+        found = linear.contrast(difference, mean)
+        for n in wanted(call):
+            value = bound.inputs[n] if n in bound.inputs else bound.weights[n]
+            along = torch.randn(value.shape, generator=generator, dtype=value.dtype)
+            slopes = [
+                (_energy(bound, n, value + step * along, s) - _energy(bound, n, value - step * along, s)) / (2 * step)
+                for s in (first, second)
+            ]
+            assert float((found[n] * along).sum()) == pytest.approx((slopes[0] - slopes[1]) / 2, rel=1e-6, abs=1e-7)
+
+
+def _energy(bound: BoundBlock, name: str, value: Tensor, states: dict[str, Tensor]) -> float:
+    inputs = {**bound.inputs, name: value} if name in bound.inputs else bound.inputs
+    weights = {**bound.weights, name: value} if name in bound.weights else bound.weights
+    with torch.no_grad():
+        return float(Energy(bound.block, {}).interaction(states, inputs, weights, bound.layer_weights))
+
+
+# --- what the code is ------------------------------------------------------------------------------------
+
+
+def operations(code: Code) -> list[str]:
+    return [n.target.name() for n in code.module.graph.nodes if isinstance(n.target, torch._ops.OpOverload)]
+
+
+def chained() -> BoundBlock:
+    """One coupling of two convolutions, a held norm and an average, between two states."""
+    body = (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AvgPool2d(2), nn.Conv2d(4, 2, 1))
+    net = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Tanh(), *body, nn.Tanh()).double().eval()
+    model = fc.convert(net, 3, norm="held")
+    x = torch.randn(2, 2, 8, 8, dtype=torch.float64)
+    _, (found,) = model.equilibrium(x)
+    weights = {n: v.detach() for n, v in (*net.named_parameters(), *net.named_buffers())}
+    block = model.blocks[0].block
+    return BoundBlock(block, found.inputs, weights, {s.name: 1.0 for s in block.states})
+
+
+def test_each_part_holds_what_must_run_there_and_no_more() -> None:
+    bound, maps = chained(), Explicit()
+    states = bound.feedforward()
+    (first, second) = (maps.sweeps(s, *read(bound, s, states)) for s in bound.block.states)
+    assert "aten::convolution" in operations(first.once), "what reads no state runs once a relaxation"
+    assert operations(first.forward) == operations(first.back) == []
+    assert operations(second.forward).count("aten::convolution") == 2
+    assert "aten::convolution" not in operations(second.back), "a transpose does not run the map itself"
+    assert operations(second.back).count("aten::convolution_backward") == 2
+    last = bound.block.states[1]
+    push = maps.linears(last, *read(bound, last, states), states[last.name]).push
+    assert operations(push).count("aten::convolution") == 2
+    assert not any("backward" in o for o in operations(push)), "J d is the map itself, without its constants"
+
+
+def read(bound: BoundBlock, state: State, states: dict[str, Tensor]) -> tuple[Read, dict[str, Tensor]]:
+    return Read.of(state.drive, bound.inputs, bound.weights), {n: states[n] for n in state.drive.sources}
+
+
+def test_a_prepared_block_needs_no_differentiation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Free phase, nudged phases, contrast, energy gradients and gains; winners that follow, and winners that are held."""
+    prepared = [(c, Explicit()) for name in ("vgg", "mlp_gelu") for c in calls(name)]
+    for call, maps in prepared:
+        prepare(maps, call.bound, wanted(call))
+    sizes = [len(maps) for _, maps in prepared]
+    forbid_differentiation(monkeypatch)
+    with pytest.raises(AssertionError, match="was called"):
+        relax(prepared[0][0].bound, Tolerance())
+    for call, maps in prepared:
+        free = relax(call.bound, call.tolerance, differentiation=maps)
+        assert free.relaxation.converged
+        always = call.bound.holding(call.bound.winners(free.states))
+        for bound in (call.bound, always):
+            assert relax(bound, call.tolerance, differentiation=maps).relaxation.converged
+            maps.interaction_gradients(bound, free.states, wanted(call))
+            for strength, mean in ((1e-9, False), (0.1, True)):
+                linear = maps.linearise(bound, free.states, wanted(call))
+                d, record = displace(linear, errors(call, free.states), strength, call.tolerance)
+                assert record.converged
+                gradients = linear.contrast({n: v / strength for n, v in d.items()}, d if mean else {})
+                assert any(float(g.abs().amax()) > 0 for g in gradients.values())
+        if call.block.has_feedback:
+            gains = bounded_gains(call.bound, 0.01, differentiation=maps)
+            bounded_gains(call.bound, 0.01, gains, 3, maps)
+    assert [len(maps) for _, maps in prepared] == sizes
+
+
+@pytest.mark.parametrize("name", ["views", "vgg"])
+def test_a_smaller_batch_has_code_of_its_own(name: str) -> None:
+    maps = Explicit()
+    for call in calls(name):
+        batch = next(v.shape[0] for v in call.inputs.values() if isinstance(v, Tensor))
+        cut = {n: v[:1] if isinstance(v, Tensor) else 1 if v == batch else v for n, v in call.inputs.items()}
+        smaller = replace(call.bound, inputs=cut)
+        relax(call.bound, call.tolerance, differentiation=maps)
+        known = len(maps)
+        expected, found = (relax(smaller, call.tolerance, differentiation=how) for how in (AUTOMATIC, maps))
+        assert found.relaxation.sweeps == expected.relaxation.sweeps
+        assert all(distance(found.states[n], s) <= EXACT for n, s in expected.states.items())
+        assert len(maps) > known
+        known = len(maps)
+        for bound in (call.bound, smaller):
+            relax(bound, call.tolerance, differentiation=maps)
+        assert len(maps) == known, "both are kept"
+
+
+def test_memory_may_lie_in_another_order() -> None:
+    """The code was traced on contiguous tensors and reads channels-last and transposed ones."""
+    maps = Explicit()
+    for call in calls("views"):
+        relax(call.bound, call.tolerance, differentiation=maps)
+        known = len(maps)
+        turned = {
+            n: v.contiguous(memory_format=torch.channels_last)
+            if isinstance(v, Tensor) and v.dim() == 4
+            else v.t().contiguous().t()
+            if isinstance(v, Tensor) and v.dim() == 2
+            else v
+            for n, v in call.inputs.items()
+        }
+        moved = replace(call.bound, inputs=turned)
+        expected, found = (relax(moved, call.tolerance, differentiation=how) for how in (AUTOMATIC, maps))
+        assert all(distance(found.states[n], s) <= EXACT for n, s in expected.states.items())
+        assert len(maps) == known
+
+
+def test_sizes_among_the_inputs_are_part_of_the_code() -> None:
+    """The same shapes with another size do not run the code of the first."""
+    found = next(c for c in calls("views") if any(type(v) is int for v in c.inputs.values()))
+    maps = Explicit()
+    relax(found.bound, found.tolerance, differentiation=maps)
+    name = next(n for n, v in found.inputs.items() if type(v) is int)
+    wrong = replace(found.bound, inputs={**found.inputs, name: found.inputs[name] + 1})
+    with pytest.raises(fc.InputError):
+        relax(wrong, found.tolerance, differentiation=maps)
+
+
+def test_the_codes_kept_are_bounded() -> None:
+    (call, *_) = calls("mlp")
+    expected = relax(call.bound, call.tolerance, differentiation=AUTOMATIC).states
+    few = Explicit(capacity=2)
+    found = relax(call.bound, call.tolerance, differentiation=few).states
+    assert len(few) == 2 < len(call.block.states)
+    assert all(distance(found[n], s) <= EXACT for n, s in expected.items())
+
+
+def test_a_copy_keeps_no_codes() -> None:
+    maps = Explicit(capacity=7)
+    (call, *_) = calls("mlp")
+    relax(call.bound, call.tolerance, differentiation=maps)
+    for other in (copy.deepcopy(maps), pickle.loads(pickle.dumps(maps))):
+        assert (other.capacity, len(other)) == (7, 0)
+
+
+def test_a_block_without_feedback_takes_one_pass() -> None:
+    (call, *_) = calls("mlp", size=1)
+    found = relax(call.bound, call.tolerance, differentiation=Explicit())
+    assert found.relaxation == Relaxation(call.block.name, 1, 0.0, True)
