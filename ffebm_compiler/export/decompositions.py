@@ -64,7 +64,11 @@ def _correlation(
 ) -> Tensor:  # fmt: skip
     """``dw[o, c, k] = sum_{n, i} error[n, o, i] x[n, c, i * stride + k * dilation]``: a convolution whose channels are the samples."""
     n, channels, *sides = x.shape
-    samples = x.reshape([n, groups, channels // groups, *sides]).transpose(0, 2).reshape([channels // groups, groups * n, *sides])
+    samples = (
+        x.reshape([n, groups, channels // groups, *sides])
+        .transpose(0, 2)
+        .reshape([channels // groups, groups * n, *sides])
+    )
     found = aten.convolution(
         samples, error.transpose(0, 1), None, dilation, padding, stride, False, [0] * len(sides), groups
     )
@@ -193,11 +197,20 @@ def replication_pad_backward(error: Tensor, x: Tensor, padding: list[int]) -> Te
 
     def along(d: int) -> Matrix:
         before, after = padding[2 * (axes - 1 - d) : 2 * (axes - d)]
-        return _columns(
-            lambda t: torch.nn.functional.pad(t, (before, after), mode="replicate"), int(x.shape[d - axes])
-        )
+        return _columns(lambda t: torch.nn.functional.pad(t, (before, after), mode="replicate"), int(x.shape[d - axes]))
 
     return _apart(error, [along(d) for d in range(axes)])
+
+
+# --- weights that are computed ---------------------------------------------------------------------------
+
+
+def weight_norm_backward(error: Tensor, v: Tensor, g: Tensor, norms: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Of ``w = v g / |v|``, the norm over all axes but one."""
+    others = [d for d in range(v.dim()) if d != dim]
+    along = (v * error).sum(others, keepdim=True)
+    norms = norms.reshape(g.shape)
+    return g / norms * (error - v * along / (norms * norms)), along / norms
 
 
 # --- random operations -----------------------------------------------------------------------------------
@@ -279,6 +292,7 @@ OWN: Mapping[Any, Callable[..., Any]] = {
     aten.replication_pad1d_backward.default: replication_pad_backward,
     aten.replication_pad2d_backward.default: replication_pad_backward,
     aten.replication_pad3d_backward.default: replication_pad_backward,
+    aten._weight_norm_interface_backward.default: weight_norm_backward,
     aten.native_dropout.default: native_dropout,
     aten.bernoulli.default: bernoulli,
     aten.bernoulli.p: bernoulli_p,

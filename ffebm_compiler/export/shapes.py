@@ -157,9 +157,16 @@ class Space:
     @property
     def is_general(self) -> bool:
         """Whether nothing that was computed holds for the present sizes alone."""
-        if any(self.env.simplify(s) != s for s in self._ours):
-            return False
-        return all(self._holds(g.expr, n) for g in self.env.guards for n in OTHER_SIZES)
+        return not self.restrictions
+
+    @property
+    def restrictions(self) -> list[str]:
+        """What the sizes were found to have to be."""
+        fixed = [f"{ours} = {self.env.simplify(s)}" for s, ours in self._ours.items() if self.env.simplify(s) != s]
+        conditions = (g.expr for g in self.env.guards)
+        return fixed + [
+            str(c.xreplace(self._ours)) for c in conditions if not all(self._holds(c, n) for n in OTHER_SIZES)
+        ]
 
     def _holds(self, condition: Any, number: int) -> bool:
         return condition.xreplace({s: sympy.Integer(number) for s in self._ours}) != sympy.false
@@ -208,6 +215,7 @@ def shapes_of(program: Program, network: nn.Module, values: Mapping[str, Any]) -
         known.update((n, space.make(found[n])) for n in step.inputs if n not in known)
         results = _run(space, step, network, known)
         if results is None or not space.is_general:  # start anew with what the example says
+            logger.debug("%s fixes sizes: %s", step.name, space.restrictions)
             found.update((n, _resized(recorded[n], batch)) for n in step.outputs)
             space, known = Space(probe), {}
             continue
@@ -257,7 +265,7 @@ def _unlike(network: nn.Module, recorded: Mapping[str, Shape], count: int) -> li
     taken = {s for p in (*network.parameters(), *network.buffers()) for s in p.shape}
     taken |= {s for v in recorded.values() for leaf in v.leaves if isinstance(leaf, TensorLeaf) for s in leaf.sizes}
     found: list[int] = []
-    candidate = 11
+    candidate = 17
     while len(found) < count:
         if sympy.isprime(candidate) and candidate not in taken:
             found.append(candidate)
@@ -278,7 +286,8 @@ def _run(space: Space, step: Step, network: nn.Module, known: Mapping[str, Any])
 @contextlib.contextmanager
 def symbolically() -> Iterator[None]:
     """Operations as Python decomposes them, which leaves sizes symbols, and none of a processor's own."""
-    with enable_python_dispatcher(), torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH):
+    plain = torch.backends.mkldnn.flags(enabled=False), torch.backends.nnpack.flags(enabled=False)
+    with enable_python_dispatcher(), plain[0], plain[1], sdpa_kernel(SDPBackend.MATH):
         yield
 
 
