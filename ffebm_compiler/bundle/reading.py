@@ -25,7 +25,7 @@ from .manifest import MANIFEST, alike, checksum, is_file_name, manifest_problems
 from .places import Place, opened
 from .program_reading import Reader, read_gains, read_refused
 from .program_writing import SAME, program_document
-from .references import named_modes, reference_problems
+from .references import reference_problems
 from .schemas import PROGRAM as PROGRAM_SCHEMA
 from .schemas import schema_problems
 from .tensors import layout_of, read_tensors
@@ -49,7 +49,15 @@ def read_bundle(path: str | os.PathLike[str], known: Remakes = REMAKES) -> Conte
     Raises:
         InputError: there is no bundle, or it is not as a bundle must be; names the file in it and what is wrong.
     """
-    checked = checked_files(path)
+    return contents_of(checked_files(path), path, known)
+
+
+def contents_of(checked: Checked, path: str | os.PathLike[str], known: Remakes = REMAKES) -> Contents:
+    """The contents of a bundle that is whole; the path is for errors.
+
+    Raises:
+        InputError: they are not as a bundle's must be.
+    """
     return _Reading(os.fspath(path), known).contents(checked)
 
 
@@ -59,10 +67,12 @@ class Checked:
 
     Attributes:
         manifest: the document.
+        manifest_size: in bytes.
         files: the contents of every other file.
     """
 
     manifest: Mapping[str, Any]
+    manifest_size: int
     files: Mapping[str, bytes]
 
 
@@ -79,7 +89,7 @@ def checked_files(path: str | os.PathLike[str]) -> Checked:
             _refuse(where, _listing_problems(place, manifest["files"]))
             files: dict[str, bytes] = {}
             _refuse(where, _content_problems(place, manifest["files"], files))
-            return Checked(manifest, files)
+            return Checked(manifest, place.sizes[MANIFEST], files)
     except FileNotFoundError as failure:
         remedy = "Compile one: model.compile_to(path, example_inputs=(x,)), or ffebm compile."
         raise InputError(Problem(where, "does not exist", remedy)) from failure
@@ -276,4 +286,4 @@ def _naming_problems(document: Mapping[str, Any], tensors: Mapping[str, Mapping[
         yield GAINS, "has other tensors than the directions of the gains"
 
 
-__all__ = ["Checked", "checked_files", "named_modes", "read_bundle"]
+__all__ = ["Checked", "checked_files", "contents_of", "read_bundle"]
