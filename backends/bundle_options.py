@@ -11,11 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..bundle import Contents, Mode
+from ..bundle.own_rules import own_rule_problems
 from ..errors import OptionError, Problem, close_matches
 from ..files import check_folder, check_target
 from ..hardware import Hardware
 from ..hardware.presets import preset
 from ..resistive.realisation import resistive_problems
+from ..rules import REMAKES
 from .torch_ep import FFEBM
 
 UNEXPORTABLE = ("refuse", "skip")
@@ -129,6 +132,9 @@ def _choice_problems(options: BundleOptions) -> Iterator[Problem]:
 
 
 def _model_problems(model: FFEBM) -> Iterator[Problem]:
+    """What no bundle can hold: operations of rules and an estimator of the user's own."""
+    modes = {training: Mode(mode.program, {}, None) for training, mode in model.compiled.modes.items()}
+    yield from own_rule_problems(Contents(type(model.network).__name__, False, modes, {}, (), {}), REMAKES)
     estimator = type(model.execution.estimator)
     if not estimator.__module__.startswith("ffebm_compiler."):
         what = f"the estimator {estimator.__name__} is your own, and a bundle holds no code"

@@ -120,13 +120,13 @@ def _feedforward(model: FFEBM, args: tuple[Any, ...], kwargs: Mapping[str, Any])
 @contextlib.contextmanager
 def kept_buffers(network: nn.Module) -> Iterator[None]:
     """Puts back what a run writes into buffers: a model may count its calls, whatever its mode."""
-    before = [(b, b._version, b.clone()) for b in network.buffers()]
+    before = [(b, b.clone()) for b in network.buffers()]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, version, value in before:
-                if buffer._version != version:
+            for buffer, value in before:
+                if not torch.equal(buffer, value):  # a batch norm moves its statistics without a new version of them
                     buffer.copy_(value)
 
 
