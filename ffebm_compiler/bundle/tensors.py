@@ -58,7 +58,15 @@ def described(tensor: Tensor) -> Described:
 
 
 def written_tensors(tensors: Mapping[str, Tensor]) -> bytes:
-    """The file of tensors; the same tensors give the same bytes."""
+    """The file of tensors; the same tensors give the same bytes.
+
+    Raises:
+        ValueError: one has no values, or values of a type that files do not hold.
+    """
+    for name, tensor in tensors.items():
+        described(tensor)
+        if tensor.numel() and (tensor.is_meta or tensor.data_ptr() == 0):
+            raise ValueError(f"the tensor {name} has no values")
     content: bytes = save(_apart({name: t.detach().cpu().contiguous() for name, t in sorted(tensors.items())}))
     return content
 

@@ -104,11 +104,12 @@ def bundle_files(contents: Contents, known: Remakes = REMAKES) -> dict[str, byte
     try:
         document = program_document(contents)
         wrong = [*schema_problems(document, PROGRAM_SCHEMA), *reference_problems(contents)]
+        tensors = {} if wrong else _tensor_files(contents)
     except (NotPlainError, ValueError) as failure:
         raise OptionError(Problem(f"bundle of {contents.name}", str(failure), _REPORT)) from failure
     if wrong:
         raise OptionError(Problem(f"bundle of {contents.name}, {PROGRAM}", w, _REPORT) for w in wrong)
-    files = {PROGRAM: dump(document), **_tensor_files(contents)}
+    files = {PROGRAM: dump(document), **tensors}
     layout = layout_of(files[PARAMETERS])
     for mode in named_modes(contents).values():
         for name, kinds in mode.parts.items():

@@ -315,4 +315,10 @@ class _Around(nn.Module):
 def within(network: nn.Module, tensors: Mapping[str, Tensor], function: Callable[[], Any]) -> Any:
     """Runs a function while the network has these tensors, by path, in place of its own; tied ones under either name."""
     given = {f"network.{path}": t for path, t in tensors.items()}
-    return torch.func.functional_call(_Around(network), given, (function,))
+    registries: list[dict[str, Any]] = [r for m in network.modules() for r in (m._parameters, m._buffers)]
+    own = [dict(r) for r in registries]
+    try:
+        return torch.func.functional_call(_Around(network), given, (function,))
+    finally:  # of a module that has two names, torch puts back what it found at the second: the given tensor
+        for registry, tensors_before in zip(registries, own, strict=True):
+            registry.update(tensors_before)
