@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,11 @@ from .trace import Flat, Marks, keep, quietly, symbolically, trace
 
 
 def export_parts(
-    program: Program, network: nn.Module, values: Mapping[str, Any], kinds: Sequence[str]
+    program: Program,
+    network: nn.Module,
+    values: Mapping[str, Any],
+    kinds: Sequence[str],
+    tell: Callable[[str], None] = lambda what: None,
 ) -> tuple[ExportedPart, ...]:
     """Every digital part of a program as ONNX, and the part that computes weights where blocks read computed ones.
 
@@ -33,13 +37,14 @@ def export_parts(
         network: the model, in that mode.
         values: every value of the program on an example of two samples or more, by name.
         kinds: which graphs: ``"forward"`` of a program for evaluation, ``"training"`` and ``"vjp"`` of one for training.
+        tell: called before each graph, with what it is: ``"digital1, vjp"``.
     """
     shapes = shapes_of(program, network, values)
     parts = [_Export(p, network, program, shapes) for p in parts_of(program, network)]
-    return tuple(p.graphs(kinds) for p in parts)
+    return tuple(p.graphs(kinds, tell) for p in parts)
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     def __init__(self, operation: str, reason: str):
         super().__init__(f"{operation}: {reason}")
         self.operation, self.reason = operation, reason
@@ -54,13 +59,14 @@ class _Export:
     program: Program
     shapes: Shapes
 
-    def graphs(self, kinds: Sequence[str]) -> ExportedPart:
+    def graphs(self, kinds: Sequence[str], tell: Callable[[str], None]) -> ExportedPart:
         found: dict[str, PartGraph] = {}
         refused: list[Unexportable] = []
         for kind in kinds:
+            tell(f"{self.part.name}, {kind}")
             try:
                 graph = self.graph(kind)
-            except _Refused as failure:
+            except _RefusedError as failure:
                 refused.append(Unexportable(self.part.name, kind, failure.operation, failure.reason))
                 continue
             if graph is not None:
@@ -69,11 +75,11 @@ class _Export:
 
     def graph(self, kind: str) -> PartGraph | None:
         """The graph with sizes as symbols; failing that, for the example's sizes alone."""
-        failure: _Refused | None = None
+        failure: _RefusedError | None = None
         for space, shapes in self.shapes.spaces():
             try:
                 found = self._attempt(kind, space, shapes)
-            except _Refused as refusal:
+            except _RefusedError as refusal:
                 failure = failure or refusal
                 continue
             if space.is_general:
@@ -88,7 +94,7 @@ class _Export:
         try:
             traced = call.vjp() if kind == VJP else call.forward(kind)
         except Exception as failure:  # whatever a user's layer and torch's tracer make of tensors without numbers
-            raise _Refused(_operation(marks.running, self.part), _reason(failure)) from failure
+            raise _RefusedError(_operation(marks.running, self.part), _reason(failure)) from failure
         return None if traced is None or not traced.interface.results else self._finish(traced)
 
     def _finish(self, traced: _Traced) -> PartGraph:
@@ -416,7 +422,7 @@ def _reason(failure: BaseException) -> str:
     return lines[0] if lines else type(failure).__name__
 
 
-def _unconverted(failure: BaseException, module: fx.GraphModule, part: Part) -> _Refused:
+def _unconverted(failure: BaseException, module: fx.GraphModule, part: Part) -> _RefusedError:
     """Which operation torch's exporter could not express, from the error's chain."""
     chain: list[str] = []
     cause: BaseException | None = failure
@@ -426,15 +432,15 @@ def _unconverted(failure: BaseException, module: fx.GraphModule, part: Part) -> 
     text = "\n".join(chain)
     found = re.search(r"No ONNX function found for <OpOverload\(op='([\w:.]+)', overload='(\w+)'\)>", text)
     if found is None:
-        return _Refused(part.name, _reason(RuntimeError(chain[-1])))
+        return _RefusedError(part.name, _reason(RuntimeError(chain[-1])))
     operation = f"{found[1]}.{found[2]}"
     label = next((n.meta.get("label", "") for n in module.graph.nodes if str(n.target) == operation), "")
-    return _Refused(_named_operation(label, part), f"ONNX has no form of {operation}")
+    return _RefusedError(_named_operation(label, part), f"ONNX has no form of {operation}")
 
 
-def _unloadable(failure: BaseException, part: Part) -> _Refused:
+def _unloadable(failure: BaseException, part: Part) -> _RefusedError:
     """Which operation onnxruntime can't run."""
     text = _reason(failure)
     found = re.search(r"node with name '([^']+)'", text)
     label = found[1].rpartition("/")[0] if found else ""
-    return _Refused(_named_operation(label, part), f"onnxruntime can't run it: {text.rpartition(' : ')[2]}")
+    return _RefusedError(_named_operation(label, part), f"onnxruntime can't run it: {text.rpartition(' : ')[2]}")
