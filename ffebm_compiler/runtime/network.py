@@ -183,10 +183,13 @@ def _wants(name: str, contents: Contents) -> frozenset[str]:
         computed.update(step.outputs)
     frozen = set(contents.frozen)
     frozen |= {alias for alias, path in contents.aliases.items() if path in frozen}
+    block = _block(name, contents.modes[True])
+    reads = set() if block is None else set(block.inputs)
     vjp = contents.modes[True].parts.get(name, {}).get(VJP)
-    values = set() if vjp is None else {p.value for p in vjp.values if p.value.partition("[")[0] in computed}
-    weights = set() if vjp is None else {p.value for p in vjp.gradients} - {p.value for p in vjp.values} - frozen
-    return frozenset(values | weights)
+    gradients = [] if vjp is None else [p.value for p in vjp.gradients]
+    values = [n for n in gradients if n.partition("[")[0] in reads & computed]
+    weights = [n for n in gradients if n.partition("[")[0] not in reads and n not in frozen]
+    return frozenset([*values, *weights])
 
 
 __all__ = ["StandIn", "network_of", "refresh_weights", "set_computed"]

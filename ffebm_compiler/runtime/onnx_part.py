@@ -54,6 +54,10 @@ class PartSource:
         """Whether a gradient can flow through the part; one that only counts has no vjp graph."""
         return VJP in self.graphs or VJP in self.missing
 
+    def reads(self, name: str) -> bool:
+        """Whether that is a value that the part reads, or a leaf of one, rather than a weight."""
+        return name.partition("[")[0] in self.inputs[True]
+
     def graph(self, kind: str) -> OnnxGraph:
         if kind in self.graphs:
             return self.graphs[kind]
@@ -147,9 +151,8 @@ class OnnxPart(nn.Module):
             return PartGradients()
         arrived = {p.name: errors.get(p.value, _no_error(ran.outputs[p.value])) for p in ports.errors}
         found = self._session(graph, _names(wanted))({**ran.given, **arrived})
-        weights = {p.value for p in ports.parameters} | {p.value for p in ports.buffers}
-        by_value = {p.value: found[p.name] for p in wanted if p.value not in weights}
-        return PartGradients(by_value, {p.value: found[p.name] for p in wanted if p.value in weights})
+        values = {p.value: found[p.name] for p in wanted if self.source.reads(p.value)}
+        return PartGradients(values, {p.value: found[p.name] for p in wanted if p.value not in values})
 
     def _session(self, graph: OnnxGraph, results: Collection[str]) -> Session:
         kind = graph.interface.kind
@@ -199,13 +202,13 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def grouped(names: Sequence[str], leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of those names, nested ones as the lists of their leaves."""
-    return {n: leaves[n] if n in leaves else _listed(n, leaves) for n in names}
+    """The values of those names, nested ones as the tuples of their leaves."""
+    return {n: leaves[n] if n in leaves else _together(n, leaves) for n in names}
 
 
-def _listed(name: str, leaves: Mapping[str, Any]) -> list[Any]:
+def _together(name: str, leaves: Mapping[str, Any]) -> tuple[Any, ...]:
     places = [int(k[len(name) + 1 : -1]) for k in leaves if k.startswith(f"{name}[") and k.endswith("]")]
-    return [leaves.get(f"{name}[{i}]") for i in range(max(places, default=-1) + 1)]
+    return tuple(leaves.get(f"{name}[{i}]") for i in range(max(places, default=-1) + 1))
 
 
 def _names(ports: Sequence[Port]) -> frozenset[str]:

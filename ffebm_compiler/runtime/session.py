@@ -61,7 +61,7 @@ class OnnxGraph:
         options.intra_op_num_threads = self.threads or torch.get_num_threads()
         # spinning threads of one session take the cores from the next, and from torch
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        arrays = {n: np.ascontiguousarray(w.detach().numpy()) for n, w in weights.items()}
+        arrays = {n: w.detach().contiguous().numpy() for n, w in weights.items()}
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(a) for a in arrays.values()]
         options.add_external_initializers([*arrays], values)
         try:
@@ -111,7 +111,7 @@ class Session:
 def as_array(value: Any, port: Port) -> np.ndarray:
     """A tensor's own memory, or a number as the port's type."""
     if isinstance(value, Tensor):
-        return np.ascontiguousarray(value.detach().numpy())
+        return value.detach().contiguous().numpy()
     return np.asarray(value, dtype=port.dtype)
 
 

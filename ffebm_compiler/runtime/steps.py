@@ -145,8 +145,9 @@ def _leaves(nest: Any, outputs: Any, errors: Any, where: str) -> Iterator[tuple[
     if isinstance(nest, Mapping):
         for k, n in nest.items():
             yield from _leaves(n, outputs[k], _part(errors, k), f"{where}[{k!r}]")
-    elif isinstance(nest, (list, tuple)):
-        for i, n in enumerate(nest):
+    elif isinstance(nest, (list, tuple)) or (isinstance(nest, Ref) and isinstance(outputs, (list, tuple))):
+        within = [Ref(f"{nest.name}[{i}]") for i in range(len(outputs))] if isinstance(nest, Ref) else nest
+        for i, n in enumerate(within):
             yield from _leaves(n, outputs[i], _part(errors, i), f"{where}[{i}]")
     else:
         yield where, nest, outputs, errors
