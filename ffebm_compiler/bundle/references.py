@@ -171,8 +171,8 @@ def _mode_problems(
     for leaf in leaves(mode.result):
         if isinstance(leaf, Weight) and leaf.path not in known:
             yield f"its result has the weight {leaf.path}, which there is not"
-    called = {r.name for r in refs([mode.call])}
-    yield from (f"a call gives {n}, which is no input" for n in sorted(called - set(mode.program.inputs)))
+    called = {r.name for r in refs([mode.call])} - set(mode.program.inputs)
+    yield from (f"a call gives {n}, which is no input" for n in sorted(called) if whole(n) not in mode.program.inputs)
     yield from (f"{n} has a default, but is no input" for n in mode.defaults if n not in mode.program.inputs)
     yield from _call_shape_problems(mode.call)
     yield from part_problems(mode, contents, tensors)
@@ -226,12 +226,12 @@ def _port_problems(port: Port, tensors: Mapping[str, Described]) -> Iterator[str
 
 def _fit_problems(interface: Interface, block: DigitalBlock) -> Iterator[str]:
     read, given = [p.value for p in interface.values], [p.value for p in interface.outputs]
-    yield from (f"it reads {n}, which its part does not" for n in read if _whole(n) not in block.inputs)
-    yield from (f"it gives {n}, which its part does not" for n in given if _whole(n) not in block.outputs)
+    yield from (f"it reads {n}, which its part does not" for n in read if whole(n) not in block.inputs)
+    yield from (f"it gives {n}, which its part does not" for n in given if whole(n) not in block.outputs)
 
 
-def _whole(name: str) -> str:
-    """The value that a port is of, or a leaf of: ``state`` of ``state[0]``."""
+def whole(name: str) -> str:
+    """The value itself, or that of which this is a leaf: ``state`` of ``state[0]``."""
     return re.sub(r"\[\d+\]$", "", name)
 
 
