@@ -17,6 +17,7 @@ from ..bundle import Contents, Mode, graph_file, part_block
 from ..bundle.calls import call_of
 from ..errors import OptionError, Problem
 from ..export import FORWARD, TRAINING, VJP, WEIGHTS, ExportedPart, Unexportable
+from ..export.part import parts_of
 from ..export.parts import export_parts
 from ..ir import DigitalBlock, Program, Step
 from ..solve import Gains
@@ -54,9 +55,10 @@ class Subject:
     tell: Tell = lambda what: None
 
 
-def steps_of(model: FFEBM) -> int:
+def steps_of(model: FFEBM, options: BundleOptions) -> int:
     """How often :func:`contents_of` tells what is next."""
-    return 6
+    parts = [len(KINDS[t]) * len([*parts_of(m.program, model.network)]) for t, m in model.compiled.modes.items()]
+    return sum(parts) + (2 if options.hardware is None else 3)
 
 
 def contents_of(subject: Subject) -> Contents:
@@ -94,10 +96,9 @@ def _on_chip(subject: Subject) -> Circuits:
 
 def _exported(subject: Subject, run: Run) -> tuple[ExportedPart, ...]:
     """The graphs of one mode's digital parts."""
-    model, what = subject.model, "training" if run.training else "evaluation"
-    subject.tell(f"exporting the digital parts for {what}")
+    model = subject.model
     with in_mode(model, run.training), kept_buffers(model.network):
-        return export_parts(model.program, model.network, run.values, KINDS[run.training])
+        return export_parts(model.program, model.network, run.values, KINDS[run.training], subject.tell)
 
 
 def _refusals(refused: Sequence[Unexportable]) -> Iterator[Problem]:

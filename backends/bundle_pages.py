@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import networkx as nx
-import torch
 
 from ..errors import FFEBMError, InputError, OptionError
 from ..export import Unexportable
 from ..hardware import Hardware
+from ..spice.folder import MANIFEST
 from ..view import Report
 from ..view.arrange import arrange
 from ..view.svg import svg
-from .at_rest import unobserved
+from .analog_emu import AnalogFFEBM
 from .torch_ep import FFEBM
 
 CONDUCTANCES = "conductances.npz"
@@ -85,28 +85,49 @@ def circuits(
 ) -> Circuits:
     """The chip that this model is put on, and a netlist of each block that is small enough to unroll."""
     emulated = model.lower(hardware=hardware, chip_seed=chip_seed).eval().calibrate(*args, **kwargs)
-    with torch.no_grad(), unobserved(emulated.chip):
-        emulated(*args, **kwargs)  # writes the devices
-    files, left_out, entries = dict[str, bytes](), dict[str, str](), list[Any]()
+    names = [b.name for b in emulated.program.energy_blocks]
     with tempfile.TemporaryDirectory(prefix="ffebm_chip_") as scratch:
-        files[CONDUCTANCES] = emulated.save_chip(Path(scratch) / CONDUCTANCES).read_bytes()
-        for block in emulated.program.energy_blocks:
-            folder = Path(scratch) / block.name
-            try:
-                written = emulated.export_spice(folder, *args, blocks=[block.name], **kwargs)
-            except (InputError, OptionError) as failure:
-                left_out[block.name] = _why(failure)
-                continue
-            files.update((p.name, p.read_bytes()) for p in written)
-            manifest = json.loads((folder / "manifest.json").read_bytes())
-            entries += manifest["netlists"]
-            files[NETLISTS] = _json({**manifest, "netlists": entries})
-    return Circuits(files, left_out)
+        drawer = _Drawer(emulated, args, kwargs, Path(scratch))
+        netlists, left_out = drawer.netlists(names)
+        chip = emulated.save_chip(Path(scratch) / CONDUCTANCES).read_bytes()  # drawing has written the devices
+    return Circuits({CONDUCTANCES: chip, **netlists}, left_out)
+
+
+@dataclass(frozen=True)
+class _Drawer:
+    """Draws the blocks of a model on a chip, on one input, in a folder for what is on its way."""
+
+    emulated: AnalogFFEBM
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    scratch: Path
+
+    def netlists(self, names: Sequence[str]) -> tuple[dict[str, bytes], dict[str, str]]:
+        """Files, and the blocks without one with the reason: all at once, or one by one where that fails."""
+        if not names:
+            return {}, {}
+        try:
+            return self._drawn(names), {}
+        except (InputError, OptionError) as failure:
+            if len(names) == 1:
+                return {}, {names[0]: _why(failure)}
+        found = [self.netlists([name]) for name in names]
+        files = [f for f, _ in found if f]
+        merged = {n: c for f in files for n, c in f.items() if n != NETLISTS}
+        if files:
+            merged[NETLISTS] = _merged([json.loads(f[NETLISTS]) for f in files])
+        return merged, {n: why for _, left_out in found for n, why in left_out.items()}
+
+    def _drawn(self, names: Sequence[str]) -> dict[str, bytes]:
+        folder = self.scratch / "-".join(names)[:100]
+        written = self.emulated.export_spice(folder, *self.args, blocks=names, **self.kwargs)
+        return {**{p.name: p.read_bytes() for p in written}, NETLISTS: (folder / MANIFEST).read_bytes()}
+
+
+def _merged(manifests: Sequence[Mapping[str, Any]]) -> bytes:
+    content = {**manifests[0], "netlists": [entry for m in manifests for entry in m["netlists"]]}
+    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def _why(failure: FFEBMError) -> str:
     return "; ".join(f"{p.where}: {p.what}" for p in failure.problems)
-
-
-def _json(content: Any) -> bytes:
-    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()

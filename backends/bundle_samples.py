@@ -62,6 +62,13 @@ def inputs_of(part: str, interface: Interface) -> Iterator[tuple[Port, str]]:
     yield from ((p, key(training, ERROR, part, p.name)) for p in interface.errors)
 
 
+def recorded_results(part: str, interface: Interface, results: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """The results of a part's graph, by port, as records by name."""
+    for port, name in results_of(part, interface):
+        value = torch.as_tensor(results[port.name])
+        yield name, summed(value) if name.split("/")[1] == NORM else value
+
+
 def summed(gradient: Tensor) -> Tensor:
     """Sum and norm in float64, which stand for a gradient that is too large to keep."""
     exact = gradient.detach().double()
@@ -185,8 +192,7 @@ class _Part:
                 **{p.name: errors[p.value] for p in interface.errors},
             }
             results = _run_graph(self.contents.graphs[graph_file(self.name, kind)], interface, uses)
-            for port, name in results_of(self.name, interface):
-                found[name] = summed(results[port.name]) if f"/{NORM}/" in name else results[port.name]
+            found.update(recorded_results(self.name, interface, results))
         return found
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..bundle import write_bundle
 from ..errors import OptionError
-from .bundle_contents import Subject, contents_of
+from .bundle_contents import Subject, contents_of, steps_of
 from .bundle_options import BundleOptions, bundle_problems, example_of
 from .torch_ep import FFEBM, TorchEP
 
@@ -36,7 +36,6 @@ def write_bundle_of(
         raise OptionError(problems)
     args, kwargs = example_of(example_inputs)
     contents = contents_of(Subject(private_copy(model), args, kwargs, options, tell))
-    tell("writing")
     return write_bundle(contents, path, options.overwrite)
 
 
@@ -49,4 +48,4 @@ def private_copy(model: FFEBM) -> FFEBM:
     return own
 
 
-__all__ = ["BundleOptions", "write_bundle_of"]
+__all__ = ["BundleOptions", "steps_of", "write_bundle_of"]

@@ -41,17 +41,29 @@ def compile_bundle(options: argparse.Namespace, convert: Convert, example_inputs
     how = BundleOptions(
         options.hardware, options.chip_seed, "skip" if options.skip_unexportable else "refuse", options.force
     )
-    with tqdm(total=steps_of(model), unit="step", disable=None, leave=False) as bar:
+    with tqdm(total=steps_of(model, how), unit="step", disable=None, leave=False) as bar:
 
         def tell(what: str) -> None:
             bar.set_postfix_str(what, refresh=False)
             bar.update()
 
         written = write_bundle_of(model, options.output, inputs, how, tell)
-    print(_summary(written))
+    print(f"{written}: {size(written)}")
     if options.onnx:
         print(model.export_onnx(options.onnx, inputs))
-    return 0
+    return _judged(written)
+
+
+def _judged(written: Path) -> int:
+    """Runs what was written against what the model gave: exit status 1 if a check fails."""
+    from ..runtime.verify import verify
+
+    found = verify(written)
+    for check in found.checks:
+        if not check.ok or check.left_out:
+            print(f"{check.name}: {check.verdict}")
+    print(found.verdict)
+    return 0 if found.ok else 1
 
 
 def _problems(options: argparse.Namespace) -> Iterator[Problem]:
@@ -73,7 +85,9 @@ def _examples(network: nn.Module, options: argparse.Namespace, example_inputs: I
     return example_inputs(options, 2 if single else None) or guessed_inputs(network, 2, options.seed)
 
 
-def _summary(path: Path) -> str:
-    from ..bundle import inspect
-
-    return f"{path}: {inspect(path).line()}"
+def size(path: Path) -> str:
+    """How many files and bytes."""
+    files = [p for p in path.iterdir() if p.is_file()] if path.is_dir() else [path]
+    total = sum(p.stat().st_size for p in files)
+    told = f"{total / 1e6:.1f} MB" if total >= 1e6 else f"{total / 1e3:.1f} kB"
+    return f"{len(files)} files, {told}" if path.is_dir() else told

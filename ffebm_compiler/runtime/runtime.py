@@ -226,13 +226,17 @@ class Runtime:
         return replace(self.contents, tensors=tensors, gains=present_gains(self.model))
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
-        """Writes a bundle with the present weights: the same graphs and programs, other parameters.
+        """Writes a bundle with the present weights: the same graphs and programs, other parameters, and what they give for the recorded input.
+
+        Conductances and netlists, which hold the weights that were compiled, are left out.
 
         Args:
             path: a folder, or a file that ends in ``.ffebm``.
             overwrite: whether an earlier bundle may be replaced.
         """
-        return bundle.write_bundle(self.present(), path, overwrite)
+        from .refresh import refreshed  # it loads what it refreshes
+
+        return bundle.write_bundle(refreshed(self.present()), path, overwrite)
 
 
 def as_tensors(values: Any) -> Any:
