@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from .limits import LARGEST_HEADER, LARGEST_TENSOR, MOST_TENSORS
-from .values import NAMES
+from .values import NAMES, dtype_name
 
 _TYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32", "I16": "int16",
@@ -52,9 +52,7 @@ def described(tensor: Tensor) -> Described:
     Raises:
         ValueError: of another type.
     """
-    if tensor.dtype not in NAMES:
-        raise ValueError(f"a tensor is of type {tensor.dtype}, which files of tensors do not hold")
-    return Described(NAMES[tensor.dtype], tuple(tensor.shape))
+    return Described(dtype_name(tensor.dtype), tuple(tensor.shape))
 
 
 def written_tensors(tensors: Mapping[str, Tensor]) -> bytes:

@@ -93,6 +93,17 @@ def _from_pairs(pairs: Any) -> dict[Any, Any]:
     return found
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """As numpy writes it.
+
+    Raises:
+        NotPlainError: no tensor of a bundle has it.
+    """
+    if dtype not in NAMES:
+        raise NotPlainError(f"the type {dtype} is none that files hold")
+    return NAMES[dtype]
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise NotPlainError(f"{value!r} is no name")
@@ -123,7 +134,7 @@ _ENCODERS: tuple[tuple[type, str, Callable[[Any], Any]], ...] = (
     (Mapping, "dict", _pairs),
     (Ref, "value", lambda v: v.name),
     (Weight, "weight", lambda v: v.path),
-    (torch.dtype, "dtype", lambda v: NAMES[v]),
+    (torch.dtype, "dtype", dtype_name),
     (slice, "slice", lambda v: [v.start, v.stop, v.step]),
     (type(...), "ellipsis", lambda v: None),
 )
