@@ -90,6 +90,28 @@ def vgg(
     return initialise(staged([2] * len(widths), widths, classes, hidden=hidden), "relu", generator)
 
 
+VGG11 = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
+"""Configuration A of Simonyan & Zisserman 2015, table 1."""
+
+
+def vgg11_bn(generator: torch.Generator, classes: int = 1000, hidden: int = 4096) -> nn.Module:
+    """VGG-11 with batch norm, for images of 224 x 224 x 3 (Simonyan & Zisserman 2015)."""
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    channels = 3
+    for i, width in enumerate(VGG11):
+        if isinstance(width, str):
+            parts[f"pool{i}"] = nn.MaxPool2d(2)
+            continue
+        parts[f"conv{i}"] = nn.Conv2d(channels, width, 3, padding=1)
+        parts[f"norm{i}"], parts[f"act{i}"] = nn.BatchNorm2d(width), nn.ReLU()
+        channels = width
+    parts["average"], parts["flatten"] = nn.AdaptiveAvgPool2d(7), nn.Flatten()
+    for i, (a, b) in enumerate(((49 * channels, hidden), (hidden, hidden)), start=1):
+        parts[f"fc{i}"], parts[f"fc{i}_act"], parts[f"dropout{i}"] = nn.Linear(a, b), nn.ReLU(), nn.Dropout()
+    parts["classifier"] = nn.Linear(hidden, classes)
+    return initialise(nn.Sequential(parts), "relu", generator)
+
+
 STATIC_SIZES = (3, 2, 4, 2, 1, 3)
 """Weighted layers of the six blocks of the static experiment: fifteen in all."""
 
