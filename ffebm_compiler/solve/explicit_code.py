@@ -87,6 +87,7 @@ def extracted(code: Code, given: Mapping[fx.Node, Key], wanted: Mapping[Key, fx.
     for node in code.module.graph.nodes:
         if node in needed and node not in given:
             copies[node] = graph.node_copy(node, copies.__getitem__)
+            copies[node].meta = {}  # what the trace knew of shapes holds more memory than the code
     graph.output(tuple(copies[n] for n in wanted.values()))
     return Code(tuple(given[n] for n in read), tuple(wanted), fx.GraphModule(code.module, graph))
 

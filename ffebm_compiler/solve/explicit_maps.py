@@ -22,33 +22,39 @@ from ..ir import Coupling, Weight
 from .explicit_code import Code, Key, cut, only
 from .explicit_trace import traced
 
-F, COTANGENT, FREE = ("f",), ("cotangent",), ("free cotangent",)
-"""Names that no value of a program has: they are no strings."""
+# Names of values that no program has, since they are no strings.
+
+F, COTANGENT, FREE, OFFSET, AHEAD = ("f",), ("c",), ("c*",), ("h_m",), ("J d",)
 
 
 def source(name: str) -> Key:
-    return ("source", name)
+    """A state that f reads."""
+    return ("s", name)
 
 
 def moved(name: str) -> Key:
-    """d of a source, or D in the contrast."""
-    return ("moved", name)
+    """Its displacement d, or D in the contrast."""
+    return ("d", name)
 
 
 def offset(name: str) -> Key:
-    """h of a source."""
-    return ("offset", name)
-
-
-OFFSET = ("offset cotangent",)
+    """Its part of h."""
+    return ("h", name)
 
 
 def pulled(name: str) -> Key:
-    return ("pulled", name)
+    """J^T c into it."""
+    return ("J^T c", name)
+
+
+def at_free(name: str) -> Key:
+    """J^T c* into it."""
+    return ("J^T c*", name)
 
 
 def curved(name: str) -> Key:
-    return ("curved", name)
+    """d/ds <c*, J d> in it."""
+    return ("curvature", name)
 
 
 @dataclass(frozen=True)
@@ -137,16 +143,8 @@ def linear_maps(coupling: Coupling, read: Read, sources: Mapping[str, Tensor], c
     at, each = cut(whole, {*whole.inputs} - after)
     back = [pulled(n) for n in sources]
     ahead = [k for k in each.outputs if k not in back]
-    push = only(whole, [MOVED]) if sources else whole
+    push = only(whole, [AHEAD]) if sources else whole
     return LinearMaps(at, only(each, back), only(each, ahead), push)
-
-
-MOVED = ("J d",)
-
-
-def at_free(name: str) -> Key:
-    """J^T c* into a source."""
-    return ("at free", name)
 
 
 def _transposes(
@@ -165,7 +163,7 @@ def _transposes(
     ahead, *bent = torch.autograd.grad(at, [free, *(inner if smooth else ())], d, allow_unused=True)
     found = {at_free(n): t for n, t in zip(sources, at, strict=True)}
     found |= {pulled(n): t for n, t in zip(sources, back, strict=True)}
-    return {**found, MOVED: ahead, **{curved(n): t for n, t in zip(sources, bent, strict=False) if t is not None}}
+    return {**found, AHEAD: ahead, **{curved(n): t for n, t in zip(sources, bent, strict=False) if t is not None}}
 
 
 def gradient_map(coupling: Coupling, read: Read, sources: Mapping[str, Tensor], wanted: Sequence[Key]) -> Code:
@@ -197,10 +195,10 @@ def contrast_map(
     def terms(values: Mapping[Key, Tensor]) -> list[tuple[Tensor, Tensor]]:
         found = [(values[COTANGENT], evaluate(coupling, read.constants, values))]
         if sources:
-            found.append((values[FREE] + values[OFFSET] if mean else values[FREE], push(values)[MOVED]))
+            found.append((values[FREE] + values[OFFSET] if mean else values[FREE], push(values)[AHEAD]))
         if sources and mean:
             shifts = {moved(n): values[offset(n)] for n in sources}
-            found.append((values[COTANGENT], push({**values, **shifts})[MOVED]))
+            found.append((values[COTANGENT], push({**values, **shifts})[AHEAD]))
         return found
 
     examples = {**_examples(coupling, read, sources), COTANGENT: cotangent, FREE: cotangent, OFFSET: cotangent}

@@ -1,0 +1,179 @@
+"""A block's free phase and nudged phases as sequences of plain operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..ir import Coupling, State, Weight
+from .binding import BoundBlock, States
+from .differentiation import Drive, Gradients, around
+from .explicit_code import Key
+from .explicit_kept import Kept
+from .explicit_maps import (
+    AHEAD,
+    COTANGENT,
+    FREE,
+    OFFSET,
+    F,
+    LinearMaps,
+    Read,
+    SweepMaps,
+    at_free,
+    curved,
+    key_of,
+    moved,
+    offset,
+    pulled,
+    source,
+)
+
+
+@dataclass(frozen=True)
+class Sweeping:
+    """A block's drives and their transposes during one relaxation, as code."""
+
+    bound: BoundBlock
+    maps: Kept
+    _known: dict[str, tuple[SweepMaps, dict[Key, Tensor]]] = field(default_factory=dict, repr=False)
+
+    def leaf(self, state: Tensor) -> Tensor:
+        return state.detach()
+
+    def drive(self, state: State, leaves: States) -> Drive:
+        sources = sources_of(state, leaves)
+        with torch.no_grad():
+            maps, fixed = self._prepared(state, sources)
+            kept = {**fixed, **by(source, sources)}
+            found = maps.forward(kept) if maps.forward.outputs else {}
+        return Drive(found[F] if F in found else fixed[F], sources, {**kept, **found})
+
+    def _prepared(self, state: State, sources: States) -> tuple[SweepMaps, dict[Key, Tensor]]:
+        """The code of a drive, and what it computes from inputs and weights alone."""
+        if state.name not in self._known:
+            read = read_of(self.bound, state)
+            maps = self.maps.sweeps(state, read, sources)
+            self._known[state.name] = maps, {**read.tensors, **maps.once(read.tensors)}
+        return self._known[state.name]
+
+    def pull(self, state: State, drive: Drive, cotangent: Tensor) -> States:
+        if not drive.sources:
+            return {}
+        maps, _ = self._known[state.name]
+        with torch.no_grad():
+            found = maps.back({**drive.kept, COTANGENT: cotangent})
+        return {n: found[pulled(n)] for n in drive.sources}
+
+    def feedback(self, leaves: States, drives: Mapping[str, Drive]) -> States:
+        w, total = self.bound.layer_weights, States()
+        for state in self.bound.block.states:
+            if drives[state.name].sources:
+                for n, back in self.pull(state, drives[state.name], w[state.name] * leaves[state.name]).items():
+                    total[n] = total[n] + back if n in total else back
+        return {n: p / w[n] for n, p in total.items()}
+
+    def holding(self, winners: Mapping[str, Tensor]) -> Sweeping:
+        held = self.bound.holding(winners)
+        same = {s.name for s in self.bound.block.states if not s.drive.is_routed}
+        return Sweeping(held, self.maps, {n: known for n, known in self._known.items() if n in same})
+
+
+class ExplicitLinearisation:
+    """The interaction of a block around its free equilibrium, as code; the same as :class:`~.linearisation.Linearisation`."""
+
+    def __init__(self, maps: Kept, bound: BoundBlock, states: Mapping[str, Tensor], wanted: Sequence[str] = ()):
+        self.maps, self.bound, self.wanted = maps, bound, tuple(wanted)
+        self.states = {k: v.detach() for k, v in states.items()}
+        self.drives: dict[str, tuple[LinearMaps, dict[Key, Tensor]]] = {}
+        with torch.no_grad():
+            for state in bound.block.states:
+                self.drives[state.name] = self._at(state)
+        sources = {s.name: s.drive.sources for s in bound.block.states}
+        a = around(
+            bound,
+            {n: kept[F] for n, (_, kept) in self.drives.items()},
+            {n: {m: kept[at_free(m)] for m in sources[n]} for n, (_, kept) in self.drives.items()},
+        )
+        self.differences = {s.name: s.potential.difference_from(a[s.name]) for s in bound.block.states}
+        self.tangents = {s.name: partial(s.potential.tangent, a[s.name]) for s in bound.block.states}
+
+    def _at(self, state: State) -> tuple[LinearMaps, dict[Key, Tensor]]:
+        """The code around a drive, and what it computes from the free states alone."""
+        read, sources, free = read_of(self.bound, state), sources_of(state, self.states), self.states[state.name]
+        maps = self.maps.linears(state, read, sources, free)
+        values = {**read.tensors, **by(source, sources), FREE: free}
+        return maps, {**values, **maps.at(values)}
+
+    def push(self, state: State, d: Mapping[str, Tensor]) -> tuple[Tensor | None, dict[str, Tensor]]:
+        sources = state.drive.sources
+        if not any(n in d for n in sources):
+            return None, {}
+        maps, kept = self.drives[state.name]
+        moves = {moved(n): d[n] if n in d else torch.zeros_like(self.states[n]) for n in sources}
+        with torch.no_grad():
+            found = maps.push({**kept, **moves})
+        return found[AHEAD], {n: found[curved(n)] for n in sources if curved(n) in found}
+
+    def pull(self, state: State, d: Tensor) -> dict[str, Tensor]:
+        maps, kept = self.drives[state.name]
+        with torch.no_grad():
+            found = maps.pull({**kept, COTANGENT: d})
+        return {n: found[pulled(n)] for n in state.drive.sources}
+
+    def contrast(self, difference: Mapping[str, Tensor], mean: Mapping[str, Tensor]) -> Gradients:
+        total = Total(self.bound, self.wanted)
+        with torch.no_grad():
+            for state in self.bound.block.states:
+                total.add(-self.bound.layer_weights[state.name], self._directional(state, difference, mean))
+        return total.gradients
+
+    def _directional(
+        self, state: State, difference: Mapping[str, Tensor], mean: Mapping[str, Tensor]
+    ) -> dict[Key, Tensor]:
+        """The gradient of ``<D_m, f_m(s* + h)> + <s_m* + h_m, J_m D>`` in the wanted inputs and weights of one state's drive."""
+        n, sources, free = state.name, sources_of(state, self.states), self.states[state.name]
+        read, keys = read_of(self.bound, state), wanted_keys(state.drive, self.wanted)
+        code = self.maps.contrasts(state, read, sources, free, keys, bool(mean))
+        values = {**read.tensors, **by(source, sources), FREE: free, COTANGENT: difference[n]}
+        values |= {moved(m): difference[m] for m in sources}
+        if mean:
+            values |= {OFFSET: mean[n], **{offset(m): mean[m] for m in sources}}
+        return code(values)
+
+
+class Total:
+    """Gradients summed over the states of a block, zero to begin with."""
+
+    def __init__(self, bound: BoundBlock, wanted: Sequence[str]):
+        self._like = {n: bound.inputs[n] if n in bound.inputs else bound.weights[n] for n in wanted}
+        self._found: Gradients = {}
+
+    def add(self, factor: float, found: Mapping[Key, Tensor]) -> None:
+        for key, g in found.items():
+            name = key.path if isinstance(key, Weight) else str(key)
+            self._found[name] = self._found[name].add(g, alpha=factor) if name in self._found else factor * g
+
+    @property
+    def gradients(self) -> Gradients:
+        return {n: self._found[n] if n in self._found else torch.zeros_like(v) for n, v in self._like.items()}
+
+
+def read_of(bound: BoundBlock, state: State) -> Read:
+    return Read.of(state.drive, bound.inputs, bound.weights)
+
+
+def sources_of(state: State, states: Mapping[str, Tensor]) -> States:
+    return {n: states[n].detach() for n in state.drive.sources}
+
+
+def by(key: Callable[[str], Key], values: Mapping[str, Tensor]) -> dict[Key, Tensor]:
+    return {key(n): v for n, v in values.items()}
+
+
+def wanted_keys(coupling: Coupling, names: Sequence[str]) -> tuple[Key, ...]:
+    read = {*coupling.inputs, *coupling.weights}
+    return tuple(key_of(coupling, n) for n in names if n in read)
