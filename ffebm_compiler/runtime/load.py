@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .. import bundle
 from ..backends import FFEBM
+from ..backends.bundle_pages import CONDUCTANCES
 from ..backends.execution import Execution
 from ..bundle import Contents
 from ..errors import InputError, OptionError, Problem, close_matches
@@ -21,9 +22,6 @@ from .runtime import Runtime
 
 BLOCKS = ("torch-ep", "analog-emu")
 """What the blocks run on."""
-
-CHIP = "conductances.npz"
-"""The chip of a bundle that was compiled for hardware."""
 
 
 def load(
@@ -90,20 +88,20 @@ def _on_chip(
 ) -> FFEBM:
     if hardware != "bundle":
         return model.lower("analog-emu", hardware=hardware, chip_seed=chip_seed, noise_seed=noise_seed)
-    if CHIP not in contents.files:
+    if CONDUCTANCES not in contents.files:
         raise OptionError(
             Problem(
                 "option hardware", 'is "bundle", which was compiled without hardware', 'Name some: hardware="rram".'
             )
         )
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, CHIP)
-        file.write_bytes(contents.files[CHIP])
+        file = Path(folder, CONDUCTANCES)
+        file.write_bytes(contents.files[CONDUCTANCES])
         try:
             return model.lower("analog-emu", chip=file, noise_seed=noise_seed)
         except InputError as failure:
             raise InputError(
-                Problem(f"{CHIP} of the bundle", p.what, "Compile the bundle again.") for p in failure.problems
+                Problem(f"{CONDUCTANCES} of the bundle", p.what, "Compile the bundle again.") for p in failure.problems
             ) from failure
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,11 @@ from torch import Tensor
 from .. import bundle
 from ..backends import FFEBM
 from ..backends.analog_emu import AnalogFFEBM
+from ..backends.bundle_pages import CONDUCTANCES
 from ..backends.torch_ep import BlockEquilibrium
 from ..backends.views import BlockView
 from ..bundle import Contents
+from ..emulate import save_chip
 from ..errors import InputError, OptionError, Problem
 from ..ir import Program
 from ..solve import Relaxation
@@ -226,17 +229,36 @@ class Runtime:
         return replace(self.contents, tensors=tensors, gains=present_gains(self.model))
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
-        """Writes a bundle with the present weights: the same graphs and programs, other parameters, and what they give for the recorded input.
+        """Writes a bundle with the present weights: the same graphs and programs, other parameters and records.
 
-        Conductances and netlists, which hold the weights that were compiled, are left out.
+        Of an emulated chip the conductances are written too, for ``hardware="bundle"``.
 
         Args:
             path: a folder, or a file that ends in ``.ffebm``.
             overwrite: whether an earlier bundle may be replaced.
-        """
-        from .refresh import refreshed  # it loads what it refreshes
 
-        return bundle.write_bundle(refreshed(self.present()), path, overwrite)
+        Raises:
+            OptionError: it can't be written there.
+        """
+        from .refresh import refreshed  # it makes runtimes
+
+        contents = self.present()
+        if not _same(contents.tensors, self.contents.tensors):
+            contents = refreshed(contents)
+        if isinstance(self.model, AnalogFFEBM):
+            contents = replace(contents, files={**contents.files, CONDUCTANCES: _conductances(self.model)})
+        written: Path = bundle.write_bundle(contents, path, overwrite)
+        return written
+
+
+def _same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    """Whether no value has moved; a NaN counts as moved."""
+    return all(torch.equal(a[n], b[n]) for n in a)
+
+
+def _conductances(model: AnalogFFEBM) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return save_chip(model.chip, Path(folder, CONDUCTANCES)).read_bytes()
 
 
 def as_tensors(values: Any) -> Any:

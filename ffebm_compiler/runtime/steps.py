@@ -130,36 +130,36 @@ def loss_and_errors(model: Any, values: Mapping[str, Any], y: Any, loss: Loss) -
     return torch.as_tensor(value).detach(), errors
 
 
+_NEST = "Return (loss, errors) with the loss's gradients in the nest of the outputs, None where there is none."
+
+
 def _misfit(where: str, output: Any, error: Any) -> Problem:
     def shown(value: Any) -> str:
         return f"of the shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
-    return Problem(
-        f"{where} of the loss", f"are {shown(error)}, the output is {shown(output)}",
-        "Return (loss, errors) with the loss's gradients in the nest of the outputs, None where there is none.",
-    )  # fmt: skip
+    return Problem(f"{where} of the loss", f"are {shown(error)}, the output is {shown(output)}", _NEST)
 
 
 def _leaves(nest: Any, outputs: Any, errors: Any, where: str) -> Iterator[tuple[str, Any, Any, Any]]:
     """The leaves of the program's result, the model's and the errors, side by side; None stands for no errors at all."""
     if isinstance(nest, Mapping):
         for k, n in nest.items():
-            yield from _leaves(n, outputs[k], _part(errors, k), f"{where}[{k!r}]")
+            yield from _leaves(n, outputs[k], _part(errors, k, where), f"{where}[{k!r}]")
     elif isinstance(nest, (list, tuple)) or (isinstance(nest, Ref) and isinstance(outputs, (list, tuple))):
         within = [Ref(f"{nest.name}[{i}]") for i in range(len(outputs))] if isinstance(nest, Ref) else nest
         for i, n in enumerate(within):
-            yield from _leaves(n, outputs[i], _part(errors, i), f"{where}[{i}]")
+            yield from _leaves(n, outputs[i], _part(errors, i, where), f"{where}[{i}]")
     else:
         yield where, nest, outputs, errors
 
 
-def _part(errors: Any, key: Any) -> Any:
-    if errors is None:
-        return None
+def _part(errors: Any, key: Any, where: str) -> Any:
+    """What the errors hold for a part of the result."""
     try:
-        return errors[key]
-    except (KeyError, IndexError, TypeError):
-        return None
+        return None if errors is None else errors[key]
+    except (KeyError, IndexError, TypeError) as failure:
+        what = f"have nothing for [{key!r}] of the result"
+        raise InputError(Problem(f"{where} of the loss", what, _NEST)) from failure
 
 
 def _step_of(program: Program, name: str, kind: type) -> Any:
