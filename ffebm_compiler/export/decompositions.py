@@ -107,7 +107,8 @@ def max_pool3d_backward(error: Tensor, x: Tensor, *options: Any) -> Tensor:
 def _apart(error: Tensor, matrices: Sequence[Matrix]) -> Tensor:
     """``error x_1 M_1^T x_2 M_2^T ...`` over the last axes."""
     for back, matrix in enumerate(reversed(matrices), 1):
-        m = torch.tensor(matrix, dtype=error.dtype)  # (output, input)
+        with _plainly():
+            m = torch.tensor(matrix, dtype=error.dtype)  # (output, input)
         error = (error.transpose(-1, -back) @ m).transpose(-1, -back)
     return error
 
@@ -202,6 +203,14 @@ def replication_pad_backward(error: Tensor, x: Tensor, padding: list[int]) -> Te
     return _apart(error, [along(d) for d in range(axes)])
 
 
+# --- products --------------------------------------------------------------------------------------------
+
+
+def mv(matrix: Tensor, vector: Tensor) -> Tensor:
+    """As a product of matrices: onnxruntime 1.32 fuses a transpose with a product by a vector, and gets it wrong."""
+    return aten.mm(matrix, vector.unsqueeze(1)).squeeze(1)
+
+
 # --- weights that are computed ---------------------------------------------------------------------------
 
 
@@ -211,6 +220,16 @@ def weight_norm_backward(error: Tensor, v: Tensor, g: Tensor, norms: Tensor, dim
     along = (v * error).sum(others, keepdim=True)
     norms = norms.reshape(g.shape)
     return g / norms * (error - v * along / (norms * norms)), along / norms
+
+
+# --- activations -----------------------------------------------------------------------------------------
+
+
+def elu(x: Tensor, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Tensor:
+    """The other two factors than alpha, which ONNX does not have."""
+    if (scale, input_scale) == (1.0, 1.0):
+        return NotImplemented
+    return torch.where(x > 0, x * scale, aten.elu(x * input_scale) * (alpha * scale))
 
 
 # --- random operations -----------------------------------------------------------------------------------
@@ -292,7 +311,9 @@ OWN: Mapping[Any, Callable[..., Any]] = {
     aten.replication_pad1d_backward.default: replication_pad_backward,
     aten.replication_pad2d_backward.default: replication_pad_backward,
     aten.replication_pad3d_backward.default: replication_pad_backward,
+    aten.mv.default: mv,
     aten._weight_norm_interface_backward.default: weight_norm_backward,
+    aten.elu.default: elu,
     aten.native_dropout.default: native_dropout,
     aten.bernoulli.default: bernoulli,
     aten.bernoulli.p: bernoulli_p,

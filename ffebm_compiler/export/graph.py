@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import onnx
 import torch
@@ -22,7 +24,7 @@ from torch.export.graph_signature import (
 )
 from torch.utils._pytree import tree_structure
 
-from .trace import MARK, quietly
+from .trace import MARK, all_nodes, quietly
 
 OPSET = 20
 
@@ -32,28 +34,62 @@ def to_onnx(module: fx.GraphModule, opset: int = OPSET) -> ModelProto:
 
     Inputs and outputs are the placeholders and results in order, under names of torch's; see :mod:`.names`.
     """
-    for node in module.graph.nodes:
+    for node in all_nodes(module):
         node.meta["stack_trace"] = label = MARK + node.meta.get("label", "")
         node.meta["nn_module_stack"] = {label: (label, "")}
     with quietly(), _silent("torch.onnx", "onnxscript", "onnx_ir"):
-        exported = torch.onnx.export(_program(module), dynamo=True, verbose=False, optimize=True, opset_version=opset)
-    assert exported is not None
-    return exported.model_proto
+        return _exported(_program(module), opset).model_proto
+
+
+def _exported(program: ExportedProgram, opset: int) -> Any:
+    """By torch.onnx.export itself, or what that calls once it has looked up how to translate every operation there is: that takes as long
+    as the export of a part, and is the same for each."""
+    try:
+        from torch.onnx._internal.exporter._core import export
+
+        registry = _registry(opset)
+    except (ImportError, AttributeError, TypeError):  # another version's
+        return torch.onnx.export(program, dynamo=True, verbose=False, optimize=True, opset_version=opset)
+    return export(program, registry=registry, verbose=False, optimize=True, opset_version=opset)
+
+
+@functools.cache
+def _registry(opset: int) -> Any:
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    return ONNXRegistry.from_torchlib(opset_version=opset)
 
 
 def _program(module: fx.GraphModule) -> ExportedProgram:
     """The graph as what torch's exporter takes: every tensor an input, none of them state."""
-    nodes = list(module.graph.nodes)
-    given = [_argument(n) for n in nodes if n.op == "placeholder"]
-    results = [_argument(n) for n in nodes[-1].args[0]]
+    given = [_argument(n) for n in module.graph.nodes if n.op == "placeholder"]
+    constants = dict(_lifted(module))
+    results = [_argument(n) for n in list(module.graph.nodes)[-1].args[0]]
     module.recompile()
     signature = ExportGraphSignature(
-        [InputSpec(InputKind.USER_INPUT, a, None) for a in given],
+        [
+            *(InputSpec(InputKind.CONSTANT_TENSOR, TensorArgument(n), n) for n in constants),
+            *(InputSpec(InputKind.USER_INPUT, a, None) for a in given),
+        ],
         [OutputSpec(OutputKind.USER_OUTPUT, a, None) for a in results],
     )
     spec = tree_structure((tuple(range(len(given))), {}))
     call = ModuleCallSignature([], [], spec, tree_structure(tuple(range(len(results)))))
-    return ExportedProgram(module, module.graph, signature, {}, {}, [ModuleCallEntry("", call)], None, {})
+    return ExportedProgram(module, module.graph, signature, {}, {}, [ModuleCallEntry("", call)], None, constants)
+
+
+def _lifted(module: fx.GraphModule) -> Iterator[tuple[str, Tensor]]:
+    """The tensors that operations made on the way, by the name of the placeholder that now gives each."""
+    first = next(iter(module.graph.nodes))
+    for node in [n for n in module.graph.nodes if n.op == "get_attr"]:
+        value = getattr(module, str(node.target))
+        if isinstance(value, Tensor):
+            with module.graph.inserting_before(first):
+                given = module.graph.placeholder(f"c_{node.name}")
+            given.meta.update(node.meta)
+            node.replace_all_uses_with(given)
+            module.graph.erase_node(node)
+            yield given.name, value
 
 
 def _argument(node: fx.Node) -> TensorArgument | SymIntArgument:

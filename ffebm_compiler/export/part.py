@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..ir import DigitalBlock, EnergyBlock, Origin, Program
+from ..ir import DigitalBlock, Origin, Program
 from ..train import attribute, run_digital
 from .interface import WEIGHTS
 

@@ -203,9 +203,9 @@ def shapes_of(program: Program, network: nn.Module, values: Mapping[str, Any]) -
     """
     plain = Space({})
     recorded = {n: plain.shape(v) for n, v in values.items()}
-    batch = _batch(program, recorded)
+    example = _symbols(program, recorded)
+    batch = example.get(BATCH)
     inputs = {n: _as_given(n, recorded[n], batch) for n in program.inputs}
-    example = {**({BATCH: batch} if batch is not None else {}), **_numbers(program, recorded)}
     if not example:
         return Shapes(recorded, recorded, example)
     probe = dict(zip(example, _unlike(network, recorded, len(example)), strict=True))
@@ -222,6 +222,17 @@ def shapes_of(program: Program, network: nn.Module, values: Mapping[str, Any]) -
         known.update((n, results[n]) for n in step.outputs)
         found.update((n, space.shape(known[n])) for n in step.outputs)
     return Shapes(found, recorded, example, probe)
+
+
+def symbols_of(program: Program, values: Mapping[str, Any]) -> dict[str, int]:
+    """What the names in the shapes stand for in one call: the batch, and arguments that are whole numbers."""
+    plain = Space({})
+    return {str(s): n for s, n in _symbols(program, {i: plain.shape(values[i]) for i in program.inputs}).items()}
+
+
+def _symbols(program: Program, recorded: Mapping[str, Shape]) -> dict[sympy.Symbol, int]:
+    batch = _batch(program, recorded)
+    return {**({BATCH: batch} if batch is not None else {}), **_numbers(program, recorded)}
 
 
 def _batch(program: Program, recorded: Mapping[str, Shape]) -> int | None:

@@ -117,9 +117,14 @@ def trace(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Any], spac
     written = {index[name]: nodes[out] for out, name in signature.user_inputs_to_mutate.items()}
     outputs = tuple(returned[len(written) :])
     random = tuple(_random_inputs(graph))
-    for node in graph.nodes:
+    for node in all_nodes(module):
         node.meta["label"] = label_of(node.meta.pop("stack_trace", None))
     return Flat(module, tuple(given), random, outputs, written)
+
+
+def all_nodes(module: fx.GraphModule) -> Iterator[fx.Node]:
+    """Of the graph, and of those within it: the bodies of loops."""
+    return (n for m in module.modules() if isinstance(m, fx.GraphModule) for n in m.graph.nodes)
 
 
 def keep(flat: Flat, results: Sequence[fx.Node]) -> None:
