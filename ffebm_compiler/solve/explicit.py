@@ -29,7 +29,7 @@ class Explicit:
         capacity: how many codes to keep; the longest unused go first.
     """
 
-    def __init__(self, capacity: int = 4096):
+    def __init__(self, capacity: int = 2048):
         self.kept = Kept(capacity)
 
     def __reduce__(self) -> tuple[type[Explicit], tuple[int]]:
