@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from ..errors import FFEBMError
-from ..ir import Origin, Program
+from ..ir import Program
 from .check import plain, session
 from .graph import to_onnx, with_initializers
 from .interface import FORWARD, TRAINING, VJP, ExportedPart, Interface, PartGraph, Port, Unexportable
 from .names import Names, give_names
 from .part import Part, parts_of
+from .refusal import RefusedError, unconverted, unloadable, untraceable
 from .shapes import FixedLeaf, Leaf, NumberLeaf, Shape, Shapes, SizeLeaf, Space, TensorLeaf, shapes_of, within
 from .trace import Flat, Marks, keep, quietly, symbolically, trace
 
@@ -44,12 +43,6 @@ def export_parts(
     return tuple(p.graphs(kinds, tell) for p in parts)
 
 
-class _RefusedError(Exception):
-    def __init__(self, operation: str, reason: str):
-        super().__init__(f"{operation}: {reason}")
-        self.operation, self.reason = operation, reason
-
-
 @dataclass(frozen=True)
 class _Export:
     """One part on its way to ONNX."""
@@ -66,7 +59,7 @@ class _Export:
             tell(f"{self.part.name}, {kind}")
             try:
                 graph = self.graph(kind)
-            except _RefusedError as failure:
+            except RefusedError as failure:
                 refused.append(Unexportable(self.part.name, kind, failure.operation, failure.reason))
                 continue
             if graph is not None:
@@ -75,11 +68,11 @@ class _Export:
 
     def graph(self, kind: str) -> PartGraph | None:
         """The graph with sizes as symbols; failing that, for the example's sizes alone."""
-        failure: _RefusedError | None = None
+        failure: RefusedError | None = None
         for space, shapes in self.shapes.spaces():
             try:
                 found = self._attempt(kind, space, shapes)
-            except _RefusedError as refusal:
+            except RefusedError as refusal:
                 failure = failure or refusal
                 continue
             if space.is_general:
@@ -94,7 +87,7 @@ class _Export:
         try:
             traced = call.vjp() if kind == VJP else call.forward(kind)
         except Exception as failure:  # whatever a user's layer and torch's tracer make of tensors without numbers
-            raise _RefusedError(_operation(marks.running, self.part), _reason(failure)) from failure
+            raise untraceable(failure, marks.running, self.part.name) from failure
         return None if traced is None or not traced.interface.results else self._finish(traced)
 
     def _finish(self, traced: _Traced) -> PartGraph:
@@ -108,7 +101,7 @@ class _Export:
         try:
             raw = to_onnx(traced.module)
         except Exception as failure:  # torch's exporter raises what it likes
-            raise _unconverted(failure, traced.module, self.part) from failure
+            raise unconverted(failure, traced.module, self.part.origins, self.part.name) from failure
         model = give_names(
             raw, self.part.name, _in_order(traced, ports), interface.results, _describe(self.part, interface)
         )
@@ -119,7 +112,7 @@ class _Export:
         try:
             session(plain(graph))
         except Exception as failure:  # onnxruntime's exceptions have no common base
-            raise _unloadable(failure, self.part) from failure
+            raise unloadable(failure, self.part.origins, self.part.name) from failure
         return graph
 
 
@@ -401,46 +394,3 @@ _RANDOM = (
 def _describe(part: Part, interface: Interface) -> str:
     layers = ", ".join(f"{o.label} ({o.kind})" for o in part.origins) or "no operation"
     return f"{part.name}: {layers}. {_SAYS[interface.kind]}{_RANDOM if interface.random else ''}"
-
-
-# --- why not ---------------------------------------------------------------------------------------------
-
-
-def _operation(running: Origin | None, part: Part) -> str:
-    return f"{running.label} ({running.kind})" if running is not None else part.name
-
-
-def _named_operation(label: str, part: Part) -> str:
-    label = label.removesuffix("/backward")
-    return next((f"{o.label} ({o.kind})" for o in part.origins if o.label == label), part.name)
-
-
-def _reason(failure: BaseException) -> str:
-    if isinstance(failure, FFEBMError):
-        return failure.problems[0].what
-    lines = str(failure).strip().splitlines()
-    return lines[0] if lines else type(failure).__name__
-
-
-def _unconverted(failure: BaseException, module: fx.GraphModule, part: Part) -> _RefusedError:
-    """Which operation torch's exporter could not express, from the error's chain."""
-    chain: list[str] = []
-    cause: BaseException | None = failure
-    while cause is not None:
-        chain.append(str(cause))
-        cause = cause.__cause__
-    text = "\n".join(chain)
-    found = re.search(r"No ONNX function found for <OpOverload\(op='([\w:.]+)', overload='(\w+)'\)>", text)
-    if found is None:
-        return _RefusedError(part.name, _reason(RuntimeError(chain[-1])))
-    operation = f"{found[1]}.{found[2]}"
-    label = next((n.meta.get("label", "") for n in module.graph.nodes if str(n.target) == operation), "")
-    return _RefusedError(_named_operation(label, part), f"ONNX has no form of {operation}")
-
-
-def _unloadable(failure: BaseException, part: Part) -> _RefusedError:
-    """Which operation onnxruntime can't run."""
-    text = _reason(failure)
-    found = re.search(r"node with name '([^']+)'", text)
-    label = found[1].rpartition("/")[0] if found else ""
-    return _RefusedError(_named_operation(label, part), f"onnxruntime can't run it: {text.rpartition(' : ')[2]}")

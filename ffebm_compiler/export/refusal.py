@@ -1,0 +1,77 @@
+"""Why a graph can't be exported, as the user's operation and a reason in one sentence, out of what torch and onnxruntime raise."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from torch import fx
+
+from ..errors import FFEBMError
+from ..ir import Origin
+from .trace import all_nodes
+
+
+class RefusedError(Exception):
+    """A graph that ONNX can't express.
+
+    Attributes:
+        operation: the user's name of the operation that stands in the way.
+        reason: why, in one sentence.
+    """
+
+    def __init__(self, operation: str, reason: str):
+        super().__init__(f"{operation}: {reason}")
+        self.operation, self.reason = operation, reason
+
+
+def untraceable(failure: BaseException, running: Origin | None, name: str) -> RefusedError:
+    """Which operation was running.
+
+    Args:
+        name: of the whole graph, where no operation is known.
+    """
+    return RefusedError(name if running is None else _shown(running), _reason(failure))
+
+
+def unconverted(failure: BaseException, module: fx.GraphModule, origins: Sequence[Origin], name: str) -> RefusedError:
+    """Which operation torch's exporter could not express, from the error's chain."""
+    chain = [str(f) for f in _causes(failure)]
+    pattern = r"No ONNX function found for <OpOverload\(op='([\w:.]+)', overload='(\w+)'\)>"
+    found = re.search(pattern, "\n".join(chain))
+    if found is None:
+        return RefusedError(name, _reason(RuntimeError(chain[-1])))
+    operation = f"{found[1]}.{found[2]}"
+    label = next((n.meta.get("label", "") for n in all_nodes(module) if str(n.target) == operation), "")
+    return RefusedError(_named(label, origins, name), f"ONNX has no form of {operation}")
+
+
+def unloadable(failure: BaseException, origins: Sequence[Origin], name: str) -> RefusedError:
+    """Which operation onnxruntime can't run."""
+    text = _reason(failure)
+    found = re.search(r"node with name '([^']+)'", text)
+    label = found[1].rpartition("/")[0] if found else ""
+    return RefusedError(_named(label, origins, name), f"onnxruntime can't run it: {text.rpartition(' : ')[2]}")
+
+
+def _causes(failure: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = failure
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+def _shown(origin: Origin) -> str:
+    return f"{origin.label} ({origin.kind})"
+
+
+def _named(label: str, origins: Sequence[Origin], name: str) -> str:
+    label = label.removesuffix("/backward")
+    return next((_shown(o) for o in origins if o.label == label), name)
+
+
+def _reason(failure: BaseException) -> str:
+    if isinstance(failure, FFEBMError):
+        return failure.problems[0].what
+    lines = str(failure).strip().splitlines()
+    return lines[0] if lines else type(failure).__name__
