@@ -14,7 +14,7 @@ MAY_SEE: dict[str, set[str]] = {
     "ir": {"errors"},
     "rules": {"ir"},
     "solve": {"errors", "ir"},
-    "estimate": {"errors", "ir", "solve"},
+    "estimate": {"errors", "solve"},
     "train": {"errors", "ir", "solve", "estimate"},
     "passes": {"errors", "ir", "rules", "solve"},
     "compiled": {"ir", "passes"},
