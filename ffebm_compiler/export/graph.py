@@ -26,7 +26,8 @@ from torch.utils._pytree import tree_structure
 
 from .trace import MARK, all_nodes, quietly
 
-OPSET = 20
+OPSET = 21
+"""The newest that every onnxruntime runs that the project takes (1.20 and later)."""
 
 
 def to_onnx(module: fx.GraphModule, opset: int = OPSET) -> ModelProto:

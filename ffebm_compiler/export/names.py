@@ -41,7 +41,8 @@ def give_names(model: ModelProto, part: str, inputs: Sequence[Port], outputs: Se
     _own_outputs(graph, results)
     renamed = dict(zip((v.name for v in graph.input), (p.name for p in inputs), strict=True))
     renamed.update(zip((v.name for v in graph.output), (p.name for p in outputs), strict=True))
-    _Renaming(part, Names(renamed.values()), renamed).graph(graph)
+    labels = _labels(graph)
+    _Renaming(part, labels, Names(renamed.values()), renamed).graph(graph)
     graph.name, graph.doc_string = part, doc
     for kept, ports in ((graph.input, inputs), (graph.output, outputs)):
         del kept[:]
@@ -71,8 +72,8 @@ def _own_outputs(graph: GraphProto, results: Sequence[str]) -> None:
 
 
 class _Renaming:
-    def __init__(self, part: str, names: Names, renamed: Mapping[str, str]):
-        self.part, self.names, self.renamed = part, names, dict(renamed)
+    def __init__(self, part: str, labels: Mapping[str, str], names: Names, renamed: Mapping[str, str]):
+        self.part, self.labels, self.names, self.renamed = part, labels, names, dict(renamed)
 
     def graph(self, graph: GraphProto) -> None:
         for tensor in graph.initializer:
@@ -84,7 +85,7 @@ class _Renaming:
         del graph.value_info[:]
 
     def node(self, node: NodeProto) -> None:
-        node.name = self.names.unique(f"{_label(node) or self.part}/{node.op_type}")
+        node.name = self.names.unique(f"{self.labels.get(node.output[0], '') or self.part}/{node.op_type}")
         for i, name in enumerate(node.input):
             node.input[i] = self.renamed.get(name, name)
         for attribute in node.attribute:
@@ -95,6 +96,21 @@ class _Renaming:
                 default = f"{node.name}:{i}" if len(node.output) > 1 else node.name
                 node.output[i] = self.renamed.setdefault(name, default)
         node.doc_string = ""
+
+
+def _labels(graph: GraphProto) -> dict[str, str]:
+    """The label of what gives each value. A node without one serves those that read what it gives (a size, a shared cast); one that
+    nobody reads passes on what another gives."""
+    found = {output: _label(n) for g in _graphs(graph) for n in g.node for output in n.output}
+    for node in reversed(graph.node):
+        for name in node.input:
+            if not found.get(name, "given"):
+                found[name] = found[node.output[0]]
+    for node in graph.node:
+        if not found[node.output[0]]:
+            given = next((found[n] for n in node.input if found.get(n)), "")
+            found.update((output, given) for output in node.output)
+    return found
 
 
 def _label(node: NodeProto) -> str:
