@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
@@ -68,6 +69,10 @@ def read_graph(content: bytes, interface: Interface, layout: Mapping[str, Stored
         model = onnx.load_model_from_string(content)
     except Exception as failure:
         raise ValueError("is no ONNX graph") from failure
+    if not all(isinstance(t, str) for t in _texts(model)):
+        raise ValueError("has names that are no text")
+    if model.SerializeToString(deterministic=True) != content:
+        raise ValueError("is spelled in another way than protobuf writes it")
     wrong = [*_model_problems(model), *_initializer_problems(model, interface, layout)]
     wrong += [] if wrong else [*_port_problems(model, interface)]
     wrong += [] if wrong else [*_onnx_problems(model, interface)]
@@ -77,6 +82,17 @@ def read_graph(content: bytes, interface: Interface, layout: Mapping[str, Stored
 
 
 # --- what kind of graph ---------------------------------------------------------------------------------------
+
+
+def _texts(message: Any) -> Iterator[Any]:
+    """Every text in a message; one that is no UTF-8 reads as bytes."""
+    for field, value in message.ListFields():
+        alone = isinstance(value, (str, bytes)) or not hasattr(value, "__getitem__")
+        if field.message_type is not None:
+            for nested in [value] if alone else value:
+                yield from _texts(nested)
+        elif field.type == field.TYPE_STRING:
+            yield from [value] if alone else value
 
 
 def _model_problems(model: ModelProto) -> Iterator[str]:

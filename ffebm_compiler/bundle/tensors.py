@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
 from .limits import LARGEST_HEADER, LARGEST_TENSOR, MOST_TENSORS
@@ -23,6 +22,7 @@ _TYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32", "I16": "int16",
     "I8": "int8", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
+_LETTERS = {name: letters for letters, name in _TYPES.items()}
 ITEM_SIZES = {name: dtype.itemsize for dtype, name in NAMES.items()}
 
 
@@ -65,14 +65,27 @@ def written_tensors(tensors: Mapping[str, Tensor]) -> bytes:
         described(tensor)
         if tensor.numel() and (tensor.is_meta or tensor.data_ptr() == 0):
             raise ValueError(f"the tensor {name} has no values")
-    content: bytes = save(_apart({name: t.detach().cpu().contiguous() for name, t in sorted(tensors.items())}))
-    return content
+    held = {name: tensors[name].detach().cpu().contiguous() for name in tensors}
+    layout = {name: described(t) for name, t in held.items()}
+    return b"".join((_header(layout), *(_bits(held[name]).numpy().tobytes() for name in _in_order(layout))))
 
 
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors none of which shares memory with another, which the format does not know."""
-    shared = Counter(t.untyped_storage().data_ptr() for t in tensors.values())
-    return {n: t.clone() if shared[t.untyped_storage().data_ptr()] > 1 else t for n, t in tensors.items()}
+def _in_order(tensors: Mapping[str, Described]) -> list[str]:
+    """The largest numbers first, so that each stands at a multiple of its size; then by name."""
+    return sorted(tensors, key=lambda name: (-ITEM_SIZES[tensors[name].dtype], name))
+
+
+def _header(tensors: Mapping[str, Described]) -> bytes:
+    """The one header of such tensors: its length, and their places, padded to a multiple of eight bytes."""
+    entries: dict[str, Any] = {}
+    place = 0
+    for name in _in_order(tensors):
+        t = tensors[name]
+        entries[name] = {"dtype": _LETTERS[t.dtype], "shape": list(t.shape), "data_offsets": [place, place + t.size]}
+        place += t.size
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def layout_of(content: bytes) -> dict[str, Stored]:
@@ -92,6 +105,8 @@ def layout_of(content: bytes) -> dict[str, Stored]:
         raise ValueError("has a header that is no table, or a larger one than any model's")
     found = {name: _stored(name, entry, 8 + length) for name, entry in header.items()}
     _check_spans(found, 8 + length, len(content))
+    if _header(found) != content[: 8 + length]:
+        raise ValueError("has a header that is spelled in another way than this program writes it")
     return found
 
 
