@@ -19,9 +19,9 @@ from torch import Tensor, fx
 
 from ..solve import BoundBlock, Tolerance
 from ..solve.binding import States
-from .shapes import Space
-from .stop import Progress, Stop, advance, begin, double, residual, whole
-from .sweep import Read, Sweep, marked_state, readable, trace_sweep
+from .shapes import Space, symbolically
+from .stop import Progress, Stop, advance, begin, double, is_finite, residual, whole
+from .sweep import Read, Sweep, marked_state, readable, relaxation, trace_sweep, with_fixed
 from .trace import Marks
 
 while_loop = torch.ops.higher_order.while_loop
@@ -54,35 +54,40 @@ class Settled:
     residual: Tensor
 
 
-def trace_sweeps(bound: BoundBlock, space: Space) -> Sweeps | None:
+def trace_sweeps(bound: BoundBlock, space: Space, marks: Marks) -> Sweeps | None:
     """The sweeps of a block on fake values of a space; None where it has no feedback."""
     if not bound.block.has_feedback:
         return None
-    with space.mode:
-        bound = bound.detached()
-        states = bound.feedforward()
-    free = trace_sweep(bound, states, space)
+    with space.mode, symbolically():
+        bound = with_fixed(bound, marks)
+        states = _feedforward(bound, marks)
+    free = trace_sweep(bound, states, space, marks)
     if not bound.block.is_routed:
         return Sweeps(free, None)
-    with space.mode:
+    with space.mode, symbolically():
         held = bound.holding(bound.winners(states))
-    return Sweeps(free, trace_sweep(held, states, space))
+    return Sweeps(free, trace_sweep(held, states, space, marks))
 
 
 def settle(bound: BoundBlock, sweeps: Sweeps | None, tolerance: Tolerance, marks: Marks) -> Settled:
     """The block's relaxation, while a graph is traced."""
+    bound = with_fixed(bound, marks)
     start = _feedforward(bound, marks)
     if sweeps is None:
         return Settled(start, whole(1), double(0.0))
-    limit = tolerance.of(next(iter(start.values())).dtype)
-    stop = Stop(limit, tolerance.max_sweeps, until_stalled=sweeps.held is not None)
-    states, progress = _loop(sweeps.free, readable(bound), start, begin(), stop)
+    found: Settled = marks.around(relaxation(bound), lambda: _settled(bound, start, sweeps, tolerance))
+    return found
+
+
+def _settled(bound: BoundBlock, start: States, sweeps: Sweeps, tolerance: Tolerance) -> Settled:
+    limit, most = tolerance.of(next(iter(start.values())).dtype), tolerance.max_sweeps
+    free = Stop(limit, most, until_stalled=sweeps.held is not None)
+    states, progress = _loop(sweeps.free, readable(bound), start, begin(), free)
     if sweeps.held is None:
         return Settled(states, progress.sweeps, progress.error)
     held = bound.holding(bound.winners(states))
-    again = ~progress.converged & (progress.error < double(float("inf"))) & (progress.sweeps < tolerance.max_sweeps)
-    rest = Stop(limit, tolerance.max_sweeps - progress.sweeps)
-    states, after = _loop(sweeps.held, readable(held), states, begin(again), rest)
+    again = ~progress.converged & is_finite(progress.error) & (progress.sweeps < most)
+    states, after = _loop(sweeps.held, readable(held), states, begin(again), Stop(limit, most - progress.sweeps))
     error = torch.where(again, after.error, progress.error)
     return Settled(states, progress.sweeps + after.sweeps, error)
 

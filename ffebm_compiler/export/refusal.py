@@ -43,15 +43,21 @@ def unconverted(failure: BaseException, module: fx.GraphModule, origins: Sequenc
         return RefusedError(name, _reason(RuntimeError(chain[-1])))
     operation = f"{found[1]}.{found[2]}"
     label = next((n.meta.get("label", "") for n in all_nodes(module) if str(n.target) == operation), "")
-    return RefusedError(_named(label, origins, name), f"ONNX has no form of {operation}")
+    return RefusedError(labelled(label, origins, name), f"ONNX has no form of {operation}")
 
 
 def unloadable(failure: BaseException, origins: Sequence[Origin], name: str) -> RefusedError:
     """Which operation onnxruntime can't run."""
     text = _reason(failure)
     found = re.search(r"node with name '([^']+)'", text)
-    label = found[1].rpartition("/")[0] if found else ""
-    return RefusedError(_named(label, origins, name), f"onnxruntime can't run it: {text.rpartition(' : ')[2]}")
+    return RefusedError(
+        named(found[1] if found else "", origins, name), f"onnxruntime can't run it: {text.rpartition(' : ')[2]}"
+    )
+
+
+def named(node: str, origins: Sequence[Origin], name: str) -> str:
+    """The user's operation that a node of an ONNX graph comes from."""
+    return labelled(node.rpartition("/")[0], origins, name)
 
 
 def _causes(failure: BaseException) -> Iterator[BaseException]:
@@ -65,7 +71,8 @@ def _shown(origin: Origin) -> str:
     return f"{origin.label} ({origin.kind})"
 
 
-def _named(label: str, origins: Sequence[Origin], name: str) -> str:
+def labelled(label: str, origins: Sequence[Origin], name: str) -> str:
+    """The user's operation of that label; ``name`` where there is none."""
     label = label.removesuffix("/backward")
     return next((_shown(o) for o in origins if o.label == label), name)
 

@@ -80,8 +80,8 @@ def begin(running: Tensor | None = None) -> Progress:
 def advance(before: Progress, residual: Tensor, stop: Stop) -> Progress:
     """After one more sweep with this residual."""
     sweeps = before.sweeps + 1
-    finite = _is_finite(residual)
-    known = (before.previous > 0) & _is_finite(before.previous)
+    finite = is_finite(residual)
+    known = (before.previous > 0) & is_finite(before.previous)
     rho = torch.where(known, residual / before.previous, before.rho)
     stalls = torch.where(residual < before.lowest * double(STALLED), whole(0), before.stalls + 1)
     estimated = residual * torch.maximum(rho / (1 - rho), double(FASTEST))
@@ -92,7 +92,7 @@ def advance(before: Progress, residual: Tensor, stop: Stop) -> Progress:
     return Progress(running, sweeps, error, converged, residual, torch.minimum(before.lowest, residual), rho, stalls)
 
 
-def _is_finite(value: Tensor) -> Tensor:
+def is_finite(value: Tensor) -> Tensor:
     """Of what is not negative: false for infinity and for what is no number."""
     return value < double(math.inf)
 

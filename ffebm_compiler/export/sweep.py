@@ -1,23 +1,23 @@
-"""One sweep of a block as a flat graph: ``s' = sweep(s, reads)``, the feedback's vector-Jacobian products written out.
+"""One sweep of a block as a flat graph, the vector-Jacobian products of its feedback written out.
 
-    a_l = f_l(s'_<l, x) + sum_m (w_m / w_l) J_lm(s)^T s_m,     s'_l = sigma_l(a_l)
-
+``s'_l = sigma_l(f_l(s'_<l, x) + sum_m (w_m / w_l) J_lm(s)^T s_m)``: the drive from the new states below, the feedback at the old ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import SymInt, Tensor, fx
 
-from ..ir import Coupling, State, Weight
+from ..ir import Origin, State, Term, Weight
 from ..solve import BoundBlock
 from ..solve.binding import States
-from .shapes import Space
-from .trace import Marks, keep, trace
+from .shapes import Space, symbolically
+from .trace import MARK, Marks, keep, trace
 
 Read = str | Weight
 """What a sweep reads besides the states: an input or a term that depends on no state, by name; a weight."""
@@ -40,24 +40,27 @@ class Sweep:
 
 def readable(bound: BoundBlock) -> dict[Read, Any]:
     """All that a sweep of a block may read: whatever is computed once for a whole relaxation."""
-    return {**bound.inputs, **bound.fixed, **{Weight(p): t for p, t in bound.weights.items()}}
+    found: dict[Read, Any] = {n: v for values in (bound.inputs, bound.fixed) for n, v in values.items()}
+    found.update((Weight(p), t) for p, t in bound.weights.items())
+    return found
 
 
-def trace_sweep(bound: BoundBlock, states: States, space: Space) -> Sweep:
-    """The sweep of a detached block, on fake tensors of a space."""
+def trace_sweep(bound: BoundBlock, states: States, space: Space, marks: Marks) -> Sweep:
+    """The sweep of a block with its fixed terms, on fake tensors of a space."""
     values = readable(bound)
     given = [n for n, v in values.items() if isinstance(v, (Tensor, SymInt))]
-    marks = Marks()
 
     def sweep(*flat: Any) -> Sequence[Tensor]:
         now = dict(zip(states, flat, strict=False))
         read = {**values, **dict(zip(given, flat[len(states) :], strict=True))}
         return list(_swept(_reading(bound, read), now, marks).values())
 
-    with space.mode:
+    with space.mode, symbolically():
         distinct = [v.clone() if isinstance(v, Tensor) else v for v in (*states.values(), *map(values.get, given))]
     flat = trace(sweep, distinct, space)
     keep(flat, flat.outputs)
+    for node in flat.module.graph.nodes:  # for the trace that this one becomes a part of
+        node.meta["stack_trace"] = MARK + node.meta["label"]
     return _without_unused(flat.module, tuple(given), len(states))
 
 
@@ -71,14 +74,33 @@ def _reading(bound: BoundBlock, values: Mapping[Read, Any]) -> BoundBlock:
     )
 
 
+def with_fixed(bound: BoundBlock, marks: Marks) -> BoundBlock:
+    """The block with everything computed that depends on no state, each operation under the user's name for it."""
+    fixed: dict[str, Any] = {}
+    varying = {s.name for s in bound.block.states}
+    for term in (t for s in bound.block.states for t in s.drive.terms):
+        if varying.isdisjoint(o for o in term.operands if isinstance(o, str)):
+            evaluate_marked((term,), known := {**bound.inputs, **fixed}, bound.weights, marks)
+            fixed[term.name] = known[term.name]
+        else:
+            varying.add(term.name)
+    return replace(bound, fixed=fixed)
+
+
 def _swept(bound: BoundBlock, states: States, marks: Marks) -> States:
     with torch.enable_grad():
         leaves = {n: s.detach().requires_grad_() for n, s in states.items()}
-        feedback = bound.feedback(leaves, {s.name: marked_drive(bound, s, leaves, marks) for s in bound.block.states})
+        drives = {s.name: marked_drive(bound, s, leaves, marks) for s in bound.block.states}
+        feedback: States = marks.around(relaxation(bound), partial(bound.feedback, leaves, drives))
     new: States = {}
     for state in bound.block.states:
         new[state.name] = marked_state(bound, state, new, marks, feedback.get(state.name))
     return new
+
+
+def relaxation(bound: BoundBlock) -> Origin:
+    """What is called after the block itself, since no layer of the user's does it."""
+    return Origin(bound.block.name, "", "relaxation")
 
 
 def marked_state(
@@ -86,24 +108,24 @@ def marked_state(
 ) -> Tensor:
     """``sigma(f + feedback)`` of one state, each operation under the user's name for it."""
     f = marked_drive(bound, state, earlier, marks)
-    activation = state.potential.activation
-    found: Tensor = marks.around(state.origin, lambda: activation(f if feedback is None else f + feedback))
+    a = f if feedback is None else marks.around(relaxation(bound), partial(torch.add, f, feedback))
+    found: Tensor = marks.around(state.origin, partial(state.potential.activation, a))
     return found
 
 
 def marked_drive(bound: BoundBlock, state: State, states: States, marks: Marks) -> Tensor:
     """f of one state, each operation under the user's name for it."""
     known = {**bound.fixed, **bound.inputs, **states}
-    evaluate_marked(state.drive, known, bound.weights, marks)
+    evaluate_marked(state.drive.terms, known, bound.weights, marks)
     f: Tensor = known[state.drive.output]
     return f
 
 
-def evaluate_marked(coupling: Coupling, known: dict[str, Any], weights: Mapping[str, Tensor], marks: Marks) -> None:
-    """Adds the terms of a coupling that are not known yet."""
-    for term in coupling.terms:
+def evaluate_marked(terms: Sequence[Term], known: dict[str, Any], weights: Mapping[str, Tensor], marks: Marks) -> None:
+    """Adds the values of terms that are not known yet."""
+    for term in terms:
         if term.name not in known:
-            known[term.name] = marks.around(term.origin, lambda term=term: term.evaluate(known, weights))
+            known[term.name] = marks.around(term.origin, partial(term.evaluate, known, weights))
 
 
 def _without_unused(module: fx.GraphModule, given: tuple[Read, ...], states: int) -> Sweep:

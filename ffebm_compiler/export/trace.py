@@ -145,7 +145,7 @@ def _random_inputs(graph: fx.Graph) -> Iterator[fx.Node]:
         if node.target is aten.rand.default:
             with graph.inserting_after(last):
                 last = graph.placeholder(f"random_{node.name}")
-            last.meta["val"] = node.meta["val"]
+            last.meta.update(node.meta)
             node.replace_all_uses_with(last)
             graph.erase_node(node)
             yield last

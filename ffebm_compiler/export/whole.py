@@ -8,20 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import SymInt, Tensor, fx, nn
 
-from ..ir import EnergyBlock, Program
+from ..ir import EnergyBlock, Origin, Program
 from ..solve import BoundBlock, Tolerance
 from ..train import attribute, run_digital
 from .interface import Port
 from .loop import Settled, Sweeps, settle, trace_sweeps
 from .names import Names
+from .refusal import RefusedError, labelled
 from .result import named_leaves
-from .shapes import Shape, Space, TensorLeaf, within
+from .shapes import Shape, Space, TensorLeaf, symbolically, within
 from .trace import Marks, keep, trace
+
+DRAWS = "it draws random numbers in evaluation mode, which one file for inference has no place for"
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,15 @@ class Model:
         """Every tensor of the model, a tied one under its first name."""
         return dict((*self.network.named_parameters(), *self.network.named_buffers()))
 
+    @property
+    def origins(self) -> Iterator[Origin]:
+        """The user's operations, in order."""
+        for step in self.program:
+            if isinstance(step, EnergyBlock):
+                yield from (o for s in step.states for o in (*(t.origin for t in s.drive.terms), s.origin))
+            else:
+                yield from step.origins
+
     def bound(self, block: EnergyBlock, values: Mapping[str, Any]) -> BoundBlock:
         """A block on values of the program and on the network's present tensors."""
         weights = {p: attribute(self.network, p) for p in block.weights}
@@ -73,10 +86,6 @@ class Whole:
     outputs: tuple[Port, ...]
 
 
-class Random(Exception):
-    """A model that draws random numbers in evaluation."""
-
-
 def trace_whole(model: Model, space: Space, shapes: Mapping[str, Shape], diagnostics: bool, marks: Marks) -> Whole:
     """The graph of a model on fake tensors of a space.
 
@@ -85,59 +94,85 @@ def trace_whole(model: Model, space: Space, shapes: Mapping[str, Shape], diagnos
         diagnostics: whether sweeps and residual of each block are results too.
         marks: notes which operation is running.
     """
-    tensors = model.tensors
-    fakes = {path: space.tensor(t) for path, t in tensors.items()}
-    sweeps = _all_sweeps(model, space, shapes, fakes)
-    names = Names(tensors)
-    arguments = list(_arguments(model, shapes, names))
-    given = [*(space.leaf(leaf) for _, _, leaf in arguments), *fakes.values()]
-    found: dict[str, Any] = {}
-
-    def function(*flat: Any) -> Sequence[Tensor]:
-        leaves = dict(zip([n for n, _, _ in arguments], flat, strict=False))
-        own = dict(zip(fakes, flat[len(arguments) :], strict=True))
-        values = {n: _nest(n, shapes[n], model.example[n], leaves) for n in model.program.inputs}
-        results, settled = within(model.network, own, lambda: _run(model, values, sweeps, marks))
-        found.clear()
-        found.update(_results(results, settled if diagnostics else {}))
-        return [_as_result(v, flat) for v in found.values()]
-
-    flat = trace(function, given, space)
+    fakes = {path: space.tensor(t) for path, t in model.tensors.items()}
+    call = _Call(model, shapes, tuple(fakes), _all_sweeps(model, space, shapes, fakes, marks), diagnostics, marks)
+    flat = trace(call, [*(space.leaf(a.leaf) for a in call.arguments), *fakes.values()], space)
     if flat.random:
-        raise Random
+        label = flat.random[0].meta.get("label", "")
+        raise RefusedError(labelled(label, tuple(model.origins), model.name), DRAWS)
     keep(flat, flat.outputs)
-    outputs = [
-        _port(names.unique(n), n, space.shape(o.meta["val"])) for n, o in zip(found, flat.outputs, strict=True)
+    used = _drop_unused(flat.module.graph, flat.inputs[len(call.arguments) :], tuple(fakes))
+    names = Names((*used, *(a.port.name for a in call.arguments)))
+    results = [
+        _result(names.unique(n), space.shape(o.meta["val"])) for n, o in zip(call.results, flat.outputs, strict=True)
     ]
-    inputs = [Port(shown, n, _dtype(leaf.dtype), _sizes(leaf)) for n, shown, leaf in arguments]
-    used = _drop_unused(flat.module.graph, flat.inputs[len(arguments) :], list(fakes))
-    read = [Port(p, p, _dtype(tensors[p].dtype), tuple(tensors[p].shape)) for p in used]
-    return Whole(flat.module, tuple(inputs), tuple(read), tuple(outputs))
+    tensors = [Port(p, p, _dtype(fakes[p].dtype), tuple(fakes[p].shape)) for p in used]
+    return Whole(flat.module, tuple(a.port for a in call.arguments), tuple(tensors), tuple(results))
+
+
+@dataclass(frozen=True)
+class _Argument:
+    """A tensor among the arguments of a call."""
+
+    port: Port
+    leaf: TensorLeaf
+
+
+@dataclass
+class _Call:
+    """The model as a function of its tensor arguments and of its own tensors.
+
+    Attributes:
+        paths: of the own tensors, in order.
+        results: readable names of what the last call gave, in order.
+    """
+
+    model: Model
+    shapes: Mapping[str, Shape]
+    paths: tuple[str, ...]
+    sweeps: Mapping[str, Sweeps | None]
+    diagnostics: bool
+    marks: Marks
+    results: tuple[str, ...] = ()
+
+    @cached_property
+    def arguments(self) -> tuple[_Argument, ...]:
+        return tuple(_arguments(self.model, self.shapes, Names(self.paths)))
+
+    def __call__(self, *flat: Any) -> Sequence[Tensor]:
+        given = dict(zip([a.port.value for a in self.arguments], flat, strict=False))
+        own = dict(zip(self.paths, flat[len(self.arguments) :], strict=True))
+        program, example = self.model.program, self.model.example
+        values = {n: _nest(n, self.shapes[n], example[n], given) for n in program.inputs}
+        result, settled = within(self.model.network, own, lambda: _run(self.model, values, self.sweeps, self.marks))
+        found = _results(result, settled if self.diagnostics else {})
+        self.results = tuple(found)
+        return [_as_result(v, flat) for v in found.values()]
 
 
 def _all_sweeps(
-    model: Model, space: Space, shapes: Mapping[str, Shape], fakes: Mapping[str, Tensor]
+    model: Model, space: Space, shapes: Mapping[str, Shape], fakes: Mapping[str, Tensor], marks: Marks
 ) -> dict[str, Sweeps | None]:
     """The sweeps of every block, traced on inputs of the shapes that are known."""
 
     def sweeps(block: EnergyBlock) -> Sweeps | None:
         inputs = {n: space.make(shapes[n]) for n in block.inputs}
-        with space.mode:
+        with space.mode, symbolically():
             bound = model.bound(block, inputs)
-        return trace_sweeps(bound, space)
+        return trace_sweeps(bound, space, marks)
 
-    return within(
-        model.network, fakes, lambda: {b.name: sweeps(b) for b in model.program.energy_blocks}
-    )
+    blocks = model.program.energy_blocks
+    found: dict[str, Sweeps | None] = within(model.network, fakes, lambda: {b.name: sweeps(b) for b in blocks})
+    return found
 
 
-def _arguments(model: Model, shapes: Mapping[str, Shape], names: Names) -> Iterator[tuple[str, str, TensorLeaf]]:
-    """Each tensor among the arguments: its place, the user's name, its shape."""
+def _arguments(model: Model, shapes: Mapping[str, Shape], names: Names) -> Iterator[_Argument]:
+    """Each tensor among the arguments, in order, under the user's name and its place in a nest."""
     for value in model.program.inputs:
         for place, leaf in shapes[value].named(value):
             if isinstance(leaf, TensorLeaf):
                 shown = model.program.labels.get(value, value) + place.removeprefix(value)
-                yield place, names.unique(shown), leaf
+                yield _Argument(Port(names.unique(shown), place, _dtype(leaf.dtype), _sizes(leaf)), leaf)
 
 
 def _nest(name: str, shape: Shape, example: Any, leaves: Mapping[str, Any]) -> Any:
@@ -154,7 +189,7 @@ def _run(
     settled: dict[str, Settled] = {}
     for step in model.program:
         if isinstance(step, EnergyBlock):
-            bound = model.bound(step, {n: _as_number(values[n]) for n in step.inputs}).detached()
+            bound = model.bound(step, {n: _as_number(values[n]) for n in step.inputs})
             settled[step.name] = settle(bound, sweeps[step.name], model.tolerance, marks)
             values.update({n: settled[step.name].states[n] for n in step.outputs})
         else:
@@ -193,10 +228,10 @@ def _drop_unused(graph: fx.Graph, nodes: Sequence[fx.Node], paths: Sequence[str]
     return used
 
 
-def _port(name: str, value: str, shape: Shape) -> Port:
+def _result(name: str, shape: Shape) -> Port:
     (leaf,) = shape.leaves
     assert isinstance(leaf, TensorLeaf)
-    return Port(name, value, _dtype(leaf.dtype), _sizes(leaf))
+    return Port(name, name, _dtype(leaf.dtype), _sizes(leaf))
 
 
 def _sizes(leaf: TensorLeaf) -> tuple[int | str, ...]:
