@@ -1,0 +1,91 @@
+"""Losses in closed form against automatic differentiation of torch's own, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ffebm_compiler.errors import InputError, OptionError
+from ffebm_compiler.runtime.losses import LOSSES, loss_of
+
+REFERENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cross_entropy": F.cross_entropy,
+    "mse": F.mse_loss,
+    "l1": F.l1_loss,
+    "huber": F.huber_loss,
+    "binary_cross_entropy": F.binary_cross_entropy_with_logits,
+}
+
+
+def test_every_loss_has_a_reference() -> None:
+    assert set(REFERENCES) == set(LOSSES)
+
+
+def agrees(name: str, outputs: Tensor, target: Tensor) -> None:
+    leaf = outputs.clone().requires_grad_()
+    exact = REFERENCES[name](leaf, target)
+    (gradient,) = torch.autograd.grad(exact, leaf)
+    loss, error = LOSSES[name](outputs, target)
+    torch.testing.assert_close(loss, exact.detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(error, gradient, rtol=1e-12, atol=1e-12)
+
+
+@settings(deadline=None, derandomize=True, max_examples=30)
+@given(
+    name=st.sampled_from(sorted(REFERENCES)), batch=st.integers(1, 4), inner=st.integers(1, 5), seed=st.integers(0, 99)
+)
+def test_of_values(name: str, batch: int, inner: int, seed: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    outputs = 3 * torch.randn(batch, inner, 2, generator=g, dtype=torch.float64)
+    target = torch.rand(batch, inner, 2, generator=g, dtype=torch.float64)
+    if name == "cross_entropy":
+        target = target / target.sum(1, keepdim=True)
+    agrees(name, outputs, target)
+
+
+@settings(deadline=None, derandomize=True, max_examples=20)
+@given(classes=st.integers(1, 6), places=st.lists(st.integers(1, 3), max_size=2), seed=st.integers(0, 99))
+def test_of_classes(classes: int, places: list[int], seed: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    outputs = 5 * torch.randn(4, classes, *places, generator=g, dtype=torch.float64)
+    agrees("cross_entropy", outputs, torch.randint(0, classes, (4, *places), generator=g))
+
+
+def test_extreme_logits_stay_finite() -> None:
+    outputs = torch.tensor([[1000.0, -1000.0], [0.0, 1e-30]])
+    loss, error = LOSSES["cross_entropy"](outputs, torch.tensor([1, 0]))
+    assert float(loss) == pytest.approx(1000.3466, rel=1e-5)
+    torch.testing.assert_close(error, torch.tensor([[0.5, -0.5], [-0.25, 0.25]]))
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs", "target", "says"),
+    [
+        ("cross_entropy", torch.randn(3, 4), torch.tensor([0, 4, 1]), "class 4"),
+        ("cross_entropy", torch.randn(3, 4), torch.tensor([0, -1, 1]), "class -1"),
+        ("cross_entropy", torch.randn(3, 4), torch.tensor([0, 1]), r"\(2,\)"),
+        ("cross_entropy", torch.randn(3), torch.tensor([0, 1, 2]), r"\(3,\)"),
+        ("mse", torch.randn(3, 1), torch.randn(3), r"\(3,\)"),
+        ("binary_cross_entropy", torch.randn(3), torch.randn(2), r"\(2,\)"),
+        ("mse", torch.randn(3), 1.0, "float"),
+    ],
+)
+def test_misfits_are_named(name: str, outputs: Tensor, target: object, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        LOSSES[name](outputs, target)
+
+
+def test_several_outputs_need_a_loss_of_their_own() -> None:
+    with pytest.raises(OptionError, match="returns a tuple"):
+        LOSSES["mse"]((torch.randn(3), torch.randn(3)), torch.randn(3))
+
+
+def test_a_misspelled_loss_is_suggested() -> None:
+    with pytest.raises(OptionError, match="cross_entropy"):
+        loss_of("crossentropy")
