@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-aten = torch.ops.aten
+aten: Any = torch.ops.aten
 Matrix = list[list[float]]
 
 
@@ -161,33 +161,34 @@ def adaptive_avg_pool3d_backward(error: Tensor, x: Tensor) -> Tensor:
     return adaptive_avg_pool_backward(error, x, 3)
 
 
-def _upsampling(forward: Callable[..., Tensor], axes: int, aligned: bool) -> Callable[..., Tensor]:
+def _upsampling(forward: Callable[..., Any], axes: int, aligned: bool) -> Callable[..., Tensor]:
     """The backward pass of an upsampling, from its forward operation along one axis."""
 
     def backward(error: Tensor, out: list[int], sizes: list[int], *options: Any) -> Tensor:
         corners, scales = (options[:1], options[1:]) if aligned else ((), options)
         given = [*scales, *[None] * axes]
-        matrices = [
-            _columns(lambda t, d=d: forward(t, int(out[d]), corners, given[d]), int(sizes[2 + d])) for d in range(axes)
-        ]
-        return _apart(error, matrices)
+
+        def along(d: int) -> Matrix:
+            return _columns(lambda t: forward(t, int(out[d]), corners, given[d]), int(sizes[2 + d]))
+
+        return _apart(error, [along(d) for d in range(axes)])
 
     return backward
 
 
-def _nearest(t: Tensor, out: int, corners: tuple[bool, ...], scale: float | None) -> Tensor:
+def _nearest(t: Tensor, out: int, corners: tuple[bool, ...], scale: float | None) -> Any:
     return aten.upsample_nearest1d(t, [out], scale)
 
 
-def _nearest_exact(t: Tensor, out: int, corners: tuple[bool, ...], scale: float | None) -> Tensor:
+def _nearest_exact(t: Tensor, out: int, corners: tuple[bool, ...], scale: float | None) -> Any:
     return aten._upsample_nearest_exact1d(t, [out], scale)
 
 
-def _linear(t: Tensor, out: int, corners: tuple[bool, ...], scale: float | None) -> Tensor:
+def _linear(t: Tensor, out: int, corners: tuple[bool, ...], scale: float | None) -> Any:
     return aten.upsample_linear1d(t, [out], *corners, scale)
 
 
-def _cubic(t: Tensor, out: int, corners: tuple[bool, ...], scale: float | None) -> Tensor:
+def _cubic(t: Tensor, out: int, corners: tuple[bool, ...], scale: float | None) -> Any:
     """There is none for one axis: the other axis of an image that is the same all along."""
     image = t[..., None].expand(*t.shape, 4)
     return aten.upsample_bicubic2d(image.contiguous(), [out, 4], *corners, scale, None)[..., 0]
@@ -206,7 +207,7 @@ def replication_pad_backward(error: Tensor, x: Tensor, padding: list[int]) -> Te
 # --- products --------------------------------------------------------------------------------------------
 
 
-def mv(matrix: Tensor, vector: Tensor) -> Tensor:
+def mv(matrix: Tensor, vector: Tensor) -> Any:
     """As a product of matrices: onnxruntime 1.32 fuses a transpose with a product by a vector, and gets it wrong."""
     return aten.mm(matrix, vector.unsqueeze(1)).squeeze(1)
 
@@ -225,7 +226,7 @@ def weight_norm_backward(error: Tensor, v: Tensor, g: Tensor, norms: Tensor, dim
 # --- activations -----------------------------------------------------------------------------------------
 
 
-def elu(x: Tensor, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Tensor:
+def elu(x: Tensor, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Any:
     """The other two factors than alpha, which ONNX does not have."""
     if (scale, input_scale) == (1.0, 1.0):
         return NotImplemented
@@ -270,8 +271,9 @@ def uniform(x: Tensor, low: float = 0.0, high: float = 1.0, generator: Any = Non
 
 def _gaussian(sizes: Any, dtype: torch.dtype) -> Tensor:
     """Box and Muller: two uniform numbers for a normal one."""
-    radius = (-2 * (1 - aten.rand(sizes, dtype=torch.float32)).log()).sqrt()
-    return (radius * (2 * math.pi * aten.rand(sizes, dtype=torch.float32)).cos()).to(dtype)
+    first, second = (aten.rand(sizes, dtype=torch.float32) for _ in range(2))
+    drawn: Tensor = (-2 * (1 - first).log()).sqrt() * (2 * math.pi * second).cos()
+    return drawn.to(dtype)
 
 
 def randn(sizes: Any, dtype: torch.dtype | None = None, **layout: Any) -> Tensor:
@@ -337,7 +339,7 @@ _TORCHS = (
 
 def table() -> dict[Any, Callable[..., Any]]:
     """What the tracer replaces, by operation."""
-    return {**{op: torch._decomp.decomposition_table[op] for op in _TORCHS}, **OWN}  # type: ignore[dict-item]
+    return {**{op: torch._decomp.decomposition_table[op] for op in _TORCHS}, **OWN}
 
 
 __all__ = ["table"]

@@ -39,7 +39,8 @@ def to_onnx(module: fx.GraphModule, opset: int = OPSET) -> ModelProto:
         node.meta["stack_trace"] = label = MARK + node.meta.get("label", "")
         node.meta["nn_module_stack"] = {label: (label, "")}
     with quietly(), _silent("torch.onnx", "onnxscript", "onnx_ir"):
-        return _exported(_program(module), opset).model_proto
+        model: ModelProto = _exported(_program(module), opset).model_proto
+    return model
 
 
 def _exported(program: ExportedProgram, opset: int) -> Any:
@@ -64,7 +65,7 @@ def _registry(opset: int) -> Any:
 def _program(module: fx.GraphModule) -> ExportedProgram:
     """The graph as what torch's exporter takes: every tensor an input, none of them state."""
     given = [_argument(n) for n in module.graph.nodes if n.op == "placeholder"]
-    constants = dict(_lifted(module))
+    constants: dict[str, Any] = dict(_lifted(module))
     results = [_argument(n) for n in list(module.graph.nodes)[-1].args[0]]
     module.recompile()
     signature = ExportGraphSignature(
@@ -111,6 +112,15 @@ def _silent(*loggers: str) -> Iterator[None]:
 
 
 # --- the tensors of the model in a graph that holds them as initializers ---------------------------------
+
+
+def in_order(model: ModelProto, names: Sequence[str]) -> ModelProto:
+    """The model with its inputs in this order."""
+    ordered = _copy(model)
+    declared = {v.name: v for v in model.graph.input}
+    del ordered.graph.input[:]
+    ordered.graph.input.extend(declared[n] for n in names)
+    return ordered
 
 
 def with_initializers(model: ModelProto, names: Sequence[str]) -> ModelProto:

@@ -9,9 +9,7 @@ A digital part ``y = F(x; theta)`` with buffers b (running statistics) and rando
 
 from __future__ import annotations
 
-import ast
-import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from onnx import ModelProto
@@ -21,40 +19,6 @@ KINDS = (FORWARD, TRAINING, VJP)
 
 Dimension = int | str
 """A size, or the name of one that varies: ``"batch"``."""
-
-
-_ARITHMETIC: Mapping[type, Callable[[int, int], int]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-}
-
-
-def size_of(dimension: Dimension, sizes: Mapping[str, int]) -> int:
-    """The number that a dimension is, given what the names in it stand for: ``"7*batch"``, ``"batch//2"``.
-
-    Raises:
-        ValueError: it is no such expression, or has a name that is not given.
-    """
-    if isinstance(dimension, int):
-        return dimension
-    try:
-        return _evaluate(ast.parse(dimension, mode="eval").body, sizes)
-    except (SyntaxError, KeyError, ArithmeticError, RecursionError) as failure:
-        raise ValueError(f"{dimension!r} is no size in terms of {', '.join(sizes) or 'numbers'}") from failure
-
-
-def _evaluate(node: ast.expr, sizes: Mapping[str, int]) -> int:
-    if isinstance(node, ast.Constant) and type(node.value) is int:
-        return node.value
-    if isinstance(node, ast.Name):
-        return sizes[node.id]
-    if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
-        return _ARITHMETIC[type(node.op)](_evaluate(node.left, sizes), _evaluate(node.right, sizes))
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        return -_evaluate(node.operand, sizes)
-    raise SyntaxError("not a size")
 
 
 @dataclass(frozen=True)

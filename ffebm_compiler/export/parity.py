@@ -18,9 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..ir import Program
 from ..train.steps import tensors_of
 from .check import run
-from .interface import VJP, PartGraph, Port, size_of
+from .interface import VJP, PartGraph, Port
 from .part import Part, parts_of
 from .shapes import symbols_of, within
+from .sizes import size_of
 
 aten = torch.ops.aten
 

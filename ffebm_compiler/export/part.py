@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -54,7 +55,7 @@ def computed_weights(program: Program, network: nn.Module) -> tuple[str, ...]:
 
 def _weights_part(paths: tuple[str, ...], network: nn.Module) -> Part:
     def run(network: nn.Module, values: Mapping[str, Any], around: Around) -> dict[str, Any]:
-        return {o.label: around(o, lambda o=o: attribute(network, o.label)) for o in origins}
+        return {o.label: around(o, partial(attribute, network, o.label)) for o in origins}
 
     origins = tuple(Origin(p, p.rpartition(".")[0], "weight") for p in paths)
     reads = [r for p in paths for r in _under(network, _owner(p))]

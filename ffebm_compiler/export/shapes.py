@@ -10,7 +10,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import sympy
 import torch
@@ -31,7 +31,7 @@ from ..train import attribute, run_digital
 logger = logging.getLogger(__name__)
 
 BATCH = sympy.Symbol("batch", integer=True, positive=True)
-Size = int | sympy.Expr
+Size: TypeAlias = "int | sympy.Expr"
 
 OTHER_SIZES = (2, 3, 4, 5, 8, 17, 64, 1000)
 """Sizes at which what was found for one must hold too."""
@@ -130,9 +130,10 @@ class Space:
         return found
 
     def tensor(self, tensor: Tensor) -> Tensor:
-        """A tensor of the model; one that is used under two names is one here too."""
+        """A tensor of the model, on the processor; one that is used under two names is one here too."""
         if id(tensor) not in self._tensors:
-            self._tensors[id(tensor)] = (tensor, self.mode.from_tensor(tensor.detach(), static_shapes=True))
+            with self.mode:
+                self._tensors[id(tensor)] = (tensor, torch.empty(tensor.shape, dtype=tensor.dtype))
         return self._tensors[id(tensor)][1]
 
     # --- out of it ---
@@ -169,7 +170,7 @@ class Space:
         ]
 
     def _holds(self, condition: Any, number: int) -> bool:
-        return condition.xreplace({s: sympy.Integer(number) for s in self._ours}) != sympy.false
+        return bool(condition.xreplace({s: sympy.Integer(number) for s in self._ours}) != sympy.false)
 
 
 @dataclass(frozen=True)
@@ -288,7 +289,10 @@ def _run(space: Space, step: Step, network: nn.Module, known: Mapping[str, Any])
     """What a step computes; None where it can't without numbers."""
     try:
         with torch.no_grad(), space.mode, symbolically():
-            return within(network, tensors_in(network, space), lambda: _results(step, network, known))
+            found: Mapping[str, Any] = within(
+                network, tensors_in(network, space), lambda: _results(step, network, known)
+            )
+            return found
     except Exception as failure:  # whatever a user's layer makes of a tensor without numbers
         logger.debug("%s can't be run on shapes alone: %s", step.name, failure)
         return None
