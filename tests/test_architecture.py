@@ -25,9 +25,15 @@ MAY_SEE: dict[str, set[str]] = {
     "emulate": {"errors", "files", "ir", "solve", "estimate", "hardware", "resistive"},
     "spice": {"errors", "files", "ir", "hardware"},
     "cost": {"errors", "files", "ir", "hardware"},
+    "export": {"errors", "ir", "solve", "train"},
+    "bundle": {"errors", "files", "ir", "rules", "solve", "export"},
     "backends": {
-        *("errors", "files", "ir", "solve", "estimate", "train", "passes", "compiled", "view"),
-        *("hardware", "resistive", "emulate", "spice", "cost"),
+        *("errors", "files", "ir", "rules", "solve", "estimate", "train", "passes", "compiled", "view"),
+        *("hardware", "resistive", "emulate", "spice", "cost", "export", "bundle"),
+    },
+    "runtime": {
+        *("errors", "files", "ir", "solve", "estimate", "train", "passes", "compiled"),
+        *("hardware", "emulate", "export", "bundle", "backends"),
     },
     "study": {"errors", "files", "hardware", "backends", "compare"},
     "compare": {"errors", "estimate", "backends", "view"},
