@@ -17,6 +17,9 @@ from .checks import guessed_inputs
 from .load import load_model
 from .subject import load_weights
 
+SAMPLES = 4
+"""In an example that nobody has asked for."""
+
 Convert = Callable[[nn.Module, argparse.Namespace, "tuple[Tensor, ...] | None"], FFEBM]
 Inputs = Callable[[argparse.Namespace, "int | None"], "tuple[Tensor, ...] | None"]
 
@@ -78,11 +81,11 @@ def _problems(options: argparse.Namespace) -> Iterator[Problem]:
 
 
 def _examples(network: nn.Module, options: argparse.Namespace, example_inputs: Inputs) -> tuple[Tensor, ...]:
-    """The files of ``--input``, or random ones, two samples at least: the size of a single one looks like a constant."""
+    """The files of ``--input``, or random ones, several samples: the size of a single one looks like a constant."""
     if options.input:
         return tuple(read_array(Path(file), f"input {file}") for file in options.input)
     single = all(sizes[0] == 1 for sizes, _ in options.input_shape)
-    return example_inputs(options, 2 if single else None) or guessed_inputs(network, 2, options.seed)
+    return example_inputs(options, SAMPLES if single else None) or guessed_inputs(network, SAMPLES, options.seed)
 
 
 def size(path: Path) -> str:

@@ -14,6 +14,9 @@ from ..files import write_whole
 class Metrics:
     """An open file of metrics.
 
+    Attributes:
+        asked: what the steps in it so far were asked for; None where it is not known.
+
     Args:
         path: the file.
         steps: the steps taken already; the lines of later ones, which were taken after the last checkpoint, are taken back.
@@ -24,7 +27,9 @@ class Metrics:
 
     def __init__(self, path: Path, steps: int):
         self.path = path
-        write_whole(path, "".join(_kept(path, steps) if steps else []), "metrics")
+        kept = _kept(path, steps) if steps else []
+        self.asked = next((e["began"] for line in reversed(kept) if "began" in (e := json.loads(line))), None)
+        write_whole(path, "".join(kept), "metrics")
         self._file: TextIO = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> Metrics:

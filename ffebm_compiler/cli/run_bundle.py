@@ -25,9 +25,8 @@ def run_bundle(options: argparse.Namespace) -> int:
     model = loaded(options)
     positional, named = read_inputs(options.input)
     results = named_results(model.eval()(*positional, **named))
-    print(_table(results, model.relaxation))
-    if options.output:
-        print(write_results(Path(options.output), results))
+    written = [write_results(Path(options.output), results)] if options.output else []
+    print(_table(results, model.relaxation), *written, sep="\n")
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,9 @@ def train_bundle(options: argparse.Namespace) -> int:
     if options.resume:
         trainer.load_checkpoint(options.checkpoint)
     with Metrics(_metrics_file(options), trainer.steps) as metrics:
-        metrics.begin(_asked(options, len(data)))
+        asked = _asked(options, trainer, len(data))
+        _require_same(metrics.asked, asked)
+        metrics.begin(asked)
         finished = _train(trainer, data, options, metrics)
     if not finished:
         return _interrupted(trainer, data, options)
@@ -182,7 +185,25 @@ def _metrics_file(options: argparse.Namespace) -> Path:
     return Path(options.metrics) if options.metrics else Path(options.checkpoint).with_suffix(".jsonl")
 
 
-def _asked(options: argparse.Namespace, samples: int) -> dict[str, Any]:
+def _asked(options: argparse.Namespace, trainer: Trainer, samples: int) -> dict[str, Any]:
     """What the metrics' first line says."""
-    names = ("epochs", "batch_size", "loss", "optimizer", "learning_rate", "momentum", "weight_decay", "seed")
-    return {"bundle": options.bundle, "samples": samples, **{n: getattr(options, n) for n in names}}
+    names = ("bundle", "epochs", "batch_size", "loss", "seed")
+    return {**{n: getattr(options, n) for n in names}, "samples": samples, "optimizer": asdict(trainer.options)}
+
+
+def _require_same(before: Mapping[str, Any] | None, asked: Mapping[str, Any]) -> None:
+    """A training goes on with the batches and the loss that it began with; the optimizer's options are in the checkpoint.
+
+    Raises:
+        OptionError: with every option that is another.
+    """
+    changed = [n for n in ("batch_size", "loss", "seed", "samples") if before is not None and before.get(n) != asked[n]]
+    if before is not None and changed:
+        raise OptionError(
+            Problem(
+                "samples" if n == "samples" else f"option --{n.replace('_', '-')}",
+                f"is {asked[n]}, and the training began with {before.get(n)}",
+                "Resume it with the same, or begin anew by --force.",
+            )
+            for n in changed
+        )

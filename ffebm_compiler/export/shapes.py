@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -302,8 +303,10 @@ def _run(space: Space, step: Step, network: nn.Module, known: Mapping[str, Any])
 def symbolically() -> Iterator[None]:
     """Operations as Python decomposes them, which leaves sizes symbols, and none of a processor's own."""
     plain = torch.backends.mkldnn.flags(enabled=False), torch.backends.nnpack.flags(enabled=False)
-    with enable_python_dispatcher(), plain[0], plain[1], sdpa_kernel(SDPBackend.MATH):
-        yield
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "TF32 acceleration")  # oneDNN's flags hold one of Intel's GPUs
+        with enable_python_dispatcher(), plain[0], plain[1], sdpa_kernel(SDPBackend.MATH):
+            yield
 
 
 def _results(step: Step, network: nn.Module, known: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -23,6 +23,11 @@ from .runtime import Runtime
 
 Samples = Mapping[str, Tensor]
 
+CANCELLED = 0.1
+"""A gradient below this part of the errors that it was made of has lost digits to cancellation."""
+
+TINY = torch.finfo(torch.float32).tiny
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -39,8 +44,12 @@ class Difference:
     dtype: torch.dtype = torch.float32
 
 
-def difference(found: Any, recorded: Tensor, where: str) -> Difference:
-    """Of one result; another shape or type is infinitely far off."""
+def difference(found: Any, recorded: Tensor, where: str, least: float = 0.0) -> Difference:
+    """Of one result; another shape or type is infinitely far off.
+
+    Args:
+        least: the smallest value that the difference is relative to.
+    """
     value = found if isinstance(found, Tensor) else torch.as_tensor(found)
     if value.shape != recorded.shape or value.is_floating_point() != recorded.is_floating_point():
         return Difference(float("inf"), where, recorded.dtype)
@@ -48,15 +57,15 @@ def difference(found: Any, recorded: Tensor, where: str) -> Difference:
         return Difference(0.0, where, recorded.dtype)
     same = (value == recorded) | (value.isnan() & recorded.isnan())
     exact = torch.where(same, 0.0, value.double() - recorded.double())
-    scale = peak(torch.where(torch.isfinite(recorded), recorded, 0).double()).clamp(min=torch.finfo(torch.float32).tiny)
-    return Difference(float(exact.abs().max() / scale), where, recorded.dtype)
+    scale = max(float(peak(torch.where(torch.isfinite(recorded), recorded, 0).double())), least, TINY)
+    return Difference(float(exact.abs().max()) / scale, where, recorded.dtype)
 
 
-def of_gradient(found: Tensor, recorded: Tensor, where: str) -> Difference:
+def of_gradient(found: Tensor, recorded: Tensor, where: str, least: float = 0.0) -> Difference:
     """Of a gradient whose sum and norm alone are recorded: ``|sum - sum'| <= sqrt(n) |g - g'|``."""
-    got, norm = summed(found), recorded[1].clamp(min=torch.finfo(torch.float32).tiny)
-    off = (got - recorded).abs() / norm
-    return Difference(float(torch.maximum(off[0] / max(found.numel(), 1) ** 0.5, off[1])), where, found.dtype)
+    off = (summed(found) - recorded).abs()
+    scale = max(float(recorded[1]), least, TINY)
+    return Difference(float(max(off[0] / max(found.numel(), 1) ** 0.5, off[1])) / scale, where, found.dtype)
 
 
 def worst(differences: Iterator[Difference]) -> Difference:
@@ -78,10 +87,15 @@ def given_to(samples: Samples, part: str, interface: Interface) -> dict[str, Ten
 
 
 def compared(samples: Samples, part: str, interface: Interface, results: Mapping[str, Any]) -> Iterator[Difference]:
-    """Each result of a part's graph with its record."""
+    """Each result of a part's graph with its record.
+
+    Gradients may cancel to nothing, as those in the input of a norm over two samples do, so they are also held to a part of the errors.
+    """
+    errors = [samples[name] for port, name in inputs_of(part, interface) if port in interface.errors]
+    least = CANCELLED * max((float(peak(e)) for e in errors), default=0.0)
     for port, name in results_of(part, interface):
         judge = of_gradient if name.split("/")[1] == NORM else difference
-        yield judge(results[port.name], samples[name], port.name)
+        yield judge(results[port.name], samples[name], port.name, least)
 
 
 def run_graph(samples: Samples, runtime: Runtime, part: str, interface: Interface) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import torch
 from ..backends import FFEBM
 from ..bundle import Contents, read_bundle
 from ..errors import ConvergenceWarning, FFEBMError
-from ..export import Interface, Unexportable
+from ..export import FORWARD, Interface, Unexportable
 from ..ir import EnergyBlock
 from ..train.operator import free_phase
 from . import samples as records
@@ -167,7 +167,11 @@ class _Judge:
 
     def whole(self) -> Iterator[Check]:
         """The model from its inputs to its result."""
-        yield self._guarded("whole model", self._whole)
+        missing = [r.part for r in self.contents.refused if r.kind == FORWARD]
+        if missing:
+            yield Check("whole model", True, None, f"left out: {', '.join(missing)} can't run", True)
+        else:
+            yield self._guarded("whole model", self._whole)
 
     def _whole(self) -> tuple[Difference, str]:
         samples, mode = self.contents.samples, self.contents.modes[False]
