@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from models import Entry, flatten
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -51,9 +55,14 @@ class SameDropout(TorchFunctionMode):
 def without_attention_dropout(net: nn.Module) -> nn.Module:
     """The same network; a fused attention draws where no test can see it."""
     for module in net.modules():
+        if "Attention" not in type(module).__name__:
+            continue
         for name in ("dropout", "dropout_p", "dropout_prob", "attention_dropout"):
             if isinstance(module.__dict__.get(name), float):
                 setattr(module, name, 0.0)
+        for child in module.children():
+            if isinstance(child, nn.Dropout):
+                child.p = 0.0
     return net
 
 
@@ -79,12 +88,89 @@ def no_differentiation(monkeypatch: Any) -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """How a bundle compares with its model.
+
+    Attributes:
+        outputs: largest difference of an output, relative to its largest value.
+        gradients: largest difference of a gradient, relative to the largest of all.
+        rounding: of the executor's own gradients, against float64, on the same scale.
+        statistics: largest difference of a running statistic after the step, relative.
+        sweeps: whether every block took the same.
+        refused: graphs that ONNX can't express.
+    """
+
+    outputs: float
+    gradients: float
+    rounding: float
+    statistics: float
+    sweeps: bool
+    refused: int
+
+
+def agreement(entry: Entry) -> Agreement:
+    """A model of the zoo and its bundle: inference, then one training step with the same dropout."""
+    net, args = entry.build()
+    model = fc.convert(
+        without_attention_dropout(net), block_size=2, example_inputs=args if entry.export else None
+    ).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's exporter
+        runtime = loaded(model, args)
+    with torch.no_grad():
+        outputs = _farthest(flatten(runtime(*args)), flatten(model(*args)))
+    sweeps = [r.sweeps for r in runtime.relaxation] == [r.sweeps for r in model.relaxation]
+    exact = copy.deepcopy(model).double()
+    theirs = stepped(model, args)
+    precise = stepped(exact, torch.utils._pytree.tree_map(_double, args))
+    runtime.trainer(seed=SEED)
+    runtime.train_step(args, LOSS, linear_loss)
+    ours = runtime.gradients()
+    buffers = dict(model.network.named_buffers())
+    state = dict(runtime.model.network.named_buffers())
+    moved = [n for n, b in buffers.items() if b.is_floating_point()]
+    return Agreement(
+        outputs, _gradients(ours, theirs), _gradients(theirs, precise),
+        _farthest([state[n] for n in moved], [buffers[n] for n in moved]), sweeps, len(runtime.contents.refused),
+    )  # fmt: skip
+
+
+SEED, LOSS = 0, 3
+"""Of dropout, and of the random loss."""
+
+
+def stepped(model: fc.FFEBM, args: tuple[Any, ...]) -> dict[str, Tensor]:
+    """The gradients of one step in training mode."""
+    model.train()
+    with SameDropout(SEED):
+        loss, _ = linear_loss(flatten(model(*args)), LOSS)
+        loss.backward()
+    return {n: p.grad for n, p in model.network.named_parameters() if p.grad is not None}
+
+
+def _double(value: Any) -> Any:
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _farthest(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+    pairs = zip(ours, theirs, strict=True)
+    tiny = torch.finfo(torch.float32).tiny
+    return max((float((a - b).abs().max() / b.abs().max().clamp(min=tiny)) for a, b in pairs if b.numel()), default=0.0)
+
+
+def _gradients(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> float:
+    zero = torch.zeros(())
+    largest = max(float(g.abs().max()) for g in theirs.values())
+    return max(float((ours.get(n, zero) - theirs.get(n, zero)).abs().max()) for n in {*ours, *theirs}) / largest
+
+
 def linear_loss(outputs: Any, seed: Any) -> tuple[Tensor, Any]:
     """A random linear function of every output, and its gradient."""
     generator = torch.Generator().manual_seed(int(seed))
     leaves, tree = torch.utils._pytree.tree_flatten(outputs)
     floating = [isinstance(v, Tensor) and v.is_floating_point() for v in leaves]
-    weights = deque(torch.randn(v.shape, generator=generator) for v, f in zip(leaves, floating, strict=True) if f)
+    weights = deque(torch.randn(v.shape, generator=generator).to(v) for v, f in zip(leaves, floating, strict=True) if f)
     errors = [weights.popleft() if f else None for f in floating]
     pairs = [(v, e) for v, e in zip(leaves, errors, strict=True) if e is not None]
     total = torch.stack([(v * e).sum() for v, e in pairs]).sum()
