@@ -24,8 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 
 import ffebm_compiler as fc
 from benchmarks import common
-from benchmarks.bundle_mutations import Variety, clear, mutant
-from benchmarks.bundle_verdict import Verdict, judged
+from benchmarks.mutations import clear, mutant
+from benchmarks.mutations.model import Variety
+from benchmarks.mutations.verdict import Verdict, judged
 from examples import command
 from ffebm_compiler.bundle import read_bundle
 from ffebm_compiler.bundle.reading import checked_files

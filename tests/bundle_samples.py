@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 import ffebm_compiler as fc
-from benchmarks.bundle_mutations import Variety
+from benchmarks.mutations.model import Variety
 from ffebm_compiler.bundle import Contents, read_bundle
 from ffebm_compiler.bundle.writing import bundle_files
 

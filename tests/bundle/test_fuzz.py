@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from bundle_samples import variety_files
 
-from benchmarks.bundle_mutations import FAMILIES, clear, mutant
-from benchmarks.bundle_verdict import Verdict, judged
+from benchmarks.mutations import FAMILIES, clear, mutant
+from benchmarks.mutations.verdict import Verdict, judged
 
 COUNT = 300
 CHUNKS = 10
@@ -52,7 +52,7 @@ def test_every_kind_of_mutation_is_drawn(tmp_path: Path) -> None:
 
 def test_a_verdict_sees_what_is_wrong(tmp_path: Path) -> None:
     """The judge itself: a sound bundle is no mutant, and an error that is none of bad input is a crash."""
-    from benchmarks.bundle_mutations import Mutant
+    from benchmarks.mutations import Mutant
     from ffebm_compiler.bundle.archive import archived
 
     (tmp_path / "b.ffebm").write_bytes(b"".join(archived(variety_files())))

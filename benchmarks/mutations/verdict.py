@@ -9,7 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bundle_mutations import Mutant
+from benchmarks.mutations import Mutant
 from ffebm_compiler import InputError
 from ffebm_compiler.bundle import Contents, read_bundle
 from ffebm_compiler.bundle.manifest import MANIFEST
