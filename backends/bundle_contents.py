@@ -176,7 +176,7 @@ def described_gains(model: FFEBM) -> dict[str, Gains]:
 def described_execution(execution: Execution) -> dict[str, Any]:
     """How the model runs, as plain values."""
     estimator = execution.estimator
-    options = (
+    options: dict[str, Any] = (
         {f.name: getattr(estimator, f.name) for f in fields(estimator) if f.compare} if is_dataclass(estimator) else {}
     )
     return {
@@ -203,10 +203,12 @@ def _options(subject: Subject, chip: Circuits) -> dict[str, Any]:
 
 
 def _pages(subject: Subject, contents: Contents, chip: Circuits) -> dict[str, bytes]:
-    model, graph = subject.model, subject.model.to_networkx()
+    model = subject.model
+    with kept_buffers(model.network):  # looking at a spectral norm in training mode moves it
+        graph, report = model.to_networkx(), model.report()
     return {
         "graph.json": graph_json(graph),
-        "report.html": report_page(model.report(), graph, contents.refused, chip.left_out),
+        "report.html": report_page(report, graph, contents.refused, chip.left_out),
         "training_loop.py": _script(model, contents).encode(),
     }
 

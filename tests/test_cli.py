@@ -300,14 +300,11 @@ def test_a_failing_conversion_leaves_nothing_behind(ffebm: Run, folder: Path, mo
 
 def test_a_failing_replacement_keeps_the_old_folder(ffebm: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ffebm("convert", "zoo_file:instance", "-o", "out")
-    rename = Path.rename
 
-    def refuse(self: Path, target: Path) -> Path:
-        if self.name.startswith(".out.") and Path(target).name == "out":
-            raise OSError(13, "Permission denied")
-        return rename(self, target)
+    def refuse(*_: object) -> bool:
+        raise OSError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "rename", refuse)
+    monkeypatch.setattr("ffebm_compiler.files._exchange", refuse)
     assert "Permission denied" in refused(ffebm, "convert", "zoo_file:Net", "-o", "out", "--force")
     assert (folder / "out" / "report.txt").read_text().startswith("Sequential")
     assert not [p for p in folder.iterdir() if p.name.startswith(".out")]

@@ -69,7 +69,8 @@ def _train(trainer: Trainer, data: Batches, options: argparse.Namespace, metrics
             if trainer.steps % options.every == 0 and trainer.steps < total:
                 trainer.save_checkpoint(options.checkpoint)
         trainer.save_checkpoint(options.checkpoint)
-    return trainer.steps >= total
+    finished: bool = trainer.steps >= total
+    return finished
 
 
 def _diverged(steps: int, options: argparse.Namespace) -> Problem:

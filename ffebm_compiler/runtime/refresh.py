@@ -28,7 +28,7 @@ def refreshed(contents: Contents) -> Contents:
         return replace(contents, files=files)
     runtime = runtime_of(contents)
     args, kwargs = recorded_call(contents.samples, contents.modes[False])
-    evaluation = recorded(runtime.model, False, args, kwargs)
+    evaluation = recorded(runtime.model, False, tuple(args), kwargs)
     samples = {**contents.samples, **record_run(evaluation, runtime.model), **dict(_trained(contents, runtime))}
     return replace(contents, files=files, samples={n: samples[n] for n in contents.samples})
 
