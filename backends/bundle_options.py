@@ -132,7 +132,10 @@ def _choice_problems(options: BundleOptions) -> Iterator[Problem]:
 
 
 def _model_problems(model: FFEBM) -> Iterator[Problem]:
-    """What no bundle can hold: operations of rules and an estimator of the user's own."""
+    """What no bundle can hold: operations of rules and an estimator of the user's own, and another bundle's parts."""
+    if any(m.tracer == "bundle" for m in model.compiled.modes.values()):
+        yield Problem("model", "comes from a bundle, which has no code to compile again", "Call runtime.save(path).")
+        return
     modes = {training: Mode(mode.program, {}, None) for training, mode in model.compiled.modes.items()}
     yield from own_rule_problems(Contents(type(model.network).__name__, False, modes, {}, (), {}), REMAKES)
     estimator = type(model.execution.estimator)

@@ -9,11 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..bundle import write_bundle
 from ..errors import OptionError
 from .bundle_contents import Subject, contents_of, steps_of
 from .bundle_options import BundleOptions, bundle_problems, example_of
 from .torch_ep import FFEBM, TorchEP
+from .values import ordinary
 
 
 def write_bundle_of(
@@ -34,8 +37,9 @@ def write_bundle_of(
     problems = [*bundle_problems(model, path, example_inputs, options)]
     if problems:
         raise OptionError(problems)
-    args, kwargs = example_of(example_inputs)
-    contents = contents_of(Subject(private_copy(model), args, kwargs, options, tell))
+    with torch.inference_mode(False):  # what is made in it can't be differentiated afterwards
+        args, kwargs = ordinary(example_of(example_inputs))
+        contents = contents_of(Subject(private_copy(model), args, kwargs, options, tell))
     return write_bundle(contents, path, options.overwrite)
 
 

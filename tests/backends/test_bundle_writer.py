@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
+from ffebm_compiler import runtime
 from ffebm_compiler.backends.bundle_contents import Subject, contents_of
 from ffebm_compiler.backends.bundle_options import BundleOptions
 from ffebm_compiler.backends.bundle_writer import private_copy
@@ -326,6 +327,19 @@ def test_an_estimator_of_ones_own_has_no_name_in_a_bundle(tmp_path: Path) -> Non
     model = fc.convert(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)), estimator=OwnEstimator())
     with pytest.raises(OptionError, match="OwnEstimator is your own"):
         model.compile_to(tmp_path / "build", X)
+
+
+def test_a_bundle_is_saved_rather_than_compiled_again(contents: Contents, tmp_path: Path) -> None:
+    loaded = runtime.load(write_bundle(contents, tmp_path / "net.ffebm"))
+    with pytest.raises(OptionError, match=r"Call runtime.save\(path\)"):
+        loaded.model.compile_to(tmp_path / "again.ffebm", X)
+
+
+def test_inference_mode_is_no_hindrance(model: fc.FFEBM, tmp_path: Path) -> None:
+    plain = model.compile_to(tmp_path / "plain.ffebm", X)
+    with torch.inference_mode():
+        inferring = model.compile_to(tmp_path / "inferring.ffebm", X.clone())
+    assert plain.read_bytes() == inferring.read_bytes()
 
 
 def test_a_model_on_a_chip_is_compiled_as_the_ideal_one(model: fc.FFEBM, tmp_path: Path) -> None:
