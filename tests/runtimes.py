@@ -79,7 +79,6 @@ def no_differentiation(monkeypatch: Any) -> Iterator[None]:
             (torch.autograd, "backward"),
             (torch.Tensor, "backward"),
             (torch.autograd.Function, "apply"),
-            (torch.autograd.variable.Variable._execution_engine, "run_backward"),
             (torch.autograd.graph, "_engine_run_backward"),
             (torch.autograd, "_engine_run_backward"),
         ):

@@ -7,7 +7,7 @@ Relaxations and nudged phases take the derivatives of a block's interaction from
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,13 @@ from ..bundle import Contents, Mode
 from ..bundle.calls import bound_call
 from ..compiled import Compiled, ModeProgram
 from ..errors import InputError, OptionError, Problem, close_matches
-from ..estimate import SPSA, CenteredEP, Estimator, Implicit, OneSidedEP, TangentEP, Unrolled
+from ..estimate import SPSA, CenteredEP, Estimator, FreePhase, Implicit, OneSidedEP, TangentEP, Unrolled
+from ..ir import EnergyBlock
 from ..passes.trace import Signature
-from ..solve import Gains, Tolerance
+from ..solve import BoundBlock, Gains, Tolerance
 from ..solve.explicit import Explicit
+from ..solve.explicit_prepare import prepare
+from ..train import BlockCall
 from ..train.bundle_code import bundle_training_code
 from .network import StandIn
 
@@ -40,7 +43,31 @@ class BundleModel(FFEBM):
 
     def __init__(self, compiled: Compiled, execution: Execution):
         super().__init__(compiled, execution)
+        self.differentiation: Explicit
         self.__dict__["differentiation"] = Explicit()
+        self.__dict__["_derived"] = set()
+
+    def block_call(
+        self, block: EnergyBlock, values: Mapping[str, Any], record: Callable[[FreePhase], None] = lambda p: None
+    ) -> BlockCall:
+        """One use of a block, which may need code for new shapes."""
+        call = super().block_call(block, values, record)
+        self.derive(call.bound)
+        return call
+
+    def derive(self, bound: BoundBlock, wanted: Sequence[str] = ()) -> None:
+        """Derives the code of every phase that a block may go through, at its first use at these shapes.
+
+        Args:
+            wanted: the inputs and weights that a training step asks the gradients of.
+        """
+        tensors = {**bound.inputs, **bound.weights}
+        shapes = tuple((n, v.shape) if isinstance(v, Tensor) else (n, v) for n, v in tensors.items())
+        key = (bound.block.states[0].name, shapes, tuple(wanted))
+        derived: set[Any] = self.__dict__["_derived"]
+        if key not in derived:
+            prepare(self.differentiation, bound, wanted)
+            derived.add(key)
 
     def _verify_once(self, bound: Any, states: Any) -> None:
         """Done when the bundle was compiled."""

@@ -22,6 +22,7 @@ from ..train import BlockCall, attribute
 from ..train.operator import free_phase
 from ..train.steps import EnergyPart, Errors, Trainable, accumulate
 from .losses import Loss
+from .model import BundleModel
 from .network import set_computed
 from .onnx_part import OnnxPart, grouped, part_of
 
@@ -72,11 +73,13 @@ class EnergyStep(EnergyPart):
         self.network = model.network
         with torch.enable_grad():  # which makes it a training step: the reverse gains follow the weights
             self.call: BlockCall = model.block_call(self.block, values)
+        inputs = [n for n in self.call.differentiable() if n in self.block.inputs and n in wants]
+        self.wanted = [*inputs, *(p for p in self.block.weights if trains(model.network, p))]
+        if isinstance(model, BundleModel):
+            model.derive(self.call.bound, self.wanted)
         with torch.no_grad():
             self.free: FreePhase = free_phase(self.call)
             values.update({n: self.call.read(n, self.free.states[n]) for n in self.block.outputs})
-        inputs = [n for n in self.call.differentiable() if n in self.block.inputs and n in wants]
-        self.wanted = [*inputs, *(p for p in self.block.weights if trains(model.network, p))]
 
     def _hand_out(self, gradients: Gradients) -> Errors:
         left = deliver(self.network, {p: g for p, g in gradients.items() if p in self.call.weights})
