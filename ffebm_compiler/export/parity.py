@@ -6,7 +6,8 @@ statistics, gradients of values, gradients of parameters): a gradient that is ze
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..ir import Program
 from ..train.steps import tensors_of
 from .check import run
-from .interface import VJP, PartGraph, Port
+from .interface import FORWARD, VJP, PartGraph, Port
 from .part import Part, parts_of
 from .shapes import symbols_of, within
 from .sizes import size_of
@@ -57,24 +58,18 @@ def compare(
     part = next(p for p in parts_of(program, network) if p.name == name)
     interface = graph.interface
     sizes = symbols_of(program, values)
-    drawn = [torch.rand([size_of(s, sizes) for s in p.shape], generator=generator) for p in interface.random]
-    tensors = {n: t.detach().clone() for n, t in (*network.named_parameters(), *network.named_buffers())}
-    reference = _Reference(
-        part, network, values, tensors, dict(zip((p.name for p in interface.random), drawn, strict=True))
-    )
+    drawn = {p.name: torch.rand([size_of(s, sizes) for s in p.shape], generator=generator) for p in interface.random}
+    own = {n: t for n, t in (*network.named_parameters(), *network.named_buffers()) if n in part.reads}
+    tensors = {n: t.detach().clone() for n, t in own.items()}
+    reference = _Reference(part, network, values, tensors, drawn)
     outputs = reference.run(interface.kind == VJP)
-    errors = {
-        p.value: torch.randn(outputs[p.value].shape, generator=generator).to(outputs[p.value].dtype)
-        for p in interface.errors
-    }
+    errors = {p.value: _noise(outputs[p.value], generator) for p in interface.errors}
     given = {p.name: _array(_at(values, p.value), p) for p in interface.values}
-    given.update(
-        (p.name, _array(dict(network.named_parameters())[p.value], p)) for p in _read(graph, interface.parameters)
-    )
-    given.update((p.name, _array(dict(network.named_buffers())[p.value], p)) for p in _read(graph, interface.buffers))
-    given.update((p.name, t.numpy()) for p, t in zip(interface.random, drawn, strict=True))
+    if interface.kind != FORWARD:
+        given.update((p.name, _array(own[p.value], p)) for p in (*interface.parameters, *interface.buffers))
+    given.update((n, t.numpy()) for n, t in drawn.items())
     given.update((p.name, errors[p.value].numpy()) for p in interface.errors)
-    found = run(graph, given, {**dict(network.named_parameters()), **dict(network.named_buffers())})
+    found = run(graph, given, own)
     exact = {
         "outputs": (interface.outputs, outputs),
         "statistics": (interface.statistics, tensors),
@@ -83,8 +78,8 @@ def compare(
     return Parity(part.name, interface.kind, {k: _error(p, found, e) for k, (p, e) in exact.items() if p})
 
 
-def _read(graph: PartGraph, ports: Sequence[Port]) -> Sequence[Port]:
-    return ports if graph.interface.kind != "forward" else ()
+def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator).to(like.dtype)
 
 
 def _at(values: Mapping[str, Any], name: str) -> Any:
@@ -115,7 +110,8 @@ class _Reference:
 
     def run(self, differentiable: bool) -> dict[str, Tensor]:
         if differentiable:
-            self.tensors.update((n, self.tensors[n].requires_grad_()) for n in self.trained)
+            for name in self.trained & self.tensors.keys():
+                self.tensors[name].requires_grad_()
         with torch.set_grad_enabled(differentiable), _Drawing(self.drawn):
             results = within(
                 self.network,
@@ -153,15 +149,17 @@ def _leaves(name: str, value: Any) -> list[tuple[str, Any]]:
 
 
 class _Drawing(TorchDispatchMode):
-    """Random operations take the numbers that they are given, in order."""
+    """Random operations take the numbers that they are given, by the order of their calls; one that the graph has no use for, zeros."""
 
     def __init__(self, drawn: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.drawn: Iterator[Tensor] = iter(drawn.values())
+        self.drawn, self.calls = drawn, itertools.count()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         takes = _TAKES.get(function)
-        return takes(next(self.drawn), *args) if takes is not None else function(*args, **(kwargs or {}))
+        if takes is None:
+            return function(*args, **(kwargs or {}))
+        return takes(self.drawn.get(f"random/{next(self.calls)}", torch.zeros(())), *args)
 
 
 def _keep_(number: Tensor, x: Tensor, kept: float, generator: Any = None) -> Tensor:

@@ -52,6 +52,12 @@ class _Export:
     program: Program
     shapes: Shapes
 
+    @property
+    def _called(self) -> str:
+        """What is refused where nothing says which operation stands in the way: the part, or its one layer."""
+        layers = [f"{o.label} ({o.kind})" for o in self.part.origins]
+        return layers[0] if len(layers) == 1 else self.part.name
+
     def graphs(self, kinds: Sequence[str], tell: Callable[[str], None]) -> ExportedPart:
         found: dict[str, PartGraph] = {}
         refused: list[Unexportable] = []
@@ -86,7 +92,7 @@ class _Export:
             call = Call(self.part, self.network, self.program, space, shapes, marks)
             traced = call.vjp() if kind == VJP else call.forward(kind)
         except Exception as failure:  # whatever a user's layer and torch's tracer make of tensors without numbers
-            raise untraceable(failure, marks.running, self.part.name) from failure
+            raise untraceable(failure, marks.running, self._called) from failure
         return traced if traced is not None and traced.interface.results else None
 
     def _finish(self, traced: Traced) -> PartGraph:
@@ -96,7 +102,7 @@ class _Export:
         try:
             raw = to_onnx(traced.module)
         except Exception as failure:  # torch's exporter raises what it likes
-            raise unconverted(failure, traced.module, self.part.origins, self.part.name) from failure
+            raise unconverted(failure, traced.module, self.part.origins, self._called) from failure
         given = {p.name: p for p in ports}
         doc = _describe(self.part, interface)
         model = give_names(raw, self.part.name, [given[n] for n in traced.given], interface.results, doc)
@@ -106,7 +112,7 @@ class _Export:
         return graph
 
     def _try(self, graph: PartGraph) -> None:
-        origins, name = self.part.origins, self.part.name
+        origins, name = self.part.origins, self._called
         drawn = next((n for n in graph.model.graph.node if n.op_type in _DRAWS), None)
         if drawn is not None:
             raise RefusedError(

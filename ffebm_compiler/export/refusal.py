@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import fx
 
 from ..errors import FFEBMError
 from ..ir import Origin
 from .trace import all_nodes
+
+
+LONGEST = 300
+"""Characters of a reason."""
+
+_MEANINGS: Mapping[str, str] = {
+    r"data-dependent|unbacked symbol": "a size, or which way is taken, depends on the numbers in a tensor",
+    r"\.numpy\(\) is not supported": "it computes in numpy, outside of PyTorch",
+}
+"""What torch means, where its words are about its insides."""
 
 
 class RefusedError(Exception):
@@ -78,7 +88,7 @@ def labelled(label: str, origins: Sequence[Origin], name: str) -> str:
 
 
 def _reason(failure: BaseException) -> str:
-    if isinstance(failure, FFEBMError):
-        return failure.problems[0].what
-    lines = str(failure).strip().splitlines()
-    return lines[0] if lines else type(failure).__name__
+    text = failure.problems[0].what if isinstance(failure, FFEBMError) else str(failure).strip()
+    known = next((meaning for pattern, meaning in _MEANINGS.items() if re.search(pattern, text)), None)
+    first = text.splitlines()[0] if text else type(failure).__name__
+    return known or (first if len(first) <= LONGEST else f"{first[:LONGEST]}...")
