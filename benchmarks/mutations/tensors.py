@@ -19,7 +19,7 @@ def _forged(files: Files, draw: random.Random) -> None:
     length = int.from_bytes(content[:8], "little")
     header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
     _change_header(header, draw)
-    text = json.dumps(header).encode()
+    text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     announced = draw.choice((len(text),) * 6 + (0, len(text) + 8, 1 << 40, (1 << 64) - 1))
     files[name] = announced.to_bytes(8, "little") + text + data

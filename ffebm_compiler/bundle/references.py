@@ -54,8 +54,8 @@ def tensor_problems(contents: Contents, tensors: Mapping[str, Described]) -> Ite
         yield from (f"{what}: there is no tensor {p}" for p in paths if p not in tensors)
     parameters = set(contents.parameters)
     yield from (f"frozen: {p} is no parameter" for p in contents.frozen if p not in parameters)
-    for path in parameters & tensors.keys():
-        if "float" not in tensors[path].dtype:
+    for path in contents.parameters:
+        if path in tensors and "float" not in tensors[path].dtype:
             yield f"parameters: {path} is of type {tensors[path].dtype}"
     for alias, path in contents.aliases.items():
         if alias in tensors or path not in tensors:
@@ -64,15 +64,21 @@ def tensor_problems(contents: Contents, tensors: Mapping[str, Described]) -> Ite
 
 def path_problems(paths: Iterable[str]) -> Iterator[str]:
     """Paths that no tree of modules has: their inner names are modules, their last ones are not."""
-    given = list(paths)
-    inner = {p[:i] for p in given for i, c in enumerate(p) if c == "."}
-    yield from (f"the path {p} is that of a module and of a tensor" for p in given if p in inner)
+    given = set(paths)
+    too_deep = [p for p in given if p.count(".") > DEEPEST_PATH]
+    if too_deep:
+        yield f"the path {too_deep[0][:100]} goes through more than {DEEPEST_PATH} modules"
+        return
+    inner = {p[:i] for p in given for i, c in enumerate(p) if c == "." and p[:i] in given}
+    yield from (f"the path {p} is that of a module and of a tensor" for p in sorted(inner))
     names = {name for p in given for name in p.split(".")}
     taken = {n for n in names if not n or n.startswith("__") or hasattr(_MODULE, n) or not n.isprintable()}
     yield from (f"a path has the name {n!r}, which no layer or tensor can have" for n in sorted(taken))
 
 
 _MODULE = nn.Module()
+DEEPEST_PATH = 64
+"""Modules within modules."""
 
 
 def _repeated(what: str, names: Iterable[str]) -> Iterator[str]:
@@ -99,23 +105,23 @@ def program_problems(program: Program) -> Iterator[str]:
 
 
 def block_problems(block: EnergyBlock, labels: Mapping[str, str]) -> Iterator[str]:
-    names = [s.name for s in block.states]
-    yield from _repeated(f"{block.name}, states", names)
+    yield from _repeated(f"{block.name}, states", [s.name for s in block.states])
+    names, inputs = {s.name for s in block.states}, set(block.inputs)
     yield from (f"{block.name} has the output {n}, which is no state" for n in block.outputs if n not in names)
     yield from (f"{block.name}: {n} is an input and a state" for n in block.inputs if n in names)
-    yield from (f"{block.name}: the state {n} has no label" for n in names if n not in labels)
+    yield from (f"{block.name}: the state {s.name} has no label" for s in block.states if s.name not in labels)
     terms: dict[str, Term] = {}
     earlier: set[str] = set()
     for state in block.states:
         where = f"{block.name}, layer {state.origin}"
-        yield from (f"{where}: {p}" for p in coupling_problems(state.drive, earlier, block.inputs))
+        yield from (f"{where}: {p}" for p in coupling_problems(state.drive, earlier, inputs))
         for term in state.drive.terms:
             if not _same_term(terms.setdefault(term.name, term), term):
                 yield f"{where}: the term {term.name} is another one in an earlier state"
         earlier.add(state.name)
-    taken = {*names, *block.inputs}
+    taken = names | inputs
     yield from (f"{block.name}: the term {n} has the name of a value" for n in terms if n in taken)
-    unread = set(block.inputs) - {i for s in block.states for i in s.drive.inputs}
+    unread = inputs - {i for s in block.states for i in s.drive.inputs}
     yield from (f"{block.name} does not read its input {n}" for n in sorted(unread))
 
 
@@ -225,9 +231,10 @@ def _port_problems(port: Port, tensors: Mapping[str, Described]) -> Iterator[str
 
 
 def _fit_problems(interface: Interface, block: DigitalBlock) -> Iterator[str]:
+    inputs, outputs = set(block.inputs), set(block.outputs)
     read, given = [p.value for p in interface.values], [p.value for p in interface.outputs]
-    yield from (f"it reads {n}, which its part does not" for n in read if whole(n) not in block.inputs)
-    yield from (f"it gives {n}, which its part does not" for n in given if whole(n) not in block.outputs)
+    yield from (f"it reads {n}, which its part does not" for n in read if whole(n) not in inputs)
+    yield from (f"it gives {n}, which its part does not" for n in given if whole(n) not in outputs)
 
 
 def whole(name: str) -> str:
