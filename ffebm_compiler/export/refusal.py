@@ -11,7 +11,6 @@ from ..errors import FFEBMError
 from ..ir import Origin
 from .trace import all_nodes
 
-
 LONGEST = 300
 """Characters of a reason."""
 
