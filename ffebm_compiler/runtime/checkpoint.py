@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..errors import InputError, Problem
+from ..errors import FFEBMError, InputError, Problem
 from ..files import write_whole
 from ..solve import Gains
 from .optimizers import OptimizerOptions
@@ -36,7 +36,12 @@ _KEY = "ffebm_checkpoint"
 _SLACK = 64 << 20
 """Bytes that a checkpoint may have beyond what the model's tensors account for: gains and header."""
 
-_MOMENTS = ("step", "momentum_buffer", "exp_avg", "exp_avg_sq")
+_ADAM = frozenset({"step", "exp_avg", "exp_avg_sq"})
+_MOMENTS: Mapping[str, frozenset[str]] = {"sgd": frozenset({"momentum_buffer"}), "adam": _ADAM, "adamw": _ADAM}
+"""What each optimizer remembers of a parameter that has had a gradient."""
+
+_MOST = 3
+"""Moments of a parameter, at most."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +136,8 @@ def read_checkpoint(path: str | os.PathLike[str], present: Snapshot) -> Snapshot
         tensors = safetensors.torch.load(content)
         document = json.loads(_metadata(content)[_KEY], parse_constant=_refuse)
         return reader.snapshot(document, tensors)
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as failure:
-        if isinstance(failure, InputError):
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError) as failure:
+        if isinstance(failure, FFEBMError):
             raise
         raise reader.damaged(f"{type(failure).__name__}: {failure}") from failure
 
@@ -167,7 +172,7 @@ class _Reader:
         return InputError(Problem(self.where, what, remedy))
 
     def content(self, path: Path) -> bytes:
-        expected = sum(t.nbytes for t in self.present.tensors.values()) * (1 + len(_MOMENTS)) + _SLACK
+        expected = sum(t.nbytes for t in self.present.tensors.values()) * (1 + _MOST) + _SLACK
         try:
             if not path.is_file():
                 raise self.another("is no file", "Name the file of save_checkpoint(path).")
@@ -193,6 +198,10 @@ class _Reader:
             raise self.another(
                 f"was trained with {options}", f"Make the trainer with the same; this one has {self.present.optimizer}."
             )
+        random = tensors["random"]
+        if random.dtype != torch.uint8 or random.shape != self.present.random.shape:
+            raise self.damaged("its random state is none")
+        torch.Generator().set_state(random)  # which refuses what is no state of it
         own = {n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")}
         self._require_same(own, self.present.tensors)
         moments = self._moments(tensors)
@@ -200,9 +209,6 @@ class _Reader:
         known = 1 + len(own) + sum(map(len, moments.values())) + sum(len(g.directions) for g in gains.values())
         if len(tensors) != known:
             raise self.damaged("it holds tensors that nothing refers to")
-        random = tensors["random"]
-        if random.dtype != torch.uint8 or random.shape != self.present.random.shape:
-            raise self.damaged("its random state is none")
         return Snapshot(self.present.model, steps, options, own, moments, gains, random)
 
     def _require_same(self, own: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -220,20 +226,34 @@ class _Reader:
             if not name.startswith("optimizer/"):
                 continue
             path, _, moment = name.removeprefix("optimizer/").rpartition("/")
-            if moment not in _MOMENTS or path not in self.present.tensors:
+            parameter = self.present.tensors.get(path)
+            if parameter is None:
                 raise self.damaged(f"it holds {name}")
-            if tensor.shape != (() if moment == "step" else self.present.tensors[path].shape):
-                raise self.damaged(f"{name} has the shape {tuple(tensor.shape)}")
+            whole = () if moment == "step" else parameter.shape
+            if tensor.shape != whole or not tensor.is_floating_point():
+                raise self.damaged(f"{name} has the shape {tuple(tensor.shape)} {tensor.dtype}")
             found.setdefault(path, {})[moment] = tensor
+        expected = _MOMENTS[self.present.optimizer.name]
+        for path, moments in found.items():
+            if moments.keys() != expected:
+                raise self.damaged(f"of {path} it remembers {', '.join(sorted(moments))}")
         return found
 
     def _gains(self, document: list[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Gains]]:
         for entry in document:
-            key, weights = str(entry["key"]), {str(k): float(v) for k, v in entry["layer_weights"].items()}
-            names = key.rpartition("|")[0].split(",")
-            float(key.rpartition("|")[2])
-            if list(weights) != names or not all(math.isfinite(w) and w > 0 for w in weights.values()):
-                raise self.damaged(f"the reverse gains of {key} are none")
+            key = str(entry["key"])
+            names, loop_gain = key.rpartition("|")[0].split(","), float(key.rpartition("|")[2])
+            weights = {n: float(entry["layer_weights"][n]) for n in names}
             norms = {(str(l), str(m)): float(norm) for l, m, norm in entry["norms"]}
             directions = {(str(l), str(m)): tensors[f"gains/{i:d}"] for l, m, i in entry["directions"]}
+            numbers = [*weights.values(), loop_gain]
+            known = len(entry["layer_weights"]) == len(names) and {n for e in (*norms, *directions) for n in e} <= {
+                *names
+            }
+            if (
+                not known
+                or not all(math.isfinite(v) and v > 0 for v in numbers)
+                or not all(n >= 0 for n in norms.values())
+            ):
+                raise self.damaged(f"the reverse gains of {key} are none")
             yield key, Gains(weights, norms, directions, bool(entry["outdated"]))
