@@ -333,6 +333,25 @@ def test_sizes_that_follow_from_the_batch_are_written_in_terms_of_it() -> None:
     assert part.graphs[TRAINING].interface.outputs[0].shape in (("2*batch", 4), ("batch", 8))
 
 
+class Repeated(nn.Module):
+    """Arguments that are no tensors: a number of times and a factor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(6, 8)
+
+    def forward(self, x: Tensor, times: int, factor: float) -> Tensor:
+        return torch.atan(torch.relu(self.a(x))).repeat(1, times) * factor
+
+
+def test_arguments_that_are_numbers_are_inputs() -> None:
+    model, (part,) = exported(Repeated(), (torch.randn(4, 6), 2, 0.5), True)
+    agrees(model, part, (torch.randn(7, 6), 3, 0.25))
+    ports = {p.name: (p.dtype, p.shape) for p in part.graphs[TRAINING].interface.values}
+    assert ports == {"relu": ("float32", ("batch", 8)), "times": ("int64", ()), "factor": ("float32", ())}
+    assert part.graphs[TRAINING].interface.outputs[0].shape == ("batch", "8*times")
+
+
 # --- names, words and bytes ------------------------------------------------------------------------------
 
 
