@@ -29,7 +29,7 @@ from benchmarks.mutations.model import Variety
 from benchmarks.mutations.verdict import Verdict, judged
 from examples import command
 from ffebm_compiler.bundle import read_bundle
-from ffebm_compiler.bundle.reading import checked_files
+from ffebm_compiler.bundle.checking import checked_files
 from ffebm_compiler.bundle.writing import bundle_files
 
 EXAMPLES = """\

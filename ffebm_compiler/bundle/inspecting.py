@@ -10,9 +10,10 @@ from typing import Any
 from ..export import WEIGHTS
 from ..ir import DigitalBlock, EnergyBlock
 from ..rules import REMAKES, Remakes
+from .checking import checked_files
 from .contents import Contents, Mode, graph_file
 from .manifest import MANIFEST
-from .reading import checked_files, contents_of
+from .reading import contents_of
 from .references import named_modes
 from .tensors import described
 

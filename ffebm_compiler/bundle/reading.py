@@ -10,19 +10,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NoReturn
 
 from torch import Tensor
 
-from ..errors import FFEBMError, InputError, Problem
+from ..errors import InputError, Problem
 from ..rules import REMAKES, Remakes
+from .checking import REMEDY, Checked, Found, checked_files, refuse
 from .contents import Contents, Mode, graph_file
 from .graphs import PARAMETERS, read_graph
 from .json_text import parse
-from .limits import LARGEST_BUNDLE, LARGEST_DOCUMENT
-from .manifest import MANIFEST, alike, checksum, is_file_name, manifest_problems, version_problem
-from .places import Place, opened
 from .program_reading import Reader, read_gains, read_refused
 from .program_writing import SAME, program_document
 from .references import reference_problems
@@ -30,13 +27,6 @@ from .schemas import PROGRAM as PROGRAM_SCHEMA
 from .schemas import schema_problems
 from .tensors import layout_of, read_tensors
 from .writing import GAINS, OURS, PROGRAM, SAMPLES
-
-_REMEDY = "It is damaged, or was changed: compile the model again (model.compile_to), or get the bundle again from where it came."
-MOST_TOLD = 20
-"""Problems of one stage that are told."""
-
-Found = tuple[str, str]
-"""A file of the bundle, and what is wrong with it."""
 
 
 def read_bundle(path: str | os.PathLike[str], known: Remakes = REMAKES) -> Contents:
@@ -59,101 +49,6 @@ def contents_of(checked: Checked, path: str | os.PathLike[str], known: Remakes =
         InputError: they are not as a bundle's must be.
     """
     return _Reading(os.fspath(path), known).contents(checked)
-
-
-@dataclass(frozen=True)
-class Checked:
-    """A bundle's files, whose names, sizes and checksums are those of its manifest.
-
-    Attributes:
-        manifest: the document.
-        manifest_size: in bytes.
-        files: the contents of every other file.
-    """
-
-    manifest: Mapping[str, Any]
-    manifest_size: int
-    files: Mapping[str, bytes]
-
-
-def checked_files(path: str | os.PathLike[str]) -> Checked:
-    """The files of a bundle that is whole.
-
-    Raises:
-        InputError: it is not.
-    """
-    where = f"bundle {os.fspath(path)}"
-    try:
-        with opened(Path(path)) as place:
-            manifest = _manifest(place, where)
-            _refuse(where, _listing_problems(place, manifest["files"]))
-            files: dict[str, bytes] = {}
-            _refuse(where, _content_problems(place, manifest["files"], files))
-            return Checked(manifest, place.sizes[MANIFEST], files)
-    except FileNotFoundError as failure:
-        remedy = "Compile one: model.compile_to(path, example_inputs=(x,)), or ffebm compile."
-        raise InputError(Problem(where, "does not exist", remedy)) from failure
-    except OSError as failure:
-        raise InputError(
-            Problem(where, f"can't be read: {failure.strerror or failure}", "Check the path.")
-        ) from failure
-    except ValueError as failure:
-        if isinstance(failure, FFEBMError):
-            raise
-        raise InputError(Problem(where, str(failure), _REMEDY)) from failure
-
-
-def _refuse(where: str, found: Iterable[Found]) -> None:
-    problems = [Problem(f"{where}, {file}", what, _REMEDY) for file, what in found]
-    if problems:
-        raise InputError(problems[:MOST_TOLD])
-
-
-def _manifest(place: Place, where: str) -> dict[str, Any]:
-    sizes = place.sizes
-    _refuse(where, (("its files", f"one has the name {n[:100]!r}") for n in sizes if not is_file_name(n)))
-    _refuse(where, (("its files", f"{n} is there twice, but for capitals") for n in alike(sizes)))
-    if MANIFEST not in sizes:
-        raise InputError(
-            Problem(where, f"has no {MANIFEST}", "Give the folder or the .ffebm file of compile_to(path).")
-        )
-    if sizes[MANIFEST] > LARGEST_DOCUMENT:
-        _refuse(where, [(MANIFEST, f"is larger than {LARGEST_DOCUMENT >> 20} MiB")])
-    try:
-        document = parse(place.read(MANIFEST))
-    except ValueError as failure:
-        raise InputError(Problem(f"{where}, {MANIFEST}", str(failure), _REMEDY)) from failure
-    version = version_problem(document)
-    if version is not None:
-        raise InputError(Problem(f"{where}, {MANIFEST}", *version))
-    _refuse(where, ((MANIFEST, p) for p in manifest_problems(document)))
-    found: dict[str, Any] = document
-    return found
-
-
-def _listing_problems(place: Place, listed: Mapping[str, Mapping[str, Any]]) -> Iterator[Found]:
-    """Before any other file is read."""
-    present = {n: s for n, s in place.sizes.items() if n != MANIFEST}
-    yield from ((n, "is not listed in the manifest") for n in present if n not in listed)
-    yield from ((n, "is missing") for n in (*listed, *OURS[1:]) if n not in present)
-    for name, size in present.items():
-        if name in listed and listed[name]["size"] != size:
-            yield name, f"has {size} bytes instead of {listed[name]['size']}"
-    if sum(present.values()) > LARGEST_BUNDLE:
-        yield "its files", f"are larger than {LARGEST_BUNDLE >> 30} GiB"
-
-
-def _content_problems(
-    place: Place, listed: Mapping[str, Mapping[str, Any]], files: dict[str, bytes]
-) -> Iterator[Found]:
-    for name, entry in listed.items():
-        try:
-            files[name] = place.read(name)
-        except ValueError as failure:
-            yield name, str(failure)
-            continue
-        if checksum(files[name]) != entry["sha256"]:
-            yield name, "has another content than the manifest's checksum is of"
 
 
 # --- the contents ---------------------------------------------------------------------------------------------
@@ -180,11 +75,11 @@ class _Reading:
         return contents
 
     def _refuse(self, found: Iterable[Found]) -> None:
-        _refuse(f"bundle {self.path}", found)
+        refuse(f"bundle {self.path}", found)
 
     def _fail(self, file: str, failure: Exception) -> NoReturn:
         what = str(failure) or type(failure).__name__
-        raise InputError(Problem(f"bundle {self.path}, {file}", what, _REMEDY)) from failure
+        raise InputError(Problem(f"bundle {self.path}, {file}", what, REMEDY)) from failure
 
     def _document(self, content: bytes) -> dict[str, Any]:
         try:

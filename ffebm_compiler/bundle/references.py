@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
 from ..export import FORWARD, KINDS, WEIGHTS, Interface, Port
-from ..ir import Coupling, DigitalBlock, EnergyBlock, Program, Ref, Term, Weight
-from ..rules.remake import same
+from ..ir import DigitalBlock, EnergyBlock, Weight
 from ..solve import Gains
 from .contents import Contents, Mode, graph_file
+from .program_checks import leaves, program_problems, refs, repeated
 from .tensors import Described, described
 
 
@@ -50,7 +49,7 @@ def computed_weights(mode: Mode) -> tuple[str, ...]:
 def tensor_problems(contents: Contents, tensors: Mapping[str, Described]) -> Iterator[str]:
     yield from path_problems([*tensors, *contents.aliases])
     for what, paths in (("parameters", contents.parameters), ("frozen", contents.frozen), ("hidden", contents.hidden)):
-        yield from _repeated(what, paths)
+        yield from repeated(what, paths)
         yield from (f"{what}: there is no tensor {p}" for p in paths if p not in tensors)
     parameters = set(contents.parameters)
     yield from (f"frozen: {p} is no parameter" for p in contents.frozen if p not in parameters)
@@ -79,91 +78,6 @@ def path_problems(paths: Iterable[str]) -> Iterator[str]:
 _MODULE = nn.Module()
 DEEPEST_PATH = 64
 """Modules within modules."""
-
-
-def _repeated(what: str, names: Iterable[str]) -> Iterator[str]:
-    yield from (f"{what}: {name} is there twice" for name, count in Counter(names).items() if count > 1)
-
-
-# --- programs -----------------------------------------------------------------------------------------------
-
-
-def program_problems(program: Program) -> Iterator[str]:
-    """Values that are read before they are written, or written twice."""
-    known = set(program.inputs)
-    yield from _repeated("inputs", program.inputs)
-    yield from _repeated("steps", [s.name for s in program])
-    for step in program:
-        yield from _repeated(f"{step.name}, inputs", step.inputs)
-        yield from _repeated(f"{step.name}, outputs", step.outputs)
-        yield from (f"{step.name} reads {n}, which is not written before" for n in step.inputs if n not in known)
-        if isinstance(step, EnergyBlock):
-            yield from block_problems(step, program.labels)
-        yield from (f"{step.name} writes {n}, which is written before" for n in step.outputs if n in known)
-        known.update(step.outputs)
-    yield from (f"its result reads {r.name}, which nothing writes" for r in refs(program.output) if r.name not in known)
-
-
-def block_problems(block: EnergyBlock, labels: Mapping[str, str]) -> Iterator[str]:
-    yield from _repeated(f"{block.name}, states", [s.name for s in block.states])
-    names, inputs = {s.name for s in block.states}, set(block.inputs)
-    yield from (f"{block.name} has the output {n}, which is no state" for n in block.outputs if n not in names)
-    yield from (f"{block.name}: {n} is an input and a state" for n in block.inputs if n in names)
-    yield from (f"{block.name}: the state {s.name} has no label" for s in block.states if s.name not in labels)
-    terms: dict[str, Term] = {}
-    earlier: set[str] = set()
-    for state in block.states:
-        where = f"{block.name}, layer {state.origin}"
-        yield from (f"{where}: {p}" for p in coupling_problems(state.drive, earlier, inputs))
-        for term in state.drive.terms:
-            if not _same_term(terms.setdefault(term.name, term), term):
-                yield f"{where}: the term {term.name} is another one in an earlier state"
-        earlier.add(state.name)
-    taken = names | inputs
-    yield from (f"{block.name}: the term {n} has the name of a value" for n in terms if n in taken)
-    unread = inputs - {i for s in block.states for i in s.drive.inputs}
-    yield from (f"{block.name} does not read its input {n}" for n in sorted(unread))
-
-
-def _same_term(one: Term, other: Term) -> bool:
-    same_place = (one.operands, one.origin) == (other.operands, other.origin)
-    return one is other or (same_place and same(one.operation, other.operation))
-
-
-def coupling_problems(drive: Coupling, states: Collection[str], inputs: Collection[str]) -> Iterator[str]:
-    """A coupling whose terms do not follow from its sources, inputs and weights."""
-    yield from _repeated("sources, inputs and weights", [*drive.sources, *drive.inputs, *drive.weights])
-    yield from _repeated("terms", [t.name for t in drive.terms])
-    yield from (f"reads the state {n}, which is not an earlier one" for n in drive.sources if n not in states)
-    yield from (f"reads {n}, which is no input of the block" for n in drive.inputs if n not in inputs)
-    outside = {*drive.sources, *drive.inputs}
-    known, read = set(outside), {drive.output}
-    weights: set[str] = set()
-    for term in drive.terms:
-        values = {o for o in term.operands if isinstance(o, str)}
-        yield from (f"the term {term.name} reads {n}, which is not known before" for n in sorted(values - known))
-        weights |= {o.path for o in term.operands if isinstance(o, Weight)}
-        known.add(term.name)
-        read |= values
-    if drive.output not in known:
-        yield f"gives {drive.output}, which no term computes"
-    yield from (f"lists {n}, which no term reads" for n in sorted(outside - read))
-    yield from (f"lists the weight {n} or reads it, not both" for n in sorted(weights ^ set(drive.weights)))
-
-
-def refs(nest: Any) -> Iterator[Ref]:
-    yield from (leaf for leaf in leaves(nest) if isinstance(leaf, Ref))
-
-
-def leaves(nest: Any) -> Iterator[Any]:
-    """The leaves of a nest of containers."""
-    if isinstance(nest, Mapping):
-        nest = list(nest.values())
-    if isinstance(nest, (list, tuple)):
-        for inner in nest:
-            yield from leaves(inner)
-    else:
-        yield nest
 
 
 # --- a mode, its parts and its tensors --------------------------------------------------------------------------
@@ -214,8 +128,8 @@ def part_problems(mode: Mode, contents: Contents, tensors: Mapping[str, Describe
 def interface_problems(interface: Interface, tensors: Mapping[str, Described]) -> Iterator[str]:
     """Ports with one name, or of tensors that there are not."""
     stored = (*interface.parameters, *interface.buffers) if interface.kind == FORWARD else ()
-    yield from _repeated("ports", [p.name for p in (*interface.inputs, *stored)])
-    yield from _repeated("ports", [p.name for p in interface.results])
+    yield from repeated("ports", [p.name for p in (*interface.inputs, *stored)])
+    yield from repeated("ports", [p.name for p in interface.results])
     for port in (*interface.parameters, *interface.buffers):
         yield from _port_problems(port, tensors)
     for port in interface.statistics:

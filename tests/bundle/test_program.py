@@ -16,9 +16,9 @@ from torch import Tensor
 import ffebm_compiler as fc
 from ffebm_compiler.bundle import Contents, Mode, part_block
 from ffebm_compiler.bundle.json_text import dump, parse
+from ffebm_compiler.bundle.program_checks import block_problems, program_problems
 from ffebm_compiler.bundle.program_reading import Reader
 from ffebm_compiler.bundle.program_writing import SAME, program_document
-from ffebm_compiler.bundle.references import block_problems, program_problems
 from ffebm_compiler.bundle.schemas import PROGRAM, schema_problems
 from ffebm_compiler.ir import DigitalBlock, Energy, EnergyBlock, Program
 from ffebm_compiler.rules import REMAKES

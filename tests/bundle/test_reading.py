@@ -13,7 +13,7 @@ import pytest
 from bundle_samples import variety_files
 
 from ffebm_compiler import InputError
-from ffebm_compiler.bundle import read_bundle, reading
+from ffebm_compiler.bundle import checking, read_bundle
 from ffebm_compiler.bundle.archive import archived
 from ffebm_compiler.bundle.json_text import dump
 from ffebm_compiler.bundle.manifest import MANIFEST, checksum, is_file_name, signed
@@ -136,9 +136,9 @@ def test_a_file_has_a_name_that_any_disk_takes(name: str) -> None:
 
 def test_no_more_is_read_than_a_bundle_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = unfolded(variety_files(), tmp_path / "b")
-    monkeypatch.setattr(reading, "LARGEST_BUNDLE", 1000)
+    monkeypatch.setattr(checking, "LARGEST_BUNDLE", 1000)
     assert "are larger than" in str(refused(folder))
-    monkeypatch.setattr(reading, "LARGEST_DOCUMENT", 1000)
+    monkeypatch.setattr(checking, "LARGEST_DOCUMENT", 1000)
     assert "manifest.json: is larger than" in str(refused(folder))
 
 
