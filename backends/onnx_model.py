@@ -2,51 +2,37 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from ..errors import OptionError, Problem
-from ..export.model import export_whole
-from ..export.whole import Model
+from ..export.model import Model
+from ..export.whole_file import export_whole
 from ..files import check_target, write_whole
 from ..ir import EnergyBlock
 from ..train import run_digital
+from .bundle_options import example_of
+from .bundle_writer import private_copy
 from .torch_ep import FFEBM
 
 
 def export_model(model: FFEBM, path: str | os.PathLike[str], example_inputs: Any, diagnostics: bool) -> Path:
-    """Writes the whole model, in evaluation mode; see :meth:`FFEBM.export_onnx`."""
+    """Writes the whole model, in evaluation mode; see :meth:`FFEBM.export_onnx`.
+
+    The work is done on a copy, so that the model's mode, records and gains stay as they are; gains that it does not have yet are
+    those that it will measure itself, since they depend on the weights alone.
+    """
     target = check_target(path, "ONNX file")
-    args, kwargs = _call(example_inputs)
-    with _evaluating(model), torch.no_grad():
-        model.ensure_gains(*args, **kwargs)
-        whole = _as_function(model, model.bind_inputs(args, kwargs))
-        content = export_whole(whole, _recorded(model, whole.example), diagnostics)
+    args, kwargs = example_of(example_inputs)
+    own = private_copy(model).eval()
+    with torch.no_grad():
+        own.ensure_gains(*args, **kwargs)
+        example = own.bind_inputs(args, kwargs)
+        content = export_whole(_as_function(own, example), _recorded(own, example), diagnostics)
     return write_whole(target, content, "ONNX file")
-
-
-def _call(example_inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    if isinstance(example_inputs, Mapping):
-        return (), example_inputs
-    return (example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)), {}
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the length of a ``with``, each module's own mode after it."""
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _as_function(model: FFEBM, example: Mapping[str, Any]) -> Model:
@@ -65,3 +51,6 @@ def _recorded(model: FFEBM, example: Mapping[str, Any]) -> dict[str, Any]:
         else:
             values.update(run_digital(step, model.network, values))
     return values
+
+
+__all__ = ["export_model"]

@@ -10,6 +10,7 @@ unless the first one has stalled.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..solve import BoundBlock, Tolerance
+from ..solve import BoundBlock
 from ..solve.binding import States
+from .numbers import stop_in
 from .shapes import Space, symbolically
-from .stop import Progress, Stop, advance, begin, double, is_finite, residual, whole
+from .stop import Progress, Stop, advance, begin, is_finite, residual, whole, zero
 from .sweep import Read, Sweep, marked_state, readable, relaxation, trace_sweep, with_fixed
 from .trace import Marks
 
@@ -69,25 +71,31 @@ def trace_sweeps(bound: BoundBlock, space: Space, marks: Marks) -> Sweeps | None
     return Sweeps(free, trace_sweep(held, states, space, marks))
 
 
-def settle(bound: BoundBlock, sweeps: Sweeps | None, tolerance: Tolerance, marks: Marks) -> Settled:
-    """The block's relaxation, while a graph is traced."""
+def settle(bound: BoundBlock, sweeps: Sweeps | None, numbers: Mapping[str, Tensor], marks: Marks) -> Settled:
+    """The block's relaxation, while a graph is traced.
+
+    Args:
+        numbers: of relaxations, by name in the file.
+    """
     bound = with_fixed(bound, marks)
     start = _feedforward(bound, marks)
     if sweeps is None:
-        return Settled(start, whole(1), double(0.0))
-    found: Settled = marks.around(relaxation(bound), lambda: _settled(bound, start, sweeps, tolerance))
+        return Settled(start, whole(1), zero())
+    found: Settled = marks.around(
+        relaxation(bound), lambda: _settled(bound, start, sweeps, stop_in(numbers, bound.block))
+    )
     return found
 
 
-def _settled(bound: BoundBlock, start: States, sweeps: Sweeps, tolerance: Tolerance) -> Settled:
-    limit, most = tolerance.of(next(iter(start.values())).dtype), tolerance.max_sweeps
-    free = Stop(limit, most, until_stalled=sweeps.held is not None)
-    states, progress = _loop(sweeps.free, readable(bound), start, begin(), free)
+def _settled(bound: BoundBlock, start: States, sweeps: Sweeps, stop: Stop) -> Settled:
+    routed = sweeps.held is not None
+    states, progress = _loop(sweeps.free, readable(bound), start, begin(), stop, until_stalled=routed)
     if sweeps.held is None:
         return Settled(states, progress.sweeps, progress.error)
     held = bound.holding(bound.winners(states))
-    again = ~progress.converged & is_finite(progress.error) & (progress.sweeps < most)
-    states, after = _loop(sweeps.held, readable(held), states, begin(again), Stop(limit, most - progress.sweeps))
+    again = ~progress.converged & is_finite(progress.error) & (progress.sweeps < stop.max_sweeps)
+    rest = stop._replace(max_sweeps=stop.max_sweeps - progress.sweeps)
+    states, after = _loop(sweeps.held, readable(held), states, begin(again), rest, until_stalled=False)
     error = torch.where(again, after.error, progress.error)
     return Settled(states, progress.sweeps + after.sweeps, error)
 
@@ -100,25 +108,28 @@ def _feedforward(bound: BoundBlock, marks: Marks) -> States:
 
 
 def _loop(
-    sweep: Sweep, values: Mapping[Read, Any], start: States, progress: Progress, stop: Stop
+    sweep: Sweep, values: Mapping[Read, Any], start: States, progress: Progress, stop: Stop, until_stalled: bool
 ) -> tuple[States, Progress]:
     """One loop; what it carries are the states and the progress, what it reads is the same in every sweep."""
-    names, count = tuple(start), len(start)
-    limit = stop.max_sweeps if isinstance(stop.max_sweeps, Tensor) else whole(stop.max_sweeps)
+    names = tuple(start)
+
+    def split(flat: Sequence[Tensor]) -> tuple[Sequence[Tensor], Progress, Stop, Sequence[Tensor]]:
+        ends = list(itertools.accumulate((len(names), len(progress), len(stop))))
+        now, until = Progress(*flat[ends[0] : ends[1]]), Stop(*flat[ends[1] : ends[2]])
+        return flat[: ends[0]], now, until, flat[ends[2] :]
 
     def running(*flat: Tensor) -> Tensor:
-        return Progress(*flat[count : count + len(progress)]).running.clone()
+        return split(flat)[1].running.clone()
 
     def body(*flat: Tensor) -> tuple[Tensor, ...]:
-        before, now = flat[:count], Progress(*flat[count : count + len(progress)])
-        limit, *read = flat[count + len(progress) :]
+        before, now, until, read = split(flat)
         after = _run(sweep.module, [*before, *read])
         change = residual(dict(zip(names, before, strict=True)), dict(zip(names, after, strict=True)))
-        return (*map(_own, after), *advance(now, change, Stop(stop.tolerance, limit, stop.until_stalled)))
+        return (*map(_own, after), *advance(now, change, until, until_stalled))
 
     carried = (*map(_own, start.values()), *progress)
-    results = while_loop(running, body, carried, (limit, *(values[r] for r in sweep.reads), *sweep.constants))
-    return dict(zip(names, results, strict=False)), Progress(*results[count:])
+    results = while_loop(running, body, carried, (*stop, *(values[r] for r in sweep.reads), *sweep.constants))
+    return dict(zip(names, results, strict=False)), Progress(*results[len(names) :])
 
 
 def _run(module: fx.GraphModule, inputs: Sequence[Any]) -> Sequence[Tensor]:

@@ -1,125 +1,67 @@
-"""The whole ff-EBM as the bytes of one ONNX file: traced, translated, named, checked, and loaded by onnxruntime once."""
+"""What of an ff-EBM becomes one ONNX file."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import onnx
-from onnx import ModelProto
+from torch import Tensor, nn
 
-from ..errors import OptionError, Problem
-from ..ir import EnergyBlock
-from .check import session
-from .graph import to_onnx, with_data, with_initializers
-from .names import give_names
-from .refusal import RefusedError, unconverted, unloadable, untraceable
-from .shapes import Shape, Shapes, Space, shapes_of
-from .trace import Marks
-from .whole import Model, Whole, trace_whole
-
-logger = logging.getLogger(__name__)
-
-LIMIT = 2**31 - 2**20
-"""Bytes of weights that one file can hold, beside the graph: protobuf ends at two GiB."""
+from ..ir import EnergyBlock, Origin, Program
+from ..solve import BoundBlock, Tolerance
+from ..train import attribute
+from .numbers import layer_weights_in, numbers_of
+from .shapes import Shape, TensorLeaf
 
 
-def export_whole(model: Model, values: Mapping[str, Any], diagnostics: bool) -> bytes:
-    """The file's content.
+@dataclass(frozen=True)
+class Model:
+    """An ff-EBM in evaluation mode, as a function.
 
-    Args:
-        values: every value of the program on the example, by name.
-        diagnostics: whether sweeps and residual of each block are outputs too.
-
-    Raises:
-        OptionError: an operation has no form in ONNX or in onnxruntime, or the weights are too many.
+    Attributes:
+        name: the class of the user's model.
+        program, network: what it computes, with which tensors.
+        example: the arguments of a call, by name; what is no tensor in it is the same in every call.
+        pack: the result from the values of the program.
+        layer_weights: w_l by state, by block.
+        tolerance: when a relaxation stops.
     """
-    _check_size(model)
-    try:
-        proto = _translated(model, _traced(model, shapes_of(model.program, model.network, values), diagnostics))
-    except RefusedError as refusal:
-        where = refusal.operation if refusal.operation == model.name else f"layer {refusal.operation}"
-        raise OptionError(Problem(where, f"can't be part of an ONNX file: {refusal.reason}", REMEDY)) from refusal
-    content: bytes = proto.SerializeToString(deterministic=True)
-    return content
 
+    name: str
+    program: Program
+    network: nn.Module
+    example: Mapping[str, Any]
+    pack: Callable[[Mapping[str, Any]], Any]
+    layer_weights: Mapping[str, Mapping[str, float]]
+    tolerance: Tolerance
 
-REMEDY = (
-    "Replace this operation by ones that ONNX has, or write a bundle with model.compile_to(..., unexportable='skip')."
-)
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the model, a tied one under its first name."""
+        return dict((*self.network.named_parameters(), *self.network.named_buffers()))
 
+    def numbers(self, shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
+        """The numbers of every block's relaxation, by name in the file; see :mod:`.numbers`."""
+        found: dict[str, Tensor] = {}
+        for block in self.program.energy_blocks:
+            (state,) = shapes[block.outputs[0]].leaves
+            assert isinstance(state, TensorLeaf)
+            weights, labels = self.layer_weights[block.name], self.program.labels
+            found.update(numbers_of(block, weights, self.tolerance, state.dtype, labels))
+        return found
 
-def _check_size(model: Model) -> None:
-    size = sum(t.numel() * t.element_size() for t in model.tensors.values())
-    if size > LIMIT:
-        what = f"has {size / 2**30:.1f} GiB of weights, and one ONNX file holds two"
-        remedy = "Write a bundle with model.compile_to: its weights are in a file of their own."
-        raise OptionError(Problem(f"model {model.name}", what, remedy))
+    @property
+    def origins(self) -> Iterator[Origin]:
+        """The user's operations, in order."""
+        for step in self.program:
+            if isinstance(step, EnergyBlock):
+                yield from (o for s in step.states for o in (*(t.origin for t in s.drive.terms), s.origin))
+            else:
+                yield from step.origins
 
-
-def _traced(model: Model, shapes: Shapes, diagnostics: bool) -> Whole:
-    """With sizes as symbols; failing that, for the example's sizes alone."""
-    failure: RefusedError | None = None
-    for space, found in shapes.spaces():
-        try:
-            whole = _attempt(model, space, found, diagnostics)
-        except RefusedError as refusal:
-            failure = failure or refusal
-            continue
-        if space.is_general:
-            _tell_fixed(model, whole, failure)
-            return whole
-    if failure is None:
-        raise AssertionError("an attempt on the example's own sizes can't restrict them")
-    raise failure
-
-
-def _tell_fixed(model: Model, whole: Whole, failure: RefusedError | None) -> None:
-    if not any(isinstance(s, str) for p in whole.inputs for s in p.shape):
-        why = f" ({failure})" if failure else ""
-        logger.warning("the ONNX file of %s takes batches of the example's size only%s", model.name, why)
-
-
-def _attempt(model: Model, space: Space, shapes: Mapping[str, Shape], diagnostics: bool) -> Whole:
-    marks = Marks()
-    try:
-        return trace_whole(model, space, shapes, diagnostics, marks)
-    except RefusedError:
-        raise
-    except Exception as failure:  # whatever a user's layer and torch's tracer make of tensors without numbers
-        raise untraceable(failure, marks.running, model.name) from failure
-
-
-def _translated(model: Model, whole: Whole) -> ModelProto:
-    """Under the user's names, with the weights, and sure to load."""
-    origins = tuple(model.origins)
-    try:
-        raw = to_onnx(whole.module)
-    except Exception as failure:  # torch's exporter raises what it likes
-        raise unconverted(failure, whole.module, origins, model.name) from failure
-    paths = [p.value for p in whole.tensors]
-    named = give_names(raw, model.name, (*whole.inputs, *whole.tensors), whole.outputs, _describe(model))
-    proto = with_data(with_initializers(named, paths), {p: t for p, t in model.tensors.items() if p in paths})
-    try:
-        onnx.checker.check_model(proto, full_check=True)
-        session(proto)
-    except Exception as failure:  # onnxruntime's exceptions have no common base
-        raise unloadable(failure, origins, model.name) from failure
-    return proto
-
-
-def _describe(model: Model) -> str:
-    """What the file computes, a line for each step."""
-    lines = [f"{model.name} as a feedforward-tied energy-based model, in evaluation mode."]
-    for step in model.program:
-        if isinstance(step, EnergyBlock):
-            how = "relaxes in a Loop" if step.has_feedback else "energy-based without feedback"
-            layers = ", ".join(f"{t.origin.label} ({t.origin.kind})" for t in step.layers)
-            lines.append(f"{step.name}, {how}: {layers}.")
-        else:
-            lines.append(f"{step.name}, digital: {', '.join(f'{o.label} ({o.kind})' for o in step.origins)}.")
-    stop = model.tolerance
-    residual = "by the type's precision" if stop.residual is None else f"{stop.residual:g}"
-    lines.append(f"A relaxation ends at a residual of {residual}, or after {stop.max_sweeps} sweeps.")
-    return "\n".join(lines)
+    def bound(self, block: EnergyBlock, values: Mapping[str, Any], numbers: Mapping[str, Tensor]) -> BoundBlock:
+        """A block on values of the program, on the network's present tensors and on those numbers."""
+        weights = {p: attribute(self.network, p) for p in block.weights}
+        layer_weights: Mapping[str, Any] = layer_weights_in(numbers, block, self.program.labels)
+        return BoundBlock(block, {n: values[n] for n in block.inputs}, weights, layer_weights)

@@ -51,8 +51,13 @@ def unconverted(failure: BaseException, module: fx.GraphModule, origins: Sequenc
     if found is None:
         return RefusedError(name, _reason(RuntimeError(chain[-1])))
     operation = f"{found[1]}.{found[2]}"
-    label = next((n.meta.get("label", "") for n in all_nodes(module) if str(n.target) == operation), "")
-    return RefusedError(labelled(label, origins, name), f"ONNX has no form of {operation}")
+    same = (
+        str.__eq__,
+        lambda target, wanted: target.split(".")[1:2] == wanted.split(".")[1:2],
+    )  # it may be decomposed into its like
+    nodes = [n for n in all_nodes(module) if n.op == "call_function"]
+    labels = (n.meta.get("label", "") for test in same for n in nodes if test(str(n.target), operation))
+    return RefusedError(labelled(next(labels, ""), origins, name), f"ONNX has no form of {operation}")
 
 
 def unloadable(failure: BaseException, origins: Sequence[Origin], name: str) -> RefusedError:

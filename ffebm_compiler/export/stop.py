@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -42,27 +41,37 @@ class Progress(NamedTuple):
     stalls: Tensor
 
 
-@dataclass(frozen=True)
-class Stop:
-    """When to stop.
+class Stop(NamedTuple):
+    """When to stop; every field a scalar tensor, since numbers in a graph's code are rounded to float32 on their way into ONNX.
 
     Attributes:
         tolerance: of the error.
-        max_sweeps: a number, or a scalar tensor.
-        until_stalled: whether to give up as soon as the residual no longer falls.
+        max_sweeps: the most sweeps.
+        stalled, fastest: as in the executor.
     """
 
-    tolerance: float
-    max_sweeps: int | Tensor
-    until_stalled: bool = False
+    tolerance: Tensor
+    max_sweeps: Tensor
+    stalled: Tensor
+    fastest: Tensor
 
-
-def double(value: float) -> Tensor:
-    return torch.full((), value, dtype=torch.float64)
+    @staticmethod
+    def of(tolerance: float, max_sweeps: int) -> Stop:
+        numbers = (torch.tensor(v, dtype=torch.float64) for v in (tolerance, STALLED, FASTEST))
+        limit, stalled, fastest = numbers
+        return Stop(limit, torch.tensor(max_sweeps), stalled, fastest)
 
 
 def whole(value: int) -> Tensor:
     return torch.full((), value, dtype=torch.int64)
+
+
+def infinity() -> Tensor:
+    return torch.full((), math.inf, dtype=torch.float64)
+
+
+def zero() -> Tensor:
+    return torch.full((), 0.0, dtype=torch.float64)
 
 
 def begin(running: Tensor | None = None) -> Progress:
@@ -73,28 +82,33 @@ def begin(running: Tensor | None = None) -> Progress:
     """
     yes = torch.ones((), dtype=torch.bool) if running is None else running
     no = torch.zeros((), dtype=torch.bool)
-    infinite = [double(math.inf) for _ in range(3)]  # a tensor each: a loop changes each by itself
-    return Progress(yes, whole(0), infinite[0], no, infinite[1], infinite[2], double(0.0), whole(0))
+    # a tensor each: a loop changes each by itself
+    return Progress(yes, whole(0), infinity(), no, infinity(), infinity(), zero(), whole(0))
 
 
-def advance(before: Progress, residual: Tensor, stop: Stop) -> Progress:
-    """After one more sweep with this residual."""
+def advance(before: Progress, residual: Tensor, stop: Stop, until_stalled: bool) -> Progress:
+    """After one more sweep with this residual.
+
+    Args:
+        until_stalled: whether to give up as soon as the residual no longer falls.
+    """
     sweeps = before.sweeps + 1
     finite = is_finite(residual)
     known = (before.previous > 0) & is_finite(before.previous)
     rho = torch.where(known, residual / before.previous, before.rho)
-    stalls = torch.where(residual < before.lowest * double(STALLED), whole(0), before.stalls + 1)
-    estimated = residual * torch.maximum(rho / (1 - rho), double(FASTEST))
-    error = torch.where(finite, torch.where(rho < 1, estimated, residual * 1e3), double(math.inf))
-    converged = finite & ((residual == 0) | ((sweeps > 1) & (error <= double(stop.tolerance))))
-    given_up = (stalls == PATIENCE) if stop.until_stalled else torch.zeros((), dtype=torch.bool)
-    running = finite & ~converged & ~given_up & (sweeps < stop.max_sweeps)
+    stalls = torch.where(residual < before.lowest * stop.stalled, whole(0), before.stalls + 1)
+    estimated = residual * torch.maximum(rho / (1 - rho), stop.fastest)
+    error = torch.where(finite, torch.where(rho < 1, estimated, residual * 1e3), infinity())
+    converged = finite & ((residual == 0) | ((sweeps > 1) & (error <= stop.tolerance)))
+    running = finite & ~converged & (sweeps < stop.max_sweeps)
+    if until_stalled:
+        running = running & (stalls != PATIENCE)
     return Progress(running, sweeps, error, converged, residual, torch.minimum(before.lowest, residual), rho, stalls)
 
 
 def is_finite(value: Tensor) -> Tensor:
     """Of what is not negative: false for infinity and for what is no number."""
-    return value < double(math.inf)
+    return value < infinity()
 
 
 def residual(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Tensor:
@@ -103,10 +117,12 @@ def residual(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Tenso
 
 
 def _change(before: Tensor, after: Tensor) -> Tensor:
-    scale, moved = _peak(after), _peak(after - before)
-    relative = torch.where(scale > 0, moved / scale.clamp(min=1e-38), 0.0)
+    """Infinite where a state has left all bounds or is no number, which onnxruntime's maximum overlooks."""
+    size = after.abs().float()
+    scale = _peak(torch.where(size < DIVERGED, size, torch.inf))
+    relative = torch.where(scale > 0, _peak((after - before).abs().float()) / scale.clamp(min=1e-38), 0.0)
     return torch.where(scale < DIVERGED, relative, torch.inf)
 
 
-def _peak(t: Tensor) -> Tensor:
-    return t.abs().amax(list(range(t.dim()))).float()
+def _peak(size: Tensor) -> Tensor:
+    return size.amax(list(range(size.dim())))

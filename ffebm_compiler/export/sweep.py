@@ -19,8 +19,16 @@ from ..solve.binding import States
 from .shapes import Space, symbolically
 from .trace import MARK, Marks, keep, trace
 
-Read = str | Weight
-"""What a sweep reads besides the states: an input or a term that depends on no state, by name; a weight."""
+
+@dataclass(frozen=True)
+class LayerWeight:
+    """w_l of a state."""
+
+    state: str
+
+
+Read = str | Weight | LayerWeight
+"""What a sweep reads besides the states: an input or a term that depends on no state, by name; a weight; a layer weight."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,7 @@ def readable(bound: BoundBlock) -> dict[Read, Any]:
     """All that a sweep of a block may read: whatever is computed once for a whole relaxation."""
     found: dict[Read, Any] = {n: v for values in (bound.inputs, bound.fixed) for n, v in values.items()}
     found.update((Weight(p), t) for p, t in bound.weights.items())
+    found.update((LayerWeight(n), w) for n, w in bound.layer_weights.items())
     return found
 
 
@@ -71,6 +80,7 @@ def _reading(bound: BoundBlock, values: Mapping[Read, Any]) -> BoundBlock:
         inputs={n: values[n] for n in bound.inputs},
         fixed={n: values[n] for n in bound.fixed},
         weights={p: values[Weight(p)] for p in bound.weights},
+        layer_weights={n: values[LayerWeight(n)] for n in bound.layer_weights},
     )
 
 

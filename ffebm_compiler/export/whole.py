@@ -6,19 +6,19 @@ relaxed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import SymInt, Tensor, fx, nn
+from torch import SymInt, Tensor, fx
 
-from ..ir import EnergyBlock, Origin, Program
-from ..solve import BoundBlock, Tolerance
-from ..train import attribute, run_digital
+from ..ir import EnergyBlock
+from ..train import run_digital
 from .interface import Port
 from .loop import Settled, Sweeps, settle, trace_sweeps
+from .model import Model
 from .names import Names
 from .refusal import RefusedError, labelled
 from .result import named_leaves
@@ -29,60 +29,19 @@ DRAWS = "it draws random numbers in evaluation mode, which one file for inferenc
 
 
 @dataclass(frozen=True)
-class Model:
-    """An ff-EBM in evaluation mode, as a function.
-
-    Attributes:
-        name: the class of the user's model.
-        program, network: what it computes, with which tensors.
-        example: the arguments of a call, by name; what is no tensor in it is the same in every call.
-        pack: the result from the values of the program.
-        layer_weights: w_l by state, by block.
-        tolerance: when a relaxation stops.
-    """
-
-    name: str
-    program: Program
-    network: nn.Module
-    example: Mapping[str, Any]
-    pack: Callable[[Mapping[str, Any]], Any]
-    layer_weights: Mapping[str, Mapping[str, float]]
-    tolerance: Tolerance
-
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        """Every tensor of the model, a tied one under its first name."""
-        return dict((*self.network.named_parameters(), *self.network.named_buffers()))
-
-    @property
-    def origins(self) -> Iterator[Origin]:
-        """The user's operations, in order."""
-        for step in self.program:
-            if isinstance(step, EnergyBlock):
-                yield from (o for s in step.states for o in (*(t.origin for t in s.drive.terms), s.origin))
-            else:
-                yield from step.origins
-
-    def bound(self, block: EnergyBlock, values: Mapping[str, Any]) -> BoundBlock:
-        """A block on values of the program and on the network's present tensors."""
-        weights = {p: attribute(self.network, p) for p in block.weights}
-        return BoundBlock(block, {n: values[n] for n in block.inputs}, weights, self.layer_weights[block.name])
-
-
-@dataclass(frozen=True)
 class Whole:
     """A traced model.
 
     Attributes:
         module: the flat graph.
         inputs: the arguments that are tensors, in order.
-        tensors: those of the model that it reads, in order, after the arguments.
+        tensors: what it reads after the arguments, in order, by name: tensors of the model, numbers of its relaxations.
         outputs: the results, in order.
     """
 
     module: fx.GraphModule
     inputs: tuple[Port, ...]
-    tensors: tuple[Port, ...]
+    tensors: Mapping[str, Tensor]
     outputs: tuple[Port, ...]
 
 
@@ -94,7 +53,8 @@ def trace_whole(model: Model, space: Space, shapes: Mapping[str, Shape], diagnos
         diagnostics: whether sweeps and residual of each block are results too.
         marks: notes which operation is running.
     """
-    fakes = {path: space.tensor(t) for path, t in model.tensors.items()}
+    own = {**model.tensors, **model.numbers(shapes)}
+    fakes = {n: space.tensor(t) for n, t in own.items()}
     call = _Call(model, shapes, tuple(fakes), _all_sweeps(model, space, shapes, fakes, marks), diagnostics, marks)
     flat = trace(call, [*(space.leaf(a.leaf) for a in call.arguments), *fakes.values()], space)
     if flat.random:
@@ -103,11 +63,9 @@ def trace_whole(model: Model, space: Space, shapes: Mapping[str, Shape], diagnos
     keep(flat, flat.outputs)
     used = _drop_unused(flat.module.graph, flat.inputs[len(call.arguments) :], tuple(fakes))
     names = Names((*used, *(a.port.name for a in call.arguments)))
-    results = [
-        _result(names.unique(n), space.shape(o.meta["val"])) for n, o in zip(call.results, flat.outputs, strict=True)
-    ]
-    tensors = [Port(p, p, _dtype(fakes[p].dtype), tuple(fakes[p].shape)) for p in used]
-    return Whole(flat.module, tuple(a.port for a in call.arguments), tuple(tensors), tuple(results))
+    shown = zip(call.results, flat.outputs, strict=True)
+    results = tuple(_result(names.unique(n), space.shape(node.meta["val"])) for n, node in shown)
+    return Whole(flat.module, tuple(a.port for a in call.arguments), {n: own[n] for n in used}, results)
 
 
 @dataclass(frozen=True)
@@ -120,16 +78,16 @@ class _Argument:
 
 @dataclass
 class _Call:
-    """The model as a function of its tensor arguments and of its own tensors.
+    """The model as a function of its tensor arguments, of its own tensors and of the numbers of its relaxations.
 
     Attributes:
-        paths: of the own tensors, in order.
+        names: of own tensors and numbers, in order.
         results: readable names of what the last call gave, in order.
     """
 
     model: Model
     shapes: Mapping[str, Shape]
-    paths: tuple[str, ...]
+    names: tuple[str, ...]
     sweeps: Mapping[str, Sweeps | None]
     diagnostics: bool
     marks: Marks
@@ -137,17 +95,32 @@ class _Call:
 
     @cached_property
     def arguments(self) -> tuple[_Argument, ...]:
-        return tuple(_arguments(self.model, self.shapes, Names(self.paths)))
+        return tuple(_arguments(self.model, self.shapes, Names(self.names)))
 
     def __call__(self, *flat: Any) -> Sequence[Tensor]:
         given = dict(zip([a.port.value for a in self.arguments], flat, strict=False))
-        own = dict(zip(self.paths, flat[len(self.arguments) :], strict=True))
+        own = dict(zip(self.names, flat[len(self.arguments) :], strict=True))
         program, example = self.model.program, self.model.example
         values = {n: _nest(n, self.shapes[n], example[n], given) for n in program.inputs}
-        result, settled = within(self.model.network, own, lambda: _run(self.model, values, self.sweeps, self.marks))
+        result, settled = within(
+            self.model.network, {n: own[n] for n in self.model.tensors}, lambda: self.run(values, own)
+        )
         found = _results(result, settled if self.diagnostics else {})
         self.results = tuple(found)
         return [_as_result(v, flat) for v in found.values()]
+
+    def run(self, values: dict[str, Any], numbers: Mapping[str, Tensor]) -> tuple[Any, dict[str, Settled]]:
+        """The model's result, every block at its equilibrium."""
+        settled: dict[str, Settled] = {}
+        for step in self.model.program:
+            if isinstance(step, EnergyBlock):
+                bound = self.model.bound(step, {n: _as_number(values[n]) for n in step.inputs}, numbers)
+                found = settle(bound, self.sweeps[step.name], numbers, self.marks)
+                settled[step.name] = found
+                values.update({n: found.states[n] for n in step.outputs})
+            else:
+                values.update(run_digital(step, self.model.network, values, self.marks.around))
+        return self.model.pack(values), settled
 
 
 def _all_sweeps(
@@ -158,11 +131,12 @@ def _all_sweeps(
     def sweeps(block: EnergyBlock) -> Sweeps | None:
         inputs = {n: space.make(shapes[n]) for n in block.inputs}
         with space.mode, symbolically():
-            bound = model.bound(block, inputs)
+            bound = model.bound(block, inputs, fakes)
         return trace_sweeps(bound, space, marks)
 
     blocks = model.program.energy_blocks
-    found: dict[str, Sweeps | None] = within(model.network, fakes, lambda: {b.name: sweeps(b) for b in blocks})
+    own = {n: fakes[n] for n in model.tensors}
+    found: dict[str, Sweeps | None] = within(model.network, own, lambda: {b.name: sweeps(b) for b in blocks})
     return found
 
 
@@ -180,21 +154,6 @@ def _nest(name: str, shape: Shape, example: Any, leaves: Mapping[str, Any]) -> A
     recorded = torch.utils._pytree.tree_leaves(example)
     found = [leaves.get(place, was) for (place, _), was in zip(shape.named(name), recorded, strict=True)]
     return torch.utils._pytree.tree_unflatten(found, shape.tree)
-
-
-def _run(
-    model: Model, values: dict[str, Any], sweeps: Mapping[str, Sweeps | None], marks: Marks
-) -> tuple[Any, dict[str, Settled]]:
-    """The model's result, every block at its equilibrium."""
-    settled: dict[str, Settled] = {}
-    for step in model.program:
-        if isinstance(step, EnergyBlock):
-            bound = model.bound(step, {n: _as_number(values[n]) for n in step.inputs})
-            settled[step.name] = settle(bound, sweeps[step.name], model.tolerance, marks)
-            values.update({n: settled[step.name].states[n] for n in step.outputs})
-        else:
-            values.update(run_digital(step, model.network, values, marks.around))
-    return model.pack(values), settled
 
 
 def _as_number(value: Any) -> Any:

@@ -1,0 +1,48 @@
+"""The numbers of a block's relaxation as named tensors of the file: ``block1/tolerance``, ``block1/layer_weight/features.3``.
+
+Whoever has the file may change them there. They are tensors also because numbers in a graph's code are rounded to float32 on their way into
+ONNX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..ir import EnergyBlock
+from ..solve import Tolerance
+from .stop import Stop
+
+Labels = Mapping[str, str]
+"""The user's names of values."""
+
+
+def numbers_of(
+    block: EnergyBlock, layer_weights: Mapping[str, float], tolerance: Tolerance, dtype: torch.dtype, labels: Labels
+) -> dict[str, Tensor]:
+    """By name in the file; none of a block that does not relax.
+
+    Args:
+        dtype: of the states.
+    """
+    if not block.has_feedback:
+        return {}
+    stop = Stop.of(tolerance.of(dtype), tolerance.max_sweeps)
+    weights = {_layer_weight(block, n, labels): torch.tensor(w, dtype=dtype) for n, w in layer_weights.items()}
+    return {**{f"{block.name}/{field}": v for field, v in stop._asdict().items()}, **weights}
+
+
+def stop_in(numbers: Mapping[str, Tensor], block: EnergyBlock) -> Stop:
+    """When a block's relaxation stops."""
+    return Stop(*(numbers[f"{block.name}/{field}"] for field in Stop._fields))
+
+
+def layer_weights_in(numbers: Mapping[str, Tensor], block: EnergyBlock, labels: Labels) -> dict[str, Tensor]:
+    """w_l by state; none of a block that does not relax."""
+    return {s.name: numbers[_layer_weight(block, s.name, labels)] for s in block.states} if block.has_feedback else {}
+
+
+def _layer_weight(block: EnergyBlock, state: str, labels: Labels) -> str:
+    return f"{block.name}/layer_weight/{labels.get(state, state)}"
