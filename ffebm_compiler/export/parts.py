@@ -15,7 +15,7 @@ from .graph import in_order, to_onnx, with_initializers
 from .interface import FORWARD, TRAINING, VJP, ExportedPart, Interface, PartGraph, Unexportable
 from .names import give_names
 from .part import Part, parts_of
-from .refusal import RefusedError, named, unconverted, unloadable, untraceable
+from .refusal import RefusedError, refuse_draws, unconverted, unloadable, untraceable
 from .shapes import Shape, Shapes, Space, shapes_of
 from .trace import Marks
 
@@ -113,18 +113,12 @@ class _Export:
 
     def _try(self, graph: PartGraph) -> None:
         origins, name = self.part.origins, self._called
-        drawn = next((n for n in graph.model.graph.node if n.op_type in _DRAWS), None)
-        if drawn is not None:
-            raise RefusedError(
-                named(drawn.name, origins, name), "it draws random numbers of a kind that can't be given from outside"
-            )
+        refuse_draws(graph.model, origins, name)
         try:
             session(plain(graph))
         except Exception as failure:  # onnxruntime's exceptions have no common base
             raise unloadable(failure, origins, name) from failure
 
-
-_DRAWS = ("RandomUniform", "RandomUniformLike", "RandomNormal", "RandomNormalLike", "Bernoulli", "Multinomial")
 
 _SAYS = {
     FORWARD: "y = F(x) in evaluation mode.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from onnx import ModelProto
 from torch import fx
 
 from ..errors import FFEBMError
@@ -65,11 +66,22 @@ def unloadable(failure: BaseException, origins: Sequence[Origin], name: str) -> 
     text = _reason(failure)
     found = re.search(r"node with name '([^']+)'", text)
     return RefusedError(
-        named(found[1] if found else "", origins, name), f"onnxruntime can't run it: {text.rpartition(' : ')[2]}"
+        _named(found[1] if found else "", origins, name), f"onnxruntime can't run it: {text.rpartition(' : ')[2]}"
     )
 
 
-def named(node: str, origins: Sequence[Origin], name: str) -> str:
+_DRAWS = ("RandomUniform", "RandomUniformLike", "RandomNormal", "RandomNormalLike", "Bernoulli", "Multinomial")
+
+
+def refuse_draws(model: ModelProto, origins: Sequence[Origin], name: str) -> None:
+    """Raises where a node draws random numbers itself: nobody outside can know them."""
+    drawn = next((n for n in model.graph.node if n.op_type in _DRAWS), None)
+    if drawn is not None:
+        reason = "it draws random numbers of a kind that can't be given from outside"
+        raise RefusedError(_named(drawn.name, origins, name), reason)
+
+
+def _named(node: str, origins: Sequence[Origin], name: str) -> str:
     """The user's operation that a node of an ONNX graph comes from."""
     return labelled(node.rpartition("/")[0], origins, name)
 

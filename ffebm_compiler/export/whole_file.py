@@ -17,7 +17,7 @@ from .interface import Port
 from .loop_names import name_loops
 from .model import Model
 from .names import give_names
-from .refusal import RefusedError, unconverted, unloadable, untraceable
+from .refusal import RefusedError, refuse_draws, unconverted, unloadable, untraceable
 from .shapes import Shape, Shapes, Space, shapes_of
 from .trace import Marks
 from .whole import Whole, trace_whole
@@ -105,6 +105,7 @@ def _translated(model: Model, whole: Whole) -> ModelProto:
     raw = name_loops(raw, model.program)
     named = give_names(raw, model.name, (*whole.inputs, *ports), whole.outputs, _describe(model))
     proto = with_data(with_initializers(named, list(whole.tensors)), whole.tensors)
+    refuse_draws(proto, origins, model.name)
     try:
         onnx.checker.check_model(proto, full_check=True)
         session(proto)
