@@ -61,15 +61,21 @@ class OnnxGraph:
         options.intra_op_num_threads = self.threads or torch.get_num_threads()
         # spinning threads of one session take the cores from the next, and from torch
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        arrays = {n: w.detach().contiguous().numpy() for n, w in weights.items()}
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(a) for a in arrays.values()]
-        options.add_external_initializers([*arrays], values)
         try:
+            arrays = {n: w.detach().contiguous().numpy() for n, w in weights.items()}
+            values = [onnxruntime.OrtValue.ortvalue_from_numpy(a) for a in arrays.values()]
+            options.add_external_initializers([*arrays], values)
             content = _prepared(self.content, arrays, results)
             made = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as failure:  # onnxruntime's exceptions have no common base
             raise self._failed(failure) from failure
-        return Session(self, made, tuple(p for p in self.interface.results if p.name in results))
+        reads = {i.name for i in made.get_inputs()}
+        return Session(
+            self,
+            made,
+            tuple(p for p in self.interface.inputs if p.name in reads),
+            tuple(p for p in self.interface.results if p.name in results),
+        )
 
     def _failed(self, failure: Exception) -> InputError:
         message = " ".join(str(failure).split())[:300]
@@ -84,10 +90,11 @@ class OnnxGraph:
 
 @dataclass(frozen=True)
 class Session:
-    """A graph that runs."""
+    """A graph that runs: what it reads (outputs that nobody asked for may have left an input unread) and what it gives."""
 
     graph: OnnxGraph
     made: Any
+    inputs: tuple[Port, ...]
     results: tuple[Port, ...]
 
     def __call__(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,16 +103,12 @@ class Session:
         Raises:
             InputError: onnxruntime failed; names the layers.
         """
-        feed = {p.name: as_array(given[p.name], p) for p in self.graph.interface.inputs if p.name in self._reads}
         try:
+            feed = {p.name: as_array(given[p.name], p) for p in self.inputs}
             found = self.made.run([p.name for p in self.results], feed)
         except Exception as failure:
             raise self.graph._failed(failure) from failure
         return {p.name: _as_value(a) for p, a in zip(self.results, found, strict=True)}
-
-    @property
-    def _reads(self) -> frozenset[str]:
-        return frozenset(i.name for i in self.made.get_inputs())
 
 
 def as_array(value: Any, port: Port) -> np.ndarray:
