@@ -161,6 +161,16 @@ def adaptive_avg_pool3d_backward(error: Tensor, x: Tensor) -> Tensor:
     return adaptive_avg_pool_backward(error, x, 3)
 
 
+def adaptive_avg_pool3d(x: Tensor, size: list[int]) -> Tensor:
+    """The forward operation, which torch's exporter lacks."""
+
+    def along(d: int) -> Matrix:
+        columns = _columns(lambda t: torch.nn.functional.adaptive_avg_pool1d(t, size[d]), int(x.shape[d - 3]))
+        return [list(row) for row in zip(*columns, strict=True)]
+
+    return _apart(x, [along(d) for d in range(3)])
+
+
 def _upsampling(forward: Callable[..., Any], axes: int, aligned: bool) -> Callable[..., Tensor]:
     """The backward pass of an upsampling, from its forward operation along one axis."""
 
@@ -250,15 +260,20 @@ def native_dropout(x: Tensor, p: float, train: bool | None) -> tuple[Tensor, Ten
 
 
 def bernoulli(x: Tensor, generator: Any = None) -> Tensor:
-    return (_uniform(x).to(x.dtype) < x).to(x.dtype)
+    return _ones(x, x)
 
 
 def bernoulli_p(x: Tensor, p: float = 0.5, generator: Any = None) -> Tensor:
-    return (_uniform(x) < p).to(x.dtype)
+    return _ones(x, p)
 
 
-def bernoulli_tensor(x: Tensor, p: Tensor, generator: Any = None) -> Tensor:
-    return (_uniform(x) < p).to(x.dtype)
+def _ones(like: Tensor, p: Tensor | float) -> Tensor:
+    """One where the number is at least 1 - p: where dropout, which draws so too, keeps."""
+    return (_uniform(like) >= 1 - p).to(like.dtype)
+
+
+def exponential(x: Tensor, rate: float = 1.0, generator: Any = None) -> Tensor:
+    return (-(1 - _uniform(x)).log() / rate).to(x.dtype)
 
 
 def rand_like(x: Tensor, dtype: torch.dtype | None = None, **layout: Any) -> Tensor:
@@ -300,6 +315,7 @@ OWN: Mapping[Any, Callable[..., Any]] = {
     aten.avg_pool3d_backward.default: avg_pool_backward,
     aten._adaptive_avg_pool2d_backward.default: adaptive_avg_pool2d_backward,
     aten._adaptive_avg_pool3d_backward.default: adaptive_avg_pool3d_backward,
+    aten._adaptive_avg_pool3d.default: adaptive_avg_pool3d,
     aten.upsample_nearest1d_backward.default: _upsampling(_nearest, 1, False),
     aten.upsample_nearest2d_backward.default: _upsampling(_nearest, 2, False),
     aten.upsample_nearest3d_backward.default: _upsampling(_nearest, 3, False),
@@ -319,7 +335,8 @@ OWN: Mapping[Any, Callable[..., Any]] = {
     aten.native_dropout.default: native_dropout,
     aten.bernoulli.default: bernoulli,
     aten.bernoulli.p: bernoulli_p,
-    aten.bernoulli.Tensor: bernoulli_tensor,
+    aten.bernoulli.Tensor: _ones,
+    aten.exponential.default: exponential,
     aten.rand_like.default: rand_like,
     aten.uniform.default: uniform,
     aten.randn.default: randn,

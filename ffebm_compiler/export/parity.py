@@ -175,8 +175,9 @@ def _dropout(number: Tensor, x: Tensor, p: float, train: bool | None) -> tuple[T
 _TAKES: Mapping[Any, Callable[..., Any]] = {
     aten.bernoulli_.float: _keep_,
     aten.native_dropout.default: _dropout,
-    aten.bernoulli.p: lambda number, x, p, generator=None: (number < p).to(x.dtype),
-    aten.bernoulli.default: lambda number, x, generator=None: (number < x).to(x.dtype),
+    aten.bernoulli.p: lambda number, x, p, generator=None: (number >= 1 - p).to(x.dtype),
+    aten.bernoulli.default: lambda number, x, generator=None: (number >= 1 - x).to(x.dtype),
+    aten.exponential_.default: lambda number, x, rate=1.0, generator=None: x.copy_(-torch.log1p(-number) / rate),
     aten.rand_like.default: lambda number, x: number.to(x.dtype),
     aten.rand.default: lambda number, sizes: number,
 }

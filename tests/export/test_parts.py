@@ -216,6 +216,13 @@ def test_every_draw_has_its_own_number_in_both_graphs() -> None:
     assert names(part.graphs[VJP].interface.random) == ["random/0", "random/1"], "the third has no part in a gradient"
 
 
+@pytest.mark.parametrize("function", [lambda m, x: F.dropout2d(x.reshape(-1, 4, 2, 1), 0.3).flatten(1), lambda m, x: F.alpha_dropout(x, 0.3, True), lambda m, x: F.gumbel_softmax(x)], ids=["dropout2d", "alpha_dropout", "gumbel_softmax"])  # fmt: skip
+def test_other_uses_of_random_numbers(function: Any) -> None:
+    model, part = digital(function)
+    agrees(model, part)
+    assert part.graphs[TRAINING].interface.random
+
+
 def test_normal_numbers_are_made_of_uniform_ones() -> None:
     _, part = digital(lambda m, x: x + torch.randn_like(x))
     graph = part.graphs[TRAINING]
