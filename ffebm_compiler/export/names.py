@@ -101,7 +101,7 @@ class _Renaming:
 def _labels(graph: GraphProto) -> dict[str, str]:
     """The label of what gives each value. A node without one serves those that read what it gives (a size, a shared cast); one that
     nobody reads passes on what another gives."""
-    found = {output: _label(n) for g in _graphs(graph) for n in g.node for output in n.output}
+    found = {output: _label(n) for g in graphs_of(graph) for n in g.node for output in n.output}
     for node in reversed(graph.node):
         for name in node.input:
             if not found.get(name, "given"):
@@ -117,18 +117,19 @@ def _label(node: NodeProto) -> str:
     return next((label_of(p.value) for p in node.metadata_props if p.key == "pkg.torch.onnx.stack_trace"), "")
 
 
-def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
+def graphs_of(graph: GraphProto) -> Iterator[GraphProto]:
+    """A graph, and those within its nodes."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
             for nested in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from _graphs(nested)
+                yield from graphs_of(nested)
 
 
 def _strip(model: ModelProto) -> None:
     """Without notes: they hold paths and hashes of one run."""
     del model.metadata_props[:]
-    for graph in _graphs(model.graph):
+    for graph in graphs_of(model.graph):
         del graph.metadata_props[:]
         for thing in (*graph.node, *graph.initializer, *graph.input, *graph.output):
             del thing.metadata_props[:]
@@ -138,4 +139,4 @@ def _strip(model: ModelProto) -> None:
             del node.metadata_props[:]
 
 
-__all__ = ["Names", "give_names", "value_info"]
+__all__ = ["Names", "give_names", "graphs_of", "value_info"]

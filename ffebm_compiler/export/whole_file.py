@@ -16,7 +16,7 @@ from .graph import to_onnx, with_data, with_initializers
 from .interface import Port
 from .loop_names import name_loops
 from .model import Model
-from .names import give_names
+from .names import give_names, graphs_of
 from .refusal import RefusedError, refuse_draws, unconverted, unloadable, untraceable
 from .shapes import Shape, Shapes, Space, shapes_of
 from .trace import Marks
@@ -105,6 +105,7 @@ def _translated(model: Model, whole: Whole) -> ModelProto:
     raw = name_loops(raw, model.program)
     named = give_names(raw, model.name, (*whole.inputs, *ports), whole.outputs, _describe(model))
     proto = with_data(with_initializers(named, list(whole.tensors)), whole.tensors)
+    _drop_unused(proto)
     refuse_draws(proto, origins, model.name)
     try:
         onnx.checker.check_model(proto, full_check=True)
@@ -112,6 +113,15 @@ def _translated(model: Model, whole: Whole) -> ModelProto:
     except Exception as failure:  # onnxruntime's exceptions have no common base
         raise unloadable(failure, origins, model.name) from failure
     return proto
+
+
+def _drop_unused(proto: ModelProto) -> None:
+    """Constants that no node reads any more, of which onnxruntime would warn."""
+    read = {n for g in graphs_of(proto.graph) for node in g.node for n in node.input}
+    read |= {v.name for g in graphs_of(proto.graph) for v in g.output}
+    kept = [t for t in proto.graph.initializer if t.name in read]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
 
 
 def _describe(model: Model) -> str:
