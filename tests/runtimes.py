@@ -47,7 +47,7 @@ class SameDropout(TorchFunctionMode):
         if func not in (torch.nn.functional.dropout, torch.dropout, torch.ops.aten.dropout.default):
             return func(*args, **named)
         x, p, training = (*args, *(named[k] for k in ("p", "training", "train") if k in named))[:3]
-        if not training:
+        if not training or p == 0:
             return x
         kept = torch.rand(x.shape, generator=self.generator) >= p
         return x * kept / (1 - p)
