@@ -18,6 +18,7 @@ from models import ZOO, Entry, mlp
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
+from ffebm_compiler.export.names import graphs_of
 
 OUTPUT = 1e-5  # of the largest value
 
@@ -179,6 +180,8 @@ def test_it_has_the_users_names_and_every_weight_once(residual: tuple[fc.FFEBM, 
     held = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer if not t.name.startswith("constant/")}
     assert {n for n in held if "/" not in n} == dict(model.named_parameters()).keys()
     assert all(np.array_equal(held[n], p.detach().numpy()) for n, p in model.named_parameters())
+    read = {n for g in graphs_of(graph) for node in g.node for n in node.input}
+    assert {t.name for t in graph.initializer} <= read
     loops = [n for n in graph.node if n.op_type == "Loop"]
     assert [n.name for n in loops] == [f"{b.block.name}/Loop" for b in model.blocks if b.block.has_feedback]
     carried = {v.name for n in loops for v in n.attribute[0].g.input}
