@@ -162,7 +162,7 @@ class _Drawing(TorchDispatchMode):
         return takes(self.drawn.get(f"random/{next(self.calls)}", torch.zeros(())), *args)
 
 
-def _keep_(number: Tensor, x: Tensor, kept: float, generator: Any = None) -> Tensor:
+def _keep_(number: Tensor, x: Tensor, kept: float = 0.5, generator: Any = None) -> Tensor:
     """torch's dropout on a processor writes whether to keep, which has this probability, in place."""
     return x.copy_((number >= 1 - kept).to(x.dtype))
 

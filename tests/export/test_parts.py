@@ -208,7 +208,7 @@ def test_dropout_keeps_where_the_number_is_at_least_p(p: float) -> None:
 
 def test_every_draw_has_its_own_number_in_both_graphs() -> None:
     def noisy(m: Any, x: Tensor) -> Tensor:
-        return F.dropout(x, 0.3) + F.dropout(torch.atan(x), 0.6) + torch.bernoulli(torch.full_like(x, 0.4))
+        return F.dropout(x, 0.3) + F.dropout(torch.atan(x), 0.5) + torch.bernoulli(torch.full_like(x, 0.4))
 
     model, part = digital(noisy)
     agrees(model, part)
