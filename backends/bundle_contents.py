@@ -65,15 +65,17 @@ def contents_of(subject: Subject) -> Contents:
     """The contents of a model's bundle.
 
     Raises:
-        OptionError: digital parts that ONNX can't express, all of them, unless they are to be skipped.
+        OptionError: digital parts that ONNX can't express, all of them, unless they are to be skipped; computed weights always, for
+            no block can do without.
     """
     subject.tell("running the model")
     runs = {training: recorded(subject.model, training, subject.args, subject.kwargs) for training in (False, True)}
     chip = _on_chip(subject)
     exported = {training: _exported(subject, run) for training, run in runs.items()}
     refused = tuple(r for parts in exported.values() for part in parts for r in part.refused)
-    if refused and subject.options.unexportable == "refuse":
-        raise OptionError(_refusals(refused))
+    stands = refused if subject.options.unexportable == "refuse" else [*filter(_is_needed, refused)]
+    if stands:
+        raise OptionError(_refusals(stands))
     contents = replace(
         _described(subject, exported), refused=refused, files=chip.files, options=_options(subject, chip)
     )
@@ -101,14 +103,23 @@ def _exported(subject: Subject, run: Run) -> tuple[ExportedPart, ...]:
         return export_parts(model.program, model.network, run.values, KINDS[run.training], subject.tell)
 
 
+_SKIP = "Leave it out of the model, or write the rest: unexportable='skip' (--skip-unexportable on the command line)."
+_PLAIN = (
+    "Blocks read these weights. Make them plain: torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')."
+)
+
+
+def _is_needed(refused: Unexportable) -> bool:
+    """Whether a bundle is none without this graph: blocks can't do without their weights."""
+    return refused.part == WEIGHTS and refused.kind != VJP
+
+
 def _refusals(refused: Sequence[Unexportable]) -> Iterator[Problem]:
-    remedy = (
-        "Leave it out of the model, or write the rest: unexportable='skip' (--skip-unexportable on the command line)."
-    )
     told = dict.fromkeys((r.part, r.operation, r.reason) for r in refused)
     for part, operation, reason in told:
-        kinds = ", ".join(r.kind for r in refused if (r.part, r.operation, r.reason) == (part, operation, reason))
-        yield Problem(f"digital part {part} ({kinds}), {operation}", f"has no ONNX form: {reason}", remedy)
+        same = [r for r in refused if (r.part, r.operation, r.reason) == (part, operation, reason)]
+        where = f"digital part {part} ({', '.join(r.kind for r in same)}), {operation}"
+        yield Problem(where, f"has no ONNX form: {reason}", _PLAIN if any(map(_is_needed, same)) else _SKIP)
 
 
 # --- the programs and their numbers -------------------------------------------------------------------------

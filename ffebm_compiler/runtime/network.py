@@ -58,11 +58,13 @@ def network_of(contents: Contents, random: RandomNumbers, threads: int | None) -
     return root
 
 
-def refresh_weights(network: nn.Module) -> None:
-    """Computes the weights that are computed from the present values of their originals; in evaluation mode."""
+def refresh_weights(network: nn.Module, training: bool = False) -> None:
+    """Computes the weights that are computed from the present values of their originals; in training a spectral norm moves."""
     if not getattr(network, "computed", ()):
         return
-    for path, value in part_of(network, WEIGHTS).evaluate([]).items():
+    part = part_of(network, WEIGHTS)
+    found = part.run_training([]).outputs if training else part.evaluate([])
+    for path, value in found.items():
         set_computed(network, path, value)
 
 

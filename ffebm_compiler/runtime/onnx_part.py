@@ -135,10 +135,19 @@ class OnnxPart(nn.Module):
         given |= {p.name: self.tensor(p).clone() for p in ports.buffers}
         given |= self.random.draw(ports.random, sizes_of(ports.values, given), self._where)
         found = self._session(graph, _names((*ports.outputs, *ports.statistics)))(given)
+        self._require_finite(ports.statistics, given, found)
         with torch.no_grad():
             for p in ports.statistics:
                 attribute(self._home[0], p.value).copy_(torch.as_tensor(found[p.name]))
         return Pass(given, {p.value: found[p.name] for p in ports.outputs})
+
+    def _require_finite(self, moved: Sequence[Port], given: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+        """PyTorch refuses to take the variance of one value, where a graph gives what is no number."""
+        lost = [p.value for p in moved if not _is_finite(found[p.name])]
+        if lost and all(map(_is_finite, given.values())):
+            what = f"its running statistics would no longer be finite: {', '.join(lost[:6])}"
+            remedy = "A batch norm in training needs more than one value of each channel: give batches of two samples or more."
+            raise InputError(Problem(f"digital part {self._where}", what, remedy))
 
     def vjp(self, ran: Pass, errors: Mapping[str, Tensor]) -> PartGradients:
         """The loss's gradient in values and weights; empty where no error has arrived."""
@@ -217,3 +226,7 @@ def _names(ports: Sequence[Port]) -> frozenset[str]:
 
 def _no_error(output: Any) -> Tensor:
     return torch.zeros_like(output)
+
+
+def _is_finite(value: Any) -> bool:
+    return bool(torch.isfinite(torch.as_tensor(value)).all())

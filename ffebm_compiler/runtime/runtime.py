@@ -58,12 +58,12 @@ class Runtime:
             InputError: with every problem of the call.
         """
         with torch.no_grad():
-            refresh_weights(self.model.network)
+            refresh_weights(self.model.network, self.training)
             return self.model(*as_tensors(args), **as_tensors(kwargs))
 
     def equilibrium(self, *args: Any, **kwargs: Any) -> tuple[Any, tuple[BlockEquilibrium, ...]]:
         """The model's result, and what each block settled to."""
-        refresh_weights(self.model.network)
+        refresh_weights(self.model.network, self.training)
         return self.model.equilibrium(*as_tensors(args), **as_tensors(kwargs))
 
     @property
@@ -156,7 +156,7 @@ class Runtime:
         on_chip = isinstance(self.model, AnalogFFEBM)
         return code_of(self.model, None if on_chip else self.model.execution.estimator)
 
-    def train_step(self, x: Any, y: Any, loss: str | Loss = "cross_entropy") -> Tensor:
+    def train_step(self, x: Any, y: Any, loss: str | Loss = "cross_entropy", loss_output: str | None = None) -> Tensor:
         """One step of the generated chain in training mode, no weight moved: returns the loss, and adds the gradients to :meth:`gradients`.
 
         Nothing is differentiated automatically, except on an emulated chip: there the emulator takes the currents and the
@@ -166,8 +166,9 @@ class Runtime:
             x: the model's input; a tuple for several, a dict by name.
             y: the target, handed to the loss.
             loss: a loss by name, or ``(outputs, target) -> (loss, errors)``.
+            loss_output: as in :meth:`trainer`.
         """
-        return self.run_step(x, y, loss_of(loss))
+        return self.run_step(x, y, loss_of(loss, loss_output))
 
     def run_step(self, x: Any, y: Any, loss: Loss, step: Step | None = None) -> Tensor:
         """The same with a loss as a function, and a training step of one's own."""
@@ -200,6 +201,7 @@ class Runtime:
         weight_decay: float = 0.0,
         seed: int = 0,
         step: Step | None = None,
+        loss_output: str | None = None,
     ) -> Trainer:
         """What trains this model.
 
@@ -210,6 +212,7 @@ class Runtime:
             learning_rate, momentum, betas, weight_decay: its constants.
             seed: of the random layers.
             step: a training step to run instead of the generated one, as ``training_loop.py`` has it.
+            loss_output: which of several outputs a named loss is of: ``"logits"``, ``"heads.1"``. None is the only one of real numbers.
 
         Raises:
             OptionError: with every option that can't be used.
@@ -218,7 +221,7 @@ class Runtime:
             require_no_differentiation(self.model.execution.estimator)
         options = OptimizerOptions(optimizer, learning_rate, momentum, betas, weight_decay)
         self._random.generator.manual_seed(seed)
-        return Trainer(self, loss_of(loss), options, self._random, step)
+        return Trainer(self, loss_of(loss, loss_output), options, self._random, step)
 
     # --- files ------------------------------------------------------------------------------------------
 

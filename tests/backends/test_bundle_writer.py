@@ -319,6 +319,15 @@ def test_what_onnx_cannot_express_is_refused_with_every_layer_or_left_out(tmp_pa
     assert "5 (Foreign)" in page
 
 
+def test_weights_that_onnx_cannot_compute_are_never_left_out(tmp_path: Path) -> None:
+    layer = nn.utils.parametrizations.orthogonal(nn.Linear(4, 5))
+    model = fc.convert(nn.Sequential(layer, nn.ReLU(), nn.Linear(5, 2)), block_size=2)
+    for asked in ("refuse", "skip"):
+        with pytest.raises(OptionError, match=r"0\.weight (.|\n)*remove_parametrizations"):
+            model.compile_to(tmp_path / "build", X, unexportable=asked)
+    assert [*tmp_path.iterdir()] == []
+
+
 class OwnEstimator(fc.Implicit):
     pass
 

@@ -63,6 +63,34 @@ def test_a_session_is_kept_while_the_weights_stay(contents: Contents) -> None:
     assert copy.deepcopy(part)._sessions == {}
 
 
+def test_one_value_of_a_channel_has_no_variance(contents: Contents) -> None:
+    runtime = runtime_of(contents)
+    before = runtime.state_dict()
+    with pytest.raises(InputError, match=r"1\.running_var(.|\n)*two samples"):
+        runtime.train_step(torch.randn(1, 3), torch.tensor([0]))
+    assert all(torch.equal(v, before[n]) for n, v in runtime.state_dict().items()), "nothing has moved"
+    with torch.no_grad():
+        runtime.model.network.get_submodule("0").weight.fill_(torch.nan)
+    with pytest.warns(fc.ConvergenceWarning):  # a training that has diverged is told apart
+        runtime.train_step(torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))
+    assert runtime.state_dict()["1.running_mean"].isnan().all()
+
+
+def test_computed_weights_move_in_training_mode_as_in_the_executor() -> None:
+    def normed() -> fc.FFEBM:
+        torch.manual_seed(0)
+        layers = nn.utils.parametrizations.spectral_norm(nn.Linear(3, 4)), nn.Tanh(), nn.Linear(4, 2)
+        return fc.convert(nn.Sequential(*layers), block_size=2)
+
+    x = torch.randn(4, 3)
+    runtime, model = loaded(normed(), (x,)).train(), normed().train()
+    with torch.no_grad():
+        for _ in range(3):
+            torch.testing.assert_close(runtime(x), model(x), rtol=1e-5, atol=1e-6)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(runtime.state_dict()[name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
 def test_a_copy_has_weights_and_random_numbers_of_its_own(contents: Contents) -> None:
     runtime, x = runtime_of(contents), torch.randn(4, 3)
     copied = copy.deepcopy(runtime.model)
