@@ -15,7 +15,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoPr
 
 from ..export import FORWARD, Interface, Port
 from .limits import LARGEST_GRAPH, LARGEST_TENSOR, MOST_NODES
-from .tensors import Stored
+from .tensors import ITEM_SIZES, Stored
 
 PARAMETERS = "parameters.safetensors"
 LARGEST_VALUE = 1 << 31
@@ -120,7 +120,7 @@ def _node_problems(node: NodeProto) -> Iterator[str]:
     if node.op_type in CONTROL_FLOW or any(_has_graph(a) for a in node.attribute):
         yield f"{where} is control flow, which a digital part has none of"
     for attribute in node.attribute:
-        for tensor in (attribute.t, *attribute.tensors):
+        for tensor in (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors):
             yield from (f"{where} {p}" for p in _data_problems(tensor))
         if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
             yield f"{where} has sparse tensors"
@@ -138,6 +138,16 @@ def _data_problems(tensor: TensorProto) -> Iterator[str]:
         yield "has data that no number is"
     if any(d < 0 for d in tensor.dims) or len(tensor.dims) > 16 or math.prod(tensor.dims) > LARGEST_TENSOR:
         yield "has a tensor of no sane size"
+    elif _held(tensor) != math.prod(tensor.dims) and _dtype(tensor.data_type) in ITEM_SIZES:
+        yield "has other data than its type and shape say"
+
+
+def _held(tensor: TensorProto) -> float:
+    """The numbers that a tensor has, in whichever field."""
+    if tensor.HasField("raw_data"):
+        return len(tensor.raw_data) / int(ITEM_SIZES.get(_dtype(tensor.data_type), 1))
+    fields = (tensor.float_data, tensor.double_data, tensor.int32_data, tensor.int64_data, tensor.uint64_data)
+    return sum(map(len, fields))
 
 
 # --- its weights ------------------------------------------------------------------------------------------------

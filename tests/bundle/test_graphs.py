@@ -147,6 +147,14 @@ def test_a_constant_with_data_outside_is_refused() -> None:
         read_graph(model.SerializeToString(deterministic=True), interface(VJP), layout())
 
 
+@pytest.mark.parametrize("size", [0, 4, 64])
+def test_a_constant_has_as_many_numbers_as_its_shape_says(size: int) -> None:
+    model = stored("digital1.vjp.onnx")
+    model.graph.initializer.add(name="own", data_type=TensorProto.FLOAT, dims=[2], raw_data=b"\0" * size)
+    with pytest.raises(ValueError, match="constant own has other data than its type and shape say"):
+        read_graph(model.SerializeToString(deterministic=True), interface(VJP), layout())
+
+
 @pytest.mark.parametrize("content", [b"\xff" * 20, b"\x0a\x03a\xff", b"\x0a" * 5000])
 def test_what_is_no_graph_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"no ONNX graph|IR version|no text|spelled"):

@@ -15,6 +15,7 @@ RUNS = {
     "gradients": ["--block-sizes", "3"],
     "speed": ["--block-sizes", "2"],
     "emulation": [],
+    "fuzz_bundles": [],
 }
 
 
