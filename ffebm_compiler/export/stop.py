@@ -112,16 +112,15 @@ def is_finite(value: Tensor) -> Tensor:
 
 
 def residual(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Tensor:
-    """The largest relative change of a state: ``max_l |s_l' - s_l|_inf / |s_l'|_inf``."""
-    return torch.stack([_change(before[n], s) for n, s in after.items()]).amax(0).double()
+    """The largest relative change of a state: ``max_l |s_l' - s_l|_inf / |s_l'|_inf``.
 
-
-def _change(before: Tensor, after: Tensor) -> Tensor:
-    """Infinite where a state has left all bounds or is no number, which onnxruntime's maximum overlooks."""
-    size = after.abs().float()
-    scale = _peak(torch.where(size < DIVERGED, size, torch.inf))
-    relative = torch.where(scale > 0, _peak((after - before).abs().float()) / scale.clamp(min=1e-38), 0.0)
-    return torch.where(scale < DIVERGED, relative, torch.inf)
+    Infinite where a state has left all bounds or is no number, which onnxruntime's maximum overlooks.
+    """
+    sizes = (s.abs().float() for s in after.values())
+    scale = torch.stack([_peak(torch.where(size < DIVERGED, size, torch.inf)) for size in sizes])
+    moved = torch.stack([_peak((s - before[n]).abs().float()) for n, s in after.items()])
+    relative = torch.where(scale > 0, moved / scale.clamp(min=1e-38), 0.0)
+    return torch.where(scale < DIVERGED, relative, torch.inf).amax(0).double()
 
 
 def _peak(size: Tensor) -> Tensor:
