@@ -421,6 +421,22 @@ def test_what_can_not_be_trained_is_told(ffebm: Run, arguments: tuple[str, ...],
     assert not Path("checkpoint.safetensors").exists()
 
 
+def test_one_of_several_outputs_is_trained(ffebm: Run) -> None:
+    assert (
+        ffebm("compile", "zoo_file.py:Two", "-o", "two.ffebm", "--input-shape", "5,4", "--input-shape", "5,4")[0] == 0
+    )
+    np.save("mean.npy", np.ones(20, dtype=np.float32))
+    train = ("train", "two.ffebm", "--input", "x.npy", "--input", "x.npy", "--target", "mean.npy", "--loss", "mse")
+    assert "several outputs: sum, mean" in refused(ffebm, *train)
+    assert 'Did you mean "mean"' in refused(ffebm, *train, "--loss-output", "men", "--force")
+    wanted = (*train, "--loss-output", "mean", "--epochs", "30", "--learning-rate", "0.1")
+    assert ffebm(*wanted, "--force")[0] == 0
+    lines = [json.loads(line) for line in Path("checkpoint.jsonl").read_text().splitlines()]
+    assert lines[0]["began"]["loss_output"] == "mean"
+    assert lines[-1]["loss"] < 0.2 * lines[1]["loss"]
+    assert "option --loss-output: is sum, and" in refused(ffebm, *wanted, "--loss-output", "sum", "--resume")
+
+
 def test_a_training_that_diverges_ends_with_what_to_do(ffebm: Run) -> None:
     status, _, err = ffebm(*TRAIN, "--learning-rate", "1e30", "--epochs", "3")
     assert status == 2

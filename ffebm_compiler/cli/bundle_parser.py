@@ -133,7 +133,12 @@ def _train(command: argparse.ArgumentParser) -> None:
     command.add_argument("--target", metavar="FILE.npy", help="what the model should give: classes, or real numbers")
     command.add_argument("--epochs", type=int, default=1, metavar="N", help="passes over the data")
     command.add_argument("--batch-size", type=int, default=64, metavar="N", help="samples a step")
-    command.add_argument("--loss", default="cross_entropy", metavar="NAME", help="cross_entropy, mse, ...")
+    command.add_argument(
+        "--loss", default="cross_entropy", metavar="NAME", help="cross_entropy, mse, l1, huber or binary_cross_entropy"
+    )
+    command.add_argument(
+        "--loss-output", metavar="NAME", help="which of several outputs the loss is of, as ffebm run names them"
+    )
     command.add_argument("--optimizer", default="sgd", metavar="NAME", help="sgd, adam or adamw")
     command.add_argument("--learning-rate", type=float, default=0.01, metavar="R", help="of the optimizer")
     command.add_argument("--momentum", type=float, metavar="M", help="of sgd (default: 0.9)")

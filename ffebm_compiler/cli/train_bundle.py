@@ -99,6 +99,7 @@ def _trainer(model: Runtime, options: argparse.Namespace) -> Trainer:
         momentum=default if options.momentum is None else options.momentum,
         weight_decay=options.weight_decay,
         seed=options.seed,
+        loss_output=options.loss_output,
     )
 
 
@@ -188,7 +189,7 @@ def _metrics_file(options: argparse.Namespace) -> Path:
 
 def _asked(options: argparse.Namespace, trainer: Trainer, samples: int) -> dict[str, Any]:
     """What the metrics' first line says."""
-    names = ("bundle", "epochs", "batch_size", "loss", "seed")
+    names = ("bundle", "epochs", "batch_size", "loss", "loss_output", "seed")
     return {**{n: getattr(options, n) for n in names}, "samples": samples, "optimizer": asdict(trainer.options)}
 
 
@@ -198,7 +199,8 @@ def _require_same(before: Mapping[str, Any] | None, asked: Mapping[str, Any]) ->
     Raises:
         OptionError: with every option that is another.
     """
-    changed = [n for n in ("batch_size", "loss", "seed", "samples") if before is not None and before.get(n) != asked[n]]
+    fixed = ("batch_size", "loss", "loss_output", "seed", "samples")
+    changed = [n for n in fixed if before is not None and before.get(n) != asked[n]]
     if before is not None and changed:
         raise OptionError(
             Problem(

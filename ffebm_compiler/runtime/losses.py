@@ -9,7 +9,7 @@ binary cross entropy     L = mean [softplus(z) - t z]                      dL/dz
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -82,14 +82,7 @@ def _difference(name: str, outputs: Tensor, target: Tensor) -> Tensor:
 
 
 def _require_tensors(name: str, outputs: Any, target: Any) -> None:
-    if not isinstance(outputs, Tensor):
-        raise OptionError(
-            Problem(
-                "option loss",
-                f"is {name!r}, and the model returns a {type(outputs).__name__}",
-                "Give a function (outputs, target) -> (loss, errors) with the errors in the nest of the outputs.",
-            )
-        )
+    assert isinstance(outputs, Tensor), type(outputs)
     if not isinstance(target, Tensor):
         raise InputError(Problem(f"target of {name}", f"is a {type(target).__name__}", "Give a tensor or an array."))
 
@@ -108,14 +101,76 @@ LOSSES: Mapping[str, Loss] = {
 }
 
 
-def loss_of(loss: str | Loss) -> Loss:
+def loss_of(loss: str | Loss, output: str | None = None) -> Loss:
     """A loss by name, or the user's own.
 
+    Args:
+        output: which output of a model with several a named loss is of: ``"logits"``, ``"heads.1"``; None is the only one of real numbers.
+
     Raises:
-        OptionError: there is none of that name.
+        OptionError: there is none of that name, or a loss of one's own is to be of one output.
     """
     if callable(loss):
+        if output is not None:
+            what = f"is {output!r}, and the loss is a function, which gets all outputs"
+            raise OptionError(Problem("option loss_output", what, "Let the function choose, or name a loss."))
         return loss
     if loss not in LOSSES:
         raise OptionError(Problem("option loss", f"is {loss!r}", close_matches(str(loss), [*LOSSES])))
-    return LOSSES[loss]
+    return _on_one_output(loss, output)
+
+
+# --- a named loss of a model with several outputs -----------------------------------------------------------
+
+
+def _on_one_output(loss: str, output: str | None) -> Loss:
+    """The named loss of one output; the others get no errors."""
+
+    def of_one(outputs: Any, target: Any) -> tuple[Tensor, Any]:
+        place, chosen = _chosen(loss, output, dict(_real(outputs)))
+        value, error = LOSSES[loss](chosen, target)
+        return value, _in_nest(outputs, place, error)
+
+    return of_one
+
+
+Place = tuple[Any, ...]
+"""Where in a nest something is: keys and numbers, outermost first."""
+
+
+def _real(nest: Any, place: Place = ()) -> Iterator[tuple[Place, Tensor]]:
+    """Every tensor of real numbers."""
+    if isinstance(nest, Tensor) and nest.is_floating_point():
+        yield place, nest
+    elif isinstance(nest, Mapping):
+        for key, inner in nest.items():
+            yield from _real(inner, (*place, key))
+    elif isinstance(nest, (list, tuple)):
+        for i, inner in enumerate(nest):
+            yield from _real(inner, (*place, i))
+
+
+def _chosen(loss: str, output: str | None, found: Mapping[Place, Tensor]) -> tuple[Place, Tensor]:
+    named = {".".join(map(str, place)): place for place in found}
+    if output is None and len(found) == 1:
+        return next(iter(found.items()))
+    if output is not None and (place := named.get(output, named.get(output.removeprefix("output.")))) is not None:
+        return place, found[place]
+    if not found:
+        what = f"is {loss!r}, and the model returns no real numbers"
+        raise OptionError(Problem("option loss", what, "Train a model that returns some."))
+    names = ", ".join(n or "output" for n in named)
+    if output is not None:
+        what, how = f"is {output!r}; the model returns {names}", close_matches(output, [*named])
+        raise OptionError(Problem("option loss_output", what, how))
+    how = f'Say which: loss_output="{next(iter(named))}" (--loss-output on the command line), or give a function (outputs, target) -> (loss, errors).'
+    raise OptionError(Problem("option loss", f"is {loss!r}, and the model returns several outputs: {names}", how))
+
+
+def _in_nest(outputs: Any, place: Place, error: Tensor) -> Any:
+    """The error at its place in the nest of the outputs, None everywhere else."""
+    if not place:
+        return error
+    keys = outputs if isinstance(outputs, Mapping) else range(len(outputs))
+    inner = {k: _in_nest(outputs[k], place[1:], error) if k == place[0] else None for k in keys}
+    return inner if isinstance(outputs, Mapping) else tuple(inner.values())

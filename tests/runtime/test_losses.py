@@ -81,9 +81,47 @@ def test_misfits_are_named(name: str, outputs: Tensor, target: object, says: str
         LOSSES[name](outputs, target)
 
 
-def test_several_outputs_need_a_loss_of_their_own() -> None:
-    with pytest.raises(OptionError, match="returns a tuple"):
-        LOSSES["mse"]((torch.randn(3), torch.randn(3)), torch.randn(3))
+def test_a_named_loss_is_of_the_only_real_output() -> None:
+    z, y = torch.randn(3, 4), torch.tensor([0, 3, 1])
+    loss, error = LOSSES["cross_entropy"](z, y)
+    found, errors = loss_of("cross_entropy")({"size": 3, "heads": [z.argmax(1), z]}, y)
+    assert float(found) == float(loss)
+    assert errors["size"] is None
+    assert errors["heads"][0] is None
+    assert torch.equal(errors["heads"][1], error)
+
+
+@pytest.mark.parametrize("name", ["heads.1", "output.heads.1"])
+def test_a_named_loss_is_of_the_output_that_is_named(name: str) -> None:
+    z, y = torch.randn(3, 4), torch.rand(3, 4)
+    found, errors = loss_of("mse", name)({"logits": z.exp(), "heads": (z.exp(), z)}, y)
+    assert float(found) == float(LOSSES["mse"](z, y)[0])
+    assert errors["logits"] is None
+    assert errors["heads"][0] is None
+    assert torch.equal(errors["heads"][1], LOSSES["mse"](z, y)[1])
+
+
+@pytest.mark.parametrize(
+    ("output", "outputs", "says"),
+    [
+        (
+            None,
+            (torch.randn(3), torch.randn(3)),
+            r"returns several outputs: 0, 1\s+Say which: loss_output=\"0\" \(--loss-output",
+        ),
+        ("logit", {"logits": torch.randn(3), "size": 3}, 'Did you mean "logits"'),
+        ("logits", torch.randn(3), "the model returns output"),
+        (None, {"size": 3, "classes": torch.tensor([1])}, "returns no real numbers"),
+    ],
+)
+def test_which_output_a_loss_is_of_is_asked(output: str | None, outputs: object, says: str) -> None:
+    with pytest.raises(OptionError, match=says):
+        loss_of("mse", output)(outputs, torch.randn(3))
+
+
+def test_a_loss_of_ones_own_chooses_itself() -> None:
+    with pytest.raises(OptionError, match="loss_output"):
+        loss_of(LOSSES["mse"], "logits")
 
 
 def test_a_misspelled_loss_is_suggested() -> None:
