@@ -140,6 +140,30 @@ def avg_pool_backward(
     return _apart(error if divisor is None else error / divisor, [along(d) for d in range(axes)])
 
 
+def avg_pool(
+    x: Tensor, kernel: list[int], stride: Sequence[int] = (), padding: Sequence[int] = (0,), ceil: bool = False,
+    padded: bool = True, divisor: int | None = None,
+) -> Any:  # fmt: skip
+    """The forward operation with a divisor of one's own, which torch's exporter leaves out without a word."""
+    if divisor is None:
+        return NotImplemented
+    axes = len(kernel)
+    steps, before = list(stride) or list(kernel), list(padding) * (axes if len(padding) == 1 else 1)
+    sides = []
+    for size, k, s, p in zip(x.shape[-axes:], kernel, steps, before, strict=True):
+        windows = _pooled(int(size), k, s, p, ceil)
+        sides.append((p, max(p, (windows - 1) * s + k - int(size) - p)))
+    wide = aten.constant_pad_nd(x, [n for side in reversed(sides) for n in side], 0.0)
+    means = {2: aten.avg_pool2d, 3: aten.avg_pool3d}[axes](wide, kernel, steps)
+    return means * (math.prod(kernel) / divisor)
+
+
+def _pooled(size: int, kernel: int, stride: int, padding: int, ceil: bool) -> int:
+    """The number of windows along an axis."""
+    with _plainly():
+        return int(torch.nn.functional.avg_pool1d(torch.empty(1, size), kernel, stride, padding, ceil).shape[-1])
+
+
 def _windows(size: int, windows: int, kernel: int, stride: int, padding: int) -> Matrix:
     """One where a window covers a position."""
     return [[1.0 if 0 <= i + padding - o * stride < kernel else 0.0 for i in range(size)] for o in range(windows)]
@@ -222,6 +246,21 @@ def mv(matrix: Tensor, vector: Tensor) -> Any:
     return aten.mm(matrix, vector.unsqueeze(1)).squeeze(1)
 
 
+def trilinear(
+    a: Tensor, b: Tensor, c: Tensor, new_a: list[int], new_b: list[int], new_c: list[int], summed: list[int], unrolled: int = 1
+) -> Any:  # fmt: skip
+    """``sum a b c``, each with new axes where it has none."""
+    a, b, c = (_with_axes(x, axes) for x, axes in ((a, new_a), (b, new_b), (c, new_c)))
+    product = a * b * c
+    return product.sum(summed) if summed else product
+
+
+def _with_axes(x: Tensor, axes: Sequence[int]) -> Tensor:
+    for axis in sorted(axes):
+        x = x.unsqueeze(axis)
+    return x
+
+
 # --- weights that are computed ---------------------------------------------------------------------------
 
 
@@ -241,6 +280,13 @@ def elu(x: Tensor, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 
     if (scale, input_scale) == (1.0, 1.0):
         return NotImplemented
     return torch.where(x > 0, x * scale, aten.elu(x * input_scale) * (alpha * scale))
+
+
+def rrelu(
+    x: Tensor, noise: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, generator: Any = None
+) -> Any:
+    """With its mean slope. Not with drawn ones: torch's functional form hands its backward pass others than it drew."""
+    return NotImplemented if training else (aten.leaky_relu(x, (lower + upper) / 2), noise.clone())
 
 
 # --- random operations -----------------------------------------------------------------------------------
@@ -311,6 +357,8 @@ OWN: Mapping[Any, Callable[..., Any]] = {
     aten.max_pool3d_with_indices_backward.default: max_pool3d_backward,
     aten.adaptive_max_pool2d_backward.default: max_pool2d_backward,
     aten.adaptive_max_pool3d_backward.default: max_pool3d_backward,
+    aten.avg_pool2d.default: avg_pool,
+    aten.avg_pool3d.default: avg_pool,
     aten.avg_pool2d_backward.default: avg_pool_backward,
     aten.avg_pool3d_backward.default: avg_pool_backward,
     aten._adaptive_avg_pool2d_backward.default: adaptive_avg_pool2d_backward,
@@ -330,8 +378,10 @@ OWN: Mapping[Any, Callable[..., Any]] = {
     aten.replication_pad2d_backward.default: replication_pad_backward,
     aten.replication_pad3d_backward.default: replication_pad_backward,
     aten.mv.default: mv,
+    aten._trilinear.default: trilinear,
     aten._weight_norm_interface_backward.default: weight_norm_backward,
     aten.elu.default: elu,
+    aten.rrelu_with_noise_functional.default: rrelu,
     aten.native_dropout.default: native_dropout,
     aten.bernoulli.default: bernoulli,
     aten.bernoulli.p: bernoulli_p,

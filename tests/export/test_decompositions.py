@@ -131,6 +131,40 @@ def test_weight_norm_and_products() -> None:
     assert "aten.mv.default" in used
 
 
+@pytest.mark.parametrize("ceil", [False, True])
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [2, 3])
+def test_an_average_with_its_own_divisor(kernel: int, stride: int, padding: int, ceil: bool) -> None:
+    """Which torch's exporter would leave out."""
+    for padded in (False, True):
+        with Decomposed() as mode:
+            found = F.avg_pool2d(X, kernel, stride, padding, ceil, padded, 5)
+        torch.testing.assert_close(found, F.avg_pool2d(X, kernel, stride, padding, ceil, padded, 5))
+        assert mode.used == {"aten.avg_pool2d.default"}
+    volume = image(2, 3, 4, 5, 6)
+    with Decomposed():
+        found = F.avg_pool3d(volume, kernel, stride, padding, ceil, True, 7)
+    torch.testing.assert_close(found, F.avg_pool3d(volume, kernel, stride, padding, ceil, True, 7))
+
+
+def test_bilinear_forms() -> None:
+    found, used = compared(F.bilinear, image(4, 3), image(4, 2), image(5, 3, 2), image(5))
+    assert found <= EXACT
+    assert "aten._trilinear.default" in used
+
+
+def test_a_slope_is_drawn_by_torch_alone() -> None:
+    """Whose functional form hands its backward pass other slopes than it drew."""
+    slope = torch.ops.aten.rrelu_with_noise_functional
+    with Decomposed() as mode:
+        slope(X, torch.empty_like(X), 0.1, 0.3, True)
+        assert not mode.used
+        y = slope(X, torch.empty_like(X), 0.1, 0.3, False)[0]
+    assert mode.used
+    torch.testing.assert_close(y, F.leaky_relu(X, 0.2))
+
+
 def test_batch_norm_keeps_torchs_own_running_variance() -> None:
     """The unbiased one: ONNX's operation has the other."""
     mean, variance = torch.zeros(3).double(), torch.ones(3).double()
