@@ -10,7 +10,8 @@ import inspect
 import logging
 import operator
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -154,7 +155,8 @@ def trace(
 def _symbolic(network: nn.Module, opaque: Sequence[str]) -> Traced:
     tracer = ModelTracer(opaque)
     plain, random = set(vars(network)), torch.get_rng_state()
-    graph = tracer.trace(network)
+    with _functions_as_whole():
+        graph = tracer.trace(network)
     if not torch.equal(random, torch.get_rng_state()):
         torch.set_rng_state(random)
         raise RuntimeError(
@@ -176,6 +178,56 @@ def _symbolic(network: nn.Module, opaque: Sequence[str]) -> Traced:
         Signature(tuple(p.name for p in placeholders), _binder(signature, names, tracer.constants), lambda x: x),
         "torch.fx",
     )
+
+
+@contextmanager
+def _functions_as_whole() -> Iterator[None]:
+    """Each ``torch.autograd.Function`` of the user's becomes one call: traced through, it would lose its backward."""
+    before = [(f, f.__dict__["forward"], f.__dict__.get("setup_context")) for f in _own_functions()]
+    for function, _, context in before:
+        function.forward = staticmethod(_recorded(function, takes_context=context is None))
+        if context is not None:
+            function.setup_context = staticmethod(lambda ctx, inputs, output: None)
+    try:
+        yield
+    finally:
+        for function, forward, context in before:
+            function.forward = forward
+            if context is not None:
+                function.setup_context = context
+
+
+def _own_functions(root: type[Any] = torch.autograd.Function) -> Iterator[type[Any]]:
+    for function in root.__subclasses__():
+        if "forward" in function.__dict__ and not function.__module__.startswith("torch."):
+            yield function
+        yield from _own_functions(function)
+
+
+class FunctionCall:
+    """A call of a ``torch.autograd.Function`` of the user's, under its name."""
+
+    def __init__(self, function: type[Any]):
+        self.function = function
+        self.__name__, self.__module__ = function.__name__, function.__module__
+        self.__qualname__ = f"{function.__qualname__}.apply"
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function.apply(*args)
+
+
+def _recorded(function: type[Any], takes_context: bool) -> Callable[..., Any]:
+    """What stands in for its forward while a model is traced."""
+    plain = function.forward
+
+    def forward(*args: Any) -> Any:
+        given = args[1:] if takes_context else args
+        proxies = [a for a in given if isinstance(a, fx.Proxy)]
+        if not proxies:
+            return plain(*args)
+        return proxies[0].tracer.create_proxy("call_function", FunctionCall(function), given, {})
+
+    return forward
 
 
 def _binder(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -71,3 +74,64 @@ def test_each_mode_has_its_own_graph(size: int) -> None:
             assert a.shape == b.shape
             assert torch.equal(a, b) or size > 1
         assert all(r.converged for r in model.relaxation)
+
+
+# --- functions of the user's own -------------------------------------------------------------------------
+
+
+class Sign(torch.autograd.Function):
+    """Straight through: a gradient that its forward does not have."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx: Any, error: Tensor) -> Tensor:
+        return error
+
+
+class Halves(torch.autograd.Function):
+    """Two results, a number among the arguments, and a context of its own."""
+
+    @staticmethod
+    def forward(x: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        return x[:, :3].round() * scale, x[:, 3:].round()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.scale = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, left: Tensor, right: Tensor) -> tuple[Tensor, None]:
+        return torch.cat([left * ctx.scale, right], 1), None
+
+
+halves = Halves.apply
+
+
+class StraightThrough(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = halves(self.second(Sign.apply(self.first(x))), 3.0)
+        return self.last(left * right)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_functions_of_ones_own_keep_their_backward(size: int) -> None:
+    torch.manual_seed(0)
+    net, x = StraightThrough(), torch.randn(5, 4)
+    before = [dict(f.__dict__) for f in (Sign, Halves)]
+    model = fc.convert(net, block_size=size)
+    assert [dict(f.__dict__) for f in (Sign, Halves)] == before
+    for m in (model, copy.deepcopy(model)):
+        m.zero_grad()
+        net.zero_grad()
+        m(x).square().sum().backward()
+        net(x).square().sum().backward()
+        for (name, p), q in zip(m.named_parameters(), net.parameters(), strict=True):
+            torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-5, msg=name)
+    assert "Sign.apply(" in model.training_code
