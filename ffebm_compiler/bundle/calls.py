@@ -78,7 +78,8 @@ def bound_call(mode: Mode, args: Sequence[Any], kwargs: Mapping[str, Any], name:
             problems += _match(key, rest[key], value, found)
         else:
             problems.append(Problem(f"argument {key} of {name}", "is unknown", close_matches(key, [*rest])))
-    found |= {n: leaves for n in inputs if n not in found and (leaves := _of_leaves(n, found))}
+    nests = _nests(found)
+    found |= {n: nests[n] for n in inputs if n not in found and n in nests}
     missing = [n for n in inputs if n not in found]
     if missing and not problems:
         labels = ", ".join(mode.program.labels.get(n, n) for n in missing)
@@ -93,10 +94,14 @@ def _name_of(nest: Any, mode: Mode, place: int) -> str:
     return mode.program.labels.get(nest.name, nest.name) if isinstance(nest, Ref) else f"argument {place + 1}"
 
 
-def _of_leaves(name: str, found: Mapping[str, Any]) -> list[Any]:
-    """The leaves of a nested input, in order."""
-    places = [int(k[len(name) + 1 : -1]) for k in found if k.startswith(f"{name}[") and k.endswith("]")]
-    return [found.get(f"{name}[{i}]") for i in range(max(places, default=-1) + 1)]
+def _nests(leaves: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Of ``name[0]``, ``name[1]``, ... the list by name, None where a leaf is not given."""
+    places: dict[str, dict[int, Any]] = {}
+    for key, value in leaves.items():
+        name, bracket, place = key.rpartition("[")
+        if bracket and place[:-1].isdecimal():
+            places.setdefault(name, {})[int(place[:-1])] = value
+    return {name: [found.get(i) for i in range(max(found) + 1)] for name, found in places.items()}
 
 
 def _match(where: str, nest: Any, value: Any, found: dict[str, Any]) -> list[Problem]:

@@ -68,6 +68,9 @@ def path_problems(paths: Iterable[str]) -> Iterator[str]:
     if too_deep:
         yield f"the path {too_deep[0][:100]} goes through more than {DEEPEST_PATH} modules"
         return
+    if len(_modules(given)) > MOST_MODULES:
+        yield f"the paths of the tensors go through more than {MOST_MODULES} modules"
+        return
     inner = {p[:i] for p in given for i, c in enumerate(p) if c == "." and p[:i] in given}
     yield from (f"the path {p} is that of a module and of a tensor" for p in sorted(inner))
     names = {name for p in given for name in p.split(".")}
@@ -76,8 +79,19 @@ def path_problems(paths: Iterable[str]) -> Iterator[str]:
 
 
 _MODULE = nn.Module()
-DEEPEST_PATH = 64
-"""Modules within modules."""
+DEEPEST_PATH, MOST_MODULES = 64, 100_000
+"""Modules within modules; modules in all."""
+
+
+def _modules(paths: Iterable[str]) -> set[str]:
+    """The modules that paths go through; of too many, a few more than are allowed."""
+    found: set[str] = set()
+    for path in paths:
+        owner = path.rpartition(".")[0]
+        while owner and owner not in found and len(found) <= MOST_MODULES:
+            found.add(owner)
+            owner = owner.rpartition(".")[0]
+    return found
 
 
 # --- a mode, its parts and its tensors --------------------------------------------------------------------------
@@ -91,8 +105,9 @@ def _mode_problems(
     for leaf in leaves(mode.result):
         if isinstance(leaf, Weight) and leaf.path not in known:
             yield f"its result has the weight {leaf.path}, which there is not"
-    called = {r.name for r in refs([mode.call])} - set(mode.program.inputs)
-    yield from (f"a call gives {n}, which is no input" for n in sorted(called) if whole(n) not in mode.program.inputs)
+    inputs = set(mode.program.inputs)
+    called = {r.name for r in refs([mode.call])} - inputs
+    yield from (f"a call gives {n}, which is no input" for n in sorted(called) if whole(n) not in inputs)
     yield from (f"{n} has a default, but is no input" for n in mode.defaults if n not in mode.program.inputs)
     yield from _call_shape_problems(mode.call)
     yield from part_problems(mode, contents, tensors)
@@ -152,8 +167,8 @@ def _fit_problems(interface: Interface, block: DigitalBlock) -> Iterator[str]:
 
 
 def whole(name: str) -> str:
-    """The value itself, or that of which this is a leaf: ``state`` of ``state[0]``."""
-    return re.sub(r"\[\d+\]$", "", name)
+    """The value itself, or that of which this is a leaf: ``state`` of ``state[0]``; no nest has 10,000 leaves."""
+    return re.sub(r"\[\d{1,4}\]$", "", name)
 
 
 def gain_problems(contents: Contents) -> Iterator[str]:
