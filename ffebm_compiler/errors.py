@@ -11,6 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
+def shown(text: str) -> str:
+    """A text that may come from anyone, for a terminal: control characters spelled out, its lines kept."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong.
@@ -26,7 +31,7 @@ class Problem:
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}\n    {self.remedy}"
+        return shown(f"{self.where}: {self.what}\n    {self.remedy}")
 
 
 class FFEBMError(Exception):

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..errors import shown
 from ..export import WEIGHTS
 from ..ir import DigitalBlock, EnergyBlock
 from ..rules import REMAKES, Remakes
@@ -92,7 +93,7 @@ class BundleSummary:
 
     def text(self) -> str:
         """One screen."""
-        return "\n".join(_lines(self))
+        return shown("\n".join(_lines(self)))
 
 
 def inspect(path: str | os.PathLike[str], known: Remakes = REMAKES) -> BundleSummary:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from ..errors import FFEBMError, TraceError
+from ..errors import FFEBMError, TraceError, shown
 from .commands import COMMANDS
 from .parser import make_parser
 
@@ -79,5 +79,5 @@ def _shown_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.showwarning = lambda message, *_: print(f"ffebm: warning: {message}", file=sys.stderr)
+        warnings.showwarning = lambda message, *_: print(f"ffebm: warning: {shown(str(message))}", file=sys.stderr)
         yield

@@ -15,7 +15,7 @@ import torch
 
 from ..backends import FFEBM
 from ..bundle import Contents, read_bundle
-from ..errors import ConvergenceWarning, FFEBMError
+from ..errors import ConvergenceWarning, FFEBMError, shown
 from ..export import FORWARD, Interface, Unexportable
 from ..ir import EnergyBlock
 from ..train.operator import free_phase
@@ -70,7 +70,7 @@ class Verification:
         ]
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         lines = ["  ".join(t.ljust(w) for t, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([*lines, "", f"{self.path}: {self.verdict}"])
+        return shown("\n".join([*lines, "", f"{self.path}: {self.verdict}"]))
 
     @property
     def verdict(self) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from bundle_samples import variety, variety_files
 
 from ffebm_compiler import InputError
-from ffebm_compiler.bundle import inspect, write_bundle
+from ffebm_compiler.bundle import BundleSummary, inspect, write_bundle
+from ffebm_compiler.errors import Problem
 
 
 def test_a_summary_has_what_is_in_the_bundle(tmp_path: Path) -> None:
@@ -43,3 +46,14 @@ def test_what_can_not_be_read_is_not_shown(tmp_path: Path) -> None:
     (tmp_path / "b.ffebm").write_bytes(b"PK")
     with pytest.raises(InputError, match="no zip archive"):
         inspect(tmp_path / "b.ffebm")
+
+
+def test_a_name_does_not_reach_the_terminal_as_a_command() -> None:
+    summary = replace(inspect_of_variety(), model="\x1b]0;x\x07\u202e")
+    assert "\\x1b]0;x\\x07\\u202e" in summary.text()
+    assert "\x1b" not in str(InputError(Problem("bundle \x1b[31m", "is\nbad", "Go.")))
+
+
+def inspect_of_variety() -> BundleSummary:
+    with tempfile.TemporaryDirectory() as folder:
+        return inspect(write_bundle(variety(), Path(folder, "b")))
