@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..bundle import Contents, Mode
+from ..bundle import PART_MODULE, Contents, Mode
 from ..bundle.own_rules import own_rule_problems
 from ..errors import OptionError, Problem, close_matches
+from ..export import WEIGHTS
 from ..files import check_folder, check_target
 from ..hardware import Hardware
 from ..hardware.presets import preset
@@ -138,6 +139,10 @@ def _model_problems(model: FFEBM) -> Iterator[Problem]:
         return
     modes = {training: Mode(mode.program, {}, None) for training, mode in model.compiled.modes.items()}
     yield from own_rule_problems(Contents(type(model.network).__name__, False, modes, {}, (), {}), REMAKES)
+    parts = {WEIGHTS, *(b.name for m in model.compiled.modes.values() for b in m.program.digital_blocks)}
+    for name in sorted(PART_MODULE.format(name=p) for p in parts):
+        if name in dict(model.network.named_children()):
+            yield Problem(f"layer {name}", "has a name that a bundle gives to a digital part", "Rename the layer.")
     estimator = type(model.execution.estimator)
     if not estimator.__module__.startswith("ffebm_compiler."):
         what = f"the estimator {estimator.__name__} is your own, and a bundle holds no code"

@@ -45,6 +45,8 @@ def write_bundle(
     if is_archive(target):
         try:
             return write_whole(target, archived(files), "bundle")
+        except OptionError:  # which are of ValueError's kind too
+            raise
         except ValueError as failure:
             remedy = f"Write a folder: a path that does not end in {SUFFIX}."
             raise OptionError(Problem(f"bundle {target}", str(failure), remedy)) from failure

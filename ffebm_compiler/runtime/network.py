@@ -47,6 +47,7 @@ def network_of(contents: Contents, random: RandomNumbers, threads: int | None) -
     root: StandIn = type(contents.name, (StandIn,), {})()
     problems = [*_hold_tensors(root, contents)]
     computed = frozenset(_computed(contents))
+    problems += [*_name_problems(root, contents)]
     problems += [p for path in sorted(computed) if (p := _hold(root, path, torch.zeros(()), "plain")) is not None]
     if problems:
         raise InputError(problems)
@@ -124,6 +125,16 @@ def _computed(contents: Contents) -> Iterator[str]:
     for mode in contents.modes.values():
         for interface in mode.parts.get(WEIGHTS, {}).values():
             yield from (p.value for p in interface.outputs)
+
+
+def _name_problems(root: nn.Module, contents: Contents) -> Iterator[Problem]:
+    """Layers whose place a digital part takes."""
+    for name in _part_names(contents):
+        layer = PART_MODULE.format(name=name)
+        if layer in root._modules:
+            yield Problem(
+                f"layer {layer}", f"has the name of the digital part {name}", "Rename the layer, and compile."
+            )
 
 
 # --- parts -----------------------------------------------------------------------------------------------

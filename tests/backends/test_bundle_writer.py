@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from ffebm_compiler.bundle import Contents, read_bundle, write_bundle
 from ffebm_compiler.emulate import load_chip
 from ffebm_compiler.errors import InputError, OptionError
 from ffebm_compiler.export import FORWARD, TRAINING, VJP
+from ffebm_compiler.runtime.network import network_of
+from ffebm_compiler.runtime.random_numbers import RandomNumbers
 
 
 class Net(nn.Module):
@@ -285,8 +288,10 @@ def test_a_disk_that_refuses_leaves_what_was_there(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OptionError, match="No space left on device"):
+    with pytest.raises(OptionError, match="No space left on device") as failure:
         model.compile_to(tmp_path / name, X, overwrite=True)
+    assert str(failure.value).count(name) == 1
+    assert "Write a folder" not in str(failure.value)
     assert read_bundle(tmp_path / name).name == "Net"
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
@@ -336,6 +341,18 @@ def test_an_estimator_of_ones_own_has_no_name_in_a_bundle(tmp_path: Path) -> Non
     model = fc.convert(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)), estimator=OwnEstimator())
     with pytest.raises(OptionError, match="OwnEstimator is your own"):
         model.compile_to(tmp_path / "build", X)
+
+
+def test_a_layer_may_not_be_called_as_a_part(contents: Contents, tmp_path: Path) -> None:
+    net = nn.Sequential()
+    for name, layer in {"digital1": nn.Linear(4, 4), "onnx digital1": nn.Linear(4, 4), "drop": nn.Dropout(0.3)}.items():
+        net.add_module(name, layer)
+    with pytest.raises(OptionError, match="layer onnx digital1: has a name that a bundle gives to a digital part"):
+        fc.convert(net, block_size=2).compile_to(tmp_path / "net.ffebm", X)
+    tensors = {p.replace("first", "onnx digital1"): t for p, t in contents.tensors.items()}
+    parameters = tuple(p.replace("first", "onnx digital1") for p in contents.parameters)
+    with pytest.raises(InputError, match="layer onnx digital1: has the name of the digital part digital1"):
+        network_of(replace(contents, tensors=tensors, parameters=parameters, frozen=()), RandomNumbers(), None)
 
 
 def test_a_bundle_is_saved_rather_than_compiled_again(contents: Contents, tmp_path: Path) -> None:
