@@ -51,6 +51,7 @@ class Odd(nn.Module):
     def forward(self, x):
         return x * torch.linalg.svdvals(x.unsqueeze(-1))
 
+precise = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)).double()
 odd = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), Odd(), nn.Linear(5, 2))
 """
 
@@ -145,6 +146,12 @@ def test_trained_weights_go_in(ffebm: Run, folder: Path) -> None:
     message = refused(ffebm, "compile", "zoo_file:Net", "-o", "bad.ffebm", "--weights", "other.safetensors")
     assert "has no first.weight" in message
     assert not Path("bad.ffebm").exists()
+
+
+def test_random_inputs_are_of_the_models_precision(ffebm: Run) -> None:
+    assert ffebm("compile", "zoo_file.py:precise", "-o", "precise.ffebm", "--input-shape", "3,4")[0] == 0
+    np.save("double.npy", np.load("x.npy").astype(np.float64))
+    assert "output: float64 (20, 2)" in ffebm("run", "precise.ffebm", "--input", "double.npy")[1]
 
 
 def test_a_part_without_onnx_is_refused_or_left_out(ffebm: Run, folder: Path) -> None:

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -85,7 +86,13 @@ def _examples(network: nn.Module, options: argparse.Namespace, example_inputs: I
     if options.input:
         return tuple(read_array(Path(file), f"input {file}") for file in options.input)
     single = all(sizes[0] == 1 for sizes, _ in options.input_shape)
-    return example_inputs(options, SAMPLES if single else None) or guessed_inputs(network, SAMPLES, options.seed)
+    random = example_inputs(options, SAMPLES if single else None) or guessed_inputs(network, SAMPLES, options.seed)
+    return tuple(x.to(_precision(network)) if x.is_floating_point() else x for x in random)
+
+
+def _precision(network: nn.Module) -> torch.dtype:
+    """Of the model's first weights of real numbers."""
+    return next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.get_default_dtype())
 
 
 def size(path: Path) -> str:
