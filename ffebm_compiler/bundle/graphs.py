@@ -14,12 +14,12 @@ import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from ..export import FORWARD, Interface, Port
+from ..export.refusal import DRAWS
+from .graph_sizes import size_problems
 from .limits import LARGEST_GRAPH, LARGEST_TENSOR, MOST_NODES
 from .tensors import ITEM_SIZES, Stored
 
 PARAMETERS = "parameters.safetensors"
-LARGEST_VALUE = 1 << 31
-"""Elements of a value whose size a graph itself says."""
 CONTROL_FLOW = ("If", "Loop", "Scan", "SequenceMap")
 _DTYPES = {"FLOAT": "float32", "DOUBLE": "float64"}
 
@@ -117,6 +117,8 @@ def _node_problems(node: NodeProto) -> Iterator[str]:
     where = f"operator {node.name[:80]!r} ({node.op_type[:40]})"
     if node.domain:
         yield f"{where} is of the domain {node.domain[:40]!r}, not a standard one"
+    if node.op_type in DRAWS:
+        yield f"{where} draws random numbers of its own, which its training graphs can't share"
     if node.op_type in CONTROL_FLOW or any(_has_graph(a) for a in node.attribute):
         yield f"{where} is control flow, which a digital part has none of"
     for attribute in node.attribute:
@@ -220,13 +222,10 @@ def _onnx_problems(model: ModelProto, interface: Interface) -> Iterator[str]:
     )
     del plain.graph.initializer[:]
     plain.graph.initializer.extend(kept)
+    if found := [*size_problems(plain)]:
+        yield from found
+        return
     try:
         onnx.checker.check_model(plain, full_check=True)
-        inferred = onnx.shape_inference.infer_shapes(plain, check_type=True, strict_mode=True, data_prop=True)
     except Exception as failure:  # the library raises errors of many kinds
         yield f"is not valid: {(str(failure).strip().splitlines() or ['?'])[0][:300]}"
-        return
-    for value in inferred.graph.value_info:
-        sizes = [d.dim_value for d in value.type.tensor_type.shape.dim if d.HasField("dim_value")]
-        if any(s < 0 for s in sizes) or math.prod(sizes) > LARGEST_VALUE:
-            yield f"computes {value.name[:100]}, which is larger than any memory"

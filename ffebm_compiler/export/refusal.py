@@ -70,12 +70,13 @@ def unloadable(failure: BaseException, origins: Sequence[Origin], name: str) -> 
     )
 
 
-_DRAWS = ("RandomUniform", "RandomUniformLike", "RandomNormal", "RandomNormalLike", "Bernoulli", "Multinomial")
+DRAWS = ("RandomUniform", "RandomUniformLike", "RandomNormal", "RandomNormalLike", "Bernoulli", "Multinomial")
+"""ONNX operators that draw random numbers themselves."""
 
 
 def refuse_draws(model: ModelProto, origins: Sequence[Origin], name: str) -> None:
     """Raises where a node draws random numbers itself: nobody outside can know them."""
-    drawn = next((n for n in model.graph.node if n.op_type in _DRAWS), None)
+    drawn = next((n for n in model.graph.node if n.op_type in DRAWS), None)
     if drawn is not None:
         reason = "it draws random numbers of a kind that can't be given from outside"
         raise RefusedError(_named(drawn.name, origins, name), reason)

@@ -123,6 +123,7 @@ REFUSED: dict[str, tuple[Callable[[ModelProto], object], str]] = {
     "an output less": (lambda m: m.graph.output.pop(), "has the outputs"),
     "a constant larger than memory": (_constant([1 << 20, 1 << 20]), "larger than any memory"),
     "a constant of no size": (_constant([-5]), "not valid|larger than"),
+    "random numbers of its own": (_node("RandomNormalLike"), "draws random numbers"),
     "an unordered graph": (lambda m: m.graph.node.append(helper.make_node("Identity", ["nothing"], ["more"])), "not valid"),
     "a sparse tensor": (lambda m: m.graph.sparse_initializer.add(), "sparse"),
 }  # fmt: skip
