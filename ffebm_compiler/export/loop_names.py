@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from onnx import GraphProto, ModelProto
+from onnx import GraphProto, ModelProto, NodeProto
 
 from ..ir import EnergyBlock, Program
 from .stop import Progress
@@ -14,10 +14,16 @@ def name_loops(model: ModelProto, program: Program) -> ModelProto:
     """The model with those names inside of its loops, which stand in the order of the program's blocks."""
     named = ModelProto()
     named.CopyFrom(model)
-    bodies = [n.attribute[0].g for n in named.graph.node if n.op_type == "Loop"]
+    bodies = [n.attribute[0].g for n in named.graph.node if _is_relaxation(n)]
     for body, names in zip(bodies, _carried(program), strict=True):
         _rename(body, dict(zip([v.name for v in body.input], names, strict=True)))
     return named
+
+
+def _is_relaxation(node: NodeProto) -> bool:
+    """A loop of ours, not one that a user's operation has become (an embedding bag)."""
+    origin = {p.key: p.value for p in node.metadata_props}.get("pkg.torch.onnx.class_hierarchy", "")
+    return node.op_type == "Loop" and "'while_loop'" in origin
 
 
 def _carried(program: Program) -> Iterator[list[str]]:

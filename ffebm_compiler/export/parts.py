@@ -15,7 +15,7 @@ from .graph import in_order, to_onnx, with_initializers
 from .interface import FORWARD, TRAINING, VJP, ExportedPart, Interface, PartGraph, Unexportable
 from .names import give_names
 from .part import Part, parts_of
-from .refusal import RefusedError, refuse_draws, unconverted, unloadable, untraceable
+from .refusal import RefusedError, refuse_control_flow, refuse_draws, unconverted, unloadable, untraceable
 from .shapes import Shape, Shapes, Space, shapes_of
 from .trace import Marks
 
@@ -114,6 +114,7 @@ class _Export:
     def _try(self, graph: PartGraph) -> None:
         origins, name = self.part.origins, self._called
         refuse_draws(graph.model, origins, name)
+        refuse_control_flow(graph.model, origins, name)
         try:
             session(plain(graph))
         except Exception as failure:  # onnxruntime's exceptions have no common base

@@ -82,6 +82,14 @@ def refuse_draws(model: ModelProto, origins: Sequence[Origin], name: str) -> Non
         raise RefusedError(_named(drawn.name, origins, name), reason)
 
 
+def refuse_control_flow(model: ModelProto, origins: Sequence[Origin], name: str) -> None:
+    """Raises where an operation has become a loop or a branch, which no reader takes in a digital part."""
+    flow = next((n for n in model.graph.node if n.op_type in ("If", "Loop", "Scan", "SequenceMap")), None)
+    if flow is not None:
+        reason = f"torch's exporter makes control flow of it ({flow.op_type}), which a bundle's graphs have none of"
+        raise RefusedError(_named(flow.name, origins, name), reason)
+
+
 def _named(node: str, origins: Sequence[Origin], name: str) -> str:
     """The user's operation that a node of an ONNX graph comes from."""
     return labelled(node.rpartition("/")[0], origins, name)

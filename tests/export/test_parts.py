@@ -298,6 +298,15 @@ def test_what_onnxruntime_can_not_run_names_the_layer() -> None:
     assert "onnxruntime" in part.refused[0].reason
 
 
+def test_what_becomes_a_loop_is_refused() -> None:
+    """No reader of a bundle takes one."""
+    bag = nn.Sequential(nn.EmbeddingBag(11, 6, mode="mean"), nn.Linear(6, 3), nn.ReLU())
+    _, (part,) = exported(bag, (torch.randint(0, 11, (3, 5)),), False)
+    (refusal,) = part.refused
+    assert refusal.operation == "0 (EmbeddingBag)"
+    assert "control flow" in refusal.reason
+
+
 def test_one_part_refused_leaves_the_others() -> None:
     bad = AsDigital(lambda m, x: x * float(x.sum()))
     net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), bad, nn.Linear(8, 2), nn.ReLU())  # fmt: skip

@@ -75,6 +75,13 @@ def test_onnxruntime_computes_what_the_executor_does(name: str, size: int, tmp_p
     onnx.checker.check_model(str(path), full_check=True)
 
 
+def test_a_loop_that_is_no_relaxation(tmp_path: Path) -> None:
+    bag = nn.Sequential(nn.EmbeddingBag(11, 7, mode="mean"), nn.Linear(7, 8), nn.ReLU(), nn.Linear(8, 3))
+    words = torch.randint(0, 11, (3, 6))
+    model = fc.convert(bag.eval(), block_size=2)
+    compare(model, model.export_onnx(tmp_path / "net.onnx", (words,), diagnostics=True), (words,))
+
+
 @pytest.mark.parametrize("name", ["control_flow", "dict_input"])
 def test_exported_programs_too(name: str, tmp_path: Path) -> None:
     net, args = entry(name).build()
