@@ -60,6 +60,8 @@ class Trainer:
     def save_checkpoint(self, path: str | os.PathLike[str]) -> Path:
         """Writes everything that the next step depends on, in one file (safetensors), whole or not at all.
 
+        Of an emulated chip it keeps the weights that are asked for, not the devices and their noise: :meth:`Runtime.save` does.
+
         Raises:
             OptionError: the file can't be written.
         """
