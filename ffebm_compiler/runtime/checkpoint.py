@@ -139,14 +139,27 @@ def read_checkpoint(path: str | os.PathLike[str], present: Snapshot) -> Snapshot
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError) as failure:
         if isinstance(failure, FFEBMError):
             raise
-        raise reader.damaged(f"{type(failure).__name__}: {failure}") from failure
+        raise reader.damaged(_reason(failure)) from failure
 
 
 def _metadata(content: bytes) -> dict[str, str]:
     """The metadata in a safetensors file that the library has read already."""
     length = int.from_bytes(content[:8], "little")
-    found: dict[str, str] = json.loads(content[8 : 8 + length])["__metadata__"]
+    found: dict[str, str] = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    if _KEY not in found:
+        raise ValueError("it holds tensors, and not where a training stands")
     return found
+
+
+def _differences(a: OptimizerOptions, b: OptimizerOptions) -> tuple[str, str]:
+    """The options that are not the same, as each has them."""
+    names = [n for n, value in asdict(a).items() if value != asdict(b)[n]]
+    was, now = (", ".join(f"{n.replace('name', 'optimizer')} {asdict(o)[n]}" for n in names) for o in (a, b))
+    return was, now
+
+
+def _reason(failure: Exception) -> str:
+    return str(failure) if type(failure) is ValueError else f"{type(failure).__name__}: {failure}"
 
 
 def _refuse(constant: str) -> float:
@@ -195,9 +208,8 @@ class _Reader:
         given = document["optimizer"]
         options = OptimizerOptions(**{**given, "betas": tuple(given["betas"])})
         if options != self.present.optimizer:
-            raise self.another(
-                f"was trained with {options}", f"Make the trainer with the same; this one has {self.present.optimizer}."
-            )
+            was, now = _differences(options, self.present.optimizer)
+            raise self.another(f"was trained with {was}, and this training has {now}", "Go on with the same options.")
         random = tensors["random"]
         if random.dtype != torch.uint8 or random.shape != self.present.random.shape:
             raise self.damaged("its random state is none")

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runtimes import compiled
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
@@ -101,8 +102,14 @@ CHANGES: dict[str, tuple[Callable[[Any, Any], None], str]] = {
     "model": (lambda d, t: d.update(model="Other"), "'Other'"),
     "negative steps": (lambda d, t: d.update(steps=-1), "-1 steps"),
     "steps that are no number": (lambda d, t: d.update(steps="3"), "steps"),
-    "another optimizer": (lambda d, t: d["optimizer"].update(name="sgd"), "Make the trainer with the same"),
-    "another rate": (lambda d, t: d["optimizer"].update(learning_rate=0.5), "Make the trainer with the same"),
+    "another optimizer": (
+        lambda d, t: d["optimizer"].update(name="sgd"),
+        "was trained with optimizer sgd, and this training has optimizer adam",
+    ),
+    "another rate": (
+        lambda d, t: d["optimizer"].update(learning_rate=0.5),
+        "with learning_rate 0.5, and this training has learning_rate 0.01",
+    ),
     "an unknown option": (lambda d, t: d["optimizer"].update(nesterov=True), "can't be read"),
     "a missing tensor": (lambda d, t: t.pop("model/0.weight"), "0.weight"),
     "a tensor too many": (lambda d, t: t.update({"model/9.weight": torch.zeros(1)}), "9.weight"),
@@ -176,3 +183,10 @@ def test_outdated_gains_stay_outdated(contents: Contents, tmp_path: Path) -> Non
     assert taken is not None
     assert taken.layer_weights == gains.layer_weights
     assert all(torch.equal(v, gains.directions[edge]) for edge, v in taken.directions.items())
+
+
+def test_a_file_of_weights_is_no_checkpoint(contents: Contents, tmp_path: Path) -> None:
+    trainer = runtime_of(contents).trainer()
+    save_file(trainer.runtime.state_dict(), tmp_path / "weights.safetensors")
+    with pytest.raises(InputError, match="it holds tensors, and not where a training stands"):
+        trainer.load_checkpoint(tmp_path / "weights.safetensors")

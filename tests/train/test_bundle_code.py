@@ -102,6 +102,8 @@ def test_the_script_in_a_bundle_trains_it(tmp_path: Path) -> None:
     ]
     main = runpy.run_path(str(bundle / "training_loop.py"))["main"]
     assert main([*data, "--epochs", "4", "--out", str(tmp_path / "whole")]) == 0
+    with pytest.raises(SystemExit, match="2"):
+        main([*data, "--resume"])
     halves = ["--checkpoint", str(tmp_path / "run"), "--out", str(tmp_path / "halves")]
     assert main([*data, *halves, "--epochs", "2"]) == 0
     assert main([*data, *halves, "--epochs", "4", "--resume"]) == 0
