@@ -1,7 +1,8 @@
-"""The size of every value of an ONNX graph, one operator after the other, before any library takes the graph as a whole.
+"""The size and type of every value of an ONNX graph, one operator after the other, before any library takes the graph as a whole.
 
 Inference over a whole graph allocates by what the graph says: a shape given by a vector of 2^31 numbers becomes 2^31 dimensions.
 Here no operator sees a value that is larger than any memory, and none a list of sizes that is longer than any shape.
+Whole numbers are divided by positive constants only: by 0, or the least of them by -1, the processor ends the process.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ import math
 from collections.abc import Iterator
 
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, TypeProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, TypeProto, helper, numpy_helper
 
 from .limits import LARGEST_SHAPE_DATA, LARGEST_VALUE, MOST_DIMENSIONS
 
+DIVISIONS = ("Div", "Mod")
+FRACTIONAL = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
 
 def size_problems(model: ModelProto) -> Iterator[str]:
-    """The first value that is larger than any memory, or the first operator that fits no schema; operators must be in order."""
+    """The first value that is larger than any memory, the first operator that fits no schema or may end the process; operators must be in order."""
     version = model.opset_import[0].version
     types = {v.name: v.type for v in model.graph.input}
     types |= {t.name: helper.make_tensor_type_proto(t.data_type, t.dims) for t in model.graph.initializer}
@@ -35,6 +39,9 @@ def size_problems(model: ModelProto) -> Iterator[str]:
             if _is_too_large(kind):
                 yield f"computes {name[:100]}, which is larger than any memory"
                 return
+        if node.op_type in DIVISIONS and not _is_safe_division(node, types, constants):
+            yield f"divides whole numbers by {node.input[1][:100]}, which is no positive constant"
+            return
         types |= found
         if node.op_type == "Constant":
             constants |= {name: a.t for name in node.output for a in node.attribute if a.name == "value"}
@@ -50,6 +57,13 @@ def _outputs(
         schema, node, given, values, opset_imports=list(model.opset_import), ir_version=model.ir_version
     )
     return found
+
+
+def _is_safe_division(node: NodeProto, types: dict[str, TypeProto], constants: dict[str, TensorProto]) -> bool:
+    divisor = node.input[1]
+    if divisor in types and types[divisor].tensor_type.elem_type in FRACTIONAL:
+        return True
+    return divisor in constants and bool((numpy_helper.to_array(constants[divisor]) > 0).all())
 
 
 def _is_too_large(kind: TypeProto) -> bool:

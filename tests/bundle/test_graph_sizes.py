@@ -47,3 +47,17 @@ def test_the_first_operator_that_does_not_fit_is_told() -> None:
 def test_sizes_that_vary_are_no_problem() -> None:
     node = helper.make_node("Reshape", ["x", "n"], ["y"])
     assert [*size_problems(graph(node, helper.make_node("Concat", ["y", "y"], ["z"], axis=0), n=[-1]))] == []
+
+
+@pytest.mark.parametrize("operator", ["Div", "Mod"])
+@pytest.mark.parametrize("divisor", [0, -1, -3])
+def test_whole_numbers_are_divided_by_positive_constants_only(operator: str, divisor: int) -> None:
+    """On x86 a division by 0, or of the least whole number by -1, ends the process."""
+    shape = helper.make_node("Shape", ["x"], ["n"])
+    by_constant = graph(shape, helper.make_node(operator, ["n", "d"], ["y"]), d=[divisor])
+    by_value = graph(shape, helper.make_node(operator, ["n", "n"], ["y"]))
+    for model in (by_constant, by_value):
+        (problem,) = size_problems(model)
+        assert "divides whole numbers" in problem
+    assert [*size_problems(graph(shape, helper.make_node(operator, ["n", "d"], ["y"]), d=[2]))] == []
+    assert [*size_problems(graph(helper.make_node("Div", ["x", "x"], ["y"])))] == []
