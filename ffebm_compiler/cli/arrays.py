@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import FFEBMError, InputError, OptionError, Problem
 from ..files import check_target, write_whole
@@ -48,7 +48,9 @@ def _held(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype("int64") if native.kind == "u" and native.itemsize > 1 else native
 
 
-def read_inputs(given: Sequence[str]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+def read_inputs(
+    given: Sequence[str], precision: torch.dtype | None = None
+) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
     """The arguments of ``--input``, ``FILE`` or ``NAME=FILE``, as positional and named ones.
 
     Raises:
@@ -58,7 +60,7 @@ def read_inputs(given: Sequence[str]) -> tuple[tuple[Tensor, ...], dict[str, Ten
     for text in given:
         name, path = _named(text)
         try:
-            value = read_array(Path(path), f"input {path}")
+            value = in_precision(read_array(Path(path), f"input {path}"), precision)
         except FFEBMError as failure:
             problems += failure.problems
             continue
@@ -71,6 +73,16 @@ def read_inputs(given: Sequence[str]) -> tuple[tuple[Tensor, ...], dict[str, Ten
     if problems:
         raise InputError(problems)
     return tuple(positional), named
+
+
+def precision_of(network: nn.Module) -> torch.dtype | None:
+    """Of the model's first weights of real numbers; None where it has none."""
+    return next((p.dtype for p in network.parameters() if p.is_floating_point()), None)
+
+
+def in_precision(value: Tensor, precision: torch.dtype | None) -> Tensor:
+    """Real numbers as the model has them: numpy's are of double precision."""
+    return value.to(precision) if precision is not None and value.is_floating_point() else value
 
 
 def _named(text: str) -> tuple[str | None, str]:

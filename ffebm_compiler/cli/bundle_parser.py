@@ -99,7 +99,7 @@ examples:
   ffebm run build/ --input x.npy --blocks analog-emu --hardware bundle      the chip that is in the bundle
 """
 
-_INPUT_HELP = "an array of numpy.save, samples first; NAME= says which input it is; repeated for several"
+_INPUT_HELP = "an array of numpy.save, samples first, real numbers in any precision; NAME= says which input it is; repeated for several"
 
 
 def _run(command: argparse.ArgumentParser) -> None:

@@ -6,14 +6,13 @@ import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..backends import FFEBM
 from ..errors import FFEBMError, OptionError, Problem
 from ..files import check_target
-from .arrays import read_array
+from .arrays import in_precision, precision_of, read_array
 from .checks import guessed_inputs
 from .load import load_model
 from .subject import load_weights
@@ -84,15 +83,11 @@ def _problems(options: argparse.Namespace) -> Iterator[Problem]:
 def _examples(network: nn.Module, options: argparse.Namespace, example_inputs: Inputs) -> tuple[Tensor, ...]:
     """The files of ``--input``, or random ones, several samples: the size of a single one looks like a constant."""
     if options.input:
-        return tuple(read_array(Path(file), f"input {file}") for file in options.input)
+        files = (read_array(Path(file), f"input {file}") for file in options.input)
+        return tuple(in_precision(x, precision_of(network)) for x in files)
     single = all(sizes[0] == 1 for sizes, _ in options.input_shape)
     random = example_inputs(options, SAMPLES if single else None) or guessed_inputs(network, SAMPLES, options.seed)
-    return tuple(x.to(_precision(network)) if x.is_floating_point() else x for x in random)
-
-
-def _precision(network: nn.Module) -> torch.dtype:
-    """Of the model's first weights of real numbers."""
-    return next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.get_default_dtype())
+    return tuple(in_precision(x, precision_of(network)) for x in random)
 
 
 def size(path: Path) -> str:

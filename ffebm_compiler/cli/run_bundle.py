@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import FFEBMError, OptionError, Problem
 from ..solve import Relaxation
-from .arrays import check_results_file, named_results, read_inputs, write_results
+from .arrays import check_results_file, named_results, precision_of, read_inputs, write_results
 
 if TYPE_CHECKING:
     from ..runtime import Runtime
@@ -23,7 +23,7 @@ def run_bundle(options: argparse.Namespace) -> int:
     if problems:
         raise OptionError(problems)
     model = loaded(options)
-    positional, named = read_inputs(options.input)
+    positional, named = read_inputs(options.input, precision_of(model.model.network))
     results = named_results(model.eval()(*positional, **named))
     written = [write_results(Path(options.output), results)] if options.output else []
     print(_table(results, model.relaxation), *written, sep="\n")

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..errors import FFEBMError, InputError, OptionError, Problem
 from ..files import check_target, write_whole
-from .arrays import read_array, read_inputs
+from .arrays import precision_of, read_array, read_inputs
 from .batches import Batches
 from .interrupt import stoppable
 from .metrics import Metrics
@@ -34,7 +34,7 @@ def train_bundle(options: argparse.Namespace) -> int:
     from .. import runtime
 
     model = runtime.load(options.bundle, threads=options.threads)
-    data = _data(options)
+    data = _data(model, options)
     trainer = _trainer(model, options)
     if options.resume:
         trainer.load_checkpoint(options.checkpoint)
@@ -103,8 +103,8 @@ def _trainer(model: Runtime, options: argparse.Namespace) -> Trainer:
     )
 
 
-def _data(options: argparse.Namespace) -> Batches:
-    positional, named = read_inputs(options.input)
+def _data(model: Runtime, options: argparse.Namespace) -> Batches:
+    positional, named = read_inputs(options.input, precision_of(model.model.network))
     target = read_array(Path(options.target), f"target {options.target}")
     return Batches(positional, named, target, options.batch_size, options.seed)
 

@@ -143,9 +143,9 @@ class OnnxPart(nn.Module):
 
     def _require_finite(self, moved: Sequence[Port], given: Mapping[str, Any], found: Mapping[str, Any]) -> None:
         """PyTorch refuses to take the variance of one value, where a graph gives what is no number."""
-        lost = [p.value for p in moved if not _is_finite(found[p.name])]
+        lost = [p.value for p in moved if bool(torch.as_tensor(found[p.name]).isnan().any())]
         if lost and all(map(_is_finite, given.values())):
-            what = f"its running statistics would no longer be finite: {', '.join(lost[:6])}"
+            what = f"its running statistics would no longer be numbers: {', '.join(lost[:6])}"
             remedy = "A batch norm in training needs more than one value of each channel: give batches of two samples or more."
             raise InputError(Problem(f"digital part {self._where}", what, remedy))
 
