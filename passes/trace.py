@@ -11,7 +11,7 @@ import logging
 import operator
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -183,23 +183,58 @@ def _symbolic(network: nn.Module, opaque: Sequence[str]) -> Traced:
 @contextmanager
 def _functions_as_whole() -> Iterator[None]:
     """Each ``torch.autograd.Function`` of the user's becomes one call: traced through, it would lose its backward."""
-    before = [(f, f.__dict__["forward"], f.__dict__.get("setup_context")) for f in _own_functions()]
-    for function, _, context in before:
-        function.forward = staticmethod(_recorded(function, takes_context=context is None))
-        if context is not None:
-            function.setup_context = staticmethod(lambda ctx, inputs, output: None)
+    functions = list(dict.fromkeys(_own_functions()))
+    recorded = [_recorded(f) for f in functions]  # before any is replaced: others inherit from it
+    with ExitStack() as stack:
+        for function, forward in zip(functions, recorded, strict=True):
+            stack.enter_context(_replaced(function, "forward", forward))
+            if _has_own_context(function):
+                stack.enter_context(_replaced(function, "setup_context", lambda ctx, inputs, output: None))
+        yield
+
+
+@contextmanager
+def _functions_met() -> Iterator[set[str]]:
+    """The names of the user's functions that are called."""
+    met: set[str] = set()
+    functions = list(dict.fromkeys(_own_functions()))
+    noted = [_noted(f, met) for f in functions]
+    with ExitStack() as stack:
+        for function, forward in zip(functions, noted, strict=True):
+            stack.enter_context(_replaced(function, "forward", forward))
+        yield met
+
+
+def _noted(function: type[Any], met: set[str]) -> Callable[..., Any]:
+    plain = function.forward
+
+    def forward(*args: Any) -> Any:
+        met.add(function.__qualname__)
+        return plain(*args)
+
+    return forward
+
+
+@contextmanager
+def _replaced(function: type[Any], name: str, value: Callable[..., Any]) -> Iterator[None]:
+    before = vars(function).get(name)
+    setattr(function, name, staticmethod(value))
     try:
         yield
     finally:
-        for function, forward, context in before:
-            function.forward = forward
-            if context is not None:
-                function.setup_context = context
+        if before is None:
+            delattr(function, name)
+        else:
+            setattr(function, name, before)
+
+
+def _has_own_context(function: type[Any]) -> bool:
+    return function.setup_context is not torch.autograd.Function.setup_context
 
 
 def _own_functions(root: type[Any] = torch.autograd.Function) -> Iterator[type[Any]]:
     for function in root.__subclasses__():
-        if "forward" in function.__dict__ and not function.__module__.startswith("torch."):
+        if not function.__module__.startswith("torch."):
             yield function
         yield from _own_functions(function)
 
@@ -216,9 +251,9 @@ class FunctionCall:
         return self.function.apply(*args)
 
 
-def _recorded(function: type[Any], takes_context: bool) -> Callable[..., Any]:
+def _recorded(function: type[Any]) -> Callable[..., Any]:
     """What stands in for its forward while a model is traced."""
-    plain = function.forward
+    plain, takes_context = function.forward, not _has_own_context(function)
 
     def forward(*args: Any) -> Any:
         given = args[1:] if takes_context else args
@@ -262,13 +297,19 @@ def _exported(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
     for dynamic in (True, False):
         shapes = _batch_dimension(args, kwargs) if dynamic else None
         try:
-            exported = torch.export.export(network, args, kwargs or None, dynamic_shapes=shapes, strict=False)
+            with _functions_met() as met:
+                exported = torch.export.export(network, args, kwargs or None, dynamic_shapes=shapes, strict=False)
             break
         except Exception as error:
             failure = failure or error
     if exported is None:
         assert failure is not None
         raise TraceError(_untraceable(network, failure, "torch.export")) from failure
+    if met:
+        logger.warning(
+            "torch.export traced through %s: gradients are those of the forward, whatever backward is defined. Keep the layer that calls it whole by digital=[...]",
+            ", ".join(sorted(met)),
+        )
     module = _module_of(exported)
     graph = module.graph
     for name in dict.fromkeys(n.target for n in graph.nodes if n.op == "get_attr"):

@@ -107,6 +107,14 @@ class Halves(torch.autograd.Function):
         return torch.cat([left * ctx.scale, right], 1), None
 
 
+class Doubled(Sign):
+    """Another backward of an inherited forward."""
+
+    @staticmethod
+    def backward(ctx: Any, error: Tensor) -> Tensor:
+        return 2 * error
+
+
 halves = Halves.apply
 
 
@@ -116,7 +124,7 @@ class StraightThrough(nn.Module):
         self.first, self.second, self.last = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(3, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        left, right = halves(self.second(Sign.apply(self.first(x))), 3.0)
+        left, right = halves(Doubled.apply(self.second(Sign.apply(self.first(x)))), 3.0)
         return self.last(left * right)
 
 
@@ -124,9 +132,9 @@ class StraightThrough(nn.Module):
 def test_functions_of_ones_own_keep_their_backward(size: int) -> None:
     torch.manual_seed(0)
     net, x = StraightThrough(), torch.randn(5, 4)
-    before = [dict(f.__dict__) for f in (Sign, Halves)]
+    before = [dict(f.__dict__) for f in (Sign, Halves, Doubled)]
     model = fc.convert(net, block_size=size)
-    assert [dict(f.__dict__) for f in (Sign, Halves)] == before
+    assert [dict(f.__dict__) for f in (Sign, Halves, Doubled)] == before
     for m in (model, copy.deepcopy(model)):
         m.zero_grad()
         net.zero_grad()
@@ -135,3 +143,13 @@ def test_functions_of_ones_own_keep_their_backward(size: int) -> None:
         for (name, p), q in zip(m.named_parameters(), net.parameters(), strict=True):
             torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-5, msg=name)
     assert "Sign.apply(" in model.training_code
+
+
+class Exported(StraightThrough):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.shape[0] > 1 else 2 * x)
+
+
+def test_export_says_which_backward_is_lost(caplog: pytest.LogCaptureFixture) -> None:
+    fc.convert(Exported(), example_inputs=torch.randn(5, 4))
+    assert "torch.export traced through Doubled, Halves, Sign" in caplog.text
