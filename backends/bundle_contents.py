@@ -1,6 +1,6 @@
 """What goes into a bundle, from a model and one input: both programs, their tensors, gains, graphs and pages.
 
-run both modes -> put the blocks on the chip -> export the digital parts -> record what they give -> pages
+run both modes -> put the blocks on the chip -> export the digital parts -> record what they give -> hold the graphs to that -> pages
 
 Everything is done on a private copy, so the user's model stays as it is.
 """
@@ -22,6 +22,7 @@ from ..export.parts import export_parts
 from ..ir import DigitalBlock, Program, Step
 from ..solve import Gains
 from ..train.bundle_code import bundle_training_script
+from .bundle_check import without, wrong_graphs
 from .bundle_options import BundleOptions
 from .bundle_pages import Circuits, circuits, graph_json, report_page
 from .bundle_record import Run, in_mode, recorded
@@ -73,16 +74,25 @@ def contents_of(subject: Subject) -> Contents:
     chip = _on_chip(subject)
     exported = {training: _exported(subject, run) for training, run in runs.items()}
     refused = tuple(r for parts in exported.values() for part in parts for r in part.refused)
-    stands = refused if subject.options.unexportable == "refuse" else [*filter(_is_needed, refused)]
-    if stands:
-        raise OptionError(_refusals(stands))
+    _insist(subject, refused)
     contents = replace(
         _described(subject, exported), refused=refused, files=chip.files, options=_options(subject, chip)
     )
     subject.tell("recording")
     samples = {k: v for run in runs.values() for k, v in record_run(run, subject.model).items()}
     samples.update(record_parts(contents, subject.model, runs))
-    return replace(contents, samples=samples, files={**contents.files, **_pages(subject, contents, chip)})
+    contents = replace(contents, samples=samples)
+    wrong = wrong_graphs(contents)
+    _insist(subject, wrong)
+    contents = without(contents, wrong)
+    return replace(contents, files={**contents.files, **_pages(subject, contents, chip)})
+
+
+def _insist(subject: Subject, refused: Sequence[Unexportable]) -> None:
+    """Refuses to go on without graphs, unless they are to be skipped."""
+    stands = refused if subject.options.unexportable == "refuse" else [*filter(_is_needed, refused)]
+    if stands:
+        raise OptionError(_refusals(stands))
 
 
 # --- the chip and the graphs --------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from ..files import check_target, write_folder_whole, write_whole
 from ..rules import REMAKES, Remakes
 from .archive import archived
 from .contents import Contents, graph_file
-from .graphs import PARAMETERS, placed
+from .graphs import PARAMETERS, placed, read_graph
 from .json_text import dump
 from .manifest import FORMAT, MANIFEST, is_file_name, manifest_of
 from .own_rules import own_rule_problems
@@ -112,15 +112,26 @@ def bundle_files(contents: Contents, known: Remakes = REMAKES) -> dict[str, byte
     if wrong:
         raise OptionError(Problem(f"bundle of {contents.name}, {PROGRAM}", w, _REPORT) for w in wrong)
     files = {PROGRAM: dump(document), **tensors}
-    layout = layout_of(files[PARAMETERS])
+    files |= {**_graph_files(contents, files[PARAMETERS]), **contents.files}
+    manifest = dump(manifest_of(contents.name, contents.options, files))
+    return {MANIFEST: manifest, **dict(sorted(files.items()))}
+
+
+def _graph_files(contents: Contents, parameters: bytes) -> dict[str, bytes]:
+    """The graphs, their weights placed in that file; each passes what a reader asks of it."""
+    layout, files, problems = layout_of(parameters), dict[str, bytes](), list[Problem]()
     for mode in named_modes(contents).values():
         for name, kinds in mode.parts.items():
             for kind, interface in kinds.items():
                 file = graph_file(name, kind)
                 files[file] = placed(contents.graphs[file], interface, layout)
-    files.update(contents.files)
-    manifest = dump(manifest_of(contents.name, contents.options, files))
-    return {MANIFEST: manifest, **dict(sorted(files.items()))}
+                try:
+                    read_graph(files[file], interface, layout)
+                except ValueError as failure:
+                    problems.append(Problem(f"bundle of {contents.name}, {file}", str(failure), _REPORT))
+    if problems:
+        raise OptionError(problems)
+    return files
 
 
 def _tensor_files(contents: Contents) -> dict[str, bytes]:

@@ -15,7 +15,8 @@ from ..errors import OptionError, Problem
 from .graph import with_data, without_initializers
 from .interface import FORWARD, PartGraph, Port
 
-ERRORS_ONLY = 3
+FATAL_ONLY = 4
+"""What fails is raised; onnxruntime need not print it too."""
 
 
 def check_graph(graph: PartGraph) -> None:
@@ -70,7 +71,7 @@ def session(model: ModelProto) -> onnxruntime.InferenceSession:
     """onnxruntime, ready to run a model on one thread of the processor."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = ERRORS_ONLY
+    options.log_severity_level = FATAL_ONLY
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 

@@ -22,8 +22,8 @@ from ..export import Interface, Port
 
 logger = logging.getLogger(__name__)
 
-QUIET = 3
-"""onnxruntime says errors only: its warnings are about graphs that the user has not written."""
+QUIET = 4
+"""What fails is raised as an error; onnxruntime's own log is about graphs that the user has not written."""
 
 
 @dataclass(frozen=True)

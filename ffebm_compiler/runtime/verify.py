@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ..backends import FFEBM
+from ..backends.bundle_compare import TOLERANCE, Difference, compared, difference, missing, worst
 from ..bundle import Contents, read_bundle
 from ..errors import ConvergenceWarning, FFEBMError, shown
 from ..export import FORWARD, Interface, Unexportable
@@ -22,13 +23,6 @@ from ..train.operator import free_phase
 from . import samples as records
 from .load import runtime_of
 from .runtime import Runtime
-from .samples import Difference
-
-TOLERANCE = 1e-4
-"""The largest difference, relative to the largest value: what other kernels' rounding may amount to in float32."""
-
-ROUNDINGS = 32
-"""So many roundings of a coarser type pass as well."""
 
 
 @dataclass(frozen=True)
@@ -142,10 +136,10 @@ class _Judge:
 
     def _graph(self, name: str, interface: Interface) -> tuple[Difference, str]:
         samples = self.contents.samples
-        if absent := records.missing(samples, name, interface):
+        if absent := missing(samples, name, interface):
             return Difference(float("inf"), absent[0]), ""
         found = records.run_graph(samples, self.runtime, name, interface)
-        return records.worst(records.compared(samples, name, interface, found)), ""
+        return worst(compared(samples, name, interface, found)), ""
 
     def blocks(self) -> Iterator[Check]:
         """Every block by itself, on the recorded values."""
@@ -158,18 +152,16 @@ class _Judge:
         with torch.no_grad():
             phase = free_phase(call)
         recorded, sweeps = records.recorded_states(samples, block.name), records.recorded_sweeps(samples, block.name)
-        states = (records.difference(s, recorded[n], n) for n, s in phase.states.items() if n in recorded)
-        found = (
-            records.worst(states) if recorded.keys() == phase.states.keys() else Difference(float("inf"), block.name)
-        )
+        states = (difference(s, recorded[n], n) for n, s in phase.states.items() if n in recorded)
+        found = worst(states) if recorded.keys() == phase.states.keys() else Difference(float("inf"), block.name)
         took = phase.relaxation.sweeps
         return found, f"{took} sweeps" if took == sweeps else f"{took} sweeps, recorded were {sweeps}"
 
     def whole(self) -> Iterator[Check]:
         """The model from its inputs to its result."""
-        missing = [r.part for r in self.contents.refused if r.kind == FORWARD]
-        if missing:
-            yield Check("whole model", True, None, f"left out: {', '.join(missing)} can't run", True)
+        absent = [r.part for r in self.contents.refused if r.kind == FORWARD]
+        if absent:
+            yield Check("whole model", True, None, f"left out: {', '.join(absent)} can't run", True)
         else:
             yield self._guarded("whole model", self._whole)
 
@@ -177,7 +169,7 @@ class _Judge:
         samples, mode = self.contents.samples, self.contents.modes[False]
         args, kwargs = records.recorded_call(samples, mode)
         result = self.runtime(*args, **kwargs)
-        return records.worst(records.compared_result(samples, mode.result, result)), ""
+        return worst(records.compared_result(samples, mode.result, result)), ""
 
     def _guarded(self, name: str, judge: Callable[[], tuple[Difference, str]]) -> Check:
         """A check that may fail in any way and still is one."""
@@ -189,7 +181,7 @@ class _Judge:
             return _failed(name, failure)
         except KeyError as failure:
             return Check(name, False, None, f"FAILED: the samples have no {failure.args[0]}")
-        bound = max(self.tolerance, ROUNDINGS * torch.finfo(found.dtype).eps) if found.dtype.is_floating_point else 0.0
+        bound = found.bound(self.tolerance)
         ok = found.largest <= bound and "recorded were" not in told
         words = told if ok or found.largest <= bound else f"{found.where} differs by more than {bound:.1e}"
         return Check(name, ok, found.largest, f"{'ok' if ok else 'FAILED'}{': ' + words if words else ''}")
