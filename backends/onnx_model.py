@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
+from torch import Tensor
 
+from ..errors import ConvergenceWarning, OptionError, Problem
+from ..export.check import session
 from ..export.model import Model
+from ..export.result import named_leaves
 from ..export.whole_file import export_whole
 from ..files import check_target, write_whole
 from ..ir import EnergyBlock
 from ..train import run_digital
+from .bundle_compare import difference, worst
 from .bundle_options import example_of
 from .bundle_writer import private_copy
 from .torch_ep import FFEBM
@@ -32,7 +39,37 @@ def export_model(model: FFEBM, path: str | os.PathLike[str], example_inputs: Any
         own.ensure_gains(*args, **kwargs)
         example = own.bind_inputs(args, kwargs)
         content = export_whole(_as_function(own, example), _recorded(own, example), diagnostics)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the model's own inferences say it
+            _check(own, content, example, dict(named_leaves(own(*args, **kwargs), "output")))
     return write_whole(target, content, "ONNX file")
+
+
+def _check(model: FFEBM, content: bytes, example: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """The file computes what the executor does: an exporter may drop an option without a word.
+
+    Raises:
+        OptionError: it differs by more than rounding.
+    """
+    ready = session(onnx.load_model_from_string(content))
+    names = [n for n, value in expected.items() if isinstance(value, Tensor) and bool(torch.isfinite(value).all())]
+    feed = {i.name: t for i, t in zip(ready.get_inputs(), _arrays(example), strict=True)}
+    found = [difference(a, expected[n], n) for n, a in zip(names, ready.run(names, feed), strict=True)] if names else []
+    off = worst(iter(found))
+    if off.largest > off.bound() and _has_one_equilibrium(model):
+        what = f"its ONNX file differs from the executor by {off.largest:.1e} of the largest value in {off.where}"
+        remedy = "Report this model: an operation is written wrongly. The bundle of model.compile_to says which."
+        raise OptionError(Problem(f"model {type(model.network).__name__}", what, remedy))
+
+
+def _has_one_equilibrium(model: FFEBM) -> bool:
+    """Under unit feedback, or before convergence, rounding alone may lead elsewhere."""
+    return model.execution.loop_gain is not None and all(r.converged for r in model.relaxation)
+
+
+def _arrays(example: Mapping[str, Any]) -> list[Any]:
+    leaves = torch.utils._pytree.tree_leaves(dict(example))
+    return [v.detach().contiguous().numpy() for v in leaves if isinstance(v, Tensor)]
 
 
 def _as_function(model: FFEBM, example: Mapping[str, Any]) -> Model:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -127,3 +128,24 @@ def test_an_operation_of_the_users_own_rule_is_part_of_the_loop(tmp_path: Path) 
     found = onnxruntime.InferenceSession(str(path)).run(None, {"input": x.numpy()})[0]
     with torch.no_grad():
         np.testing.assert_allclose(found, model(x).numpy(), rtol=0, atol=1e-6)
+
+
+def test_a_file_that_computes_something_else_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when an exporter drops an option: every file is run once beside the executor."""
+    from ffebm_compiler.backends import onnx_model
+
+    model, x = fc.convert(chain(nn.Tanh()), block_size=2), torch.rand(3, 4)
+    export = onnx_model.export_whole
+
+    def dropping(of: Any, values: Any, diagnostics: bool) -> bytes:
+        with torch.no_grad():
+            of.network.get_parameter("5.bias").zero_()
+        content = export(of, values, diagnostics)
+        with torch.no_grad():
+            of.network.get_parameter("5.bias").fill_(1.0)
+        return content
+
+    monkeypatch.setattr(onnx_model, "export_whole", dropping)
+    with pytest.raises(fc.OptionError, match="differs from the executor"):
+        model.export_onnx(tmp_path / "net.onnx", x)
+    assert not (tmp_path / "net.onnx").exists()
