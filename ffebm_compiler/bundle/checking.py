@@ -19,6 +19,9 @@ REMEDY = "It is damaged, or was changed: compile the model again (model.compile_
 MOST_TOLD = 20
 """Problems of one stage that are told."""
 
+REPLACED = 5
+"""So often a bundle may be replaced by another while it is read."""
+
 Found = tuple[str, str]
 """A file of the bundle, and what is wrong with it."""
 
@@ -39,11 +42,30 @@ class Checked:
 
 
 def checked_files(path: str | os.PathLike[str]) -> Checked:
-    """The files of a bundle that is whole.
+    """The files of a bundle that is whole; one that another takes the place of while it is read is read again.
 
     Raises:
         InputError: it is not.
     """
+    for _ in range(REPLACED):
+        before = _identity(path)
+        try:
+            return _checked_files(path)
+        except InputError:
+            if _identity(path) == before:
+                raise
+    return _checked_files(path)
+
+
+def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _checked_files(path: str | os.PathLike[str]) -> Checked:
     where = f"bundle {os.fspath(path)}"
     try:
         with opened(Path(path)) as place:

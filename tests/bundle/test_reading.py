@@ -6,14 +6,16 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bundle_samples import variety_files
+import torch
+from bundle_samples import variety, variety_files
 
 from ffebm_compiler import InputError
-from ffebm_compiler.bundle import checking, read_bundle
+from ffebm_compiler.bundle import checking, read_bundle, write_bundle
 from ffebm_compiler.bundle.archive import archived
 from ffebm_compiler.bundle.json_text import dump
 from ffebm_compiler.bundle.manifest import MANIFEST, checksum, is_file_name, signed
@@ -221,3 +223,22 @@ def test_nothing_in_a_bundle_is_executed(tmp_path: Path) -> None:
     read = read_bundle(written(files, tmp_path / "b.ffebm"))
     assert read.files["training_loop.py"] == page
     assert read.files["x.pkl"].startswith(b"cos")
+
+
+def test_a_bundle_that_is_replaced_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = variety()
+    second = replace(first, tensors={n: t + 1 if t.is_floating_point() else t for n, t in first.tensors.items()})
+    path, problems, swaps = write_bundle(first, tmp_path / "b"), checking.manifest_problems, [second, first, second]
+
+    def replacing(document: Any) -> Any:
+        found = list(problems(document))
+        if swaps:
+            write_bundle(swaps.pop(), path, overwrite=True)
+        return found
+
+    monkeypatch.setattr(checking, "manifest_problems", replacing)
+    read = read_bundle(path)
+    assert not swaps
+    assert all(torch.equal(read.tensors[n], t) for n, t in second.tensors.items())
