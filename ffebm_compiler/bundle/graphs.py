@@ -14,13 +14,12 @@ import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from ..export import FORWARD, Interface, Port
-from ..export.refusal import DRAWS
+from ..export.refusal import CONTROL_FLOW, DRAWS
 from .graph_sizes import size_problems
 from .limits import LARGEST_GRAPH, LARGEST_TENSOR, MOST_NODES
 from .tensors import ITEM_SIZES, Stored
 
 PARAMETERS = "parameters.safetensors"
-CONTROL_FLOW = ("If", "Loop", "Scan", "SequenceMap")
 _DTYPES = {"FLOAT": "float32", "DOUBLE": "float64"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -118,18 +119,11 @@ def inspect(path: str | os.PathLike[str], known: Remakes = REMAKES) -> BundleSum
         parts=tuple(_parts(contents)),
         blocks=tuple(_blocks(contents)),
         parameters=len(contents.parameters),
-        elements=sum(_product(tensors[p].shape) for p in contents.parameters),
+        elements=sum(math.prod(tensors[p].shape) for p in contents.parameters),
         buffers=len(tensors) - len(contents.parameters),
         aliases=contents.aliases,
         refused=tuple(f"{r.part}, {r.kind}: {r.operation}: {r.reason}" for r in contents.refused),
     )
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
 
 
 # --- the steps of the programs --------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ def inspect_bundle(options: argparse.Namespace) -> int:
     from ..bundle import inspect
 
     found = inspect(options.bundle)
-    print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False) if options.json else found.text())
+    print(json.dumps(found.to_dict(), indent=2) if options.json else found.text())
     return 0
 
 
@@ -19,5 +19,5 @@ def verify_bundle(options: argparse.Namespace) -> int:
     from ..runtime.verify import verify
 
     found = verify(options.bundle)
-    print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False) if options.json else found.text())
+    print(json.dumps(found.to_dict(), indent=2) if options.json else found.text())
     return 0 if found.ok else 1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ..errors import FFEBMError, OptionError, Problem
+from ..errors import FFEBMError, OptionError, Problem, shown
 from ..solve import Relaxation
 from .arrays import check_results_file, named_results, precision_of, read_inputs, write_results
 
@@ -60,4 +60,4 @@ def _table(results: Mapping[str, Tensor], relaxations: tuple[Relaxation, ...]) -
         f"{r.block}: {'converged' if r.converged else 'NOT CONVERGED'} in {r.sweeps} sweeps, residual {r.residual:.1e}"
         for r in relaxations
     ]
-    return "\n".join(lines)
+    return shown("\n".join(lines))

@@ -42,6 +42,11 @@ def train_bundle(options: argparse.Namespace) -> int:
         asked = _asked(options, trainer, len(data))
         _require_same(metrics.asked, asked)
         metrics.begin(asked)
+        if trainer.steps >= options.epochs * data.steps:
+            print(
+                f"ffebm: nothing is left to do: {options.checkpoint} has {trainer.steps} steps; raise --epochs.",
+                file=sys.stderr,
+            )
         finished = _train(trainer, data, options, metrics)
     if not finished:
         return _interrupted(trainer, data, options)

@@ -73,6 +73,9 @@ def unloadable(failure: BaseException, origins: Sequence[Origin], name: str) -> 
 DRAWS = ("RandomUniform", "RandomUniformLike", "RandomNormal", "RandomNormalLike", "Bernoulli", "Multinomial")
 """ONNX operators that draw random numbers themselves."""
 
+CONTROL_FLOW = ("If", "Loop", "Scan", "SequenceMap")
+"""ONNX operators that run other graphs."""
+
 
 def refuse_draws(model: ModelProto, origins: Sequence[Origin], name: str) -> None:
     """Raises where a node draws random numbers itself: nobody outside can know them."""
@@ -84,7 +87,7 @@ def refuse_draws(model: ModelProto, origins: Sequence[Origin], name: str) -> Non
 
 def refuse_control_flow(model: ModelProto, origins: Sequence[Origin], name: str) -> None:
     """Raises where an operation has become a loop or a branch, which no reader takes in a digital part."""
-    flow = next((n for n in model.graph.node if n.op_type in ("If", "Loop", "Scan", "SequenceMap")), None)
+    flow = next((n for n in model.graph.node if n.op_type in CONTROL_FLOW), None)
     if flow is not None:
         reason = f"torch's exporter makes control flow of it ({flow.op_type}), which a bundle's graphs have none of"
         raise RefusedError(_named(flow.name, origins, name), reason)

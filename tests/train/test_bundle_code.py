@@ -96,7 +96,7 @@ def test_the_script_in_a_bundle_trains_it(tmp_path: Path) -> None:
         "--target",
         str(tmp_path / "y.npy"),
         "--learning-rate",
-        "0.2",
+        "0.05",
         "--batch-size",
         "7",
     ]
@@ -106,7 +106,9 @@ def test_the_script_in_a_bundle_trains_it(tmp_path: Path) -> None:
         main([*data, "--resume"])
     halves = ["--checkpoint", str(tmp_path / "run"), "--out", str(tmp_path / "halves")]
     assert main([*data, *halves, "--epochs", "2"]) == 0
-    assert main([*data, *halves, "--epochs", "4", "--resume"]) == 0
+    with pytest.raises(SystemExit, match="2"):
+        main([*data, *halves, "--epochs", "4", "--resume"])  # the trained bundle exists
+    assert main([*data, *halves, "--epochs", "4", "--resume", "--force"]) == 0
     whole, resumed, before = (runtime.load(p).state_dict() for p in (tmp_path / "whole", tmp_path / "halves", bundle))
     assert all(torch.equal(a, b) for a, b in zip(whole.values(), resumed.values(), strict=True))
     assert not torch.equal(whole["0.weight"], before["0.weight"])
