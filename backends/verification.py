@@ -149,7 +149,7 @@ def _copies(values: Any) -> Any:
 
 def _tensors(output: Any) -> list[Tensor]:
     leaves = torch.utils._pytree.tree_leaves(output)
-    return [v for v in leaves if isinstance(v, Tensor) and v.is_floating_point()]
+    return [v.detach() for v in leaves if isinstance(v, Tensor) and v.is_floating_point()]
 
 
 def _difference(a: Tensor, b: Tensor) -> float:
