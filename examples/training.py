@@ -7,12 +7,8 @@ and a resumed run repeats what an uninterrupted one does.
 from __future__ import annotations
 
 import math
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 import torch
@@ -20,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
+from ffebm_compiler.cli.interrupt import Stop, stoppable
 from ffebm_compiler.errors import FFEBMError, Problem
 
 from .data import Split
@@ -61,32 +58,6 @@ class Progress:
 
     def plain(self) -> dict[str, Any]:
         return dict(vars(self))
-
-
-class Stop:
-    """Whether the user asked for an end: the first Ctrl-C lets the batch finish, the second one doesn't."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-
-@contextmanager
-def stoppable() -> Iterator[Stop]:
-    """Ctrl-C sets a flag for the length of a ``with``; outside the main thread signals stay as they are."""
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def accuracy(model: nn.Module, data: Split, batch: int = 256) -> float:
@@ -219,3 +190,6 @@ def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 def _half_cosine(part: float) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * min(part, 1.0))
+
+
+__all__ = ["Progress", "Stage", "Stop", "TrainingError", "accuracy", "fit", "stoppable"]
