@@ -162,7 +162,7 @@ def test_pull_and_push_are_finite_differences_of_the_drives(name: str) -> None:
         d = {n: torch.randn(s.shape, generator=generator, dtype=s.dtype) for n, s in states.items()}
         for state in (s for s in bound.block.states if s.drive.sources):
             ends = [bound.drive(state, {n: s + sign * step * d[n] for n, s in states.items()}) for sign in (1, -1)]
-            slope = (ends[0] - ends[1]) / (2 * step)
+            slope = ((ends[0] - ends[1]) / (2 * step)).detach()
             ahead, _ = linear.push(state, d)
             assert ahead is not None
             assert distance(ahead, slope) <= 1e-7
