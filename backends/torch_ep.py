@@ -187,17 +187,26 @@ class FFEBM(nn.Module):
                     f"Call it as the original model: forward{signature}.",
                 )
             ) from failure
-        self.forget_run()
         values = dict(zip(mode.program.inputs, given, strict=True))
-        relaxed = {n for b in mode.program.energy_blocks for n in b.inputs}
+        self.begin_run(values)
+        return values
+
+    def begin_run(self, values: Mapping[str, Any]) -> None:
+        """Checks the program's inputs, and begins a new run with no relaxations recorded.
+
+        Raises:
+            InputError: with every problem of the inputs.
+        """
+        self.forget_run()
+        program = self.program
+        relaxed = {n for b in program.energy_blocks for n in b.inputs}
         problems = [
             p
             for n, v in values.items()
-            for p in input_problems(self.network, mode.program.labels.get(n, n), v, n not in relaxed)
+            for p in input_problems(self.network, program.labels.get(n, n), v, n not in relaxed)
         ]
         if problems:
             raise InputError(problems)
-        return values
 
     def pack_output(self, values: Mapping[str, Any]) -> Any:
         """The model's result from the computed values."""
@@ -232,11 +241,6 @@ class FFEBM(nn.Module):
                 self._verify_once(bound.with_layer_weights(gains.layer_weights), phase.states)
             self._warn(phase.relaxation, block, "free phase")
 
-        def nudged(block: EnergyBlock, estimate: Estimate) -> None:
-            self.__dict__["_nudged"][block.name] = estimate.relaxations
-            for relaxation in estimate.relaxations:
-                self._warn(relaxation, block, "nudged phase")
-
         return BlockCall(
             block,
             bound.inputs,
@@ -245,10 +249,16 @@ class FFEBM(nn.Module):
             self.execution.estimator,
             self.execution.tolerance,
             free,
-            nudged,
+            self.record_nudged,
             partial(relax, differentiation=self.differentiation),
             differentiation=self.differentiation,
         )
+
+    def record_nudged(self, block: EnergyBlock, estimate: Estimate) -> None:
+        """Keeps how a block relaxed in its nudged phases, and warns where it did not."""
+        self.__dict__["_nudged"][block.name] = estimate.relaxations
+        for relaxation in estimate.relaxations:
+            self._warn(relaxation, block, "nudged phase")
 
     def _weight(self, path: str) -> Tensor:
         value = attribute(self.network, path)

@@ -6,7 +6,7 @@ blocks by itself. Gradients are *returned*, never written to ``.grad``, so that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from ..estimate import Estimate, Estimator, FreePhase
 from ..ir import EnergyBlock
-from ..solve import AUTOMATIC, BoundBlock, Differentiation, Equilibrium, Tolerance, relax
+from ..solve import AUTOMATIC, BoundBlock, Differentiation, Equilibrium, Relaxation, Tolerance, relax
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,30 @@ def free_phase(call: BlockCall) -> FreePhase:
     return phase
 
 
+def estimated(
+    call: BlockCall,
+    tensors: Mapping[str, Tensor],
+    states: Mapping[str, Tensor],
+    relaxation: Relaxation,
+    winners: Mapping[str, Tensor],
+    errors: Mapping[str, Tensor],
+    wanted: Sequence[str],
+) -> Estimate:
+    """What the call's estimator makes of the errors at a block's outputs.
+
+    Args:
+        tensors: inputs and weights that the call was stripped of, by name.
+        states, relaxation, winners: of the free phase.
+        errors: by output.
+        wanted: the inputs and weights whose gradients are asked for.
+    """
+    inputs = {**call.inputs, **{k: tensors[k] for k in call.block.inputs if k in tensors}}
+    weights = {**call.weights, **{k: tensors[k] for k in call.block.weights if k in tensors}}
+    bound = BoundBlock(call.block, inputs, weights, call.layer_weights).holding(winners)
+    phase = FreePhase(bound, dict(states), relaxation, call.tolerance, winners, call.differentiation)
+    return call.estimator(phase, errors, wanted)
+
+
 def _autocast(device: str) -> dict[str, Any]:
     """The mixed precision of the forward pass, which the nudged phases take up again."""
     return dict(device_type=device, dtype=torch.get_autocast_dtype(device), enabled=torch.is_autocast_enabled(device))
@@ -121,13 +145,9 @@ class _Block(torch.autograd.Function):
         saved = ctx.saved_tensors
         tensors = dict(zip(ctx.names, saved, strict=False))
         states = dict(zip(ctx.states, saved[len(ctx.names) :], strict=True))
-        inputs = {**call.inputs, **{k: tensors[k] for k in call.block.inputs if k in tensors}}
-        weights = {**call.weights, **{k: tensors[k] for k in call.block.weights if k in tensors}}
-        bound = BoundBlock(call.block, inputs, weights, call.layer_weights).holding(ctx.winners)
-        phase = FreePhase(bound, states, ctx.relaxation, call.tolerance, ctx.winners, call.differentiation)
         arrived = {n: e for n, e in zip(call.block.outputs, errors, strict=True) if e is not None}
         wanted = [n for n, needed in zip(ctx.names, ctx.needs_input_grad[2:], strict=True) if needed]
         with torch.autocast(**ctx.autocast):
-            estimate = call.estimator(phase, arrived, wanted)
+            estimate = estimated(call, tensors, states, ctx.relaxation, ctx.winners, arrived, wanted)
         call.nudged(call.block, estimate)
         return (None, None, *(estimate.gradients.get(n) for n in ctx.names))
