@@ -1,16 +1,15 @@
 """The whole pipeline: a model in, an ff-EBM out.
 
-nn.Module -> trace -> canonicalize -> legality -> partition -> derive -> lower -> verify
+nn.Module -> copy -> trace -> canonicalize -> legality -> partition -> derive -> lower -> verify
 """
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from .backends import FFEBM, Execution, TorchEP
 from .backends.execution import DEFAULT_LOOP_GAIN
@@ -20,7 +19,21 @@ from .errors import OptionError, Problem
 from .estimate import CenteredEP, Estimator
 from .ir import Program
 from .options import Options, check
-from .passes import KEPT_DIGITAL, Choice, canonicalize, derive, legality, partition, trace
+from .passes import (
+    KEPT_DIGITAL,
+    Canonical,
+    Choice,
+    Traced,
+    canonicalize,
+    depends_on_mode,
+    derive,
+    fingerprint,
+    legality,
+    own_copy,
+    partition,
+    share_root,
+    trace,
+)
 from .rules import RULES, Rule
 from .solve import Tolerance
 from .view import Report, build_report
@@ -42,12 +55,13 @@ def convert(
     max_sweeps: int = 200,
     example_inputs: Any = None,
     rules: Iterable[Rule] = (),
+    copy: bool = True,
 ) -> FFEBM:
     """Compiles an ordinary PyTorch model to a feedforward-tied energy-based model (Nest & Ernoult, arXiv 2409.03306).
 
-    The result is an ``nn.Module`` with a copy of the model's parameters under their own names. Calling it relaxes every
-    energy-based block; ``loss.backward()`` chains backpropagation through the digital parts with equilibrium propagation
-    through the blocks. The model itself is not modified.
+    The result is an ``nn.Module`` with a copy of the model's parameters under their own names, or with ``copy=False`` the
+    parameters themselves. Calling it relaxes every energy-based block; ``loss.backward()`` chains backpropagation through
+    the digital parts with equilibrium propagation through the blocks. The model itself is not modified.
 
     Args:
         model: any module that ``torch.fx.symbolic_trace`` can trace, or ``torch.export`` with ``example_inputs``.
@@ -66,6 +80,9 @@ def convert(
         example_inputs: a tensor, a tuple of arguments or a dict of keywords. Only needed where symbolic tracing
             fails; lets the blocks' energies be verified on an input of the right shape at once.
         rules: further rules, which win over the built-in ones (docs/operations.md).
+        copy: whether the result has parameters and buffers of its own. With False they are the model's, the same objects:
+            nothing is copied, an optimizer that was made for the model trains the result, and the model sees each step.
+            Modes, hooks and flags are each one's own. Don't restructure the model afterwards (parametrize, prune).
 
     Raises:
         OptionError: options that can't be used, all at once.
@@ -74,7 +91,7 @@ def convert(
         VerificationError: a block's energy and its solver disagree, or the program and the model (a rule is wrong).
     """
     options = Options(
-        _size(block_size, block_sizes), block_sizes, digital, analog, norm, loop_gain, estimator, tolerance, max_sweeps, example_inputs, _given(rules)
+        _size(block_size, block_sizes), block_sizes, digital, analog, norm, loop_gain, estimator, tolerance, max_sweeps, example_inputs, _given(rules), copy
     )  # fmt: skip
     compiled = compile_model(model, options)
     lowered = TorchEP(Execution(estimator or CenteredEP(), Tolerance(tolerance, max_sweeps), loop_gain)).lower(compiled)
@@ -94,7 +111,7 @@ def explain(
     example_inputs: Any = None,
     rules: Iterable[Rule] = (),
 ) -> Report:
-    """What :func:`convert` would do with a model, without doing it: blocks, boundaries and their reasons.
+    """What :func:`convert` would do with a model, without doing it: blocks, boundaries and their reasons. Copies no tensor.
 
     Args and errors are those of :func:`convert`.
     """
@@ -107,6 +124,7 @@ def explain(
         loop_gain,
         example_inputs=example_inputs,
         rules=_given(rules),
+        copy=False,
     )
     compiled = compile_model(model, options)
     return build_report(compiled, model.training, loop_gain, {}, {})
@@ -132,40 +150,34 @@ def compile_model(model: nn.Module, options: Options) -> Compiled:
             Problem("model", "is converted already", "Give the original: convert(model.to_feedforward(), ...).")
         )
     check(model, options)
-    network = _copied(model)
+    network = own_copy(model, share=not options.copy)
     buffers = {name for name, _ in network.named_buffers()}
-    modes = {training: _compile_mode(network, training, options) for training in (model.training, not model.training)}
+    modes = _both_modes(network, model.training, options)
     in_place = _rewritten(network, [m.program for m in modes.values()])
     for name in in_place:
         network.get_submodule(name).inplace = False  # type: ignore[assignment]
     constants = tuple(name for name, _ in network.named_buffers() if name not in buffers)
+    if not options.copy:
+        share_root(model, network)
     return Compiled(network, modes, _recorded(options, modes[True].program), in_place, constants, bool(options.rules))
+
+
+def _both_modes(network: nn.Module, first: bool, options: Options) -> dict[bool, ModeProgram]:
+    """The program of each mode; one and the same where both modes make the same calls."""
+    known = _traced(network, first, options)
+    alike = fingerprint(known)
+    canonical = canonicalize(known, RULES.extended(options.rules))
+    compiled = _compile_mode(canonical, options)
+    other = _traced(network, not first, options)
+    if fingerprint(other) == alike and not depends_on_mode(canonical):
+        return {first: compiled, not first: compiled}
+    return {first: compiled, not first: _compile_mode(canonicalize(other, RULES.extended(options.rules)), options)}
 
 
 def _rewritten(network: nn.Module, programs: Iterable[Program]) -> tuple[str, ...]:
     """The in-place layers that the programs call: their readers read the results instead. Those inside a layer that is called as a whole stay."""
     called = {str(n.target) for p in programs for b in p.digital_blocks for n in b.graph.nodes if n.op == "call_module"}
     return tuple(sorted(name for name in called if getattr(network.get_submodule(name), "inplace", False) is True))
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as failure:  # whatever the user's own tensors and handles raise
-        held = [
-            f"{name or 'model'}.{key}"
-            for name, m in model.named_modules()
-            for key, value in vars(m).items()
-            if isinstance(value, Tensor) and not value.is_leaf
-        ]
-        where = f"attribute {held[0]}" if held else "model"
-        raise OptionError(
-            Problem(
-                where,
-                f"can't be copied: {str(failure).splitlines()[0]}",
-                "Use torch.nn.utils.parametrizations for weight_norm and spectral_norm, and keep no computed tensor, file or lock in the model.",
-            )
-        ) from failure
 
 
 def _recorded(options: Options, program: Program) -> dict[str, Any]:
@@ -179,12 +191,14 @@ def _recorded(options: Options, program: Program) -> dict[str, Any]:
     return record
 
 
-def _compile_mode(network: nn.Module, training: bool, options: Options) -> ModeProgram:
+def _traced(network: nn.Module, training: bool, options: Options) -> Traced:
     args, kwargs = options.examples or (None, None)
     modules = {name for name, _ in network.named_modules()}
     opaque = [] if callable(options.digital) else [n for n in options.digital if n in modules]
-    traced = trace(network, training, args, kwargs, opaque)
-    canonical = canonicalize(traced, RULES.extended(options.rules))
+    return trace(network, training, args, kwargs, opaque)
+
+
+def _compile_mode(canonical: Canonical, options: Options) -> ModeProgram:
     legal = legality(canonical, options.digital, options.analog, options.norm)
     partitioned = partition(legal, options.block_size, options.block_sizes)
-    return ModeProgram(derive(partitioned), traced.signature, traced.tracer)
+    return ModeProgram(derive(partitioned), canonical.traced.signature, canonical.traced.tracer)

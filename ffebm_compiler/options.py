@@ -35,6 +35,7 @@ class Options:
     max_sweeps: int = 200
     example_inputs: Any = None
     rules: tuple[Rule, ...] = ()
+    copy: bool = True
 
     def __post_init__(self) -> None:
         """Names are read more than once: a generator or a set of them becomes a tuple."""
@@ -56,7 +57,9 @@ class Options:
     def to_dict(self) -> dict[str, Any]:
         """For reports and records: plain values only."""
         return {
-            f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in ("example_inputs", "rules")
+            f.name: _plain(getattr(self, f.name))
+            for f in fields(self)
+            if f.name not in ("example_inputs", "rules", "copy")
         }
 
 
@@ -160,6 +163,8 @@ def _option_problems(o: Options) -> Iterator[Problem]:
     yield from execution_problems(o.estimator or CenteredEP(), o.loop_gain, o.tolerance, o.max_sweeps)
     if o.norm not in NORMS:
         yield Problem("option norm", f"is {o.norm!r}", close_matches(str(o.norm), NORMS))
+    if not isinstance(o.copy, bool):
+        yield Problem("option copy", f"is {o.copy!r}", "Give True for parameters of its own, False for the model's.")
     for rule in o.rules:
         if not isinstance(rule, Rule):
             yield Problem(

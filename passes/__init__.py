@@ -5,9 +5,11 @@ Each is a function from one stage's type to the next, in a file of its name:
     nn.Module -> Traced -> Canonical -> Legal -> Partitioned -> Program -> Verification
 """
 
+from .alike import depends_on_mode, fingerprint
 from .canonicalize import Canonical, canonicalize
 from .derive import derive
 from .legality import KEPT_DIGITAL, NORMS, Choice, Legal, legality
+from .own_copy import own_copy, share_root
 from .partition import Partitioned, partition
 from .trace import Signature, Traced, trace
 from .verify import Verification, verify
@@ -23,9 +25,13 @@ __all__ = [
     "Traced",
     "Verification",
     "canonicalize",
+    "depends_on_mode",
     "derive",
+    "fingerprint",
     "legality",
+    "own_copy",
     "partition",
+    "share_root",
     "trace",
     "verify",
 ]

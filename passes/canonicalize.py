@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from ..ir import Origin, Weight
 from ..rules import Call, Reading, Refusal, Role, Rule, Rules
-from .in_place import buffers_of, make_out_of_place, overwritten_buffers
+from .in_place import bases_of, buffers_of, make_out_of_place, overwritten_buffers
 from .naming import module_of, origins_of
 from .trace import Traced, is_hooked
 
@@ -50,8 +50,9 @@ def canonicalize(traced: Traced, rules: Rules) -> Canonical:
     _read_batch_at_its_source(graph, readings)
     graph.eliminate_dead_code(is_impure_node=_is_impure)
     live = set(graph.nodes)
-    overwritten = overwritten_buffers(graph, traced.network)
-    touched = {n: shared for n in graph.nodes if (shared := frozenset(buffers_of(n, traced.network) & overwritten))}
+    bases = bases_of(graph, traced.network)
+    overwritten = overwritten_buffers(graph, bases)
+    touched = {n: shared for n in graph.nodes if (shared := frozenset(buffers_of(n, bases) & overwritten))}
     readings = {n: _unless_overwritten(r, n in touched) for n, r in _read_all(graph, traced, found).items()}
     return Canonical(
         traced,

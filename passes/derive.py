@@ -6,7 +6,7 @@ outside the block; the drive of a state is the piece of the traced graph between
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import fx
@@ -16,7 +16,6 @@ from ..ir import (
     Coupling,
     DigitalBlock,
     EnergyBlock,
-    Operand,
     Origin,
     Program,
     Ref,
@@ -25,7 +24,7 @@ from ..ir import (
     Term,
     Weight,
 )  # fmt: skip
-from ..rules import Role
+from ..rules import Reading, Role
 from .partition import Partitioned
 
 
@@ -86,11 +85,20 @@ def _inner_states(nodes: tuple[fx.Node, ...], partitioned: Partitioned) -> set[f
     """The states that later drives read: activations, and pre-activations of smooth ones."""
     inside = set(nodes)
     states: set[fx.Node] = set()
+    light: set[fx.Node] = set()  # no weighted call since the last states; more states leave it so
 
-    def heavy(node: fx.Node) -> bool:
-        if node not in inside or node in states:
-            return False
-        return partitioned.readings[node].weighted or any(heavy(i) for i in node.all_input_nodes)
+    def heavy(root: fx.Node) -> bool:
+        pending, met = [root], set[fx.Node]()
+        while pending:
+            node = pending.pop()
+            if node in met or node in light or node not in inside or node in states:
+                continue
+            if partitioned.readings[node].weighted:
+                return True
+            met.add(node)
+            pending += node.all_input_nodes
+        light.update(met)
+        return False
 
     for node in nodes:
         if partitioned.roles[node] is Role.POTENTIAL:
@@ -108,39 +116,53 @@ def _state(node: fx.Node, inside: set[fx.Node], states: set[fx.Node], partitione
         reading = partitioned.readings[node]
         (before,) = reading.operands
         assert reading.potential is not None
-        assert before is not None
-        return State(node.name, reading.potential, _drive(before, inside, states, partitioned), origin)
-    return State(node.name, IDENTITY, _drive(node, inside, states - {node}, partitioned), origin)
+        assert isinstance(before, fx.Node)
+        return State(node.name, reading.potential, _drive(before, None, inside, states, partitioned), origin)
+    return State(node.name, IDENTITY, _drive(node, node, inside, states, partitioned), origin)
 
 
-def _drive(root: fx.Node | Weight, inside: set[fx.Node], states: set[fx.Node], partitioned: Partitioned) -> Coupling:
-    """The terms between ``root`` and the states and inputs that it depends on."""
-    assert isinstance(root, fx.Node)
+def _drive(
+    root: fx.Node, own: fx.Node | None, inside: set[fx.Node], states: set[fx.Node], partitioned: Partitioned
+) -> Coupling:
+    """The terms between ``root`` and the states and inputs that it depends on, ``own`` being the state that is driven."""
     origins = partitioned.legal.canonical.origins
-    terms: dict[fx.Node, Term] = {}
+    names: dict[fx.Node, str] = {}
+    terms: list[Term] = []
     sources: dict[str, None] = {}
     inputs: dict[str, None] = {}
     weights: dict[str, None] = {}
 
-    def visit(operand: fx.Node | Weight | None) -> Operand:
-        if isinstance(operand, Weight):
-            weights[operand.path] = None
-            return operand
-        if operand is None:
-            return None
-        if operand in states or operand not in inside:
-            (sources if operand in states else inputs)[operand.name] = None
-            return operand.name
-        if operand not in terms:
-            reading = partitioned.readings[operand]
-            assert reading.operation is not None
-            operands = tuple(visit(o) for o in reading.operands)
-            terms[operand] = Term(_drive_name(operand), reading.operation, operands, origins[operand])
-        return terms[operand].name
+    def is_term(node: fx.Node) -> bool:
+        return node in inside and (node is own or node not in states)
 
-    output = visit(root)
-    assert isinstance(output, str)
-    return Coupling(tuple(terms.values()), output, tuple(sources), tuple(inputs), tuple(weights))
+    for node in _operands_first(root, is_term, partitioned.readings):
+        if isinstance(node, Weight):
+            weights[node.path] = None
+        elif not is_term(node):
+            names[node] = node.name
+            (sources if node in states else inputs)[node.name] = None
+        else:
+            reading, names[node] = partitioned.readings[node], _drive_name(node)
+            assert reading.operation is not None
+            operands = tuple(names[o] if isinstance(o, fx.Node) else o for o in reading.operands)
+            terms.append(Term(names[node], reading.operation, operands, origins[node]))
+    return Coupling(tuple(terms), names[root], tuple(sources), tuple(inputs), tuple(weights))
+
+
+def _operands_first(
+    root: fx.Node, is_term: Callable[[fx.Node], bool], readings: Mapping[fx.Node, Reading]
+) -> Iterator[fx.Node | Weight]:
+    """What ``root`` depends on, each term once and after its own operands. Not recursive: a drive may be a long chain."""
+    pending: list[tuple[fx.Node | Weight, bool]] = [(root, False)]
+    met: set[fx.Node | Weight] = set()
+    while pending:
+        value, done = pending.pop()
+        if done or isinstance(value, Weight) or not is_term(value):
+            yield value
+        elif value not in met:
+            met.add(value)
+            pending.append((value, True))
+            pending += [(o, False) for o in reversed(readings[value].operands) if o is not None]
 
 
 def _drive_name(node: fx.Node) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -33,38 +34,88 @@ def _set_item(x: Tensor, index: Any, value: Any) -> Tensor:
 
 
 def make_out_of_place(graph: fx.Graph, network: nn.Module) -> None:
-    """Rewrites every in-place call of ``graph``.
+    """Rewrites every in-place call of ``graph``, in one pass along it.
 
     Raises:
         TraceError: a call overwrites a view of a tensor that is read again under its other name.
     """
+    memory = _Memory(graph, network)
     for node in list(graph.nodes):
-        overwritten = _operand(node)
-        if overwritten is None:
-            continue
-        if isinstance(out := node.kwargs.get("out"), fx.Node):  # torch.add(a, b, out=c)
-            node.kwargs = {k: v for k, v in node.kwargs.items() if k != "out"}
-            for reader in [u for u in out.users if u in _after(node)]:
-                reader.replace_input_with(out, node)
-        if _base(overwritten, network).op == "get_attr":
-            continue  # writes to a buffer of the model: that is what it means
-        if _make_out_of_place(node, network) and not _is_number(overwritten):
-            later = _after(node)
-            if _read_through_a_view(graph, network, node, later):
-                raise TraceError(_overwritten_view(node, network))
-            for reader in [u for u in overwritten.users if u in later]:
-                reader.replace_input_with(overwritten, node)
+        if (overwritten := _operand(node)) is not None:
+            _redirect(node, overwritten, memory)
+        memory.note(node)
 
 
-def overwritten_buffers(graph: fx.Graph, network: nn.Module) -> frozenset[str]:
+def _redirect(node: fx.Node, overwritten: fx.Node, memory: _Memory) -> None:
+    """Makes one call out-of-place, where it is in place, and lets it be read instead of what it would overwrite."""
+    if isinstance(out := node.kwargs.get("out"), fx.Node):  # torch.add(a, b, out=c)
+        node.kwargs = {k: v for k, v in node.kwargs.items() if k != "out"}
+        memory.read_instead(out, node)
+    if memory.base(overwritten).op == "get_attr":
+        return  # writes to a buffer of the model: that is what it means
+    if _make_out_of_place(node, memory.network) and not _is_number(overwritten):
+        if memory.is_read_through_a_view(node, overwritten):
+            raise TraceError(_overwritten_view(node, memory.network))
+        memory.read_instead(overwritten, node)
+
+
+class _Memory:
+    """Which values share memory, of the calls up to the present one, whose operands are final."""
+
+    def __init__(self, graph: fx.Graph, network: nn.Module):
+        self.network = network
+        self.order = {n: i for i, n in enumerate(graph.nodes)}
+        self.bases: dict[fx.Node, fx.Node] = {}
+        self.names: dict[fx.Node, list[fx.Node]] = {}  # by base: its views that may be read again, and itself
+
+    def note(self, node: fx.Node) -> None:
+        base = self.bases[node] = _base_of(node, self.network, self.bases)
+        self.names.setdefault(base, []).append(node)
+
+    def base(self, node: fx.Node) -> fx.Node:
+        return self.bases[node]
+
+    def readers_after(self, value: fx.Node, node: fx.Node) -> list[fx.Node]:
+        return [u for u in value.users if self.order[u] > self.order[node]]
+
+    def read_instead(self, value: fx.Node, node: fx.Node) -> None:
+        for reader in self.readers_after(value, node):
+            reader.replace_input_with(value, node)
+
+    def is_read_through_a_view(self, node: fx.Node, overwritten: fx.Node) -> bool:
+        """Whether something reads, after ``node`` has overwritten its operand, the same memory under another name.
+
+        A value that nothing reads any more never gains a reader, and is forgotten: so every name is looked at once.
+        """
+        names = self.names[self.base(overwritten)]
+        while names and (names[-1] is overwritten or not self.readers_after(names[-1], node)):
+            names.pop()
+        return bool(names)
+
+
+def _base_of(node: fx.Node, network: nn.Module, bases: Mapping[fx.Node, fx.Node]) -> fx.Node:
+    """What a chain of views looks at, given the same of the values before."""
+    first = node.args[0] if node.args else None
+    return bases[first] if isinstance(first, fx.Node) and _is_view(node, network) else node
+
+
+def bases_of(graph: fx.Graph, network: nn.Module) -> dict[fx.Node, fx.Node]:
+    """For each value what its memory belongs to: itself, or what it is a view of."""
+    bases: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        bases[node] = _base_of(node, network, bases)
+    return bases
+
+
+def overwritten_buffers(graph: fx.Graph, bases: Mapping[fx.Node, fx.Node]) -> frozenset[str]:
     """Paths of the buffers that a call writes into: whoever reads one must run before or after, as the model does."""
-    written = (_base(operand, network) for n in graph.nodes if (operand := _operand(n)) is not None and _writes(n))
+    written = (bases[operand] for n in graph.nodes if (operand := _operand(n)) is not None and _writes(n))
     return frozenset(str(base.target) for base in written if base.op == "get_attr")
 
 
-def buffers_of(node: fx.Node, network: nn.Module) -> set[str]:
+def buffers_of(node: fx.Node, bases: Mapping[fx.Node, fx.Node]) -> set[str]:
     """Paths of the attributes that a call reads or writes, itself or through views of them."""
-    return {str(base.target) for i in node.all_input_nodes if (base := _base(i, network)).op == "get_attr"}
+    return {str(base.target) for i in node.all_input_nodes if (base := bases[i]).op == "get_attr"}
 
 
 def _operand(node: fx.Node) -> fx.Node | None:
@@ -96,22 +147,6 @@ _CONVERSIONS = frozenset(("to", "type", "type_as", "float", "double", "half", "b
 """What returns its operand itself where that has the type already: taken for granted of a computed value, not of an argument."""
 _VIEW_LAYERS = (nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
 """Operations whose result may share the memory of their operand."""
-
-
-def _read_through_a_view(graph: fx.Graph, network: nn.Module, node: fx.Node, later: set[fx.Node]) -> bool:
-    """Whether something reads, after ``node`` has overwritten its operand, the same memory under another name."""
-    overwritten = _operand(node)
-    assert overwritten is not None
-    base = _base(overwritten, network)
-    others = [n for n in graph.nodes if n not in later and n not in (node, overwritten) and _base(n, network) is base]
-    return any(user in later for other in others for user in other.users)
-
-
-def _base(node: fx.Node, network: nn.Module) -> fx.Node:
-    """What a chain of views looks at."""
-    while node.args and isinstance(node.args[0], fx.Node) and _is_view(node, network):
-        node = node.args[0]
-    return node
 
 
 def _is_view(node: fx.Node, network: nn.Module) -> bool:
@@ -149,14 +184,6 @@ def _overwritten_view(node: fx.Node, network: nn.Module) -> Problem:
         f"layer {names_of(node, network)[2]}", "overwrites a view of a tensor that is read again under its other name",
         "Write it out of place, as in y = relu(x.view(...)), or keep the module that contains it out with digital=[...].",
     )  # fmt: skip
-
-
-def _after(node: fx.Node) -> set[fx.Node]:
-    later, current = set(), node.next
-    while current.op != "root":
-        later.add(current)
-        current = current.next
-    return later
 
 
 def _make_out_of_place(node: fx.Node, network: nn.Module) -> bool:

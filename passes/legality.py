@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx, nn
@@ -102,11 +102,12 @@ def chosen(canonical: Canonical, choice: Choice, option: str) -> set[fx.Node]:
                 network.get_submodule(str(n.target)) if n.op == "call_module" else None,
             )
         }
+    named = _by_name(calls, origins)
     found: set[fx.Node] = set()
     problems: list[Problem] = []
-    modules = [name for name, _ in network.named_modules() if name]
+    modules = dict.fromkeys(name for name, _ in network.named_modules() if name)
     for name in choice:
-        matching = {n for n in calls if _names(name, origins[n])}
+        matching = named.get(name, set()) | ({n for n in calls if _matches(name, origins[n])} if "*" in name else set())
         if not matching and name not in modules:
             known = list(dict.fromkeys([*(origins[n].label for n in calls), *modules]))
             problems.append(Problem(f"option {option}", f"the model has no layer {name!r}", close_matches(name, known)))
@@ -116,7 +117,16 @@ def chosen(canonical: Canonical, choice: Choice, option: str) -> set[fx.Node]:
     return found
 
 
-def _names(name: str, origin: Origin) -> bool:
-    if name in (origin.label, origin.layer) or origin.layer.startswith(name + "."):
-        return True
-    return "*" in name and (fnmatch.fnmatchcase(origin.label, name) or fnmatch.fnmatchcase(origin.layer, name))
+def _by_name(calls: Iterable[fx.Node], origins: Mapping[fx.Node, Origin]) -> dict[str, set[fx.Node]]:
+    """The calls that a name without ``*`` names: its own, and those in a container of that name."""
+    found: dict[str, set[fx.Node]] = {}
+    for node in calls:
+        origin = origins[node]
+        parts = origin.layer.split(".")
+        for name in {origin.label, *(".".join(parts[: i + 1]) for i in range(len(parts)))}:
+            found.setdefault(name, set()).add(node)
+    return found
+
+
+def _matches(pattern: str, origin: Origin) -> bool:
+    return fnmatch.fnmatchcase(origin.label, pattern) or fnmatch.fnmatchcase(origin.layer, pattern)

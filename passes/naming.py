@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -71,10 +72,13 @@ def function_name(target: Any) -> str:
     if isinstance(target, torch._ops.OpOverload):
         return target._schema.name.split("::")[-1]
     name = getattr(target, "__name__", str(target))
-    if name == "fn":  # boolean_dispatch hides the name of pooling functions
-        names = [n for n in dir(torch.nn.functional) if getattr(torch.nn.functional, n) is target]
-        return names[0] if names else name
-    return name.strip("_")
+    return _dispatched_name(target) if name == "fn" else name.strip("_")
+
+
+@functools.lru_cache(maxsize=64)
+def _dispatched_name(target: Any) -> str:
+    """boolean_dispatch hides the name of pooling functions."""
+    return next((n for n in dir(torch.nn.functional) if getattr(torch.nn.functional, n) is target), "fn")
 
 
 def _location(node: fx.Node) -> str | None:

@@ -12,6 +12,7 @@ layer is digital as a whole.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -112,6 +113,7 @@ class _Partitioner:
         self.block: dict[fx.Node, int] = {}  # calls in odd positions: index of their group
         self.merged: list[int] = []  # union-find over groups
         self.weighted: list[int] = []  # weighted calls of each group
+        self.opened: list[int] = []  # the groups with weighted calls, in order
         self.size = block_size
         self.sizes = block_sizes
         self.on_state: set[fx.Node] = set()  # depends on a state of its own block
@@ -125,7 +127,7 @@ class _Partitioner:
 
     def find(self, g: int) -> int:
         while self.merged[g] != g:
-            g = self.merged[g]
+            self.merged[g] = g = self.merged[self.merged[g]]
         return g
 
     def limit(self, groups: set[int]) -> int:
@@ -133,10 +135,8 @@ class _Partitioner:
         if self.size is not None:
             return self.size
         assert self.sizes is not None
-        roots = sorted({self.find(g) for g in range(len(self.merged)) if self.weighted[self.find(g)] > 0})
-        taken = {g: i for i, g in enumerate(roots)}
-        index = min((taken[g] for g in groups if g in taken), default=len(taken))
-        return self.sizes[min(index, len(self.sizes) - 1)]
+        first = min((g for g in groups if self.weighted[g] > 0), default=len(self.merged))
+        return self.sizes[min(bisect_left(self.opened, first), len(self.sizes) - 1)]
 
     def join(self, groups: set[int], node: fx.Node) -> None:
         if not groups:
@@ -148,8 +148,17 @@ class _Partitioner:
             for other in others:
                 self.merged[other] = g
                 self.weighted[g] += self.weighted[other]
+                if self.weighted[other]:
+                    del self.opened[bisect_left(self.opened, other)]
         self.block[node] = g
         self.weighted[g] += self.readings[node].weighted
+        if self.weighted[g]:
+            self.note_opened(g)
+
+    def note_opened(self, g: int) -> None:
+        at = bisect_left(self.opened, g)
+        if self.opened[at : at + 1] != [g]:
+            self.opened.insert(at, g)
 
     # --- placing ---
 

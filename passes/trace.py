@@ -88,6 +88,7 @@ class ModelTracer(fx.Tracer):
         super().__init__()
         self.opaque = frozenset(opaque)
         self.constants: dict[str, Any] = {}
+        self.registered: dict[int, tuple[str, Tensor]] = {}
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
@@ -101,6 +102,22 @@ class ModelTracer(fx.Tracer):
             or is_hooked(m)
             or super().is_leaf_module(m, module_qualified_name)
         )
+
+    def path_of_tensor(self, tensor: Tensor) -> str | None:
+        """The path of a parameter or buffer of the model."""
+        if not self.registered:
+            named = (*self.root.named_buffers(), *self.root.named_parameters())
+            self.registered = {id(value): (path, value) for path, value in named}
+        return self.registered[id(tensor)][0] if id(tensor) in self.registered else None
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        """As torch.fx does it, but without a search through the model for every tensor that it reads."""
+        path = self.path_of_tensor(attr_val) if isinstance(attr_val, Tensor) else None
+        if path is None:
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
+        if path not in parameter_proxy_cache:
+            parameter_proxy_cache[path] = self.create_proxy("get_attr", path, (), {})
+        return parameter_proxy_cache[path]
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         """Arguments that default to None or a flag keep that value: they choose a path, not a tensor."""
@@ -312,11 +329,10 @@ def _exported(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
         )
     module = _module_of(exported)
     graph = module.graph
-    for name in dict.fromkeys(n.target for n in graph.nodes if n.op == "get_attr"):
-        own = _keep_constant(network, name, _path(module, name))
-        for node in graph.nodes:
-            if node.op == "get_attr" and node.target == name:
-                node.target = own
+    read = [n for n in graph.nodes if n.op == "get_attr"]
+    kept = {name: _keep_constant(network, name, _path(module, name)) for name in dict.fromkeys(n.target for n in read)}
+    for node in read:
+        node.target = kept[node.target]
     for node in list(graph.nodes):  # the guards of the example; the shapes are checked where they matter
         if node.op == "call_module" and not _has_path(network, node.target):
             graph.erase_node(node)

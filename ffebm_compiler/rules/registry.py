@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from torch import fx, nn
 
@@ -37,18 +39,35 @@ class Rules:
 
     def find(self, node: fx.Node, module: nn.Module | None) -> Rule | None:
         """The rule for a call, or None."""
-        return next((rule for rule in self.rules if matches(rule, node, module)), None)
+        if node.op == "call_module":
+            # an object with a forward of its own computes something else
+            return None if "forward" in vars(module) else self._of_class(type(module))
+        if node.op == "call_method":
+            return self._of_method.get(str(node.target))
+        return self._of_function.get(id(node.target)) if node.op == "call_function" else None
+
+    def _of_class(self, kind: type[Any]) -> Rule | None:
+        if kind not in self._of_classes:
+            self._of_classes[kind] = next((r for r in self.rules if any(_computes(kind, m) for m in r.modules)), None)
+        return self._of_classes[kind]
+
+    @cached_property
+    def _of_classes(self) -> dict[type[Any], Rule | None]:
+        return {}
+
+    @cached_property
+    def _of_method(self) -> dict[str, Rule]:
+        return {name: rule for rule in reversed(self.rules) for name in rule.methods}
+
+    @cached_property
+    def _of_function(self) -> dict[int, Rule]:
+        """By identity: a rule keeps its functions alive."""
+        return {id(function): rule for rule in reversed(self.rules) for function in rule.functions}
 
 
-def matches(rule: Rule, node: fx.Node, module: nn.Module | None) -> bool:
-    if node.op == "call_module":
-        # a subclass or an object with a forward of its own computes something else
-        return "forward" not in vars(module) and any(
-            isinstance(module, m) and type(module).forward is m.forward for m in rule.modules
-        )
-    if node.op == "call_method":
-        return node.target in rule.methods
-    return node.op == "call_function" and any(node.target is f for f in rule.functions)
+def _computes(kind: type[Any], base: type[nn.Module]) -> bool:
+    """Whether a class computes what its base does: a subclass with another forward computes something else."""
+    return issubclass(kind, base) and kind.forward is base.forward
 
 
 RULES = Rules(

@@ -1,0 +1,28 @@
+"""Are the two modes of a model one program? Most models compute the same calls in training and in evaluation.
+
+Two graphs are alike if they make the same calls of the same values in the same order. A batch norm that is called as a function
+says itself which statistics it takes, and is read differently in each mode.
+"""
+
+from __future__ import annotations
+
+from torch import fx
+
+from ..rules import Role
+from .canonicalize import Canonical
+from .trace import Traced
+
+
+def fingerprint(traced: Traced) -> tuple[object, ...]:
+    """What a traced graph computes, and how it is called: equal for graphs that are alike. Taken before passes rewrite the graph."""
+    return (traced.tracer, traced.signature.inputs, *(_call(n) for n in traced.graph.nodes))
+
+
+def _call(node: fx.Node) -> tuple[object, ...]:
+    """Arguments as they print: a node by its name, and 1 and 1.0 and True apart."""
+    return node.name, node.op, node.target, repr(node.args), repr(node.kwargs)
+
+
+def depends_on_mode(canonical: Canonical) -> bool:
+    """Whether a call may be read differently in the other mode, though the graph is the same."""
+    return any(rule.role is Role.NORM and node.op != "call_module" for node, rule in canonical.rules.items())
