@@ -72,6 +72,8 @@ class AnalogEmu:
 class AnalogFFEBM(FFEBM):
     """A converted model on an emulated chip; made by :meth:`FFEBM.lower`."""
 
+    is_traceable = False  # a chip is written to, and draws its noise, as it is used
+
     def __init__(self, compiled: Compiled, execution: Execution, chip: Chip):
         super().__init__(compiled, execution)
         self.__dict__["_chip"] = chip

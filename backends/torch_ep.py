@@ -35,6 +35,8 @@ from ..passes import Verification, verify
 from ..solve import AUTOMATIC, BoundBlock, Differentiation, Gains, Relaxation, Tolerance, relax, unit_gains
 from ..solve.loop_gain import one_sample
 from ..train import BlockCall, attribute, out_of_sight, run_block, run_digital, training_code
+from ..train.enrolment import enrol
+from ..train.traceable import Traceable
 from ..view import Report, build_report, draw_graph, partition_graph
 from .call_inputs import input_problems
 from .convergence import convergence_message
@@ -82,6 +84,11 @@ class FFEBM(nn.Module):
     network: nn.Module
     execution: Execution
     differentiation: Differentiation
+    is_traceable = True
+    """Whether torch.compile may take a forward pass as a function of its tensors."""
+
+    _number: int
+    _traceable: Mapping[bool, Traceable]
 
     def __init__(self, compiled: Compiled, execution: Execution):
         super().__init__()
@@ -96,6 +103,11 @@ class FFEBM(nn.Module):
         hidden["_records"] = ()
         hidden["_nudged"] = {}
         hidden["_steps"] = {}
+        hidden["_number"] = enrol(self)
+        hidden["_traceable"] = {
+            training: Traceable.of(mode.program, compiled.network, mode.tracer == "torch.fx")
+            for training, mode in compiled.modes.items()
+        }
         hidden["_verified"] = {}  # by what the block is made of, which is the same in both modes of most models
         self.training = compiled.network.training
         self.register_state_dict_post_hook(_write_gains)
@@ -117,6 +129,10 @@ class FFEBM(nn.Module):
                 f"neither {type(self).__name__} nor the converted {type(self.network).__name__} has an attribute {name!r}"
             ) from None
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.__dict__["_number"] = enrol(self)  # a copy is another model
+
     def train(self, mode: bool = True) -> FFEBM:
         super().train(mode)
         self.network.training = mode
@@ -124,8 +140,19 @@ class FFEBM(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's result, every block at its equilibrium."""
+        if torch.compiler.is_compiling():
+            return self._traced(args, kwargs)
         outputs, _ = self._run(args, kwargs, keep=False)
         return outputs
+
+    def _traced(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The same for a compiler to trace, every block an operator that it does not look into."""
+        if not self.is_traceable:
+            return torch.compiler.disable(self._run, reason="a chip has a history")(args, kwargs, False)[0]
+        signature, program = self.mode.signature, self._traceable[self.training]
+        given = None if program.arguments is None else program.arguments.bind(args, kwargs)
+        given = signature.bind(args, kwargs) if given is None else given
+        return signature.pack(program.function(self.network, self._number, self.training, *given))
 
     def equilibrium(self, *args: Any, **kwargs: Any) -> tuple[Any, tuple[BlockEquilibrium, ...]]:
         """The model's result, and what each block settled to (inputs and states by the block's names), without history."""
