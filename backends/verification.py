@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConvergenceWarning, Problem, VerificationError
+from ..errors import Problem, VerificationError
 from ..ir import EnergyBlock
-from ..solve.loop_gain import REFRESH, STEPS
+from ..solve import BoundBlock, Gains
+from ..solve.loop_gain import REFRESH
 from ..solve.relaxation import peak
-from ..train import run_digital
+from ..train import out_of_sight, run_digital
+from .gain_store import GainStore
 from .probe import candidates
 
 if TYPE_CHECKING:
@@ -35,21 +38,21 @@ def verify_early(model: FFEBM, examples: tuple[tuple[Any, ...], Mapping[str, Any
         VerificationError: a block's energy and its solver disagree, or the program and the model.
     """
     with evaluating(model):
-        if examples is not None:
-            _verify_on(model, *examples)
-            return
-        model.gain_store.steps = REFRESH  # the gains of a guessed shape are thrown away
-        try:
+        if examples is None:
             any(_fits(model, sample) for sample in candidates(model.network))
-        finally:
-            model.gain_store.steps = STEPS
-            model.gain_store.known.clear()
+            return
+        ours = _feedforward(model, *examples, _measured)
+        _compare(model.network, ours, _as_written(model, *examples))
 
 
 def _fits(model: FFEBM, sample: Tensor) -> bool:
     """Verifies a model on a guessed input, if it takes one of this shape."""
     try:
-        _verify_on(model, (sample,), {})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Using a non-tuple sequence")  # a tensor where the model takes a dict
+            theirs = _as_written(model, (sample,), {})  # a wrong guess fails here, before any block relaxes
+            ours = _feedforward(model, (sample,), {}, _thrown_away)
+        _compare(model.network, ours, theirs)
     except VerificationError:
         raise
     except Exception as failure:  # a guess may fail anywhere in the user's code
@@ -58,12 +61,19 @@ def _fits(model: FFEBM, sample: Tensor) -> bool:
     return True
 
 
-def _verify_on(model: FFEBM, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    with warnings.catch_warnings(), torch.random.fork_rng(), kept_buffers(model.network):
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        warnings.filterwarnings("ignore", "Using a non-tuple sequence")  # a guessed tensor where the model takes a dict
-        model.equilibrium(*args, **kwargs)
-    check_against_network(model, args, kwargs)
+Measure = Callable[["FFEBM", BoundBlock, tuple[int, ...]], Gains]
+"""How a block gets its gains: of a model, the block, and the version of the weights."""
+
+
+def _measured(model: FFEBM, bound: BoundBlock, version: tuple[int, ...]) -> Gains:
+    """As at first use, and kept as those."""
+    with out_of_sight():
+        return model.gain_store.measure(bound, model.execution.loop_gain, version, False, model.differentiation)
+
+
+def _thrown_away(model: FFEBM, bound: BoundBlock, version: tuple[int, ...]) -> Gains:
+    """Few steps, and forgotten: the gains of a guessed shape."""
+    return GainStore(steps=REFRESH).measure(bound, model.execution.loop_gain, version, False, model.differentiation)
 
 
 @contextlib.contextmanager
@@ -79,26 +89,18 @@ def evaluating(model: FFEBM) -> Iterator[None]:
         model.forget_run()
 
 
-def check_against_network(model: FFEBM, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Compares the program, run feedforward, with the network, on one input in evaluation mode.
+def _compare(network: nn.Module, ours: Any, theirs: Any) -> None:
+    """Compares the outputs of the program, run feedforward, and of the network, on one input in evaluation mode.
 
     Raises:
         VerificationError: they differ by more than rounding.
     """
-    assert not model.training, "batch statistics and dropout would differ"
-    with torch.no_grad(), torch.random.fork_rng():
-        state = torch.get_rng_state()
-        with kept_buffers(model.network):
-            ours = _feedforward(model, args, kwargs)
-        torch.set_rng_state(state)
-        with kept_buffers(model.network), _as_written(model):
-            theirs = model.network(*_copies(args), **_copies(dict(kwargs)))
     for index, (a, b) in enumerate(zip(_tensors(ours), _tensors(theirs), strict=False)):
         difference = _difference(a, b)
         if not difference <= 1e3 * torch.finfo(a.dtype).eps:
             raise VerificationError(
                 Problem(
-                    f"model {type(model.network).__name__}, output {index}",
+                    f"model {type(network).__name__}, output {index}",
                     f"the compiled program, run without feedback, differs from the model itself by {difference:.1e} of its largest value",
                     "An operation is read wrongly: a rule of rules= where you gave some, otherwise a bug here. "
                     "Keep layers out with digital=[...] until it is gone, and report the one that made it.",
@@ -106,15 +108,29 @@ def check_against_network(model: FFEBM, args: tuple[Any, ...], kwargs: Mapping[s
             )
 
 
-def _feedforward(model: FFEBM, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    values = model.bind_inputs(_copies(args), _copies(dict(kwargs)))
-    for step in model.program:
-        if isinstance(step, EnergyBlock):
-            states = model.bound(step, values).feedforward()
-            values.update({n: states[n] for n in step.outputs})
-        else:
-            values.update(run_digital(step, model.network, values))
-    return model.pack_output(values)
+def _feedforward(model: FFEBM, args: tuple[Any, ...], kwargs: Mapping[str, Any], measure: Measure) -> Any:
+    """The program's result without feedback; verifies each block on what it reads there, at gains that ``measure`` finds."""
+    assert not model.training, "batch statistics and dropout would differ"
+    version = tuple(p._version for p in model.network.parameters())
+    with torch.no_grad(), torch.random.fork_rng(), kept_buffers(model.network):
+        values = model.bind_inputs(_copies(args), _copies(dict(kwargs)))
+        for step in model.program:
+            if isinstance(step, EnergyBlock):
+                bound = model.bound(step, values)
+                states = bound.feedforward()
+                weights = measure(model, bound, version).layer_weights
+                if all(map(math.isfinite, weights.values())):  # otherwise its first use will say that it diverges
+                    model._verify_once(bound.with_layer_weights(weights), states)
+                values.update({n: states[n] for n in step.outputs})
+            else:
+                values.update(run_digital(step, model.network, values))
+        return model.pack_output(values)
+
+
+def _as_written(model: FFEBM, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The network's own result, from the same random numbers."""
+    with torch.no_grad(), torch.random.fork_rng(), kept_buffers(model.network), _in_place(model):
+        return model.network(*_copies(args), **_copies(dict(kwargs)))
 
 
 @contextlib.contextmanager
@@ -131,7 +147,7 @@ def kept_buffers(network: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _as_written(model: FFEBM) -> Iterator[None]:
+def _in_place(model: FFEBM) -> Iterator[None]:
     """The network with its in-place layers in place, as its author wrote it."""
     modules = [model.network.get_submodule(name) for name in model.compiled.in_place]
     try:

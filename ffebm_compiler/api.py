@@ -31,6 +31,7 @@ from .passes import (
     legality,
     own_copy,
     partition,
+    room_for,
     share_root,
     trace,
 )
@@ -150,9 +151,10 @@ def compile_model(model: nn.Module, options: Options) -> Compiled:
             Problem("model", "is converted already", "Give the original: convert(model.to_feedforward(), ...).")
         )
     check(model, options)
-    network = own_copy(model, share=not options.copy)
-    buffers = {name for name, _ in network.named_buffers()}
-    modes = _both_modes(network, model.training, options)
+    with room_for(model):
+        network = own_copy(model, share=not options.copy)
+        buffers = {name for name, _ in network.named_buffers()}
+        modes = _both_modes(network, model.training, options)
     in_place = _rewritten(network, [m.program for m in modes.values()])
     for name in in_place:
         network.get_submodule(name).inplace = False  # type: ignore[assignment]

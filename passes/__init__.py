@@ -9,6 +9,7 @@ from .alike import depends_on_mode, fingerprint
 from .canonicalize import Canonical, canonicalize
 from .derive import derive
 from .legality import KEPT_DIGITAL, NORMS, Choice, Legal, legality
+from .nesting import room_for
 from .own_copy import own_copy, share_root
 from .partition import Partitioned, partition
 from .trace import Signature, Traced, trace
@@ -31,6 +32,7 @@ __all__ = [
     "legality",
     "own_copy",
     "partition",
+    "room_for",
     "share_root",
     "trace",
     "verify",

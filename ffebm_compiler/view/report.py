@@ -13,7 +13,7 @@ from ..compiled import Compiled
 from ..ir import DigitalBlock, EnergyBlock, Step
 from ..passes import Verification
 from ..solve import Certificate, Gains, certify, unit_gains
-from .operations import UserOperation, operations, parameters_behind
+from .operations import UserOperation, parameters_behind, step_operations
 from .report_html import html_report
 from .report_text import text_report
 
@@ -163,13 +163,16 @@ def build_report(
         verified: the result of the verify pass, by the block's name.
     """
     mode, network = compiled.modes[training], compiled.network
-    found = operations(mode.program, network)
+    steps = [step_operations(step, network) for step in mode.program]
+    found = [op for ops in steps for op in ops]
     return Report(
         model=type(network).__name__,
         mode="training" if training else "evaluation",
         tracer=mode.tracer,
         loop_gain=loop_gain,
-        rows=tuple(_row(step, found, network, loop_gain, gains, verified) for step in mode.program),
+        rows=tuple(
+            _row(step, ops, network, loop_gain, gains, verified) for step, ops in zip(mode.program, steps, strict=True)
+        ),
         parameters=_count(found, network),
         trained_norms=tuple(op.origin.label for op in found if _trains_with_batch(op, network)),
         shared=tuple(_shared(found, network)),
@@ -180,7 +183,7 @@ def _row(
     step: Step, found: Sequence[UserOperation], network: nn.Module,
     loop_gain: float | None, gains: Mapping[str, Gains | None], verified: Mapping[str, Verification],
 ) -> BlockRow | DigitalRow:  # fmt: skip
-    count = sum(p.numel() for p in _read([op for op in found if op.block == step.name], network).values())
+    count = sum(p.numel() for p in _read(found, network).values())
     if isinstance(step, DigitalBlock):
         listed = tuple((o.label, o.kind, step.reasons.get(o.label, "")) for o in step.origins)
         return DigitalRow(step.name, listed, count)
