@@ -22,6 +22,7 @@ from torch import Tensor
 from ..errors import Problem, VerificationError
 from ..ir import Energy, Potential
 from ..solve import BoundBlock, Tolerance, relax
+from ..solve.relaxation import peak
 
 TOLERANCE = 1e-6
 
@@ -87,6 +88,8 @@ def in_float64(bound: BoundBlock) -> BoundBlock:
         if not isinstance(v, Tensor) or not v.is_floating_point():
             return v
         wide = v.detach().double()
+        if v.numel() == 0 or bool(torch.isfinite(peak(v.detach()))):
+            return wide
         return torch.where(torch.isinf(wide), wide.clamp(-1e4, 1e4), wide)
 
     return BoundBlock(

@@ -1,0 +1,58 @@
+"""Random programs of views and in-place calls mean what PyTorch does, or are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, fx, nn
+
+import ffebm_compiler as fc
+from ffebm_compiler.passes import canonicalize, trace
+from ffebm_compiler.rules import RULES
+
+CALLS: tuple[Callable[[Tensor], Tensor], ...] = (
+    lambda h: h * 1.5,
+    lambda h: h.view(6, 4),
+    lambda h: h.t().reshape(6, 4),
+    lambda h: h[:, :],
+    torch.tanh,
+    lambda h: h.add_(1.0),
+    lambda h: h.mul_(0.5),
+    torch.relu_,
+    lambda h: torch.nn.functional.elu(h, inplace=True),
+)
+Step = tuple[int, int]
+"""Which call, of which earlier value, counted from the last."""
+
+
+class Program(nn.Module):
+    def __init__(self, steps: list[Step]) -> None:
+        super().__init__()
+        self.steps = steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = [x * 1.0]
+        for call, back in self.steps:
+            values.append(CALLS[call](values[-1 - back % len(values)]))
+        return torch.stack([v.reshape(6, 4) for v in values[-3:]]).sum(0)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@given(st.lists(st.tuples(st.integers(0, len(CALLS) - 1), st.integers(0, 3)), max_size=8))
+def test_what_is_overwritten_is_read_as_in_pytorch(steps: list[Step]) -> None:
+    net, x = Program(steps), torch.randn(6, 4)
+    try:
+        graph = canonicalize(trace(net, False), RULES).graph
+    except fc.TraceError as refusal:
+        if "overwrites a view" in str(refusal):
+            return
+        raise
+    assert torch.equal(fx.Interpreter(net, graph=graph).run(x.clone()), net(x.clone()))
+
+
+def test_a_program_without_views_is_never_refused() -> None:
+    for call in (5, 6, 7, 8):
+        canonicalize(trace(Program([(0, 0), (call, 0), (4, 0), (call, 1), (0, 2)]), False), RULES)
