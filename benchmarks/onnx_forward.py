@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 
 import ffebm_compiler as fc
 from benchmarks import common
-from benchmarks.speed import ratio
+from benchmarks.speed.timing import race
 from examples import command, networks
 from ffebm_compiler import runtime
 from ffebm_compiler.ir import DigitalBlock
@@ -70,7 +70,8 @@ def measure(net: nn.Module, name: str, x: Tensor, repeats: int, **conversion: An
             return [run_digital(b, model.network, values) for b in parts]
 
         worst = max(_difference(a[n], v) for a, b in zip(ours(), theirs(), strict=True) for n, v in b.items())
-        milliseconds, times = ratio(ours, theirs, repeats)
+        found = race({"onnxruntime": ours, "PyTorch": theirs}, repeats)
+        milliseconds, times = found.milliseconds("onnxruntime"), found.ratio("onnxruntime", "PyTorch").median
     layers = sum(len(b.origins) for b in parts)
     return {
         "network": name, "digital parts": len(parts), "operations": layers, "onnxruntime ms": f"{milliseconds:.1f}",

@@ -1,0 +1,1 @@
+"""What a training step is compared with: each reads only a block's energy, and shares no solver with the library."""
