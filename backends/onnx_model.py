@@ -19,6 +19,7 @@ from ..export.result import named_leaves
 from ..export.whole_file import export_whole
 from ..files import check_target, write_whole
 from ..ir import EnergyBlock
+from ..solve import contraction_of
 from ..train import run_digital
 from .bundle_compare import difference, worst
 from .bundle_options import example_of
@@ -75,8 +76,11 @@ def _arrays(example: Mapping[str, Any]) -> list[Any]:
 def _as_function(model: FFEBM, example: Mapping[str, Any]) -> Model:
     gains = {b.name: model.gains(b) for b in model.program.energy_blocks}
     weights = {n: g.layer_weights for n, g in gains.items() if g is not None}
-    name = type(model.network).__name__
-    return Model(name, model.program, model.network, example, model.pack_output, weights, model.execution.tolerance)
+    contractions = {
+        b.name: None if (g := gains[b.name]) is None else contraction_of(b, g) for b in model.program.energy_blocks
+    }
+    name, tolerance = type(model.network).__name__, model.execution.tolerance
+    return Model(name, model.program, model.network, example, model.pack_output, weights, tolerance, contractions)
 
 
 def _recorded(model: FFEBM, example: Mapping[str, Any]) -> dict[str, Any]:

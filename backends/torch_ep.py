@@ -32,7 +32,17 @@ from ..files import check_target, write_whole
 from ..hardware import Hardware
 from ..ir import EnergyBlock, Program, Ref, Weight
 from ..passes import Verification, verify
-from ..solve import AUTOMATIC, BoundBlock, Differentiation, Gains, Relaxation, Tolerance, relax, unit_gains
+from ..solve import (
+    EXPLICIT,
+    BoundBlock,
+    Differentiation,
+    Gains,
+    Relaxation,
+    Tolerance,
+    contraction_of,
+    relax,
+    unit_gains,
+)
 from ..solve.loop_gain import one_sample
 from ..train import BlockCall, attribute, out_of_sight, run_block, run_digital, training_code
 from ..train.enrolment import enrol
@@ -98,7 +108,7 @@ class FFEBM(nn.Module):
         for registry in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             hidden[registry] = compiled.network.__dict__[registry]
         hidden["execution"] = execution
-        hidden["differentiation"] = AUTOMATIC
+        hidden["differentiation"] = EXPLICIT
         hidden["_gains"] = GainStore()
         hidden["_records"] = ()
         hidden["_nudged"] = {}
@@ -175,7 +185,7 @@ class FFEBM(nn.Module):
             else:
                 values.update(run_digital(step, self.network, values))
         kept = (
-            tuple(BlockEquilibrium(p.relaxation.block, p.bound.inputs, p.states, p.relaxation) for p in phases)
+            tuple(BlockEquilibrium(p.relaxation.block, _read(p), p.states, p.relaxation) for p in phases)
             if keep
             else ()
         )
@@ -279,6 +289,7 @@ class FFEBM(nn.Module):
             self.record_nudged,
             partial(relax, differentiation=self.differentiation),
             differentiation=self.differentiation,
+            contraction=contraction_of(block, gains),
         )
 
     def record_nudged(self, block: EnergyBlock, estimate: Estimate) -> None:
@@ -568,6 +579,11 @@ class FFEBM(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{b.name}: size {b.size}" for b in self.program.energy_blocks)
+
+
+def _read(phase: FreePhase) -> dict[str, Any]:
+    """What a block read, without the winners that its relaxation held."""
+    return {n: v for n, v in phase.bound.inputs.items() if n not in phase.winners}
 
 
 def _are_finite(states: Mapping[str, Tensor]) -> bool:

@@ -46,7 +46,9 @@ class Neurons:
         """The potential whose activation is this circuit's; ``reading`` None leaves the thermal noise out."""
         if self.is_ideal:
             return ideal
-        return replace(ideal, activation=lambda a: self.output(self.input(a, reading), ideal))
+        return replace(
+            ideal, activation=lambda a: self.output(self.input(a, reading), ideal), tangent_at=None, overwrite=None
+        )
 
     def input(self, a: Tensor, reading: Reading | None = None) -> Tensor:
         """The voltage that the activation sees, at equilibrium with the current ``a``."""

@@ -4,8 +4,8 @@
     while progress.running:
         states' = sweep(states);  progress = advance(progress, residual(states, states'))
 
-A block whose maxima follow the states has a second loop behind the first, in which the winners are held; it does no sweep
-unless the first one has stalled.
+A block whose gains bound its feedback holds the winners of its maxima from the feedforward pass on. One whose maxima follow the
+states has a second loop behind the first, in which the winners are held; it does no sweep unless the first one has stalled.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Sweeps:
     """The traced sweeps of a block.
 
     Attributes:
-        free: with maxima that follow the states.
+        free: with maxima that follow the states; None where their winners are held from the start.
         held: with their winners held, of a block that has such maxima.
     """
 
-    free: Sweep
+    free: Sweep | None
     held: Sweep | None
 
 
@@ -63,12 +63,17 @@ def trace_sweeps(bound: BoundBlock, space: Space, marks: Marks) -> Sweeps | None
     with space.mode, symbolically():
         bound = with_fixed(bound, marks)
         states = _feedforward(bound, marks)
-    free = trace_sweep(bound, states, space, marks)
+    free = None if _holds(bound) else trace_sweep(bound, states, space, marks)
     if not bound.block.is_routed:
         return Sweeps(free, None)
     with space.mode, symbolically():
         held = bound.holding(bound.winners(states))
     return Sweeps(free, trace_sweep(held, states, space, marks))
+
+
+def _holds(bound: BoundBlock) -> bool:
+    """Whether the winners of the feedforward pass stand."""
+    return bound.block.is_routed and bound.contraction is not None
 
 
 def settle(bound: BoundBlock, sweeps: Sweeps | None, numbers: Mapping[str, Tensor], marks: Marks) -> Settled:
@@ -88,6 +93,11 @@ def settle(bound: BoundBlock, sweeps: Sweeps | None, numbers: Mapping[str, Tenso
 
 
 def _settled(bound: BoundBlock, start: States, sweeps: Sweeps, stop: Stop) -> Settled:
+    if sweeps.free is None:
+        assert sweeps.held is not None
+        held = bound.holding(bound.winners(start))
+        states, progress = _loop(sweeps.held, readable(held), start, begin(), stop, until_stalled=False)
+        return Settled(states, progress.sweeps, progress.error)
     routed = sweeps.held is not None
     states, progress = _loop(sweeps.free, readable(bound), start, begin(), stop, until_stalled=routed)
     if sweeps.held is None:

@@ -6,16 +6,17 @@ from collections.abc import Iterator, Mapping
 
 from onnx import GraphProto, ModelProto, NodeProto
 
-from ..ir import EnergyBlock, Program
+from ..ir import EnergyBlock
+from .model import Model
 from .stop import Progress
 
 
-def name_loops(model: ModelProto, program: Program) -> ModelProto:
-    """The model with those names inside of its loops, which stand in the order of the program's blocks."""
+def name_loops(proto: ModelProto, model: Model) -> ModelProto:
+    """The file with those names inside of its loops, which stand in the order of the program's blocks."""
     named = ModelProto()
-    named.CopyFrom(model)
+    named.CopyFrom(proto)
     bodies = [n.attribute[0].g for n in named.graph.node if _is_relaxation(n)]
-    for body, names in zip(bodies, _carried(program), strict=True):
+    for body, names in zip(bodies, _carried(model), strict=True):
         _rename(body, dict(zip([v.name for v in body.input], names, strict=True)))
     return named
 
@@ -26,13 +27,14 @@ def _is_relaxation(node: NodeProto) -> bool:
     return node.op_type == "Loop" and "'while_loop'" in origin
 
 
-def _carried(program: Program) -> Iterator[list[str]]:
-    """What each loop's body is given: a block's, and that with its winners held."""
-    for block in program.energy_blocks:
+def _carried(model: Model) -> Iterator[list[str]]:
+    """What each loop's body is given: a block's, and, where winners follow the states first, that with its winners held."""
+    labels = model.program.labels
+    for block in model.program.energy_blocks:
         if block.has_feedback:
-            yield _names(block, block.name, program.labels)
-            if block.is_routed:
-                yield _names(block, f"{block.name}/held", program.labels)
+            yield _names(block, block.name, labels)
+            if block.is_routed and model.contractions.get(block.name) is None:
+                yield _names(block, f"{block.name}/held", labels)
 
 
 def _names(block: EnergyBlock, loop: str, labels: Mapping[str, str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ class Model:
         example: the arguments of a call, by name; what is no tensor in it is the same in every call.
         pack: the result from the values of the program.
         layer_weights: w_l by state, by block.
+        contractions: what the gains certify of a sweep, by block.
         tolerance: when a relaxation stops.
     """
 
@@ -35,6 +36,7 @@ class Model:
     pack: Callable[[Mapping[str, Any]], Any]
     layer_weights: Mapping[str, Mapping[str, float]]
     tolerance: Tolerance
+    contractions: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -48,7 +50,9 @@ class Model:
             (state,) = shapes[block.outputs[0]].leaves
             assert isinstance(state, TensorLeaf)
             weights, labels = self.layer_weights[block.name], self.program.labels
-            found.update(numbers_of(block, weights, self.tolerance, state.dtype, labels))
+            found.update(
+                numbers_of(block, weights, self.tolerance, state.dtype, labels, self.contractions.get(block.name))
+            )
         return found
 
     @property
@@ -64,4 +68,5 @@ class Model:
         """A block on values of the program, on the network's present tensors and on those numbers."""
         weights = {p: attribute(self.network, p) for p in block.weights}
         layer_weights: Mapping[str, Any] = layer_weights_in(numbers, block, self.program.labels)
-        return BoundBlock(block, {n: values[n] for n in block.inputs}, weights, layer_weights)
+        contraction = self.contractions.get(block.name)
+        return BoundBlock(block, {n: values[n] for n in block.inputs}, weights, layer_weights, contraction=contraction)

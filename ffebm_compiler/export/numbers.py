@@ -20,16 +20,22 @@ Labels = Mapping[str, str]
 
 
 def numbers_of(
-    block: EnergyBlock, layer_weights: Mapping[str, float], tolerance: Tolerance, dtype: torch.dtype, labels: Labels
+    block: EnergyBlock,
+    layer_weights: Mapping[str, float],
+    tolerance: Tolerance,
+    dtype: torch.dtype,
+    labels: Labels,
+    contraction: float | None = None,
 ) -> dict[str, Tensor]:
     """By name in the file; none of a block that does not relax.
 
     Args:
         dtype: of the states.
+        contraction: what the gains certify of a sweep.
     """
     if not block.has_feedback:
         return {}
-    stop = Stop.of(tolerance.of(dtype), tolerance.max_sweeps)
+    stop = Stop.of(tolerance.of(dtype), tolerance.max_sweeps, contraction)
     weights = {_layer_weight(block, n, labels): torch.tensor(w, dtype=dtype) for n, w in layer_weights.items()}
     return {**{f"{block.name}/{field}": v for field, v in stop._asdict().items()}, **weights}
 

@@ -47,19 +47,22 @@ class Stop(NamedTuple):
     Attributes:
         tolerance: of the error.
         max_sweeps: the most sweeps.
-        stalled, fastest: as in the executor.
+        stalled, fastest: as in the executor; ``fastest`` is the contraction where the gains certify one.
+        certified: whether they do, so that a first sweep may be enough.
     """
 
     tolerance: Tensor
     max_sweeps: Tensor
     stalled: Tensor
     fastest: Tensor
+    certified: Tensor
 
     @staticmethod
-    def of(tolerance: float, max_sweeps: int) -> Stop:
-        numbers = (torch.tensor(v, dtype=torch.float64) for v in (tolerance, STALLED, FASTEST))
+    def of(tolerance: float, max_sweeps: int, contraction: float | None = None) -> Stop:
+        least = FASTEST if contraction is None else contraction
+        numbers = (torch.tensor(v, dtype=torch.float64) for v in (tolerance, STALLED, least))
         limit, stalled, fastest = numbers
-        return Stop(limit, torch.tensor(max_sweeps), stalled, fastest)
+        return Stop(limit, torch.tensor(max_sweeps), stalled, fastest, torch.tensor(contraction is not None))
 
 
 def whole(value: int) -> Tensor:
@@ -99,7 +102,7 @@ def advance(before: Progress, residual: Tensor, stop: Stop, until_stalled: bool)
     stalls = torch.where(residual < before.lowest * stop.stalled, whole(0), before.stalls + 1)
     estimated = residual * torch.maximum(rho / (1 - rho), stop.fastest)
     error = torch.where(finite, torch.where(rho < 1, estimated, residual * 1e3), infinity())
-    converged = finite & ((residual == 0) | ((sweeps > 1) & (error <= stop.tolerance)))
+    converged = finite & ((residual == 0) | (((sweeps > 1) | stop.certified) & (error <= stop.tolerance)))
     running = finite & ~converged & (sweeps < stop.max_sweeps)
     if until_stalled:
         running = running & (stalls != PATIENCE)

@@ -102,7 +102,7 @@ def _translated(model: Model, whole: Whole) -> ModelProto:
     except Exception as failure:  # torch's exporter raises what it likes
         raise unconverted(failure, whole.module, origins, model.name) from failure
     ports = [Port(n, n, str(t.dtype).removeprefix("torch."), tuple(t.shape)) for n, t in whole.tensors.items()]
-    raw = name_loops(raw, model.program)
+    raw = name_loops(raw, model)
     named = give_names(raw, model.name, (*whole.inputs, *ports), whole.outputs, _describe(model))
     proto = with_data(with_initializers(named, list(whole.tensors)), whole.tensors)
     _drop_unused(proto)

@@ -4,7 +4,7 @@ from .blocks import DigitalBlock, EnergyBlock, Program, Ref, State, Step
 from .coupling import Coupling, Operand, Operation, Term, Weight
 from .energy import Energy
 from .origin import Origin
-from .potential import IDENTITY, Potential
+from .potential import IDENTITY, Potential, by_slope
 
 __all__ = [
     "IDENTITY",
@@ -22,4 +22,5 @@ __all__ = [
     "Step",
     "Term",
     "Weight",
+    "by_slope",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -76,9 +77,25 @@ class Term:
     origin: Origin
 
     def evaluate(self, values: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Any:
-        read = [weights[o.path] if isinstance(o, Weight) else None if o is None else values[o] for o in self.operands]
+        read = self._read(values, weights)
+        return self._guarded(read, lambda: self.operation(*read))
+
+    def routed(self, values: Mapping[str, Any], weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The value of a routed operation, and its winners."""
+        read, operation = self._read(values, weights), self.operation
+        assert operation.choose is not None, f"{operation.name} is not routed"
+        assert operation.take is not None, f"{operation.name} is not routed"
+        choose = partial(operation.choose, *read, **operation.options)
+        winners: Tensor = self._guarded(read, choose)
+        return operation.take(read[0], winners), winners
+
+    def _read(self, values: Mapping[str, Any], weights: Mapping[str, Tensor]) -> list[Any]:
+        return [weights[o.path] if isinstance(o, Weight) else None if o is None else values[o] for o in self.operands]
+
+    def _guarded(self, read: list[Any], function: Callable[[], Any]) -> Any:
+        """The function's value, or an error that names the user's layer."""
         try:
-            return self.operation(*read)
+            return function()
         except (RuntimeError, TypeError, ValueError, IndexError) as failure:
             if isinstance(failure, (torch.OutOfMemoryError, FFEBMError)):
                 raise
@@ -120,17 +137,18 @@ class Coupling:
         f: Tensor = known[self.output]
         return f
 
-    def winners(self, values: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The winners of each routed term, by :func:`winners_of` its name; a term already in ``values`` routes nothing."""
+    def routed(self, values: Mapping[str, Any], weights: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """f, and the winners of each routed term by :func:`winners_of` its name; a term already in ``values`` routes nothing."""
         known, found = dict(values), dict[str, Tensor]()
         for term in self.terms:
             if term.name in known:
                 continue
-            known[term.name] = term.evaluate(known, weights)
-            if (choose := term.operation.choose) is not None:
-                read = [known[o] for o in term.operands if isinstance(o, str)]
-                found[winners_of(term.name)] = choose(*read, **term.operation.options)
-        return found
+            if term.operation.routed:
+                known[term.name], found[winners_of(term.name)] = term.routed(known, weights)
+            else:
+                known[term.name] = term.evaluate(known, weights)
+        f: Tensor = known[self.output]
+        return f, found
 
     def held(self, winners: Collection[str]) -> Coupling:
         """This coupling with those winners given from outside."""

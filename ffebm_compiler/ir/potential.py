@@ -27,6 +27,8 @@ class Potential:
         difference: ``(a, da) -> sigma(a + da) - sigma(a)``, accurate for any size of ``da``.
         tangent: ``(a, da) -> sigma'(a) da``.
         prepared_difference: the same difference as ``a -> (da -> ...)``, where that saves work.
+        tangent_at: ``s -> (da -> sigma'(a) da)`` where the state ``s = sigma(a)`` tells the slope; it saves computing a.
+        overwrite: sigma, in the memory of ``a``.
         slope: the largest slope of sigma; G is ``1/slope``-strongly convex.
         lower, upper: the domain of G, a closed interval (or the simplex along ``simplex``).
         text, tex: G as printed mathematics, with ``{s}`` for the state.
@@ -39,6 +41,8 @@ class Potential:
     difference: Callable[[Tensor, Tensor], Tensor]
     tangent: Callable[[Tensor, Tensor], Tensor]
     prepared_difference: Callable[[Tensor], Callable[[Tensor], Tensor]] | None = None
+    tangent_at: Callable[[Tensor], Callable[[Tensor], Tensor]] | None = None
+    overwrite: Callable[[Tensor], Tensor] | None = None
     slope: float = 1.0
     lower: float = -float("inf")
     upper: float = float("inf")
@@ -51,6 +55,15 @@ class Potential:
         """``da -> sigma(a + da) - sigma(a)`` for a relaxation at one ``a``: what depends on ``a`` alone is computed once."""
         return partial(self.difference, a) if self.prepared_difference is None else self.prepared_difference(a)
 
+    def settle(self, a: Tensor) -> Tensor:
+        """``sigma(a)`` of an ``a`` that nobody reads again."""
+        return self.activation(a) if self.overwrite is None else self.overwrite(a)
+
+
+def by_slope(slope: Tensor) -> Callable[[Tensor], Tensor]:
+    """``da -> slope * da``; a number for each element, since a product with a mask of booleans takes ten times as long."""
+    return lambda da: da * slope
+
 
 def _identity_energy(s: Tensor) -> Tensor:
     return s * s / 2
@@ -62,4 +75,6 @@ IDENTITY = Potential(
     activation=lambda a: a,
     difference=lambda a, da: da,
     tangent=lambda a, da: da,
+    tangent_at=lambda s: lambda da: da,
+    overwrite=lambda a: a,
 )

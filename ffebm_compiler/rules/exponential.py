@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ir import Potential
+from ..ir import Potential, by_slope
 from .activation import chosen, fixed
 from .piecewise import split_difference
 from .remake import NUMBER, OWN_DIMENSION, POSITIVE, Kind, Options, PotentialRemakes, exactly, of
@@ -68,6 +68,7 @@ def elu(alpha: float, scale: float = 1.0, rate: float = 1.0, name: str = "elu") 
         activation=activation,
         difference=partial(_elu_difference, alpha=alpha, scale=scale, rate=rate),
         tangent=tangent,
+        tangent_at=lambda s: by_slope(torch.where(s > 0, scale, rate * (s + alpha * scale))),
         slope=scale * max(1.0, alpha * rate),
         lower=-alpha * scale,
         text=f"{half}‖max({{s}},0)‖² + {times}Σ[({depth:g}+{{s}})log(1+{{s}}/{depth:g}) − {{s}}] over {{s}}<0",
@@ -87,6 +88,8 @@ SIGMOID = Potential(
         torch.expm1(-da.abs()) * torch.sigmoid(a) * torch.sigmoid(-a - da),
     ),
     tangent=lambda a, da: torch.sigmoid(a) * torch.sigmoid(-a) * da,
+    tangent_at=lambda s: by_slope(s * (1 - s)),
+    overwrite=torch.sigmoid_,
     slope=0.25,
     lower=0.0,
     upper=1.0,
@@ -101,6 +104,8 @@ TANH = Potential(
     # tanh(b) - tanh(a) = tanh(b - a) (1 - tanh(a) tanh(b)); the bracket by cosh where it would cancel
     difference=lambda a, da: _tanh_difference(a, da),
     tangent=lambda a, da: _sech2(a) * da,
+    tangent_at=lambda s: by_slope(1 - s * s),
+    overwrite=torch.tanh_,
     lower=-1.0,
     upper=1.0,
     text="½Σ[(1+{s}) log(1+{s}) + (1−{s}) log(1−{s})]",
@@ -161,6 +166,7 @@ def softplus(beta: float, threshold: float = 20.0) -> Potential:
         activation=lambda a: F.softplus(a, beta, threshold),
         difference=difference,
         tangent=lambda a, da: torch.sigmoid(beta * a) * da,
+        tangent_at=lambda s: by_slope(-torch.expm1(-beta * s)),
         lower=0.0,
         text=f"½‖{{s}}‖² + Σ Li₂(exp(−{beta:g}{{s}}))/{beta * beta:g}",
         tex=rf"\tfrac12\lVert {{s}}\rVert^2 + \textstyle\sum \mathrm{{{{Li}}}}_2(e^{{{{-{beta:g}{{s}}}}}})/{beta * beta:g}",
@@ -178,7 +184,9 @@ def softmax(dim: int) -> Potential:
         return torch.where(da.abs().amax(dim, keepdim=True) <= 1.0, p * (grow - mean) / (1 + mean), far)
 
     def tangent(a: Tensor, da: Tensor) -> Tensor:
-        p = torch.softmax(a, dim)
+        return along(torch.softmax(a, dim), da)
+
+    def along(p: Tensor, da: Tensor) -> Tensor:
         return p * (da - (p * da).sum(dim, keepdim=True))
 
     return Potential(
@@ -187,6 +195,7 @@ def softmax(dim: int) -> Potential:
         activation=lambda a: torch.softmax(a, dim),
         difference=difference,
         tangent=tangent,
+        tangent_at=lambda p: partial(along, p),
         slope=0.5,
         lower=0.0,
         upper=1.0,

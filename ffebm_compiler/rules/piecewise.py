@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ir import Potential
+from ..ir import Potential, by_slope
 from .activation import chosen, fixed
 from .remake import NUMBER, POSITIVE, REAL, Options, PotentialRemakes, exactly, of
 from .rule import Call, Refusal, Role, Rule
@@ -51,6 +51,10 @@ def _prepared_affine_clip(
     return clipped if scale == 1 else lambda da: clipped(scale * da)
 
 
+def _tangent_inside(s: Tensor, lower: float, upper: float, scale: float) -> Callable[[Tensor], Tensor]:
+    return by_slope(_inside(s, lower, upper).to(s.dtype).mul_(scale))
+
+
 def clamp(lower: float, upper: float, scale: float = 1.0, shift: float = 0.0, name: str = "clamp") -> Potential:
     """sigma(a) = clip(scale * a + shift, lower, upper); G = (s - shift)^2 / (2 scale)."""
     centred = "{s}" if shift == 0 else f"{{s}} − {shift:g}"
@@ -64,6 +68,8 @@ def clamp(lower: float, upper: float, scale: float = 1.0, shift: float = 0.0, na
         difference=lambda a, da: _clip_difference(scale * a + shift, scale * da, lower, upper),
         prepared_difference=partial(_prepared_affine_clip, lower=lower, upper=upper, scale=scale, shift=shift),
         tangent=lambda a, da: torch.where(_inside(scale * a + shift, lower, upper), scale * da, 0.0),
+        tangent_at=partial(_tangent_inside, lower=lower, upper=upper, scale=scale),
+        overwrite=(lambda a: a.clamp_(lower, upper)) if (scale, shift) == (1, 0) else None,
         slope=scale,
         lower=lower,
         upper=upper,
@@ -84,11 +90,15 @@ RELU = Potential(
     difference=partial(_clip_difference, lower=0.0, upper=INFINITY),
     prepared_difference=partial(_prepared_clip, lower=0.0, upper=INFINITY),
     tangent=lambda a, da: torch.where(a > 0, da, 0.0),
+    tangent_at=lambda s: by_slope(s.sign()),
+    overwrite=torch.relu_,
     lower=0.0,
     options=dict(lower=0.0, upper=INFINITY, scale=1.0, shift=0.0),
 )
 RELU6 = clamp(0.0, 6.0, name="relu6")
-HARDSIGMOID = replace(clamp(0.0, 1.0, scale=1 / 6, shift=0.5, name="hardsigmoid"), activation=F.hardsigmoid)
+HARDSIGMOID = replace(
+    clamp(0.0, 1.0, scale=1 / 6, shift=0.5, name="hardsigmoid"), activation=F.hardsigmoid, overwrite=None
+)
 
 
 def split_difference(a: Tensor, da: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,6 +118,7 @@ def leaky_relu(slope: float) -> Potential:
         activation=lambda a: F.leaky_relu(a, slope),
         difference=partial(_leaky_difference, slope=slope),
         tangent=lambda a, da: torch.where(a > 0, da, slope * da),
+        tangent_at=lambda s: by_slope(torch.where(s > 0, 1.0, slope).to(s.dtype)),
         slope=max(1.0, slope),
         text=f"½‖max({{s}},0)‖² + {1 / (2 * slope):g}·‖min({{s}},0)‖²",
         tex=rf"\tfrac12\lVert \max({{s}},0)\rVert^2 + {1 / (2 * slope):g}\lVert \min({{s}},0)\rVert^2",

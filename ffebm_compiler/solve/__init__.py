@@ -4,14 +4,15 @@ from .automatic import AUTOMATIC, Automatic
 from .binding import BoundBlock, States
 from .differentiation import Differentiation, Gradients, Linearised, gradients_of
 from .displacement import displace
-from .explicit import Explicit
+from .explicit import EXPLICIT, Explicit
 from .explicit_prepare import prepare
 from .linearisation import Linearisation
-from .loop_gain import Certificate, Gains, bounded_gains, certify, unit_gains
+from .loop_gain import Certificate, Gains, bounded_gains, certify, contraction_of, unit_gains
 from .relaxation import Equilibrium, Relaxation, Tolerance, differentiable_sweep, relax
 
 __all__ = [
     "AUTOMATIC",
+    "EXPLICIT",
     "Automatic",
     "BoundBlock",
     "Certificate",
@@ -27,6 +28,7 @@ __all__ = [
     "Tolerance",
     "bounded_gains",
     "certify",
+    "contraction_of",
     "differentiable_sweep",
     "displace",
     "gradients_of",

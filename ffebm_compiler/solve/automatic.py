@@ -23,7 +23,7 @@ class Recording:
     def leaf(self, state: Tensor) -> Tensor:
         return state.detach().requires_grad_()
 
-    def drive(self, state: State, leaves: States) -> Drive:
+    def drive(self, state: State, leaves: States, f: Tensor | None = None) -> Drive:
         with torch.enable_grad():
             f = self.bound.drive(state, leaves)
         return Drive(f, {n: leaves[n] for n in state.drive.sources})
@@ -33,10 +33,6 @@ class Recording:
             return {}
         pulled = torch.autograd.grad(drive.f, list(drive.sources.values()), cotangent, retain_graph=True)
         return dict(zip(drive.sources, pulled, strict=True))
-
-    def feedback(self, leaves: States, drives: Mapping[str, Drive]) -> States:
-        with torch.enable_grad():
-            return self.bound.feedback(leaves, {n: d.f for n, d in drives.items()})
 
     def holding(self, winners: Mapping[str, Tensor]) -> Recording:
         return Recording(self.bound.holding(winners))

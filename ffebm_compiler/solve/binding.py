@@ -31,6 +31,8 @@ class BoundBlock:
         inputs: values from outside, tensors or sizes.
         weights: the model's tensors, by path.
         layer_weights: w_l, by state.
+        fixed: terms that depend on no state, where they have been computed.
+        contraction: a bound on what a sweep leaves of the distance to the equilibrium, where the gains certify one.
     """
 
     block: EnergyBlock
@@ -38,16 +40,18 @@ class BoundBlock:
     weights: Mapping[str, Tensor]
     layer_weights: Mapping[str, float]
     fixed: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    contraction: float | None = None
 
     def detached(self) -> BoundBlock:
         """Without history, and with everything computed that does not depend on a state."""
         inputs = {k: v.detach() if isinstance(v, Tensor) else v for k, v in self.inputs.items()}
         weights = {k: v.detach() for k, v in self.weights.items()}
-        return BoundBlock(self.block, inputs, weights, self.layer_weights, _fixed_terms(self.block, inputs, weights))
+        fixed = _fixed_terms(self.block, inputs, weights)
+        return replace(self, inputs=inputs, weights=weights, fixed=fixed)
 
-    def with_layer_weights(self, layer_weights: Mapping[str, float]) -> BoundBlock:
+    def with_layer_weights(self, layer_weights: Mapping[str, float], contraction: float | None = None) -> BoundBlock:
         """The block with other reverse gains."""
-        return replace(self, layer_weights=layer_weights)
+        return replace(self, layer_weights=layer_weights, contraction=contraction)
 
     def with_leaves(self, wanted: Sequence[str]) -> tuple[BoundBlock, dict[str, Tensor]]:
         """The block with fresh leaves in place of the wanted inputs and weights, everything else detached."""
@@ -56,7 +60,7 @@ class BoundBlock:
         }
         inputs = {k: leaves.get(k, v.detach() if isinstance(v, Tensor) else v) for k, v in self.inputs.items()}
         weights = {k: leaves.get(k, v.detach()) for k, v in self.weights.items()}
-        return BoundBlock(self.block, inputs, weights, self.layer_weights), leaves
+        return replace(self, inputs=inputs, weights=weights, fixed={}), leaves
 
     def winners(self, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The winners of every maximum over states, by the names that :meth:`holding` takes."""
@@ -64,7 +68,7 @@ class BoundBlock:
         with torch.no_grad():
             for state in self.block.states:
                 if state.drive.is_routed:
-                    found.update(state.drive.winners({**self.fixed, **self.inputs, **states}, self.weights))
+                    found.update(self.routed_drive(state, states)[1])
         return found
 
     def holding(self, winners: Mapping[str, Tensor]) -> BoundBlock:
@@ -76,6 +80,10 @@ class BoundBlock:
     def drive(self, state: State, states: Mapping[str, Tensor]) -> Tensor:
         """f of a state."""
         return state.drive.evaluate({**self.fixed, **self.inputs, **states}, self.weights)
+
+    def routed_drive(self, state: State, states: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """f of a state, and the winners of the maxima in it, by the names that :meth:`holding` takes."""
+        return state.drive.routed({**self.fixed, **self.inputs, **states}, self.weights)
 
     def reverse_gain(self, source: str, target: str) -> float:
         """w_m / w_l, the gain of the feedback from m to l."""

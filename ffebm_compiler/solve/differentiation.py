@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +23,11 @@ from torch import Tensor
 
 from ..ir import State
 from .binding import BoundBlock, States
+
+
+class UnderivableError(Exception):
+    """A coupling that no code can be derived for, such as one that looks at values; automatic differentiation takes it."""
+
 
 Gradients = dict[str, Tensor]
 """By the name of an input, or the path of a weight."""
@@ -48,16 +54,12 @@ class Interaction(Protocol):
         """A new state, as drives are to read it."""
         ...
 
-    def drive(self, state: State, leaves: States) -> Drive:
-        """f of a state at earlier states."""
+    def drive(self, state: State, leaves: States, f: Tensor | None = None) -> Drive:
+        """f of a state at earlier states; ``f`` where it is known already."""
         ...
 
     def pull(self, state: State, drive: Drive, cotangent: Tensor) -> States:
         """``J^T c`` into each source of a state's drive."""
-        ...
-
-    def feedback(self, leaves: States, drives: Mapping[str, Drive]) -> States:
-        """``sum_m (w_m / w_l) J_lm^T s_m`` into each state l that has consumers."""
         ...
 
     def holding(self, winners: Mapping[str, Tensor]) -> Interaction:
@@ -130,6 +132,27 @@ def around(
             for source, p in back.items():
                 a[source] = a[source] + bound.reverse_gain(source, m) * p.detach()
     return a
+
+
+Increment = Callable[[Tensor], Tensor]
+"""From an increment of a to that of the state."""
+
+
+def differences_from(bound: BoundBlock, activations: Mapping[str, Tensor]) -> dict[str, Increment]:
+    """By state, ``da -> sigma(a* + da) - sigma(a*)``."""
+    return {s.name: s.potential.difference_from(activations[s.name]) for s in bound.block.states}
+
+
+def tangents_at(
+    bound: BoundBlock, states: Mapping[str, Tensor], activations: Callable[[], Mapping[str, Tensor]]
+) -> dict[str, Increment]:
+    """By state, ``da -> sigma'(a*) da``: of the state where that tells the slope, of ``a*``, which is asked for then, where not."""
+    return {
+        s.name: partial(s.potential.tangent, activations()[s.name])
+        if s.potential.tangent_at is None
+        else s.potential.tangent_at(states[s.name])
+        for s in bound.block.states
+    }
 
 
 def gradients_of(scalar: Tensor, leaves: Mapping[str, Tensor]) -> Gradients:

@@ -13,7 +13,7 @@ backward, from the outputs where the nudge enters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -36,37 +36,50 @@ def displace(
         tangent: with sigma' instead of sigma's difference: the limit of a vanishing nudge.
     """
     bound, block = linear.bound, linear.bound.block
-    w = bound.layer_weights
+    increments = linear.tangents if tangent else linear.differences
+    nudge = {n: e * (-beta / bound.layer_weights[n]) for n, e in errors.items()}
     d: States = {}
+    change: States = {}
 
     def sweep() -> dict[str, tuple[Tensor, Tensor]]:
-        changes: dict[str, tuple[Tensor, Tensor]] = {}
-        pulled: dict[str, list[Tensor]] = {s.name: [] for s in block.states}
-        pushes = {s.name: linear.push(s, d) for s in block.states if not s.drive.is_linear}
-        for state, (_, curvature) in ((block.state(n), p) for n, p in pushes.items()):
+        parts: dict[str, list[Part]] = {s.name: [(1.0, nudge[s.name])] if s.name in nudge else [] for s in block.states}
+        pushed = {s.name: linear.push(s, d) for s in block.states if not s.drive.is_linear}
+        for m, (_, curvature) in pushed.items():
             for source, c in curvature.items():
-                pulled[source].append(w[state.name] / w[source] * c)
+                parts[source].append((bound.reverse_gain(source, m), c))
         for state in reversed(block.states):
             n = state.name
-            push = pushes[n][0] if n in pushes else linear.push(state, d)[0]
-            parts = [*([] if push is None else [push]), *pulled[n]]
-            if n in errors:
-                parts.append(errors[n] * (-beta / w[n]))
-            if not parts:
-                new = torch.zeros_like(linear.states[n])
-            else:
-                da = sum(parts[1:], start=parts[0])
-                new = (linear.tangents if tangent else linear.differences)[n](da)
-            changes[n] = (new, new - d[n] if n in d else new)
+            push, _ = pushed[n] if n in pushed else linear.push(state, d)
+            da = _total([*([] if push is None else [(1.0, push)]), *parts[n]])
+            new = torch.zeros_like(linear.states[n]) if da is None else increments[n](da)
+            if n in d:
+                change[n] = torch.sub(new, d[n], out=change[n]) if n in change else new - d[n]
             d[n] = new
             for source, back in linear.pull(state, new).items():
-                pulled[source].append(w[n] / w[source] * back)
-        return changes
+                parts[source].append((bound.reverse_gain(source, n), back))
+        return {n: (v, change.get(n, v)) for n, v in d.items()}
 
     with torch.no_grad():
         if not block.has_feedback:
             sweep()
             return d, Relaxation(block.name, 1, 0.0, True)
         dtype = next(iter(linear.states.values())).dtype
-        record = iterate(block.name, sweep, tolerance.nudged(dtype), tolerance.max_sweeps)
+        stop = tolerance.nudged(dtype)
+        record = iterate(block.name, sweep, stop, tolerance.max_sweeps, contraction=bound.contraction, from_zero=True)
     return d, record
+
+
+Part = tuple[float, Tensor]
+"""A factor and what it multiplies."""
+
+
+def _total(parts: Sequence[Part]) -> Tensor | None:
+    """The sum of ``factor * value``, in one pass a part; what it is given is not overwritten."""
+    if not parts:
+        return None
+    (factor, total), *others = parts
+    if factor != 1.0:
+        total = total * factor
+    for i, (factor, value) in enumerate(others):
+        total = torch.add(total, value, alpha=factor) if i == 0 else total.add_(value, alpha=factor)
+    return total

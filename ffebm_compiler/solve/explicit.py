@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from .automatic import AUTOMATIC
 from .binding import BoundBlock
-from .differentiation import Gradients
+from .differentiation import Differentiation, Gradients, Linearised, UnderivableError
 from .explicit_kept import Kept
 from .explicit_maps import COTANGENT, source
 from .explicit_phases import ExplicitLinearisation, Sweeping, Total, by, read_of, sources_of, wanted_keys
@@ -23,7 +24,7 @@ class Explicit:
     """Differentiates interactions by code that it keeps.
 
     A code belongs to a coupling's operations and to the shapes, types and device of what it reads, so another batch size is derived
-    for anew, and moving weights are not.
+    for anew, and moving weights are not. Where none can be derived, automatic differentiation takes its place.
 
     Args:
         capacity: how many codes to keep; the longest unused go first.
@@ -32,18 +33,31 @@ class Explicit:
     def __init__(self, capacity: int = 2048):
         self.kept = Kept(capacity)
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Explicit:
+        """Itself: what is kept belongs to no model."""
+        return self
+
     def __reduce__(self) -> tuple[type[Explicit], tuple[int]]:
-        return type(self), (self.kept.capacity,)  # a copy derives its own
+        return type(self), (self.kept.capacity,)  # read again it derives its own
 
     def interaction(self, bound: BoundBlock) -> Sweeping:
         return Sweeping(bound, self.kept)
 
-    def linearise(
-        self, bound: BoundBlock, states: Mapping[str, Tensor], wanted: Sequence[str] = ()
-    ) -> ExplicitLinearisation:
-        return ExplicitLinearisation(self.kept, bound, states, wanted)
+    def linearise(self, bound: BoundBlock, states: Mapping[str, Tensor], wanted: Sequence[str] = ()) -> Linearised:
+        try:
+            return ExplicitLinearisation(self.kept, bound, states, wanted)
+        except UnderivableError:
+            return AUTOMATIC.linearise(bound, states, wanted)
 
     def interaction_gradients(
+        self, bound: BoundBlock, states: Mapping[str, Tensor], wanted: Sequence[str]
+    ) -> Gradients:
+        try:
+            return self._interaction_gradients(bound, states, wanted)
+        except UnderivableError:
+            return AUTOMATIC.interaction_gradients(bound, states, wanted)
+
+    def _interaction_gradients(
         self, bound: BoundBlock, states: Mapping[str, Tensor], wanted: Sequence[str]
     ) -> Gradients:
         total = Total(bound, wanted)
@@ -54,3 +68,7 @@ class Explicit:
                 values = {**read.tensors, **by(source, sources), COTANGENT: states[state.name].detach()}
                 total.add(bound.layer_weights[state.name], code(values))
         return total.gradients
+
+
+EXPLICIT: Differentiation = Explicit()
+"""The code of all models of this process: it depends on their operations and shapes, not on their weights."""

@@ -1,4 +1,7 @@
-"""What was derived from couplings, kept for the operations, shapes, types and device that it belongs to."""
+"""What was derived from couplings, kept for the operations, shapes, types and device that it belongs to.
+
+Couplings that differ in nothing but names share their code: a thousand equal layers are derived from once.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,12 @@ from torch import Tensor
 
 from ..ir import Coupling, State
 from .binding import States
+from .differentiation import UnderivableError
 from .explicit_code import Code, Key
 from .explicit_maps import LinearMaps, Read, SweepMaps, contrast_map, gradient_map, linear_maps, sweep_maps
+from .explicit_names import Names
 
-Found = TypeVar("Found")
+Found = TypeVar("Found", Code, SweepMaps, LinearMaps)
 
 
 class Kept:
@@ -33,45 +38,77 @@ class Kept:
         return len(self._kept)
 
     def sweeps(self, state: State, read: Read, sources: States) -> SweepMaps:
-        return self.find("sweep", state.drive, read, sources, sweep_maps)
+        names = Names.of(state.drive)
+        return names.outward(self._sweeps(names, read, sources))
+
+    def _sweeps(self, names: Names, read: Read, sources: States) -> SweepMaps:
+        return self._find("sweep", names, read, sources, sweep_maps)
 
     def linears(self, state: State, read: Read, sources: States, cotangent: Tensor) -> LinearMaps:
-        return self.find("linear", state.drive, read, sources, partial(linear_maps, cotangent=cotangent))
+        names = Names.of(state.drive)
+        return names.outward(self._linears(names, read, sources, cotangent))
+
+    def _linears(self, names: Names, read: Read, sources: States, cotangent: Tensor) -> LinearMaps:
+        return self._find("linear", names, read, sources, partial(linear_maps, cotangent=cotangent))
 
     def contrasts(
         self, state: State, read: Read, sources: States, cotangent: Tensor, wanted: Sequence[Key], mean: bool
     ) -> Code:
-        push = self.linears(state, read, sources, cotangent).whole_push
-        make = partial(contrast_map, cotangent=cotangent, wanted=wanted, push=push, mean=mean)
-        return self.find("contrast", state.drive, read, sources, make, *wanted, mean)
+        names = Names.of(state.drive)
+        push = self._linears(names, read, sources, cotangent).whole_push
+        inner = tuple(names.inward(k) for k in wanted)
+        make = partial(contrast_map, cotangent=cotangent, wanted=inner, push=push, mean=mean)
+        return names.outward(self._find("contrast", names, read, sources, make, *inner, mean))
 
     def gradients(self, state: State, read: Read, sources: States, wanted: Sequence[Key]) -> Code:
-        return self.find("gradient", state.drive, read, sources, partial(gradient_map, wanted=wanted), *wanted)
+        names = Names.of(state.drive)
+        inner = tuple(names.inward(k) for k in wanted)
+        return names.outward(self._find("gradient", names, read, sources, partial(gradient_map, wanted=inner), *inner))
 
-    def find(
+    def _find(
         self,
         kind: str,
-        coupling: Coupling,
+        names: Names,
         read: Read,
         sources: Mapping[str, Tensor],
         make: Callable[[Coupling, Read, Mapping[str, Tensor]], Found],
         *choices: Key,
     ) -> Found:
-        """What ``make`` derives from a coupling, made at its first use at these shapes."""
+        """What ``make`` derives from a coupling, made at its first use at these shapes.
+
+        Raises:
+            UnderivableError: it can't be derived, which is kept as well.
+        """
+        coupling, read, sources = names.coupling, names.read(read), names.sources(sources)
         shapes = tuple((k, v.shape, v.dtype, v.device) for k, v in (*read.tensors.items(), *sources.items()))
         key = (kind, _identity(coupling), shapes, _frozen(read.constants), choices, _precision(shapes))
         if key not in self._kept:
-            self._kept[key] = (coupling, make(coupling, read, sources))
+            self._kept[key] = (coupling, _made(make, coupling, read, sources))
             while len(self._kept) > self.capacity:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
-        found: Found = self._kept[key][1]
-        return found
+        found = self._kept[key][1]
+        if isinstance(found, UnderivableError):
+            raise UnderivableError(*found.args)
+        return found  # type: ignore[no-any-return]
+
+
+def _made(make: Callable[..., Found], coupling: Coupling, read: Read, sources: States) -> Found | UnderivableError:
+    """What was made, or why it could not be: a coupling that looks at the values it is given fails in ways of its own."""
+    try:
+        return make(coupling, read, sources)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as failure:
+        return UnderivableError(f"{type(failure).__name__}: {failure}")
 
 
 def _identity(coupling: Coupling) -> Key:
     """What a coupling computes; one whose winners are held is made anew each time, of the same functions."""
-    terms = tuple((t.name, t.operation.function, _frozen(t.operation.options), t.operands) for t in coupling.terms)
+    terms = tuple(
+        (_frozen(t.operation.function), t.operation.linear, _frozen(t.operation.options), t.operands)
+        for t in coupling.terms
+    )
     return terms, coupling.output, coupling.sources, coupling.inputs
 
 
@@ -81,6 +118,8 @@ def _frozen(value: Any) -> Key:
         return tuple((k, _frozen(v)) for k, v in value.items())
     if isinstance(value, (list, tuple)):
         return type(value).__name__, *(_frozen(v) for v in value)
+    if isinstance(value, partial):
+        return "partial", _frozen(value.func), _frozen(value.args), _frozen(value.keywords)
     plain = value is None or isinstance(value, (bool, int, float, str, torch.dtype, torch.device))
     return (type(value).__name__, value if plain else id(value))
 

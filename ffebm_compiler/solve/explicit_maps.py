@@ -114,9 +114,13 @@ def sweep_maps(coupling: Coupling, read: Read, sources: Mapping[str, Tensor]) ->
 
 @dataclass(frozen=True)
 class LinearMaps:
-    """f linearised: ``at`` a point once, then ``pull`` and ``push`` for each displacement. ``whole_push`` is J d from all that it reads."""
+    """f linearised: ``at`` a point once, then ``pull`` and ``push`` for each displacement; ``around`` is f and J^T c* at the point, where asked for.
+
+    ``whole_push`` is J d from all that it reads.
+    """
 
     at: Code
+    around: Code
     pull: Code
     push: Code
     whole_push: Code
@@ -140,11 +144,12 @@ def linear_maps(coupling: Coupling, read: Read, sources: Mapping[str, Tensor], c
         },
     )
     after = {moved(n) for n in sources} | {COTANGENT}
-    at, each = cut(whole, {*whole.inputs} - after)
+    around = [F, *(at_free(n) for n in sources)]
+    at, each = cut(only(whole, [k for k in whole.outputs if k not in around]), {*whole.inputs} - after)
     back = [pulled(n) for n in sources]
     ahead = [k for k in each.outputs if k not in back]
     push = only(whole, [AHEAD]) if sources else whole
-    return LinearMaps(at, only(each, back), only(each, ahead), push)
+    return LinearMaps(at, only(whole, around), only(each, back), only(each, ahead), push)
 
 
 def _transposes(

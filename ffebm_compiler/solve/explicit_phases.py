@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ..ir import Coupling, State, Weight
+from .automatic import AUTOMATIC
 from .binding import BoundBlock, States
-from .differentiation import Drive, Gradients, around
+from .differentiation import Drive, Gradients, Increment, UnderivableError, around, differences_from, tangents_at
 from .explicit_code import Key
 from .explicit_kept import Kept
 from .explicit_maps import (
@@ -44,11 +45,13 @@ class Sweeping:
     def leaf(self, state: Tensor) -> Tensor:
         return state.detach()
 
-    def drive(self, state: State, leaves: States) -> Drive:
+    def drive(self, state: State, leaves: States, f: Tensor | None = None) -> Drive:
         sources = sources_of(state, leaves)
         with torch.no_grad():
             maps, fixed = self._prepared(state, sources)
             kept = {**fixed, **by(source, sources)}
+            if f is not None and set(maps.forward.outputs) <= {F}:  # the transpose needs nothing of the forward pass
+                return Drive(f, sources, kept)
             found = maps.forward(kept) if maps.forward.outputs else {}
         return Drive(found[F] if F in found else fixed[F], sources, {**kept, **found})
 
@@ -68,14 +71,6 @@ class Sweeping:
             found = maps.back({**drive.kept, COTANGENT: cotangent})
         return {n: found[pulled(n)] for n in drive.sources}
 
-    def feedback(self, leaves: States, drives: Mapping[str, Drive]) -> States:
-        w, total = self.bound.layer_weights, States()
-        for state in self.bound.block.states:
-            if drives[state.name].sources:
-                for n, back in self.pull(state, drives[state.name], w[state.name] * leaves[state.name]).items():
-                    total[n] = total[n] + back if n in total else back
-        return {n: p / w[n] for n, p in total.items()}
-
     def holding(self, winners: Mapping[str, Tensor]) -> Sweeping:
         held = self.bound.holding(winners)
         same = {s.name for s in self.bound.block.states if not s.drive.is_routed}
@@ -92,14 +87,22 @@ class ExplicitLinearisation:
         with torch.no_grad():
             for state in bound.block.states:
                 self.drives[state.name] = self._at(state)
-        sources = {s.name: s.drive.sources for s in bound.block.states}
-        a = around(
-            bound,
-            {n: kept[F] for n, (_, kept) in self.drives.items()},
-            {n: {m: kept[at_free(m)] for m in sources[n]} for n, (_, kept) in self.drives.items()},
-        )
-        self.differences = {s.name: s.potential.difference_from(a[s.name]) for s in bound.block.states}
-        self.tangents = {s.name: partial(s.potential.tangent, a[s.name]) for s in bound.block.states}
+
+    @cached_property
+    def _activations(self) -> States:
+        with torch.no_grad():
+            found = {n: maps.around(kept) for n, (maps, kept) in self.drives.items()}
+        sources = {s.name: s.drive.sources for s in self.bound.block.states}
+        back = {n: {m: f[at_free(m)] for m in sources[n]} for n, f in found.items()}
+        return around(self.bound, {n: f[F] for n, f in found.items()}, back)
+
+    @cached_property
+    def differences(self) -> Mapping[str, Increment]:
+        return differences_from(self.bound, self._activations)
+
+    @cached_property
+    def tangents(self) -> Mapping[str, Increment]:
+        return tangents_at(self.bound, self.states, lambda: self._activations)
 
     def _at(self, state: State) -> tuple[LinearMaps, dict[Key, Tensor]]:
         """The code around a drive, and what it computes from the free states alone."""
@@ -125,6 +128,12 @@ class ExplicitLinearisation:
         return {n: found[pulled(n)] for n in state.drive.sources}
 
     def contrast(self, difference: Mapping[str, Tensor], mean: Mapping[str, Tensor]) -> Gradients:
+        try:
+            return self._contrast(difference, mean)
+        except UnderivableError:
+            return AUTOMATIC.linearise(self.bound, self.states, self.wanted).contrast(difference, mean)
+
+    def _contrast(self, difference: Mapping[str, Tensor], mean: Mapping[str, Tensor]) -> Gradients:
         total = Total(self.bound, self.wanted)
         with torch.no_grad():
             for state in self.bound.block.states:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ..ir import State
 from .binding import BoundBlock, States
-from .differentiation import Gradients, around, gradients_of
+from .differentiation import Gradients, Increment, around, differences_from, gradients_of, tangents_at
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,19 @@ class Linearisation:
         self.bound, self.leaves = bound.with_leaves(wanted) if wanted else (bound.detached(), dict[str, Tensor]())
         self.states = {k: v.detach() for k, v in states.items()}
         self.drives = {s.name: self._linearise(s) for s in bound.block.states}
+
+    @cached_property
+    def _activations(self) -> States:
         drives, pulled = ({n: getattr(d, part) for n, d in self.drives.items()} for part in ("f", "pulled"))
-        activations = around(self.bound, drives, pulled)
-        self.differences = {s.name: s.potential.difference_from(activations[s.name]) for s in bound.block.states}
-        self.tangents = {s.name: partial(s.potential.tangent, activations[s.name]) for s in bound.block.states}
+        return around(self.bound, drives, pulled)
+
+    @cached_property
+    def differences(self) -> Mapping[str, Increment]:
+        return differences_from(self.bound, self._activations)
+
+    @cached_property
+    def tangents(self) -> Mapping[str, Increment]:
+        return tangents_at(self.bound, self.states, lambda: self._activations)
 
     def _linearise(self, state: State) -> LinearDrive:
         with torch.enable_grad():

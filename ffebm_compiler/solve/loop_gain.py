@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import networkx as nx
 import numpy as np
 import torch
 from torch import Tensor
@@ -203,6 +204,21 @@ def _largest_singular_value(
         basis.append(image / length)
     direction = sum((float(c) * v for c, v in zip(vectors[:, -1], basis, strict=False)), start=torch.zeros_like(start))
     return max(value, 0.0) ** 0.5, direction
+
+
+def contraction_of(block: EnergyBlock, gains: Gains) -> float | None:
+    """A bound on what one sweep leaves of the distance to the equilibrium; None where the gains certify none.
+
+    A sweep is a step of Gauss and Seidel on the matrix ``I - K``: it leaves k^2 of the distance where the couplings are those between two
+    classes of states (a chain's odd and even ones), and at most k where they are not (Varga 2000, theorem 4.6 and section 3.3), with k
+    the largest eigenvalue of K. The norms being estimates from below, k is taken as ``k / SURE``.
+    """
+    if not (block.has_feedback and gains.norms) or any(not s.drive.is_linear for s in block.states):
+        return None
+    coupling = certify(block, gains).coupling / SURE
+    if not coupling < SURE:
+        return None
+    return coupling**2 if nx.is_bipartite(nx.Graph(block.edges)) else coupling
 
 
 def certify(block: EnergyBlock, gains: Gains) -> Certificate:

@@ -6,25 +6,28 @@ never rises while the couplings are linear. The residual of a sweep is the large
 
     r = max_l |s_l' - s_l|_inf / |s_l'|_inf,
 
-and the distance to the equilibrium is estimated as ``r * rho / (1 - rho)``, with rho the measured contraction.
+and the distance to the equilibrium is estimated as ``r * rho / (1 - rho)``, with rho the measured contraction, or
+the contraction that the gains certify (:func:`~.loop_gain.contraction`), with which one sweep less is enough.
 
 Where a maximum is taken over states (max pooling) and the feedback pushes its winner below the next, the energy has a kink
-at the tie, and sweeps go back and forth across it for ever. So the winners follow the states while the residual falls; once
-it has stalled they are held, and the block settles to the equilibrium of the energy with these winners.
+at the tie, and sweeps go back and forth across it for ever. A block whose gains bound its feedback holds the winners of the
+feedforward pass: its energy is then strictly convex, and where the feedback raises a winner it is also the lowest of all
+choices. At unit feedback the winners follow the states while the residual falls; once it has stalled they are held.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from ..ir import State
 from .automatic import AUTOMATIC
 from .binding import BoundBlock, States
-from .differentiation import Differentiation, Drive, Interaction
+from .differentiation import Differentiation, Drive, Interaction, UnderivableError
 
 STALLED, PATIENCE = 0.98, 2
 """The winners of maxima are held once so many sweeps on end have not brought the residual below this part of its lowest."""
@@ -66,7 +69,7 @@ class Relaxation:
         sweeps: the sweeps it took.
         residual: the estimated relative distance to the equilibrium.
         converged: whether that is within the tolerance.
-        held: whether the winners of maxima went back and forth, and were held for the block to settle.
+        held: whether the winners of maxima were held: from the start, or once they had gone back and forth.
     """
 
     block: str
@@ -83,7 +86,7 @@ class Equilibrium:
     Attributes:
         states: by name.
         relaxation: how they were found.
-        winners: the winners of maxima, where they had to be held for the block to settle; empty otherwise.
+        winners: the winners of maxima, where they were held; empty otherwise.
     """
 
     states: States
@@ -97,16 +100,22 @@ def iterate(
     tolerance: float,
     max_sweeps: int,
     until_stalled: bool = False,
+    contraction: float | None = None,
+    from_zero: bool = False,
 ) -> Relaxation:
     """The one relaxation loop: sweeps until the estimated error is within the tolerance.
 
     Args:
         sweep: advances by one sweep and returns (new, change) of each state.
         until_stalled: give up as soon as the residual no longer falls.
+        contraction: a bound on what a sweep leaves of the error, where one is certified; one sweep may then be enough.
+        from_zero: what is relaxed begins at zero, so the first residual is 1 and need not be looked at.
     """
+    floor = FASTEST if contraction is None else contraction
     previous, lowest, error, rho, stalls = math.inf, math.inf, math.inf, 0.0, 0
     for k in range(1, max_sweeps + 1):
-        residual = _residual(sweep())
+        changes = sweep()
+        residual = 1.0 if from_zero and k == 1 and changes else _residual(changes)
         if not math.isfinite(residual):
             return Relaxation(name, k, math.inf, False)
         if 0 < previous < math.inf:
@@ -115,8 +124,9 @@ def iterate(
             0 if residual < STALLED * lowest else stalls + 1
         )  # against the lowest: a cycle of winners may be longer than one sweep
         lowest = min(lowest, residual)
-        error = residual * max(FASTEST, rho / (1 - rho)) if rho < 1 else residual * 1e3
-        if residual == 0 or (k > 1 and error <= tolerance):
+        error = residual * max(floor, rho / (1 - rho)) if rho < 1 else residual * 1e3
+        sure = k > 1 or (contraction is not None and not from_zero)
+        if residual == 0 or (sure and error <= tolerance):
             return Relaxation(name, k, error, True)
         if until_stalled and stalls == PATIENCE:
             return Relaxation(name, k, error, False)
@@ -154,22 +164,28 @@ def relax(
         start: states to start from; the feedforward ones by default.
         differentiation: how the transposes of its couplings are found.
     """
-    interaction = differentiation.interaction(bound)
-    bound = interaction.bound
     with torch.no_grad():
         if not bound.block.has_feedback:
-            return Equilibrium(
-                bound.feedforward() if start is None else dict(start), Relaxation(bound.block.name, 1, 0.0, True)
-            )
-        point = _forward_sweep(interaction, {}) if start is None else _Point.at(interaction, start)
-        stop = tolerance.of(next(iter(point.states.values())).dtype)
-        point, record = _settle(interaction, point, stop, tolerance.max_sweeps)
-        winners: dict[str, Tensor] = {}
-        if not record.converged and math.isfinite(record.residual) and record.sweeps < tolerance.max_sweeps:
-            winners = bound.winners(point.states)
-            held = interaction.holding(winners)
-            point, after = _settle(held, _Point.at(held, point.states), stop, tolerance.max_sweeps - record.sweeps)
-            record = replace(after, sweeps=record.sweeps + after.sweeps, held=True)
+            states = bound.detached().feedforward() if start is None else dict(start)
+            return Equilibrium(states, Relaxation(bound.block.name, 1, 0.0, True))
+        try:
+            return _relaxed(differentiation.interaction(bound), tolerance, start)
+        except UnderivableError:
+            return _relaxed(AUTOMATIC.interaction(bound), tolerance, start)
+
+
+def _relaxed(interaction: Interaction, tolerance: Tolerance, start: States | None) -> Equilibrium:
+    bound = interaction.bound
+    point, interaction, winners = _begin(interaction, start)
+    stop = tolerance.of(next(iter(point.states.values())).dtype)
+    point, record = _settle(interaction, point, stop, tolerance.max_sweeps)
+    if winners:
+        record = replace(record, held=True)
+    elif not record.converged and math.isfinite(record.residual) and record.sweeps < tolerance.max_sweeps:
+        winners = bound.winners(point.states)
+        held = interaction.holding(winners)
+        point, after = _settle(held, _Point.at(held, point.states), stop, tolerance.max_sweeps - record.sweeps)
+        record = replace(after, sweeps=record.sweeps + after.sweeps, held=True)
     return Equilibrium(point.states, record, winners)
 
 
@@ -190,29 +206,77 @@ class _Point:
         return {n: s.detach() for n, s in self.leaves.items()}
 
 
+def _begin(interaction: Interaction, start: States | None) -> tuple[_Point, Interaction, dict[str, Tensor]]:
+    """Where sweeps begin, and the winners that are held from there on: those of a block whose gains bound the feedback."""
+    bound = interaction.bound
+    routed = bound.block.is_routed and bound.contraction is not None
+    if start is not None:
+        winners = bound.winners(start) if routed else {}
+        interaction = interaction.holding(winners)
+        return _Point.at(interaction, start), interaction, winners
+    leaves: States = {}
+    drives: dict[str, Drive] = {}
+    winners = {}
+    for state in bound.block.states:
+        n, f = state.name, None
+        if routed and state.drive.is_routed:
+            f, chosen = bound.routed_drive(state, leaves)
+            winners |= chosen
+            interaction = interaction.holding(chosen)
+            state = interaction.bound.block.state(n)
+        drives[n] = interaction.drive(state, leaves, f)
+        leaves[n] = interaction.leaf(state.potential.activation(drives[n].f.detach()))
+    return _Point(leaves, drives), interaction, winners
+
+
 def _settle(interaction: Interaction, point: _Point, tolerance: float, max_sweeps: int) -> tuple[_Point, Relaxation]:
     """Sweeps until the residual is within the tolerance, or a routed block stalls."""
+    change: States = {}
 
     def sweep() -> dict[str, tuple[Tensor, Tensor]]:
         nonlocal point
-        before, point = point.states, _forward_sweep(interaction, interaction.feedback(point.leaves, point.drives))
-        return {n: (s, s - before[n]) for n, s in point.states.items()}
+        before, point = point.states, _forward_sweep(interaction, point)
+        for n, s in point.states.items():
+            change[n] = torch.sub(s, before[n], out=change[n]) if n in change else s - before[n]
+        return {n: (s, change[n]) for n, s in point.states.items()}
 
     block = interaction.bound.block
-    record = iterate(block.name, sweep, tolerance, max_sweeps, until_stalled=block.is_routed)
+    record = iterate(
+        block.name,
+        sweep,
+        tolerance,
+        max_sweeps,
+        until_stalled=block.is_routed,
+        contraction=interaction.bound.contraction,
+    )
     return point, record
 
 
-def _forward_sweep(interaction: Interaction, feedback: Mapping[str, Tensor]) -> _Point:
-    """One sweep in forward order; without feedback it is the feedforward pass."""
+def _forward_sweep(interaction: Interaction, point: _Point) -> _Point:
+    """One sweep in forward order, the feedback from the states before it."""
+    bound = interaction.bound
+    feedback = {
+        s.name: interaction.pull(s, point.drives[s.name], point.leaves[s.name].detach()) for s in bound.block.states
+    }
     leaves: States = {}
     drives: dict[str, Drive] = {}
-    for state in interaction.bound.block.states:
+    for state in bound.block.states:
         n = state.name
         drives[n] = interaction.drive(state, leaves)
-        a = drives[n].f.detach()
-        leaves[n] = interaction.leaf(state.potential.activation(a + feedback[n] if n in feedback else a))
+        parts = [(bound.reverse_gain(n, m), back[n]) for m, back in feedback.items() if n in back]
+        leaves[n] = interaction.leaf(_state(state, drives[n].f.detach(), parts))
     return _Point(leaves, drives)
+
+
+def _state(state: State, f: Tensor, parts: Sequence[tuple[float, Tensor]]) -> Tensor:
+    """``sigma(f + sum_m (w_m / w_l) J_lm^T s_m)``; what is not ``f`` itself is overwritten."""
+    if not parts:
+        return state.potential.activation(f)
+    (gain, first), *others = parts
+    a = torch.add(f, first, alpha=gain)
+    for gain, back in others:
+        a = a.add_(back, alpha=gain)
+    return state.potential.settle(a)
 
 
 def differentiable_sweep(bound: BoundBlock, states: Mapping[str, Tensor]) -> States:

@@ -34,6 +34,7 @@ class BlockCall:
         settle: finds the free equilibrium; a backend that is no ideal solver has its own.
         read: what is read of an output state, by name; an error passes straight through it.
         differentiation: how the nudged phases find the derivatives of the interaction; those of the free phase are ``settle``'s own.
+        contraction: what the gains certify of a sweep (:func:`ffebm_compiler.solve.contraction_of`).
     """
 
     block: EnergyBlock
@@ -47,10 +48,11 @@ class BlockCall:
     settle: Callable[[BoundBlock, Tolerance], Equilibrium] = relax
     read: Callable[[str, Tensor], Tensor] = lambda name, state: state
     differentiation: Differentiation = AUTOMATIC
+    contraction: float | None = None
 
     @property
     def bound(self) -> BoundBlock:
-        return BoundBlock(self.block, self.inputs, self.weights, self.layer_weights)
+        return BoundBlock(self.block, self.inputs, self.weights, self.layer_weights, contraction=self.contraction)
 
     def differentiable(self) -> dict[str, Tensor]:
         """The tensors that a gradient may flow to, inputs before weights."""
@@ -118,7 +120,7 @@ def estimated(
     """
     inputs = {**call.inputs, **{k: tensors[k] for k in call.block.inputs if k in tensors}}
     weights = {**call.weights, **{k: tensors[k] for k in call.block.weights if k in tensors}}
-    bound = BoundBlock(call.block, inputs, weights, call.layer_weights).holding(winners)
+    bound = replace(call, inputs=inputs, weights=weights).bound.holding(winners)
     phase = FreePhase(bound, dict(states), relaxation, call.tolerance, winners, call.differentiation)
     return call.estimator(phase, errors, wanted)
 

@@ -30,7 +30,9 @@ residuals = st.one_of(
 )
 
 
-def executor(sequence: list[float], tolerance: float, max_sweeps: int, until_stalled: bool) -> Relaxation:
+def executor(
+    sequence: list[float], tolerance: float, max_sweeps: int, until_stalled: bool, contraction: float | None
+) -> Relaxation:
     """The executor's loop, on states whose relative changes are these."""
     following = iter(sequence)
 
@@ -39,17 +41,17 @@ def executor(sequence: list[float], tolerance: float, max_sweeps: int, until_sta
         new = torch.tensor([1.0 if math.isfinite(change) else math.nan])
         return {"s": (new, torch.tensor([change if math.isfinite(change) else 0.0]))}
 
-    return iterate("block", sweep, tolerance, max_sweeps, until_stalled)
+    return iterate("block", sweep, tolerance, max_sweeps, until_stalled, contraction)
 
 
 @settings(deadline=None, derandomize=True, max_examples=300)
-@given(residuals, st.floats(1e-7, 0.5), st.integers(1, 50), st.booleans())
+@given(residuals, st.floats(1e-7, 0.5), st.integers(1, 50), st.booleans(), st.none() | st.floats(1e-6, 0.9))
 def test_it_stops_at_the_same_sweep(
-    sequence: list[float], tolerance: float, max_sweeps: int, until_stalled: bool
+    sequence: list[float], tolerance: float, max_sweeps: int, until_stalled: bool, contraction: float | None
 ) -> None:
     most = min(max_sweeps, len(sequence))
-    expected = executor(sequence, tolerance, most, until_stalled)
-    progress, stop = begin(), Stop.of(tolerance, most)
+    expected = executor(sequence, tolerance, most, until_stalled, contraction)
+    progress, stop = begin(), Stop.of(tolerance, most, contraction)
     for change in sequence:
         progress = advance(progress, torch.tensor(change, dtype=torch.float64), stop, until_stalled)
         if not progress.running:

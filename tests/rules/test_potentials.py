@@ -130,3 +130,20 @@ def test_extreme_values_stay_finite(p: Potential, dtype: torch.dtype) -> None:
         for found in (p.activation(a), p.difference(a, da), p.tangent(a, da), p.energy(p.activation(a))):
             assert torch.isfinite(found).all()
             assert found.dtype == dtype
+
+
+@EACH
+def test_a_state_tells_its_slope(p: Potential) -> None:
+    """Where it does, ``sigma'(a) da`` from ``s = sigma(a)`` is that from a."""
+    a, da = pre_activations(), pre_activations().flip(0)
+    assert p.tangent_at is not None
+    assert torch.allclose(p.tangent_at(p.activation(a))(da), p.tangent(a, da), rtol=1e-6, atol=PYTORCH)
+
+
+@EACH
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_an_activation_in_place_is_the_activation(p: Potential, dtype: torch.dtype) -> None:
+    a = pre_activations().to(dtype)
+    assert torch.equal(p.settle(a.clone()), p.activation(a))
+    assert p.tangent_at is not None
+    assert p.tangent_at(p.activation(a))(a).dtype == dtype

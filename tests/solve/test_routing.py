@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
+from ffebm_compiler.ir import Energy
 from ffebm_compiler.rules import RULES
+from ffebm_compiler.solve import Tolerance, relax
 
 
 class Tie(nn.Module):
@@ -29,8 +31,13 @@ class Tie(nn.Module):
 X = torch.tensor([[[1.0, 0.999]]])
 
 
-def test_a_tie_settles_and_its_gradient_is_that_of_the_held_energy() -> None:
-    model = fc.convert(Tie(), block_size=2, loop_gain=0.05).double()
+CERTIFIED, NOT_CERTIFIED = 0.05, 0.83
+"""Loop gains: winners are held from the start, or where they go back and forth."""
+
+
+@pytest.mark.parametrize("loop_gain", [CERTIFIED, NOT_CERTIFIED])
+def test_a_tie_settles_and_its_gradient_is_that_of_the_held_energy(loop_gain: float) -> None:
+    model = fc.convert(Tie(), block_size=2, loop_gain=loop_gain).double()
     x = X.double().requires_grad_()
     model(x).sum().backward()
     assert all(r.converged and r.held for r in model.relaxation)
@@ -44,11 +51,12 @@ def test_a_tie_settles_and_its_gradient_is_that_of_the_held_energy() -> None:
     assert torch.allclose(x.grad, held, rtol=1e-6)
 
 
-def test_without_a_tie_the_winners_follow_to_the_equilibrium_of_the_maximum() -> None:
+@pytest.mark.parametrize("loop_gain", [CERTIFIED, NOT_CERTIFIED])
+def test_without_a_tie_the_winners_are_those_of_the_equilibrium(loop_gain: float) -> None:
     """At the equilibrium the energy with its own maxima, not held ones, is stationary."""
-    model = fc.convert(Tie(), block_size=2, loop_gain=0.05).double()
-    _, (found,) = model.equilibrium(torch.tensor([[[1.0, 0.5]]], dtype=torch.float64))
-    assert not found.relaxation.held
+    model = fc.convert(Tie(), block_size=2, loop_gain=loop_gain).double()
+    _, (found,) = model.equilibrium(torch.tensor([[[1.9, 0.1]]], dtype=torch.float64))
+    assert found.relaxation.held == (loop_gain == CERTIFIED)
     states = {k: v.clone().requires_grad_() for k, v in found.states.items()}
     gradients = torch.autograd.grad(model.blocks[0].energy.value(states, found.inputs), list(states.values()))
     assert all(g[s > 0].abs().max() < 1e-9 for g, s in zip(gradients, states.values(), strict=True))
@@ -87,3 +95,24 @@ def _between(layer: nn.Module, shape: tuple[int, ...]) -> nn.Module:
     dimensions = len(shape) - 2
     conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1]
     return nn.Sequential(conv(shape[1], shape[1], 1), nn.ReLU(), layer, conv(shape[1], 2, 1))
+
+
+def test_a_feedback_that_raises_the_winner_leaves_it_the_lowest_energy_of_all_choices() -> None:
+    """The winner of the feedforward pass is then held without any loss: every other choice settles higher."""
+    net = Tie()
+    with torch.no_grad():
+        net.second.weight.fill_(1.0)
+        net.second.bias.fill_(-0.2)
+    model = fc.convert(net, block_size=2, loop_gain=CERTIFIED).double()
+    x = torch.tensor([[[1.0, 0.97]]], dtype=torch.float64)
+    _, (found,) = model.equilibrium(x)
+    (bound,) = (model.bound(b, {b.inputs[0]: x}) for b in model.program.energy_blocks)
+    bound = bound.with_layer_weights(model.gains(bound.block).layer_weights)
+    (name,) = bound.winners(found.states)
+    energies = []
+    for winner in (0, 1):
+        held = bound.holding({name: torch.tensor([[[winner]]])})
+        states = relax(held, Tolerance(1e-12)).states
+        energies.append(Energy(held.block, {}).value(states, held.inputs, held.weights, held.layer_weights))
+    assert energies[0] < energies[1]
+    assert torch.equal(bound.winners(found.states)[name], torch.tensor([[[0]]]))
