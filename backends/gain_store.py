@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from ..ir import EnergyBlock
-from ..solve import AUTOMATIC, BoundBlock, Differentiation, Gains, bounded_gains, unit_gains
-from ..solve.loop_gain import REFRESH, STEPS
+from ..solve import AUTOMATIC, BoundBlock, Differentiation, Gains, bounded_gains, followed_gains, unit_gains
+from ..solve.loop_gain import STEPS
 
 METADATA = "ffebm_gains"
 """Where the gains stand in a state dict's metadata: the keys stay the original model's."""
@@ -71,9 +71,11 @@ class GainStore:
         key = (_name(block), loop_gain)
         if found is not None and (not refresh or self.known[key][1] == version):
             return found
-        steps = REFRESH if found is not None and found.directions else self.steps
         with torch.no_grad():
-            gains = bounded_gains(bound, loop_gain, found, steps, differentiation)
+            if found is not None and found.directions:
+                gains = followed_gains(bound, loop_gain, found, differentiation)
+            else:
+                gains = bounded_gains(bound, loop_gain, found, self.steps, differentiation)
         self.known[key] = (gains, version)
         return gains
 

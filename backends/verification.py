@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from ..errors import Problem, VerificationError
 from ..ir import EnergyBlock
 from ..solve import BoundBlock, Gains
-from ..solve.loop_gain import REFRESH
 from ..solve.relaxation import peak
 from ..train import out_of_sight, run_digital
 from .gain_store import GainStore
@@ -29,6 +28,9 @@ if TYPE_CHECKING:
     from .torch_ep import FFEBM
 
 logger = logging.getLogger(__name__)
+
+FEW = 3
+"""Steps for gains that only verify, on an input that was guessed."""
 
 
 def verify_early(model: FFEBM, examples: tuple[tuple[Any, ...], Mapping[str, Any]] | None) -> None:
@@ -73,7 +75,7 @@ def _measured(model: FFEBM, bound: BoundBlock, version: tuple[int, ...]) -> Gain
 
 def _thrown_away(model: FFEBM, bound: BoundBlock, version: tuple[int, ...]) -> Gains:
     """Few steps, and forgotten: the gains of a guessed shape."""
-    return GainStore(steps=REFRESH).measure(bound, model.execution.loop_gain, version, False, model.differentiation)
+    return GainStore(steps=FEW).measure(bound, model.execution.loop_gain, version, False, model.differentiation)
 
 
 @contextlib.contextmanager

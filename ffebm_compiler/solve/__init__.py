@@ -6,6 +6,7 @@ from .differentiation import Differentiation, Gradients, Linearised, gradients_o
 from .displacement import displace
 from .explicit import EXPLICIT, Explicit
 from .explicit_prepare import prepare
+from .gain_following import followed_gains
 from .linearisation import Linearisation
 from .loop_gain import Certificate, Gains, bounded_gains, certify, contraction_of, unit_gains
 from .relaxation import Equilibrium, Relaxation, Tolerance, differentiable_sweep, relax
@@ -31,6 +32,7 @@ __all__ = [
     "contraction_of",
     "differentiable_sweep",
     "displace",
+    "followed_gains",
     "gradients_of",
     "prepare",
     "relax",

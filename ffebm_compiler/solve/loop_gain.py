@@ -15,7 +15,7 @@ equilibrium, and coordinate descent finds it. For a chain of any length, loop ga
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import networkx as nx
@@ -37,8 +37,18 @@ STEPS, SETTLED = 24, 1e-3
 SURE = 0.95
 """A coupling is certified below this: the norms are estimates from below."""
 
-REFRESH = 3
-"""Steps of a refresh, which starts from the last leading direction."""
+
+@dataclass(frozen=True)
+class Sample:
+    """Where the couplings of a block are linearised for their norms.
+
+    Attributes:
+        point: by state: a random one where the Jacobian of a coupling depends on it, of its shape alone elsewhere.
+        shapes: of the one sample that it belongs to, by input.
+    """
+
+    point: Mapping[str, Tensor]
+    shapes: Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -50,12 +60,14 @@ class Gains:
         norms: the spectral norm of each coupling (l, m), estimated by Lanczos iteration.
         directions: the leading direction of each coupling, where the next iteration starts.
         outdated: whether the weights have changed since.
+        sample: where the norms were taken, for the next measurement; not saved.
     """
 
     layer_weights: Mapping[str, float]
     norms: Mapping[Edge, float] = field(default_factory=dict)
     directions: Mapping[Edge, Tensor] = field(default_factory=dict, repr=False)
     outdated: bool = False
+    sample: Sample | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -95,11 +107,14 @@ def bounded_gains(
         iterations: at most so many Lanczos steps a coupling.
         differentiation: how J and its transpose are found.
     """
-    norms, directions = spectral_norms(bound, previous, iterations, differentiation)
-    return Gains(_layer_weights(bound.block, norms, loop_gain), norms, directions)
+    if not bound.block.has_feedback:
+        return Gains(layer_weights_of(bound.block, {}, loop_gain))
+    cut, sample = sampled(bound)
+    norms, directions = _norms(cut, sample, previous, iterations, differentiation)
+    return Gains(layer_weights_of(bound.block, norms, loop_gain), norms, directions, sample=sample)
 
 
-def _layer_weights(block: EnergyBlock, norms: Mapping[Edge, float], loop_gain: float) -> dict[str, float]:
+def layer_weights_of(block: EnergyBlock, norms: Mapping[Edge, float], loop_gain: float) -> dict[str, float]:
     w: dict[str, float] = {}
     for state in reversed(block.states):
         demands = [
@@ -120,20 +135,40 @@ def one_sample(bound: BoundBlock) -> BoundBlock:
     batches = {t.shape[0] for t in tensors}
     if len(batches) != 1:
         return bound
-    (batch,) = batches
-
-    def cut(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.dim() > 0:
-            return value[:1]
-        return 1 if type(value) is int and value == batch else value
-
-    sample = BoundBlock(bound.block, {k: cut(v) for k, v in bound.inputs.items()}, bound.weights, bound.layer_weights)
+    sample = cut_to_one(bound, *batches)
     try:
         with torch.no_grad():
             sample.feedforward()
     except FFEBMError:
         return bound
     return sample
+
+
+def cut_to_one(bound: BoundBlock, batch: int) -> BoundBlock:
+    """The first of so many samples, whether the block accepts it or not."""
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.dim() > 0:
+            return value[:1]
+        return 1 if type(value) is int and value == batch else value
+
+    return replace(bound, inputs={k: cut(v) for k, v in bound.inputs.items()}, fixed={})
+
+
+def sampled(bound: BoundBlock) -> tuple[BoundBlock, Sample]:
+    """A block on one sample, and where its couplings are linearised."""
+    cut = one_sample(bound)
+    with torch.no_grad():
+        states = cut.feedforward()
+    moving = {
+        n for s in bound.block.states if not s.drive.is_linear or s.drive.is_routed for n in (*s.drive.sources, s.name)
+    }
+    point = {n: _start(v) if n in moving else v.new_zeros(()).expand(v.shape) for n, v in states.items()}
+    return cut, Sample(point, shapes_of(cut))
+
+
+def shapes_of(bound: BoundBlock) -> dict[str, tuple[int, ...]]:
+    return {n: tuple(v.shape) for n, v in bound.inputs.items() if isinstance(v, Tensor)}
 
 
 def spectral_norms(
@@ -149,11 +184,16 @@ def spectral_norms(
     """
     if not bound.block.has_feedback:
         return {}, {}
-    sample = one_sample(bound).detached()
+    return _norms(*sampled(bound), previous, iterations, differentiation)
+
+
+def _norms(
+    bound: BoundBlock, sample: Sample, previous: Gains | None, iterations: int, differentiation: Differentiation
+) -> tuple[dict[Edge, float], dict[Edge, Tensor]]:
     with torch.no_grad():
-        linear = differentiation.linearise(sample, {n: _start(v) for n, v in sample.feedforward().items()})
+        linear = differentiation.linearise(bound, sample.point)
     norms, directions = {}, {}
-    for source, target in sample.block.edges:
+    for source, target in bound.block.edges:
         start = None if previous is None else previous.directions.get((source, target))
         like = linear.states[source]
         if start is None or start.shape != like.shape:
