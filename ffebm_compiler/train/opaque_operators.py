@@ -12,6 +12,7 @@ compiler decides what is kept and what is run again. What is no tensor (the mode
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -102,7 +103,7 @@ def _settle(
         call = replace(call, weights=weights)
         phase = free_phase(call)
         own = _Owned(tensors)
-        winners = {**_followed(call.bound, phase.states), **phase.winners}
+        winners = phase.winners or _followed(call.bound, phase.states)
         return [*map(own, phase.states.values()), *map(own, winners.values()), _record(call, phase)]
 
 
@@ -174,8 +175,8 @@ for _name, _kernel, _shape in (
 
 # --- a free phase as tensors, and back -------------------------------------------------------------------------
 
-FIELDS = 5
-"""In a record before the layer weights: options, sweeps, residual, whether converged, whether winners were held."""
+FIELDS = 6
+"""In a record before the layer weights: options, sweeps, residual, whether converged, whether winners were held, contraction (or no number)."""
 
 
 def _followed(bound: BoundBlock, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -186,17 +187,26 @@ def _followed(bound: BoundBlock, states: Mapping[str, Tensor]) -> dict[str, Tens
 def _record(call: BlockCall, phase: FreePhase) -> Tensor:
     """How a block settled, as numbers."""
     r = phase.relaxation
-    fields = [noted(call), r.sweeps, r.residual, r.converged, r.held]
+    fields = [
+        noted(call),
+        r.sweeps,
+        r.residual,
+        r.converged,
+        r.held,
+        math.nan if call.contraction is None else call.contraction,
+    ]
     return torch.tensor([*fields, *(call.layer_weights[s.name] for s in call.block.states)], dtype=torch.float64)
 
 
 def _recalled(model: Model, block: EnergyBlock, record: Tensor) -> tuple[BlockCall, Relaxation, bool]:
     """The call that a record was made of, without its tensors."""
-    options, sweeps, residual, converged, held, *weights = record.tolist()
+    options, sweeps, residual, converged, held, contraction, *weights = record.tolist()
     estimator, tolerance = options_of(int(options), block)
     layer_weights = dict(zip((s.name for s in block.states), weights, strict=True))
     relaxation = Relaxation(block.name, int(sweeps), residual, bool(converged), bool(held))
-    call = BlockCall(block, {}, {}, layer_weights, estimator, tolerance, differentiation=model.differentiation)
+    certified = None if math.isnan(contraction) else contraction
+    how = model.differentiation
+    call = BlockCall(block, {}, {}, layer_weights, estimator, tolerance, differentiation=how, contraction=certified)
     return call, relaxation, bool(held)
 
 
