@@ -1,0 +1,113 @@
+"""Narrow types: gradients in bfloat16 are as near to the exact ones as backpropagation's in bfloat16, and an overflow is seen."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import ffebm_compiler as fc
+
+X = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+Y = torch.arange(8) % 5
+
+
+def network(act: type[nn.Module]) -> nn.Sequential:
+    torch.manual_seed(1)
+    return nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, padding=1), act(), nn.Conv2d(8, 8, 3, padding=1), act(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(8, 8, 3, padding=1), act(), nn.Flatten(), nn.Linear(128, 16), act(), nn.Linear(16, 5)),
+    )
+
+
+def gradients(model: nn.Module, x: Tensor, mixed: torch.dtype | None = None, scale: float = 1.0) -> dict[str, Tensor]:
+    """Of the scaled loss; backward runs outside of the mixed precision, as it should."""
+    with torch.autocast("cpu", mixed, enabled=mixed is not None):
+        output = model(x)
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    (scale * F.cross_entropy(output.to(wide), Y)).backward()
+    return {n: p.grad.double().flatten() for n, p in model.named_parameters()}
+
+
+def exact(model: fc.FFEBM) -> dict[str, Tensor]:
+    """Implicit differentiation in float64."""
+    reference = copy.deepcopy(model).double()
+    with reference.using(estimator=fc.Implicit(), tolerance=1e-12):
+        return gradients(reference, X.double())
+
+
+def worst(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    return min(float(F.cosine_similarity(found[n], e, dim=0)) for n, e in expected.items())
+
+
+@pytest.mark.parametrize("act", [nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU])
+@pytest.mark.parametrize("mixed", [True, False], ids=["autocast", "bfloat16"])
+def test_the_gradient_is_as_good_as_backpropagations(act: type[nn.Module], mixed: bool) -> None:
+    net = network(act)
+    model = fc.convert(net, 3)
+    expected = exact(model)
+    ordinary = worst(
+        gradients(copy.deepcopy(net), X, torch.bfloat16), gradients(copy.deepcopy(net).double(), X.double())
+    )
+    found = gradients(model, X, torch.bfloat16) if mixed else gradients(model.bfloat16(), X.bfloat16())
+    assert 1 - worst(found, expected) <= 3 * (1 - ordinary) + 1e-3, "roundings, and what the tolerance leaves"
+    assert all(r.converged for r in model.relaxation)
+    assert all(r.converged for found in model.nudged_relaxation.values() for r in found)
+    assert {p.grad.dtype for p in model.parameters()} == {torch.float32 if mixed else torch.bfloat16}
+
+
+def test_states_are_as_narrow_as_the_operations() -> None:
+    model = fc.convert(network(nn.ReLU), 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        output, found = model.equilibrium(X)
+    assert {s.dtype for block in found for s in block.states.values()} == {torch.bfloat16} == {output.dtype}
+    assert {s.dtype for block in model.equilibrium(X)[1] for s in block.states.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("estimator", [fc.Implicit(), fc.Unrolled()], ids=lambda e: type(e).__name__)
+def test_float16_by_differentiation(estimator: Any) -> None:
+    model = fc.convert(network(nn.Tanh), 3, estimator=estimator)
+    assert worst(gradients(copy.deepcopy(model), X, torch.float16), exact(model)) > 0.999
+    assert worst(gradients(copy.deepcopy(model).half(), X.half()), exact(model)) > 0.999
+
+
+def test_the_scale_of_the_loss_does_not_matter() -> None:
+    model = fc.convert(network(nn.Tanh), 3)
+    once, scaled = (gradients(copy.deepcopy(model), X, torch.bfloat16, scale) for scale in (1.0, 2.0**16))
+    for n, g in once.items():
+        torch.testing.assert_close(scaled[n] / 2.0**16, g, rtol=2e-2, atol=2e-2 * float(g.abs().max()))
+
+
+def test_an_overflow_is_seen_by_the_scaler() -> None:
+    """A loss that is scaled beyond float32 leaves no number in the gradients, so the step is skipped and the scale lowered."""
+    model = fc.convert(network(nn.ReLU), 3)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=3e38)
+    before = [p.detach().clone() for p in model.parameters()]
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = F.cross_entropy(model(X).float(), Y)
+    with pytest.warns(fc.ConvergenceWarning, match="If the loss and its gradient are finite"):
+        scaler.scale(100 * loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    assert scaler.get_scale() < 3e38
+
+
+def test_a_scaler_trains() -> None:
+    model = fc.convert(network(nn.ReLU), 3)
+    optimizer, scaler = torch.optim.Adam(model.parameters(), 0.01), torch.amp.GradScaler("cpu")
+    losses = []
+    for _ in range(25):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = F.cross_entropy(model(X).float(), Y)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
