@@ -13,6 +13,7 @@ import resource
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,8 +99,9 @@ def _row(case: Measurement, found: Found, base: float) -> Row:
 
 def in_a_process(case: Measurement) -> Found:
     """The same in a fresh process with an allocator that gives back what is free."""
-    with _environment(EXACT_ALLOCATOR), multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(measure, (case,))
+    fresh = multiprocessing.get_context("spawn")
+    with _environment(EXACT_ALLOCATOR), ProcessPoolExecutor(1, mp_context=fresh) as pool:
+        return pool.submit(measure, case).result()
 
 
 @contextmanager

@@ -42,12 +42,13 @@ def _finish(axis: Any, labels: Sequence[str], text: str) -> None:
     axis.grid(axis="y", visible=False)
 
 
-def _plain_numbers(axis: Any) -> None:
+def _plain_numbers(side: Any) -> None:
+    """1, 2, 5, 10 along a logarithmic x or y axis."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    side.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    side.set_major_formatter(lambda x, _: f"{x:g}")
+    side.set_minor_formatter(NullFormatter())
 
 
 def _points(
@@ -87,7 +88,7 @@ def ratios(text: str, series: str, bound: float | None = None) -> Callable[[Docu
         if bound is not None:
             axis.axvline(bound, color="black", linewidth=0.8, linestyle=":", label=f"goal: {bound:g}")
         _finish(axis, labels, text)
-        _plain_numbers(axis)
+        _plain_numbers(axis.xaxis)
         axis.legend(frameon=False, fontsize=8, loc="best")
         picture.suptitle(report.conditions(document), fontsize=7, color="#666666")
         return picture
@@ -107,7 +108,7 @@ def ways(document: Document) -> Any:
         _points(axes[1], chosen, places, k, way, "error")
     _finish(axes[0], labels, "a training step, in backprop steps")
     _finish(axes[1], ["" for _ in labels], "relative error of the gradient")
-    _plain_numbers(axes[0])
+    _plain_numbers(axes[0].xaxis)
     axes[0].axvline(1, color="black", linewidth=0.8)
     axes[1].axvline(1, color="black", linewidth=0.8)
     for axis in axes:
@@ -137,8 +138,10 @@ def memory(document: Document) -> Any:
         )
     axis.axhline(1.5, color="black", linewidth=0.8, linestyle=":", label="goal: 1.5")
     axis.set(xscale="log", yscale="log", xlabel="sweeps of each phase", ylabel="peak memory of a step, in backprop's")
-    axis.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
-    axis.yaxis.set_minor_formatter(lambda y, _: "")
+    _plain_numbers(axis.yaxis)
+    axis.set_xticks(sorted({r["sweeps"] for r in rows if r["sweeps"] != ""}))
+    axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    axis.xaxis.set_minor_formatter(lambda x, _: "")
     axis.legend(frameon=False, fontsize=8)
     picture.suptitle(report.conditions(document), fontsize=7, color="#666666")
     return picture

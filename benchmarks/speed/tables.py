@@ -93,6 +93,27 @@ def against_others(found: Documents) -> str:
     return markdown(("network", "blocks", "feedback", *ways), rows)
 
 
+def peaks(found: Documents) -> str:
+    """Splitting and memory, in two sentences."""
+    ours = [r for r in found["memory"]["rows"] if r["way"] == "BP-EP"]
+    recorded = [r for r in found["memory"]["rows"] if r["way"] == "recorded"]
+    split = {key(r): r["ratio"] for r in found["splitting"]["rows"]}
+    one, other = (split.get((f"splitting, L = {d}", s, "unit")) for d, s in (("6", "6"), ("12", "4")))
+    lines = [
+        f"Peak memory of a training step at {_listed(r['sweeps'] for r in ours)} sweeps: {_listed(format(r['ratio'], '.2f') for r in ours)} times backprop's"
+        f" (recorded, {_listed(r['sweeps'] for r in recorded)} sweeps: {_listed(format(r['ratio'], '.1f') for r in recorded)})."
+    ]
+    if one and other:
+        lines.append(
+            f"At unit feedback one block of 6 takes {one:.2g} times the time of blocks of 2 (L = 6), blocks of 4 take {other:.2g} times (L = 12)."
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _listed(values: Iterable[Any]) -> str:
+    return " / ".join(map(str, values))
+
+
 # --- docs/measurements.md ----------------------------------------------------------------------------------
 
 
@@ -127,6 +148,7 @@ class Table:
 TABLES = {
     "steps": Table(steps_and_inferences, "step", "inference"),
     "ways": Table(against_others, "schedules"),
+    "peaks": Table(peaks, "memory", "splitting"),
     **{
         name: Table(whole(name), name)
         for name in ("step", "schedules", "splitting", "inference", "memory", "compiling")
