@@ -74,8 +74,8 @@ def _measured(model: FFEBM, bound: BoundBlock, version: tuple[int, ...]) -> Gain
 
 
 def _thrown_away(model: FFEBM, bound: BoundBlock, version: tuple[int, ...]) -> Gains:
-    """Few steps, and forgotten: the gains of a guessed shape."""
-    return GainStore(steps=FEW).measure(bound, model.execution.loop_gain, version, False, model.differentiation)
+    """The gains of a guessed shape: few steps, without code derived for later uses, and forgotten."""
+    return GainStore(steps=FEW).measure(bound, model.execution.loop_gain, version, False, AUTOMATIC)
 
 
 @contextlib.contextmanager
