@@ -103,8 +103,10 @@ def _settle(
         call = replace(call, weights=weights)
         phase = free_phase(call)
         own = _Owned(tensors)
-        winners = phase.winners or _followed(call.bound, phase.states)
-        return [*map(own, phase.states.values()), *map(own, winners.values()), _record(call, phase)]
+        winners, names = phase.winners, winner_names(block)
+        if any(n not in winners for n in names):
+            winners = {**_followed(call.bound, phase.states), **winners}
+        return [*map(own, phase.states.values()), *(own(winners[n]) for n in names), _record(call, phase)]
 
 
 def _settle_shape(
