@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 
 from ..errors import OptionError, Problem
-from ..estimate import CenteredEP, Estimator
+from ..estimate import Estimator, TangentEP
 from ..solve import Tolerance
 
 DEFAULT_LOOP_GAIN = 0.01
@@ -28,7 +28,7 @@ class Execution:
         OptionError: with every option that can't be used.
     """
 
-    estimator: Estimator = field(default_factory=CenteredEP)
+    estimator: Estimator = field(default_factory=TangentEP)
     tolerance: Tolerance = field(default_factory=Tolerance)
     loop_gain: float | None = DEFAULT_LOOP_GAIN
 

@@ -16,7 +16,7 @@ from .backends.execution import DEFAULT_LOOP_GAIN
 from .backends.verification import verify_early
 from .compiled import Compiled, ModeProgram
 from .errors import OptionError, Problem
-from .estimate import CenteredEP, Estimator
+from .estimate import Estimator, TangentEP
 from .ir import Program
 from .options import Options, check
 from .passes import (
@@ -75,7 +75,7 @@ def convert(
             deeper inside; ``"split"`` makes every norm a boundary; ``"held"`` holds all of them.
         loop_gain: the bound on the loop gain of every coupling; below 0.25 the energy of a chain is certified
             strictly convex. None gives all reverse gains 1, as in the paper.
-        estimator: how backward gets the gradient of a block, :class:`CenteredEP` by default.
+        estimator: how backward gets the gradient of a block, :class:`TangentEP` by default.
         tolerance: the relative residual at which a relaxation has converged; None chooses by the precision.
         max_sweeps: the most sweeps a relaxation may take.
         example_inputs: a tensor, a tuple of arguments or a dict of keywords. Only needed where symbolic tracing
@@ -95,7 +95,7 @@ def convert(
         _size(block_size, block_sizes), block_sizes, digital, analog, norm, loop_gain, estimator, tolerance, max_sweeps, example_inputs, _given(rules), copy
     )  # fmt: skip
     compiled = compile_model(model, options)
-    lowered = TorchEP(Execution(estimator or CenteredEP(), Tolerance(tolerance, max_sweeps), loop_gain)).lower(compiled)
+    lowered = TorchEP(Execution(estimator or TangentEP(), Tolerance(tolerance, max_sweeps), loop_gain)).lower(compiled)
     verify_early(lowered, options.examples)
     return lowered
 

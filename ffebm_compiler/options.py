@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from .backends.execution import execution_problems, is_count
 from .errors import GradientWarning, OptionError, Problem, close_matches
-from .estimate import CenteredEP, Estimator
+from .estimate import Estimator, TangentEP
 from .passes import NORMS, Choice
 from .passes.trace import is_hooked
 from .rules import Rule
@@ -166,7 +166,7 @@ def _option_problems(o: Options) -> Iterator[Problem]:
     yield from _sizes(o.block_size, o.block_sizes)
     yield from _choice("digital", o.digital)
     yield from _choice("analog", o.analog)
-    yield from execution_problems(o.estimator or CenteredEP(), o.loop_gain, o.tolerance, o.max_sweeps)
+    yield from execution_problems(o.estimator or TangentEP(), o.loop_gain, o.tolerance, o.max_sweeps)
     if o.norm not in NORMS:
         yield Problem("option norm", f"is {o.norm!r}", close_matches(str(o.norm), NORMS))
     if not isinstance(o.copy, bool):

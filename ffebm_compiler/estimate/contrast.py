@@ -21,15 +21,16 @@ from ..solve import Gradients, Linearised, States
 from ..solve.relaxation import peak
 
 
-def contrast(linear: Linearised, difference: States, mean: States) -> Gradients:
+def contrast(linear: Linearised, difference: States, mean: States, scale: float = 1.0) -> Gradients:
     """The gradient estimate from the rate of displacement ``difference`` and the offset ``mean``.
 
     Args:
         linear: the block at its free equilibrium, with what the gradient is wanted in; its graph is used up.
         difference: D, by state.
         mean: h, by state; empty for zero.
+        scale: of D.
     """
-    return linear.contrast(difference, {} if _is_rounding(mean, linear.states) else mean)
+    return linear.contrast(difference, {} if _is_rounding(mean, linear.states) else mean, scale)
 
 
 def _is_rounding(mean: States, states: Mapping[str, Tensor]) -> bool:

@@ -82,10 +82,12 @@ def displaced(
     if any(v.dtype == torch.float16 for v in linear.states.values()):
         raise InputError(_TOO_NARROW)
     if strength == 0:
-        return {n: torch.zeros_like(v) for n, v in linear.states.items()}, Relaxation(
-            linear.bound.block.name, 0, 0.0, True
-        )
+        return {n: torch.zeros_like(v) for n, v in linear.states.items()}, _at_rest(linear)
     return displace(linear, errors, strength, tolerance)
+
+
+def _at_rest(linear: Linearised) -> Relaxation:
+    return Relaxation(linear.bound.block.name, 0, 0.0, True)
 
 
 def rate_and_mean(first: States, second: States, span: float) -> tuple[States, States]:
@@ -183,10 +185,27 @@ class TangentEP:
         strength = nudge_strength(errors, 1.0)
         if strength == 0:
             return no_gradient(free, wanted)
+        if math.isfinite(strength) and not any(e.dtype == torch.float16 for e in errors.values()):
+            strength = (
+                -1.0
+            )  # the gradient is then what the contrast gives, without a factor; float16 has no range for it
         linear = free.differentiation.linearise(free.bound, free.states, wanted)
-        d, record = displace(linear, errors, strength, free.tolerance, tangent=True)
-        difference = {n: v / strength for n, v in d.items()}
-        return Estimate(contrast(linear, difference, {}), (record,))
+        d, record = tangent_displaced(linear, errors, strength, free.tolerance)
+        return Estimate(tangent_contrast(linear, d, strength), (record,))
+
+
+def tangent_displaced(
+    linear: Linearised, errors: Mapping[str, Tensor], strength: float, tolerance: Tolerance
+) -> tuple[States, Relaxation]:
+    """``strength`` times the displacement per nudge, in the limit of a vanishing one."""
+    if strength == 0:
+        return {n: torch.zeros_like(v) for n, v in linear.states.items()}, _at_rest(linear)
+    return displace(linear, errors, strength, tolerance, tangent=True)
+
+
+def tangent_contrast(linear: Linearised, displacement: States, strength: float) -> Gradients:
+    """The gradient from the displacement under a vanishing nudge, times ``strength``."""
+    return contrast(linear, displacement, {}, 1 / strength)
 
 
 __all__ = ["CenteredEP", "OneSidedEP", "TangentEP", "Tolerance"]

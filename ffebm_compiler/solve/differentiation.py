@@ -98,9 +98,9 @@ class Linearised(Protocol):
         """J^T d into each source of one state's drive."""
         ...
 
-    def contrast(self, difference: Mapping[str, Tensor], mean: Mapping[str, Tensor]) -> Gradients:
-        """The gradient of ``- sum_m w_m (<D_m, f_m(s* + h)> + <s_m* + h_m, J_m D>)`` in what is wanted, with D the difference and h the
-        mean (none: zero); zero for what it does not depend on."""
+    def contrast(self, difference: Mapping[str, Tensor], mean: Mapping[str, Tensor], scale: float = 1.0) -> Gradients:
+        """The gradient of ``- scale sum_m w_m (<D_m, f_m(s* + h)> + <s_m* + h_m, J_m D>)`` in what is wanted, with D the difference and h
+        the mean (none: zero); zero for what it does not depend on."""
         ...
 
 

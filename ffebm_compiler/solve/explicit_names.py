@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..ir import Coupling, Operand, Term, Weight
 from .explicit_code import Code, Key
+from .explicit_folding import folded
 from .explicit_maps import Read
 
 Codes = TypeVar("Codes")
@@ -21,7 +22,7 @@ Codes = TypeVar("Codes")
 
 @dataclass(frozen=True)
 class Names:
-    """The inner name of everything that a coupling reads and computes.
+    """The inner name of everything that a coupling reads and computes, its held norms folded.
 
     Attributes:
         coupling: the coupling under its inner names.
@@ -35,6 +36,7 @@ class Names:
 
     @staticmethod
     def of(coupling: Coupling) -> Names:
+        coupling = folded(coupling)
         inner = {n: f"s{i}" for i, n in enumerate(coupling.sources)}
         inner |= {n: f"x{i}" for i, n in enumerate(coupling.inputs)}
         inner |= {t.name: f"t{i}" for i, t in enumerate(coupling.terms)}

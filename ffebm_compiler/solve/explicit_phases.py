@@ -127,17 +127,17 @@ class ExplicitLinearisation:
             found = maps.pull({**kept, COTANGENT: d})
         return {n: found[pulled(n)] for n in state.drive.sources}
 
-    def contrast(self, difference: Mapping[str, Tensor], mean: Mapping[str, Tensor]) -> Gradients:
+    def contrast(self, difference: Mapping[str, Tensor], mean: Mapping[str, Tensor], scale: float = 1.0) -> Gradients:
         try:
-            return self._contrast(difference, mean)
+            return self._contrast(difference, mean, scale)
         except UnderivableError:
-            return AUTOMATIC.linearise(self.bound, self.states, self.wanted).contrast(difference, mean)
+            return AUTOMATIC.linearise(self.bound, self.states, self.wanted).contrast(difference, mean, scale)
 
-    def _contrast(self, difference: Mapping[str, Tensor], mean: Mapping[str, Tensor]) -> Gradients:
+    def _contrast(self, difference: Mapping[str, Tensor], mean: Mapping[str, Tensor], scale: float) -> Gradients:
         total = Total(self.bound, self.wanted)
         with torch.no_grad():
             for state in self.bound.block.states:
-                total.add(-self.bound.layer_weights[state.name], self._directional(state, difference, mean))
+                total.add(-scale * self.bound.layer_weights[state.name], self._directional(state, difference, mean))
         return total.gradients
 
     def _directional(
@@ -164,7 +164,10 @@ class Total:
     def add(self, factor: float, found: Mapping[Key, Tensor]) -> None:
         for key, g in found.items():
             name = key.path if isinstance(key, Weight) else str(key)
-            self._found[name] = self._found[name].add(g, alpha=factor) if name in self._found else factor * g
+            if name in self._found:
+                self._found[name] = self._found[name].add(g, alpha=factor)
+            else:
+                self._found[name] = g if factor == 1.0 else factor * g
 
     @property
     def gradients(self) -> Gradients:

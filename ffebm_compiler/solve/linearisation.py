@@ -94,12 +94,12 @@ class Linearisation:
         pulled = torch.autograd.grad(linear.f, list(linear.sources.values()), d, retain_graph=True)
         return dict(zip(linear.sources, pulled, strict=True))
 
-    def contrast(self, difference: Mapping[str, Tensor], mean: Mapping[str, Tensor]) -> Gradients:
+    def contrast(self, difference: Mapping[str, Tensor], mean: Mapping[str, Tensor], scale: float = 1.0) -> Gradients:
         """The gradient of the contrast's function of weights and inputs; the graph is used up."""
         w, states = self.bound.layer_weights, self.bound.block.states
         with torch.enable_grad():
             terms = [w[s.name] * self._directional(s, difference, mean) for s in states]
-            return gradients_of(-torch.stack(terms).sum(), self.leaves)
+            return gradients_of(-scale * torch.stack(terms).sum(), self.leaves)
 
     def _directional(self, state: State, difference: Mapping[str, Tensor], mean: Mapping[str, Tensor]) -> Tensor:
         """``<D_m, f_m(s* + h)> + <s_m* + h_m, J_m D>`` of one state, as a function of weights and inputs."""

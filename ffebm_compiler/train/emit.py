@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..estimate import CenteredEP, Estimator, OneSidedEP
+from ..estimate import CenteredEP, Estimator, OneSidedEP, TangentEP
 from ..estimate.equilibrium_propagation import default_beta
 from ..ir import Energy, EnergyBlock, Program, Ref
 from .digital_code import digital_function
@@ -62,6 +62,8 @@ def how(estimator: Estimator | None) -> str:
         return "two nudged phases and their contrast (centered equilibrium propagation)"
     if isinstance(estimator, OneSidedEP):
         return "one nudged phase and its contrast with the free one (one-sided equilibrium propagation)"
+    if isinstance(estimator, TangentEP):
+        return "one relaxation of the displacement under a vanishing nudge (equilibrium propagation in the limit)"
     return type(estimator).__name__
 
 
@@ -181,6 +183,14 @@ def backward_chain(program: Program, estimator: Estimator | None) -> list[str]:
 def _backward_block(block: EnergyBlock, program: Program, estimator: Estimator | None) -> list[str]:
     name = block.name
     outputs = printable(", ".join(program.labels.get(n, n) for n in block.outputs))
+    if isinstance(estimator, TangentEP):
+        return [
+            f"# {name}: equilibrium propagation, nudged at {outputs}",
+            f"nudge = {name}.strength(error, 1.0)  # relative to the largest error; the displacement is linear in it",
+            f"displacement = {name}.tangent(error, nudge)",
+            f"accumulate(error, {name}.contrast_tangent(displacement, nudge))",
+            "",
+        ]
     if not isinstance(estimator, (CenteredEP, OneSidedEP)):
         what = "on the chip, nudged" if estimator is None else type(estimator).__name__
         return [

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 
 from ..estimate import Estimate, Estimator, FreePhase
 from ..estimate.contrast import contrast
-from ..estimate.equilibrium_propagation import displaced, energy_gradients, nudge_strength, rate_and_mean
+from ..estimate.equilibrium_propagation import (
+    displaced,
+    energy_gradients,
+    nudge_strength,
+    rate_and_mean,
+    tangent_contrast,
+    tangent_displaced,
+)
 from ..estimate.literal import nudged_equilibrium
 from ..ir import DigitalBlock, EnergyBlock, Program
 from ..solve import Gradients, Linearised, States
@@ -178,6 +185,12 @@ class EnergyPart:
         self._report(record)
         return displacement
 
+    def tangent(self, errors: Mapping[str, Tensor], strength: float) -> States:
+        """The displacement of every state in the limit of a vanishing nudge, times ``strength``."""
+        displacement, record = tangent_displaced(self.linear, self.errors_of(errors), strength, self.free.tolerance)
+        self._report(record)
+        return displacement
+
     def nudged_states(self, errors: Mapping[str, Tensor], strength: float) -> States:
         """The nudged equilibrium itself, as a circuit finds it."""
         states, record = nudged_equilibrium(self.free, self.errors_of(errors), strength)
@@ -193,6 +206,12 @@ class EnergyPart:
             return {}
         difference, mean = rate_and_mean(first, second, span)
         return self._hand_out(contrast(self.linear, difference, mean))
+
+    def contrast_tangent(self, displacement: States, strength: float) -> Errors:
+        """The same from the displacement in the limit of a vanishing nudge."""
+        if strength == 0:
+            return {}
+        return self._hand_out(tangent_contrast(self.linear, displacement, strength))
 
     def contrast_states(self, first: States, second: States, span: float) -> Errors:
         """The same from two nudged states, by subtracting the energy's gradients."""
