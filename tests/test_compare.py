@@ -90,5 +90,5 @@ def test_it_prints_and_plots(model: fc.FFEBM, batch: tuple[torch.Tensor, torch.T
     pytest.importorskip("matplotlib")
     found = fc.compare_gradients(model, *batch, F.cross_entropy)
     assert "exact is 0" in str(found)
-    assert "worst of CenteredEP" in str(found)
+    assert "worst of TangentEP" in str(found)
     assert found.plot(tmp_path / "gradients.png").stat().st_size > 5000

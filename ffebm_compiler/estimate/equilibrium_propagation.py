@@ -182,16 +182,22 @@ class TangentEP:
     """The limit beta -> 0: the tangent (forward-mode) equation of the equilibrium, relaxed like a nudged phase."""
 
     def __call__(self, free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[str]) -> Estimate:
-        strength = nudge_strength(errors, 1.0)
+        strength = tangent_strength(errors)
         if strength == 0:
             return no_gradient(free, wanted)
-        if math.isfinite(strength) and not any(e.dtype == torch.float16 for e in errors.values()):
-            strength = (
-                -1.0
-            )  # the gradient is then what the contrast gives, without a factor; float16 has no range for it
         linear = free.differentiation.linearise(free.bound, free.states, wanted)
         d, record = tangent_displaced(linear, errors, strength, free.tolerance)
         return Estimate(tangent_contrast(linear, d, strength), (record,))
+
+
+def tangent_strength(errors: Mapping[str, Tensor]) -> float:
+    """The nudge that a displacement is relaxed for that is linear in it.
+
+    At -1 the contrast gives the gradient without a factor. Errors in float16, which has no range for that, are nudged by 1 / max |delta|.
+    """
+    strength = nudge_strength(errors, 1.0)
+    narrow = any(e.dtype == torch.float16 for e in errors.values())
+    return strength if narrow or strength == 0 or not math.isfinite(strength) else -1.0
 
 
 def tangent_displaced(

@@ -80,7 +80,7 @@ class EnergyBlock:
     def held(self, winners: Collection[str]) -> EnergyBlock:
         """This block with those winners of its maxima as further inputs: its couplings are then linear in the states."""
         states = tuple(replace(s, drive=s.drive.held(winners)) for s in self.states)
-        return replace(self, states=states, inputs=(*self.inputs, *winners))
+        return replace(self, states=states, inputs=tuple(dict.fromkeys((*self.inputs, *winners))))
 
 
 @dataclass(frozen=True)

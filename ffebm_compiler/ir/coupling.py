@@ -151,9 +151,9 @@ class Coupling:
         return f, found
 
     def held(self, winners: Collection[str]) -> Coupling:
-        """This coupling with those winners given from outside."""
-        names = [n for t in self.terms if (n := winners_of(t.name)) in winners]
-        terms = tuple(t.held() if winners_of(t.name) in names else t for t in self.terms)
+        """This coupling with those winners given from outside; one that is held already stays as it is."""
+        names = [n for t in self.terms if t.operation.routed and (n := winners_of(t.name)) in winners]
+        terms = tuple(t.held() if t.operation.routed and winners_of(t.name) in names else t for t in self.terms)
         return replace(self, terms=terms, inputs=(*self.inputs, *names))
 
     @property

@@ -186,7 +186,7 @@ def _backward_block(block: EnergyBlock, program: Program, estimator: Estimator |
     if isinstance(estimator, TangentEP):
         return [
             f"# {name}: equilibrium propagation, nudged at {outputs}",
-            f"nudge = {name}.strength(error, 1.0)  # relative to the largest error; the displacement is linear in it",
+            f"nudge = {name}.tangent_strength(error)  # the displacement is linear in it",
             f"displacement = {name}.tangent(error, nudge)",
             f"accumulate(error, {name}.contrast_tangent(displacement, nudge))",
             "",

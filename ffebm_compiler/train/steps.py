@@ -24,6 +24,7 @@ from ..estimate.equilibrium_propagation import (
     rate_and_mean,
     tangent_contrast,
     tangent_displaced,
+    tangent_strength,
 )
 from ..estimate.literal import nudged_equilibrium
 from ..ir import DigitalBlock, EnergyBlock, Program
@@ -184,6 +185,10 @@ class EnergyPart:
         displacement, record = displaced(self.linear, self.errors_of(errors), strength, self.free.tolerance)
         self._report(record)
         return displacement
+
+    def tangent_strength(self, errors: Mapping[str, Tensor]) -> float:
+        """The nudge that :meth:`tangent` is given; zero where there is no error."""
+        return tangent_strength(self.errors_of(errors))
 
     def tangent(self, errors: Mapping[str, Tensor], strength: float) -> States:
         """The displacement of every state in the limit of a vanishing nudge, times ``strength``."""

@@ -62,6 +62,33 @@ def test_without_a_tie_the_winners_are_those_of_the_equilibrium(loop_gain: float
     assert all(g[s > 0].abs().max() < 1e-9 for g, s in zip(gradients, states.values(), strict=True))
 
 
+class Shared(nn.Module):
+    """One maximum that two states read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.left, self.right = (nn.Conv1d(1, 1, 3, padding=1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = F.max_pool1d(F.relu(self.stem(x)), 2)
+        return F.relu(self.right(F.relu(self.left(pooled))) + pooled)
+
+
+@pytest.mark.parametrize("loop_gain", [CERTIFIED, None])
+def test_a_maximum_that_two_states_read_has_the_same_winners_in_both(loop_gain: float | None) -> None:
+    torch.manual_seed(1)
+    model = fc.convert(Shared(), block_size=3, loop_gain=loop_gain).double()
+    x = torch.randn(4, 1, 6, dtype=torch.float64).requires_grad_()
+    model(x).square().sum().backward()
+    found = [x.grad.clone(), *(p.grad.clone() for p in model.parameters())]
+    model.zero_grad()
+    x.grad = None
+    with model.using(estimator=fc.Implicit()):
+        model(x).square().sum().backward()
+    exact = [x.grad, *(p.grad for p in model.parameters())]
+    assert all(torch.allclose(a, b, rtol=1e-6, atol=1e-9) for a, b in zip(found, exact, strict=True))
+
+
 @pytest.mark.parametrize(
     ("rule", "options"),
     [

@@ -149,12 +149,14 @@ def test_the_code_reads_in_the_users_names() -> None:
     lines = code.splitlines()
     assert any(line.strip().startswith("drop = network.drop(") for line in lines)
     inference = [i for i, line in enumerate(lines) if "= EnergyPart(" in line]
-    contrasts = [i for i, line in enumerate(lines) if ".contrast(" in line]
+    contrasts = [i for i, line in enumerate(lines) if ".contrast_tangent(" in line]
     assert len(inference) == len(contrasts) == len(model.blocks)
     assert max(inference) < min(contrasts)
     order = [lines[i].strip().split(".")[0].split("(")[-1].split(", ")[-1] for i in contrasts]
     assert order == [b.name for b in reversed(model.blocks)]
-    assert code.count("positive = ") == code.count("negative = ") == len(model.blocks)
+    assert code.count("displacement = ") == len(model.blocks)
+    two_phases = fc.convert(Skips(), 2, estimator=fc.CenteredEP()).training_code
+    assert two_phases.count("positive = ") == two_phases.count("negative = ") == len(model.blocks)
 
 
 def test_code_for_another_partition_says_so() -> None:
