@@ -44,11 +44,11 @@ class Sample:
 
     Attributes:
         point: by state: a random one where the Jacobian of a coupling depends on it, of its shape alone elsewhere.
-        shapes: of the one sample that it belongs to, by input.
+        shapes: of the one sample that it belongs to, by input, with type and device.
     """
 
     point: Mapping[str, Tensor]
-    shapes: Mapping[str, tuple[int, ...]]
+    shapes: Mapping[str, tuple[object, ...]]
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,8 @@ def sampled(bound: BoundBlock) -> tuple[BoundBlock, Sample]:
     return cut, Sample(point, shapes_of(cut))
 
 
-def shapes_of(bound: BoundBlock) -> dict[str, tuple[int, ...]]:
-    return {n: tuple(v.shape) for n, v in bound.inputs.items() if isinstance(v, Tensor)}
+def shapes_of(bound: BoundBlock) -> dict[str, tuple[object, ...]]:
+    return {n: (*v.shape, v.dtype, v.device) for n, v in bound.inputs.items() if isinstance(v, Tensor)}
 
 
 def spectral_norms(
