@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from ..ir import EnergyBlock
-from ..solve import AUTOMATIC, BoundBlock, Differentiation, Gains, bounded_gains, followed_gains, unit_gains
+from ..solve import (
+    AUTOMATIC,
+    BoundBlock,
+    Differentiation,
+    Gains,
+    bounded_gains,
+    contraction_of,
+    followed_gains,
+    unit_gains,
+)
 from ..solve.loop_gain import STEPS
 
 METADATA = "ffebm_gains"
@@ -34,17 +43,20 @@ class GainStore:
 
     known: dict[Key, tuple[Gains, Version]] = field(default_factory=dict)
     steps: int = STEPS
+    _contractions: dict[str, tuple[Gains, EnergyBlock, float | None]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def find(self, block: EnergyBlock, loop_gain: float | None) -> Gains | None:
         """The gains that a block has; None before its first use."""
         if loop_gain is None or not block.has_feedback:
             return unit_gains(block)
-        found = self.known.get((_name(block), loop_gain))
+        found = self.known.get((block.key, loop_gain))
         return None if found is None else found[0]
 
     def is_outdated(self, block: EnergyBlock, loop_gain: float | None, version: Version) -> bool:
         """Whether a block's gains were measured at other weights; gains that were loaded are those of the weights beside them."""
-        if loop_gain is None or (key := (_name(block), loop_gain)) not in self.known:
+        if loop_gain is None or (key := (block.key, loop_gain)) not in self.known:
             return False
         return self.known[key][1] not in (None, version)
 
@@ -52,14 +64,14 @@ class GainStore:
         self,
         bound: BoundBlock,
         loop_gain: float | None,
-        version: Version,
+        version: Version | Callable[[], Version],
         refresh: bool,
         differentiation: Differentiation = AUTOMATIC,
     ) -> Gains:
         """The gains of a block on its present inputs and weights.
 
         Args:
-            version: of the weights; gains of the same version stand.
+            version: of the weights, or what tells it, asked only where it matters; gains of the same version stand.
             refresh: whether gains of another version are measured again, from where they were.
             differentiation: how the couplings' transposes are found.
         """
@@ -68,8 +80,10 @@ class GainStore:
         if loop_gain is None or not block.has_feedback:
             assert found is not None
             return found
-        key = (_name(block), loop_gain)
-        if found is not None and (not refresh or self.known[key][1] == version):
+        if found is not None and not refresh:
+            return found
+        key, version = (block.key, loop_gain), version() if callable(version) else version
+        if found is not None and self.known[key][1] == version:
             return found
         with torch.no_grad():
             if found is not None and found.directions:
@@ -78,6 +92,13 @@ class GainStore:
                 gains = bounded_gains(bound, loop_gain, found, self.steps, differentiation)
         self.known[key] = (gains, version)
         return gains
+
+    def contraction(self, block: EnergyBlock, gains: Gains) -> float | None:
+        """What gains certify of a sweep (:func:`ffebm_compiler.solve.contraction_of`), found once for as long as they stand."""
+        known = self._contractions.get(block.key)
+        if known is None or known[0] is not gains or known[1] is not block:
+            known = self._contractions[block.key] = gains, block, contraction_of(block, gains)
+        return known[2]
 
     def take(self, other: GainStore, version: Version, present: Version = None) -> None:
         """Takes another store's gains as those of the given version.
@@ -113,8 +134,3 @@ class GainStore:
                 Gains(weights, norms, {(l, m): v for l, m, v in saved["directions"]}),
                 None,
             )
-
-
-def _name(block: EnergyBlock) -> str:
-    """What gains are kept under: the states, since the two modes of a model may have other blocks of the same name."""
-    return ",".join(s.name for s in block.states)

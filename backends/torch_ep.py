@@ -39,7 +39,6 @@ from ..solve import (
     Gains,
     Relaxation,
     Tolerance,
-    contraction_of,
     relax,
     unit_gains,
 )
@@ -110,7 +109,8 @@ class FFEBM(nn.Module):
         hidden["execution"] = execution
         hidden["differentiation"] = EXPLICIT
         hidden["_gains"] = GainStore()
-        hidden["_records"] = ()
+        hidden["_records"] = []
+        hidden["_version"] = None
         hidden["_nudged"] = {}
         hidden["_steps"] = {}
         hidden["_number"] = enrol(self)
@@ -268,11 +268,11 @@ class FFEBM(nn.Module):
         training_step = self.training and torch.is_grad_enabled()
         with out_of_sight():
             gains = self.gain_store.measure(
-                bound, self.execution.loop_gain, self._weights_version, training_step, self.differentiation
+                bound, self.execution.loop_gain, self._version_in_run, training_step, self.differentiation
             )
 
         def free(phase: FreePhase) -> None:
-            self.__dict__["_records"] += (phase.relaxation,)
+            self.__dict__["_records"].append(phase.relaxation)
             record(phase)
             if math.isfinite(phase.relaxation.residual):
                 self._verify_once(bound.with_layer_weights(gains.layer_weights), phase.states)
@@ -289,7 +289,7 @@ class FFEBM(nn.Module):
             self.record_nudged,
             partial(relax, differentiation=self.differentiation),
             differentiation=self.differentiation,
-            contraction=contraction_of(block, gains),
+            contraction=self.gain_store.contraction(block, gains),
         )
 
     def record_nudged(self, block: EnergyBlock, estimate: Estimate) -> None:
@@ -317,7 +317,18 @@ class FFEBM(nn.Module):
     @property
     def _weights_version(self) -> tuple[int, ...]:
         """Changes with every in-place update of a parameter."""
-        return tuple(p._version for p in self.network.parameters())
+        return versions_of(self.network)
+
+    def _version_in_run(self) -> tuple[int, ...]:
+        """The version that the present run found first: to ask for each block takes quadratic time.
+
+        Where weights change within a run, its gains count as those of before, and the next training step measures them again.
+        """
+        hidden = self.__dict__
+        if hidden["_version"] is None:
+            hidden["_version"] = self._weights_version
+        version: tuple[int, ...] = hidden["_version"]
+        return version
 
     @property
     def gain_store(self) -> GainStore:
@@ -325,15 +336,26 @@ class FFEBM(nn.Module):
 
     def gains(self, block: EnergyBlock) -> Gains | None:
         """The gains that a block has been given; None before its first use."""
-        found, loop_gain = self.gain_store.find(block, self.execution.loop_gain), self.execution.loop_gain
-        outdated = self.gain_store.is_outdated(block, loop_gain, self._weights_version)
+        return self._gains_at(block, self._weights_version)
+
+    def _gains_at(self, block: EnergyBlock, version: tuple[int, ...]) -> Gains | None:
+        loop_gain = self.execution.loop_gain
+        found = self.gain_store.find(block, loop_gain)
+        outdated = self.gain_store.is_outdated(block, loop_gain, version)
         return replace(found, outdated=True) if found is not None and outdated else found
+
+    def _all_gains(self) -> dict[str, Gains | None]:
+        """The gains of every block, by its name."""
+        version = self._weights_version
+        return {b.name: self._gains_at(b, version) for b in self.program.energy_blocks}
 
     def ensure_gains(self, *args: Any, **kwargs: Any) -> None:
         """Measures the gains of blocks that have none yet, on the given input, without touching anything else."""
-        if all(self.gains(b) is not None for b in self.program.energy_blocks):
+        loop_gain = self.execution.loop_gain
+        if all(self.gain_store.find(b, loop_gain) is not None for b in self.program.energy_blocks):
             return
-        probe = copy.deepcopy(self)
+        shared = {id(p): p for p in self.network.parameters()}  # a forward pass moves buffers only
+        probe = copy.deepcopy(self, shared)
         with torch.random.fork_rng(), torch.no_grad():
             probe(*args, **kwargs)
         self.share_gains(probe)
@@ -353,25 +375,25 @@ class FFEBM(nn.Module):
     def verified(self) -> dict[str, Verification]:
         """The checks of the current mode's blocks so far, by block name."""
         store = self.__dict__["_verified"]
-        return {b.name: store[key] for b in self.program.energy_blocks if (key := _shape_of(b)) in store}
+        return {b.name: store[b.makeup] for b in self.program.energy_blocks if b.makeup in store}
 
     def _verify_once(self, bound: BoundBlock, states: Mapping[str, Tensor]) -> None:
         """Verifies a block at its first use, whichever way and in whichever mode it is used."""
-        store, key = self.__dict__["_verified"], _shape_of(bound.block)
+        store, key = self.__dict__["_verified"], bound.block.makeup
         if key not in store and _are_finite(states):
             with torch.no_grad(), out_of_sight():
                 store[key] = verify(one_sample(bound), self.program.labels)
 
     def forget_run(self) -> None:
         """Drops what the last run recorded."""
-        self.__dict__["_records"], self.__dict__["_nudged"] = (), {}
+        self.__dict__.update(_records=[], _nudged={}, _version=None)
 
     # --- what one asks it -------------------------------------------------------------------------------
 
     @property
     def relaxation(self) -> tuple[Relaxation, ...]:
         """How each block relaxed in the last forward pass."""
-        return self.__dict__["_records"]  # type: ignore[no-any-return]
+        return tuple(self.__dict__["_records"])
 
     @property
     def nudged_relaxation(self) -> dict[str, tuple[Relaxation, ...]]:
@@ -426,9 +448,7 @@ class FFEBM(nn.Module):
     @property
     def training_code(self) -> str:
         """The source of ``training_step(model, x, y, loss_fn)`` in the current mode, for the current estimator."""
-        weights = {
-            b.name: None if (g := self.gains(b)) is None else g.layer_weights for b in self.program.energy_blocks
-        }
+        weights = {n: None if g is None else g.layer_weights for n, g in self._all_gains().items()}
         return training_code(self.program, type(self.network).__name__, self.execution.estimator, weights)
 
     def training_step(self, x: Any, y: Any, loss_fn: Callable[[Any, Any], Tensor]) -> Tensor:
@@ -557,8 +577,7 @@ class FFEBM(nn.Module):
 
     def report(self) -> Report:
         """What was compiled: blocks, couplings, gains and certificates, and why each digital operation is digital."""
-        gains = {b.name: self.gains(b) for b in self.program.energy_blocks}
-        return build_report(self.compiled, self.training, self.execution.loop_gain, gains, self.verified)
+        return build_report(self.compiled, self.training, self.execution.loop_gain, self._all_gains(), self.verified)
 
     def to_networkx(self) -> nx.DiGraph:
         """The partition graph; nodes carry domain, block, operation and the user's layer name."""
@@ -588,14 +607,24 @@ def _read(phase: FreePhase) -> dict[str, Any]:
 
 def _are_finite(states: Mapping[str, Tensor]) -> bool:
     """Behind a block that diverged another is given infinite inputs, which say nothing about its energy."""
-    return all(bool(torch.isfinite(s).all()) for s in states.values())
+    return bool(torch.stack([torch.isfinite(s).all() for s in states.values()]).all())
 
 
-def _shape_of(block: EnergyBlock) -> tuple[Any, ...]:
-    """What a block is made of: potentials and operations by name."""
-    return tuple(
-        (s.name, s.potential.name, tuple((t.name, t.operation.name) for t in s.drive.terms)) for s in block.states
-    )
+def versions_of(network: nn.Module) -> tuple[int, ...]:
+    """The versions of all parameters, those of a shared module once.
+
+    ``network.parameters()`` takes thirty times as long: it makes names, and tells equal parameters from each other.
+    """
+    found: list[int] = []
+    seen: set[int] = set()
+    waiting = [network]
+    while waiting:
+        module = waiting.pop()
+        if id(module) not in seen:
+            seen.add(id(module))
+            found.extend(p._version for p in module._parameters.values() if p is not None)
+            waiting.extend(m for m in module._modules.values() if m is not None)
+    return tuple(found)
 
 
 def _write_gains(module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:

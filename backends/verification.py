@@ -113,7 +113,7 @@ def _compare(network: nn.Module, ours: Any, theirs: Any) -> None:
 def _feedforward(model: FFEBM, args: tuple[Any, ...], kwargs: Mapping[str, Any], measure: Measure) -> Any:
     """The program's result without feedback; verifies each block on what it reads there, at gains that ``measure`` finds."""
     assert not model.training, "batch statistics and dropout would differ"
-    version = tuple(p._version for p in model.network.parameters())
+    version = model._weights_version
     with torch.no_grad(), torch.random.fork_rng(), kept_buffers(model.network):
         values = model.bind_inputs(_copies(args), _copies(dict(kwargs)))
         for step in model.program:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from torch import fx
@@ -45,11 +46,11 @@ class EnergyBlock:
     outputs: tuple[str, ...]
     held_norms: tuple[Origin, ...] = ()
 
-    @property
+    @cached_property
     def weights(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(p for s in self.states for p in s.drive.weights))
 
-    @property
+    @cached_property
     def layers(self) -> tuple[Term, ...]:
         """The weighted terms, each once, in order."""
         terms = {t.name: t for s in self.states for t in s.drive.layers}
@@ -60,27 +61,68 @@ class EnergyBlock:
         """The number of weighted layers; a layer used twice counts twice."""
         return len(self.layers)
 
-    @property
+    @cached_property
     def edges(self) -> tuple[tuple[str, str], ...]:
         """Pairs (l, m) of states such that f_m reads s_l."""
         return tuple((source, s.name) for s in self.states for source in s.drive.sources)
+
+    @cached_property
+    def consumers(self) -> Mapping[str, tuple[str, ...]]:
+        """By state l, the states m whose f_m reads s_l, in order."""
+        found: dict[str, list[str]] = {s.name: [] for s in self.states}
+        for source, target in self.edges:
+            found[source].append(target)
+        return {n: tuple(m) for n, m in found.items()}
 
     @property
     def has_feedback(self) -> bool:
         return bool(self.edges)
 
-    @property
+    @cached_property
     def is_routed(self) -> bool:
         """A maximum is taken over states, so the winner may change while the block relaxes."""
         return any(s.drive.is_routed and s.drive.sources for s in self.states)
 
+    @cached_property
+    def key(self) -> str:
+        """The names of its states, which tell it from every other block: the two modes of a model may have other blocks of one name."""
+        return ",".join(s.name for s in self.states)
+
+    @cached_property
+    def makeup(self) -> tuple[Any, ...]:
+        """What it is made of: potentials and operations by name."""
+        return tuple(
+            (s.name, s.potential.name, tuple((t.name, t.operation.name) for t in s.drive.terms)) for s in self.states
+        )
+
     def state(self, name: str) -> State:
-        return next(s for s in self.states if s.name == name)
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, State]:
+        return {s.name: s for s in self.states}
+
+    @cached_property
+    def _held(self) -> dict[tuple[str, ...], EnergyBlock]:
+        return {}
 
     def held(self, winners: Collection[str]) -> EnergyBlock:
-        """This block with those winners of its maxima as further inputs: its couplings are then linear in the states."""
+        """This block with those winners of its maxima as further inputs: its couplings are then linear in the states.
+
+        The same winners give the same block, so that what is known of its couplings is known in every pass.
+        """
+        key = tuple(winners)
+        if key not in self._held:
+            self._held[key] = self._holding(key)
+        return self._held[key]
+
+    def _holding(self, winners: tuple[str, ...]) -> EnergyBlock:
         states = tuple(replace(s, drive=s.drive.held(winners)) for s in self.states)
         return replace(self, states=states, inputs=tuple(dict.fromkeys((*self.inputs, *winners))))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> EnergyBlock:
+        """Itself: frozen data, like the program that it is in."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -121,13 +163,17 @@ class Program:
     labels: Mapping[str, str]
     origins: Mapping[str, Origin]
 
-    @property
+    @cached_property
     def energy_blocks(self) -> tuple[EnergyBlock, ...]:
         return tuple(s for s in self.steps if isinstance(s, EnergyBlock))
 
     @property
     def digital_blocks(self) -> tuple[DigitalBlock, ...]:
         return tuple(s for s in self.steps if isinstance(s, DigitalBlock))
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Step]:
+        return {s.name: s for s in self.steps}
 
     def __iter__(self) -> Iterator[Step]:
         return iter(self.steps)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any
 
@@ -156,15 +156,15 @@ class Coupling:
         terms = tuple(t.held() if t.operation.routed and winners_of(t.name) in names else t for t in self.terms)
         return replace(self, terms=terms, inputs=(*self.inputs, *names))
 
-    @property
+    @cached_property
     def is_linear(self) -> bool:
         return all(t.operation.linear or t.operation.routed for t in self.terms)
 
-    @property
+    @cached_property
     def is_routed(self) -> bool:
         return any(t.operation.routed for t in self.terms)
 
-    @property
+    @cached_property
     def layers(self) -> tuple[Term, ...]:
         """The weighted terms."""
         return tuple(t for t in self.terms if t.operation.weighted)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import networkx as nx
@@ -117,12 +118,8 @@ def bounded_gains(
 def layer_weights_of(block: EnergyBlock, norms: Mapping[Edge, float], loop_gain: float) -> dict[str, float]:
     w: dict[str, float] = {}
     for state in reversed(block.states):
-        demands = [
-            w[m] * max(1.0, norms[(state.name, m)] ** 2 / loop_gain)
-            for source, m in block.edges
-            if source == state.name
-        ]
-        w[state.name] = max(demands, default=1.0)
+        n = state.name
+        w[n] = max((w[m] * max(1.0, norms[n, m] ** 2 / loop_gain) for m in block.consumers[n]), default=1.0)
     return w
 
 
@@ -255,10 +252,34 @@ def contraction_of(block: EnergyBlock, gains: Gains) -> float | None:
     """
     if not (block.has_feedback and gains.norms) or any(not s.drive.is_linear for s in block.states):
         return None
-    coupling = certify(block, gains).coupling / SURE
+    coupling = _coupling(block, _loops(gains)) / SURE
     if not coupling < SURE:
         return None
-    return coupling**2 if nx.is_bipartite(nx.Graph(block.edges)) else coupling
+    return coupling**2 if _is_bipartite(block.edges) else coupling
+
+
+@lru_cache(maxsize=4096)
+def _is_bipartite(edges: tuple[Edge, ...]) -> bool:
+    return bool(nx.is_bipartite(nx.Graph(edges)))
+
+
+def _loops(gains: Gains) -> dict[Edge, float]:
+    """``g_lm |J_lm|^2`` of every coupling."""
+    w = gains.layer_weights
+    return {(l, m): w[m] / w[l] * norm**2 for (l, m), norm in gains.norms.items()}
+
+
+def _coupling(block: EnergyBlock, loops: Mapping[Edge, float]) -> float:
+    """The largest eigenvalue of K."""
+    place = {s.name: i for i, s in enumerate(block.states)}
+    slope = {s.name: s.potential.slope for s in block.states}
+    k = {(l, m): (loop * slope[l] * slope[m]) ** 0.5 for (l, m), loop in loops.items()}
+    if len(k) == 1:
+        return float(*k.values())
+    matrix = np.zeros((len(place), len(place)))
+    for (l, m), entry in k.items():
+        matrix[place[l], place[m]] = matrix[place[m], place[l]] = entry
+    return float(np.linalg.eigvalsh(matrix)[-1])
 
 
 def certify(block: EnergyBlock, gains: Gains) -> Certificate:
@@ -269,16 +290,8 @@ def certify(block: EnergyBlock, gains: Gains) -> Certificate:
         return Certificate(
             float("nan"), float("nan"), False, "not known: coupling norms are measured with a bounded loop gain only"
         )
-    names = [s.name for s in block.states]
-    slopes = {s.name: s.potential.slope for s in block.states}
-    w = gains.layer_weights
-    loops = {(l, m): w[m] / w[l] * norm**2 for (l, m), norm in gains.norms.items()}
-    matrix = np.zeros((len(names), len(names)))
-    for (l, m), loop in loops.items():
-        i, j = names.index(l), names.index(m)
-        matrix[i, j] = matrix[j, i] = (loop * slopes[l] * slopes[m]) ** 0.5
-    largest = float(np.linalg.eigvalsh(matrix)[-1])
-    gain = max(loops.values())
+    loops = _loops(gains)
+    largest, gain = _coupling(block, loops), max(loops.values())
     smooth = [s.name for s in block.states if not s.drive.is_linear]
     if smooth:
         return Certificate(

@@ -243,9 +243,9 @@ def output_errors(loss: Tensor, outputs: Mapping[str, Any]) -> Errors:
 
 
 def _named(program: Program, name: str, kind: type) -> Any:
-    for step in program:
-        if step.name == name and isinstance(step, kind):
-            return step
+    step = program.by_name.get(name)
+    if isinstance(step, kind):
+        return step
     raise LookupError(
         f"the model has no {kind.__name__} {name!r}: this code was generated for another partition; generate it again"
     )
