@@ -44,7 +44,7 @@ from ..solve import (
 )
 from ..solve.loop_gain import one_sample
 from ..train import BlockCall, attribute, out_of_sight, run_block, run_digital, training_code
-from ..train.enrolment import enrol
+from ..train.enrolment import enrol, find
 from ..train.traceable import Traceable
 from ..view import Report, build_report, draw_graph, partition_graph
 from .call_inputs import input_problems
@@ -97,7 +97,7 @@ class FFEBM(nn.Module):
     """Whether torch.compile may take a forward pass as a function of its tensors."""
 
     _number: int
-    _traceable: Mapping[bool, Traceable]
+    _traceable: dict[bool, Traceable]
 
     def __init__(self, compiled: Compiled, execution: Execution):
         super().__init__()
@@ -114,10 +114,7 @@ class FFEBM(nn.Module):
         hidden["_nudged"] = {}
         hidden["_steps"] = {}
         hidden["_number"] = enrol(self)
-        hidden["_traceable"] = {
-            training: Traceable.of(mode.program, compiled.network, mode.tracer == "torch.fx")
-            for training, mode in compiled.modes.items()
-        }
+        hidden["_traceable"] = {}  # by mode, made when a compiler first asks
         hidden["_verified"] = {}  # by what the block is made of, which is the same in both modes of most models
         self.training = compiled.network.training
         self.register_state_dict_post_hook(_write_gains)
@@ -159,6 +156,7 @@ class FFEBM(nn.Module):
         """The same for a compiler to trace, every block an operator that it does not look into."""
         if not self.is_traceable:
             return torch.compiler.disable(self._run, reason="a chip has a history")(args, kwargs, False)[0]
+        make_traceable(self._number, self.training)
         signature, program = self.mode.signature, self._traceable[self.training]
         given = None if program.arguments is None else program.arguments.bind(args, kwargs)
         given = signature.bind(args, kwargs) if given is None else given
@@ -598,6 +596,22 @@ class FFEBM(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{b.name}: size {b.size}" for b in self.program.energy_blocks)
+
+
+def make_traceable(number: int, training: bool) -> bool:
+    """Writes a model's program for compilers, once a mode.
+
+    A compiler runs this while it traces, and sees a constant: it can't trace the writing of code.
+    """
+    model = find(number)
+    assert isinstance(model, FFEBM)
+    if training not in model._traceable:
+        mode = model.compiled.modes[training]
+        model._traceable[training] = Traceable.of(mode.program, model.network, mode.tracer == "torch.fx")
+    return True
+
+
+make_traceable._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch.compiler.assume_constant_result, which imports the compiler
 
 
 def _read(phase: FreePhase) -> dict[str, Any]:

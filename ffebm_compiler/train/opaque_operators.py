@@ -62,6 +62,10 @@ class _Owned:
 
 # --- the operators -------------------------------------------------------------------------------------------
 
+FORMAT = 2
+"""Of what the operators take and give; raise it with every change. It is part of each block's layout, so that graphs which another
+version of this library left in a cache on disk, where memory for results of other sizes is set aside, are not found."""
+
 _LIBRARY = torch.library.Library("ffebm", "DEF")
 _TAGS = tuple(t for name in ("cudagraph_unsafe",) if (t := getattr(torch.Tag, name, None)) is not None)
 _LIBRARY.define("begin(Tensor[] given, str[] names, int model) -> Tensor", tags=_TAGS)

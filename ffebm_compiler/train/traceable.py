@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..ir import DigitalBlock, EnergyBlock, Program, Ref, Weight
-from . import opaque_operators  # noqa: F401  (defines torch.ops.ffebm)
 from .digital import attribute
 from .layout import content, kind_of, layout_of
+from .opaque_operators import FORMAT  # which also defines torch.ops.ffebm
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def _relaxed_in(
     names = [s.name for s in block.states]
     outputs = tuple(names.index(n) for n in block.outputs)
     inputs = tuple(values[n] for n in block.inputs)
-    states = graph.call_function(relaxed, (*where, inputs, block.weights, outputs, content(block)))
+    states = graph.call_function(relaxed, (*where, inputs, block.weights, outputs, f"{FORMAT} {content(block)}"))
     return {n: graph.call_function(operator.getitem, (states, i)) for i, n in enumerate(block.outputs)}
 
 
