@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -79,11 +81,12 @@ class Kept:
         Raises:
             UnderivableError: it can't be derived, which is kept as well.
         """
-        coupling, read, sources = names.coupling, names.read(read), names.sources(sources)
-        shapes = tuple((k, v.shape, v.dtype, v.device) for k, v in (*read.tensors.items(), *sources.items()))
-        key = (kind, _identity(coupling), shapes, _frozen(read.constants), choices, _precision(shapes))
+        shapes = tuple([(v.shape, v.dtype, v.device) for v in (*read.tensors.values(), *sources.values())])
+        constants = tuple([(names.inner[n], _frozen(v)) for n, v in read.constants.items()])
+        key = (kind, identity_of(names), shapes, constants, choices, _precision(shapes))
         if key not in self._kept:
-            self._kept[key] = (coupling, _made(make, coupling, read, sources))
+            coupling = names.coupling
+            self._kept[key] = (coupling, _made(make, coupling, names.read(read), names.sources(sources)))
             while len(self._kept) > self.capacity:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
@@ -103,7 +106,29 @@ def _made(make: Callable[..., Found], coupling: Coupling, read: Read, sources: S
         return UnderivableError(f"{type(failure).__name__}: {failure}")
 
 
-def _identity(coupling: Coupling) -> Key:
+@dataclass(frozen=True, eq=False)
+class Identity:
+    """What a coupling computes, one object for all that compute the same: it is compared and hashed as that object.
+
+    Attributes:
+        coupling: one of them, which keeps alive what the identity goes by.
+    """
+
+    coupling: Coupling
+
+
+_IDENTITIES: WeakValueDictionary[Key, Identity] = WeakValueDictionary()
+
+
+def identity_of(names: Names) -> Identity:
+    """The identity of a coupling, found once."""
+    known: Identity | None = names.memory.get("identity")
+    if known is None:
+        known = names.memory["identity"] = _IDENTITIES.setdefault(_content(names.coupling), Identity(names.coupling))
+    return known
+
+
+def _content(coupling: Coupling) -> Key:
     """What a coupling computes; one whose winners are held is made anew each time, of the same functions."""
     terms = tuple(
         (_frozen(t.operation.function), t.operation.linear, _frozen(t.operation.options), t.operands)
@@ -126,5 +151,5 @@ def _frozen(value: Any) -> Key:
 
 def _precision(shapes: Sequence[tuple[Any, ...]]) -> Key:
     """The mixed precision that operations run in now."""
-    device = shapes[0][3].type if shapes else "cpu"
+    device = shapes[0][2].type if shapes else "cpu"
     return torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)

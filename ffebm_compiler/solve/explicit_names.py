@@ -1,14 +1,15 @@
 """A coupling under names of its own, so that equal couplings of a network are one.
 
 ``relu3 = conv3(relu2)`` and ``relu7 = conv7(relu6)`` are both ``t0 = conv(s0; w0)``: code is derived under these inner names, and read
-and answered under the outer ones.
+and answered under the outer ones. A coupling is renamed once, and remembers as long as it lives what it has been answered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
+from weakref import ref
 
 from torch import Tensor
 
@@ -19,6 +20,12 @@ from .explicit_maps import Read
 
 Codes = TypeVar("Codes")
 
+ANSWERS = 32
+"""What a coupling remembers at most: two phases, gains and contrasts at a few shapes."""
+
+_KNOWN: dict[int, tuple[ref[Coupling], Names]] = {}
+"""By the identity of each coupling that lives: its options can't be hashed."""
+
 
 @dataclass(frozen=True)
 class Names:
@@ -28,14 +35,26 @@ class Names:
         coupling: the coupling under its inner names.
         inner: by outer name.
         weights: inner paths, by outer path.
+        memory: what else is found once for this coupling.
     """
 
     coupling: Coupling
     inner: Mapping[str, str]
     weights: Mapping[str, str]
+    memory: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    _answers: dict[int, tuple[Any, Any]] = field(default_factory=dict, repr=False, compare=False)
 
     @staticmethod
     def of(coupling: Coupling) -> Names:
+        """The names of a coupling, found once."""
+        place = id(coupling)
+        known = _KNOWN.get(place)
+        if known is None or known[0]() is not coupling:
+            known = _KNOWN[place] = ref(coupling, lambda _: _KNOWN.pop(place, None)), Names._made(coupling)
+        return known[1]
+
+    @staticmethod
+    def _made(coupling: Coupling) -> Names:
         coupling = folded(coupling)
         inner = {n: f"s{i}" for i, n in enumerate(coupling.sources)}
         inner |= {n: f"x{i}" for i, n in enumerate(coupling.inputs)}
@@ -64,6 +83,15 @@ class Names:
 
     def outward(self, found: Codes) -> Codes:
         """Code, or a dataclass of codes, under the outer names."""
+        known = self._answers.get(id(found))
+        if known is None:
+            while len(self._answers) >= ANSWERS:
+                self._answers.pop(next(iter(self._answers)))
+            known = self._answers[id(found)] = found, self._outward(found)  # it holds what it is found by
+        answer: Codes = known[1]
+        return answer
+
+    def _outward(self, found: Codes) -> Codes:
         outer, paths = {v: k for k, v in self.inner.items()}, {v: k for k, v in self.weights.items()}
 
         def renamed(code: Code) -> Code:
