@@ -636,8 +636,8 @@ def versions_of(network: nn.Module) -> tuple[int, ...]:
         module = waiting.pop()
         if id(module) not in seen:
             seen.add(id(module))
-            found.extend(p._version for p in module._parameters.values() if p is not None)
-            waiting.extend(m for m in module._modules.values() if m is not None)
+            found += [p._version for p in module._parameters.values() if p is not None]
+            waiting += [m for m in module._modules.values() if m is not None]
     return tuple(found)
 
 
