@@ -21,7 +21,9 @@ from ..solve import Gradients, Linearised, States
 from ..solve.relaxation import peak
 
 
-def contrast(linear: Linearised, difference: States, mean: States, scale: float = 1.0) -> Gradients:
+def contrast(
+    linear: Linearised, difference: States, mean: States, scale: float = 1.0, narrow: bool = False
+) -> Gradients:
     """The gradient estimate from the rate of displacement ``difference`` and the offset ``mean``.
 
     Args:
@@ -29,8 +31,10 @@ def contrast(linear: Linearised, difference: States, mean: States, scale: float 
         difference: D, by state.
         mean: h, by state; empty for zero.
         scale: of D.
+        narrow: whether the smaller of its two terms may be computed in bfloat16.
     """
-    return linear.contrast(difference, {} if _is_rounding(mean, linear.states) else mean, scale)
+    offset = {} if not mean or _is_rounding(mean, linear.states) else mean
+    return linear.contrast(difference, offset, scale, narrow)
 
 
 def _is_rounding(mean: States, states: Mapping[str, Tensor]) -> bool:

@@ -9,7 +9,8 @@ from .explicit_prepare import prepare
 from .gain_following import followed_gains
 from .linearisation import Linearisation
 from .loop_gain import Certificate, Gains, bounded_gains, certify, contraction_of, unit_gains
-from .relaxation import Equilibrium, Relaxation, Tolerance, differentiable_sweep, relax
+from .relaxation import Equilibrium, Relaxation, differentiable_sweep, relax
+from .tolerance import Tolerance
 
 __all__ = [
     "AUTOMATIC",

@@ -90,22 +90,38 @@ class Linearised(Protocol):
         """By state, ``sigma'(a*) da``."""
         ...
 
-    def push(self, state: State, d: Mapping[str, Tensor]) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """(J d, curvature into each source) of one state's drive; None and {} where nothing moves."""
+    def push(
+        self, state: State, d: Mapping[str, Tensor], narrow: bool = False
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """(J d, curvature into each source) of one state's drive; None and {} where nothing moves. ``narrow`` products may be in bfloat16."""
         ...
 
-    def pull(self, state: State, d: Tensor) -> dict[str, Tensor]:
-        """J^T d into each source of one state's drive."""
+    def pull(self, state: State, d: Tensor, narrow: bool = False) -> dict[str, Tensor]:
+        """J^T d into each source of one state's drive. ``narrow`` products may be in bfloat16."""
         ...
 
-    def contrast(self, difference: Mapping[str, Tensor], mean: Mapping[str, Tensor], scale: float = 1.0) -> Gradients:
+    def contrast(
+        self,
+        difference: Mapping[str, Tensor],
+        mean: Mapping[str, Tensor],
+        scale: float = 1.0,
+        narrow: bool = False,
+    ) -> Gradients:
         """The gradient of ``- scale sum_m w_m (<D_m, f_m(s* + h)> + <s_m* + h_m, J_m D>)`` in what is wanted, with D the difference and h
-        the mean (none: zero); zero for what it does not depend on."""
+        the mean (none: zero); zero for what it does not depend on. The products of ``<s_m*, J_m D>``, smaller than the other term by
+        the loop gain, may be in bfloat16 if they are to be ``narrow`` and there is no mean."""
         ...
 
 
 class Differentiation(Protocol):
-    """A way to differentiate the interaction of any block."""
+    """A way to differentiate the interaction of any block.
+
+    Attributes:
+        is_narrow: whether its linearisations have products in bfloat16, for corrections.
+    """
+
+    @property
+    def is_narrow(self) -> bool: ...
 
     def interaction(self, bound: BoundBlock) -> Interaction:
         """The drives of a block, for one relaxation."""

@@ -20,7 +20,9 @@ from torch import Tensor
 
 from .binding import States
 from .differentiation import Linearised
-from .relaxation import Relaxation, Tolerance, iterate
+from .refinement import Displacing, corrects_narrowly
+from .relaxation import Relaxation, iterate
+from .tolerance import Tolerance
 
 
 def displace(
@@ -63,9 +65,19 @@ def displace(
         if not block.has_feedback:
             sweep()
             return d, Relaxation(block.name, 1, 0.0, True)
-        dtype = next(iter(linear.states.values())).dtype
-        stop = tolerance.nudged(dtype)
-        record = iterate(block.name, sweep, stop, tolerance.max_sweeps, contraction=bound.contraction, from_zero=True)
+        like = next(iter(linear.states.values()))
+        stop = tolerance.nudged(like.dtype)
+        correction: Displacing | None = None
+        narrow = tangent and corrects_narrowly(bound, like, tolerance)
+
+        def step() -> Mapping[str, tuple[Tensor, Tensor]]:
+            nonlocal correction
+            if narrow and d:
+                correction = correction or Displacing(linear, d, dict(d))
+                return correction.sweep()
+            return sweep()
+
+        record = iterate(block.name, step, stop, tolerance.max_sweeps, contraction=bound.contraction, from_zero=True)
     return d, record
 
 

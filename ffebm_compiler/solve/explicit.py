@@ -30,6 +30,8 @@ class Explicit:
         capacity: how many codes to keep; the longest unused go first.
     """
 
+    is_narrow = True
+
     def __init__(self, capacity: int = 2048):
         self.kept = Kept(capacity)
 

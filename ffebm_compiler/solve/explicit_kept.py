@@ -19,7 +19,16 @@ from ..ir import Coupling, State
 from .binding import States
 from .differentiation import UnderivableError
 from .explicit_code import Code, Key
-from .explicit_maps import LinearMaps, Read, SweepMaps, contrast_map, gradient_map, linear_maps, sweep_maps
+from .explicit_maps import (
+    LinearMaps,
+    Read,
+    SweepMaps,
+    contrast_map,
+    free_term_map,
+    gradient_map,
+    linear_maps,
+    sweep_maps,
+)
 from .explicit_names import Names
 
 Found = TypeVar("Found", Code, SweepMaps, LinearMaps)
@@ -46,12 +55,15 @@ class Kept:
     def _sweeps(self, names: Names, read: Read, sources: States) -> SweepMaps:
         return self._find("sweep", names, read, sources, sweep_maps)
 
-    def linears(self, state: State, read: Read, sources: States, cotangent: Tensor) -> LinearMaps:
+    def linears(self, state: State, read: Read, sources: States, cotangent: Tensor, narrow: bool = False) -> LinearMaps:
         names = Names.of(state.drive)
-        return names.outward(self._linears(names, read, sources, cotangent))
+        return names.outward(self._linears(names, read, sources, cotangent, narrow))
 
-    def _linears(self, names: Names, read: Read, sources: States, cotangent: Tensor) -> LinearMaps:
-        return self._find("linear", names, read, sources, partial(linear_maps, cotangent=cotangent))
+    def _linears(
+        self, names: Names, read: Read, sources: States, cotangent: Tensor, narrow: bool = False
+    ) -> LinearMaps:
+        make = partial(linear_maps, cotangent=cotangent, narrow=narrow)
+        return self._find("linear", names, read, sources, make, narrow)
 
     def contrasts(
         self, state: State, read: Read, sources: States, cotangent: Tensor, wanted: Sequence[Key], mean: bool
@@ -61,6 +73,13 @@ class Kept:
         inner = tuple(names.inward(k) for k in wanted)
         make = partial(contrast_map, cotangent=cotangent, wanted=inner, push=push, mean=mean)
         return names.outward(self._find("contrast", names, read, sources, make, *inner, mean))
+
+    def free_terms(self, state: State, read: Read, sources: States, cotangent: Tensor, wanted: Sequence[Key]) -> Code:
+        names = Names.of(state.drive)
+        push = self._linears(names, read, sources, cotangent).whole_push
+        inner = tuple(names.inward(k) for k in wanted)
+        make = partial(free_term_map, cotangent=cotangent, wanted=inner, push=push)
+        return names.outward(self._find("free term", names, read, sources, make, *inner))
 
     def gradients(self, state: State, read: Read, sources: States, wanted: Sequence[Key]) -> Code:
         names = Names.of(state.drive)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..ir import Coupling, Weight
 from .explicit_code import Code, Key, cut, only
+from .explicit_narrow import narrowed
 from .explicit_trace import traced
 
 # Names of values that no program has, since they are no strings.
@@ -126,7 +127,9 @@ class LinearMaps:
     whole_push: Code
 
 
-def linear_maps(coupling: Coupling, read: Read, sources: Mapping[str, Tensor], cotangent: Tensor) -> LinearMaps:
+def linear_maps(
+    coupling: Coupling, read: Read, sources: Mapping[str, Tensor], cotangent: Tensor, narrow: bool = False
+) -> LinearMaps:
     def joint(values: dict[Key, Tensor]) -> dict[Key, Tensor]:
         with torch.enable_grad():
             leaves = _leaves(values, [source(n) for n in sources])
@@ -143,6 +146,7 @@ def linear_maps(coupling: Coupling, read: Read, sources: Mapping[str, Tensor], c
             **{moved(n): v for n, v in sources.items()},
         },
     )
+    whole = narrowed(whole) if narrow else whole
     after = {moved(n) for n in sources} | {COTANGENT}
     around = [F, *(at_free(n) for n in sources)]
     at, each = cut(only(whole, [k for k in whole.outputs if k not in around]), {*whole.inputs} - after)
@@ -179,6 +183,18 @@ def gradient_map(coupling: Coupling, read: Read, sources: Mapping[str, Tensor], 
 
     examples = {**_examples(coupling, read, sources), **_like_f(coupling, read, sources, COTANGENT)}
     return traced(_gradient_of(terms, wanted), examples)
+
+
+def free_term_map(
+    coupling: Coupling, read: Read, sources: Mapping[str, Tensor], cotangent: Tensor, wanted: Sequence[Key], push: Code
+) -> Code:
+    """``d/d(x, theta) <c*, J D>`` with narrow products: the smaller of the contrast's two terms."""
+
+    def terms(values: Mapping[Key, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        return [(values[FREE], push(values)[AHEAD])]
+
+    examples = {**_examples(coupling, read, sources), FREE: cotangent, **{moved(n): v for n, v in sources.items()}}
+    return narrowed(traced(_gradient_of(terms, wanted), examples))
 
 
 def contrast_map(

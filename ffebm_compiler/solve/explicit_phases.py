@@ -84,6 +84,7 @@ class ExplicitLinearisation:
         self.maps, self.bound, self.wanted = maps, bound, tuple(wanted)
         self.states = {k: v.detach() for k, v in states.items()}
         self.drives: dict[str, tuple[LinearMaps, dict[Key, Tensor]]] = {}
+        self._narrow: dict[str, tuple[LinearMaps, dict[Key, Tensor]]] = {}
         with torch.no_grad():
             for state in bound.block.states:
                 self.drives[state.name] = self._at(state)
@@ -104,40 +105,63 @@ class ExplicitLinearisation:
     def tangents(self) -> Mapping[str, Increment]:
         return tangents_at(self.bound, self.states, lambda: self._activations)
 
-    def _at(self, state: State) -> tuple[LinearMaps, dict[Key, Tensor]]:
+    def _at(self, state: State, narrow: bool = False) -> tuple[LinearMaps, dict[Key, Tensor]]:
         """The code around a drive, and what it computes from the free states alone."""
         read, sources, free = read_of(self.bound, state), sources_of(state, self.states), self.states[state.name]
-        maps = self.maps.linears(state, read, sources, free)
+        maps = self.maps.linears(state, read, sources, free, narrow)
         values = {**read.tensors, **by(source, sources), FREE: free}
         return maps, {**values, **maps.at(values)}
 
-    def push(self, state: State, d: Mapping[str, Tensor]) -> tuple[Tensor | None, dict[str, Tensor]]:
+    def _narrowly(self, state: State, narrow: bool) -> tuple[LinearMaps, dict[Key, Tensor]]:
+        if not narrow:
+            return self.drives[state.name]
+        if state.name not in self._narrow:
+            with torch.no_grad():
+                self._narrow[state.name] = self._at(state, narrow=True)
+        return self._narrow[state.name]
+
+    def push(
+        self, state: State, d: Mapping[str, Tensor], narrow: bool = False
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
         sources = state.drive.sources
         if not any(n in d for n in sources):
             return None, {}
-        maps, kept = self.drives[state.name]
+        maps, kept = self._narrowly(state, narrow)
         moves = {moved(n): d[n] if n in d else torch.zeros_like(self.states[n]) for n in sources}
         with torch.no_grad():
             found = maps.push({**kept, **moves})
         return found[AHEAD], {n: found[curved(n)] for n in sources if curved(n) in found}
 
-    def pull(self, state: State, d: Tensor) -> dict[str, Tensor]:
-        maps, kept = self.drives[state.name]
+    def pull(self, state: State, d: Tensor, narrow: bool = False) -> dict[str, Tensor]:
+        maps, kept = self._narrowly(state, narrow)
         with torch.no_grad():
             found = maps.pull({**kept, COTANGENT: d})
         return {n: found[pulled(n)] for n in state.drive.sources}
 
-    def contrast(self, difference: Mapping[str, Tensor], mean: Mapping[str, Tensor], scale: float = 1.0) -> Gradients:
+    def contrast(
+        self,
+        difference: Mapping[str, Tensor],
+        mean: Mapping[str, Tensor],
+        scale: float = 1.0,
+        narrow: bool = False,
+    ) -> Gradients:
         try:
-            return self._contrast(difference, mean, scale)
+            return self._contrast(difference, mean, scale, narrow and not mean)
         except UnderivableError:
             return AUTOMATIC.linearise(self.bound, self.states, self.wanted).contrast(difference, mean, scale)
 
-    def _contrast(self, difference: Mapping[str, Tensor], mean: Mapping[str, Tensor], scale: float) -> Gradients:
+    def _contrast(
+        self, difference: Mapping[str, Tensor], mean: Mapping[str, Tensor], scale: float, narrow: bool
+    ) -> Gradients:
         total = Total(self.bound, self.wanted)
         with torch.no_grad():
             for state in self.bound.block.states:
-                total.add(-scale * self.bound.layer_weights[state.name], self._directional(state, difference, mean))
+                factor = -scale * self.bound.layer_weights[state.name]
+                if narrow:
+                    total.add(factor, self._forward_term(state, difference))
+                    total.add(factor, self._free_term(state, difference))
+                else:
+                    total.add(factor, self._directional(state, difference, mean))
         return total.gradients
 
     def _directional(
@@ -152,6 +176,21 @@ class ExplicitLinearisation:
         if mean:
             values |= {OFFSET: mean[n], **{offset(m): mean[m] for m in sources}}
         return code(values)
+
+    def _forward_term(self, state: State, difference: Mapping[str, Tensor]) -> dict[Key, Tensor]:
+        """The gradient of ``<D_m, f_m(s*)>``."""
+        sources, read = sources_of(state, self.states), read_of(self.bound, state)
+        code = self.maps.gradients(state, read, sources, wanted_keys(state.drive, self.wanted))
+        return code({**read.tensors, **by(source, sources), COTANGENT: difference[state.name]})
+
+    def _free_term(self, state: State, difference: Mapping[str, Tensor]) -> dict[Key, Tensor]:
+        """The gradient of ``<s_m*, J_m D>``, its products in bfloat16."""
+        sources, read, free = sources_of(state, self.states), read_of(self.bound, state), self.states[state.name]
+        if not sources:
+            return {}
+        code = self.maps.free_terms(state, read, sources, free, wanted_keys(state.drive, self.wanted))
+        moves = {moved(m): difference[m] for m in sources}
+        return code({**read.tensors, **by(source, sources), **moves, FREE: free})
 
 
 class Total:

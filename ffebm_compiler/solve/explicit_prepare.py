@@ -13,7 +13,8 @@ from .binding import BoundBlock
 from .displacement import displace
 from .explicit import Explicit
 from .loop_gain import one_sample, spectral_norms
-from .relaxation import Tolerance, relax
+from .relaxation import relax
+from .tolerance import Tolerance
 
 ONCE = Tolerance(0.0, 2)
 

@@ -72,7 +72,9 @@ class Linearisation:
             found = torch.autograd.grad(linear.f, list(linear.sources.values()), cotangent, create_graph=True)
         return dict(zip(linear.sources, found, strict=True))
 
-    def push(self, state: State, d: Mapping[str, Tensor]) -> tuple[Tensor | None, dict[str, Tensor]]:
+    def push(
+        self, state: State, d: Mapping[str, Tensor], narrow: bool = False
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
         """(J d, curvature into each source) of one state's drive; None and {} where nothing moves."""
         linear = self.drives[state.name]
         moved = [(p, d[n]) for n, p in linear.pulled.items() if n in d]
@@ -86,7 +88,7 @@ class Linearisation:
         curvature = {n: c for n, c in zip(state.drive.sources, curved, strict=False) if c is not None}
         return pushed, curvature
 
-    def pull(self, state: State, d: Tensor) -> dict[str, Tensor]:
+    def pull(self, state: State, d: Tensor, narrow: bool = False) -> dict[str, Tensor]:
         """J^T d into each source of one state's drive."""
         linear = self.drives[state.name]
         if not linear.sources:
@@ -94,7 +96,13 @@ class Linearisation:
         pulled = torch.autograd.grad(linear.f, list(linear.sources.values()), d, retain_graph=True)
         return dict(zip(linear.sources, pulled, strict=True))
 
-    def contrast(self, difference: Mapping[str, Tensor], mean: Mapping[str, Tensor], scale: float = 1.0) -> Gradients:
+    def contrast(
+        self,
+        difference: Mapping[str, Tensor],
+        mean: Mapping[str, Tensor],
+        scale: float = 1.0,
+        narrow: bool = False,
+    ) -> Gradients:
         """The gradient of the contrast's function of weights and inputs; the graph is used up."""
         w, states = self.bound.layer_weights, self.bound.block.states
         with torch.enable_grad():

@@ -24,10 +24,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..ir import State
 from .automatic import AUTOMATIC
 from .binding import BoundBlock, States
-from .differentiation import Differentiation, Drive, Interaction, UnderivableError
+from .differentiation import Differentiation, Drive, Interaction, Linearised, UnderivableError
+from .refinement import Correction, is_small, may_be_narrow
+from .tolerance import Tolerance
 
 STALLED, PATIENCE = 0.98, 2
 """The winners of maxima are held once so many sweeps on end have not brought the residual below this part of its lowest."""
@@ -37,27 +38,6 @@ FASTEST = 0.05
 
 DIVERGED = 1e30
 """A state beyond this is on its way to infinity."""
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """When a relaxation stops.
-
-    Attributes:
-        residual: the relative error at which it has converged; None chooses by the type's precision.
-        max_sweeps: the largest number of sweeps.
-    """
-
-    residual: float | None = None
-    max_sweeps: int = 200
-
-    def of(self, dtype: torch.dtype) -> float:
-        """The tolerance of a free phase; by default some 30 roundings of the type, below which a residual is noise, and at most a few percent."""
-        return min(max(32 * torch.finfo(dtype).eps, 1e-13), 0.03) if self.residual is None else self.residual
-
-    def nudged(self, dtype: torch.dtype) -> float:
-        """The tolerance of a nudged phase, where the displacement alone is relaxed: a gradient needs fewer digits than a state."""
-        return min(100 * self.of(dtype), max(self.of(dtype), 1e-2))
 
 
 @dataclass(frozen=True)
@@ -102,6 +82,7 @@ def iterate(
     until_stalled: bool = False,
     contraction: float | None = None,
     from_zero: bool = False,
+    heard: Callable[[float], None] = lambda residual: None,
 ) -> Relaxation:
     """The one relaxation loop: sweeps until the estimated error is within the tolerance.
 
@@ -110,12 +91,16 @@ def iterate(
         until_stalled: give up as soon as the residual no longer falls.
         contraction: a bound on what a sweep leaves of the error, where one is certified; one sweep may then be enough.
         from_zero: what is relaxed begins at zero, so the first residual is 1 and need not be looked at.
+        heard: called with the residual of each sweep.
     """
     floor = FASTEST if contraction is None else contraction
+    scales: dict[str, Tensor] = {}
     previous, lowest, error, rho, stalls = math.inf, math.inf, math.inf, 0.0, 0
     for k in range(1, max_sweeps + 1):
         changes = sweep()
-        residual = 1.0 if from_zero and k == 1 and changes else _residual(changes)
+        residual = 1.0 if from_zero and k == 1 and changes else _residual(changes, scales)
+        scales = scales if contraction is not None else {}  # what can't diverge keeps its scale
+        heard(residual)
         if not math.isfinite(residual):
             return Relaxation(name, k, math.inf, False)
         if 0 < previous < math.inf:
@@ -139,12 +124,17 @@ def peak(t: Tensor) -> Tensor:
     return torch.stack(torch.aminmax(t)).abs().amax()
 
 
-def _residual(changes: Mapping[str, tuple[Tensor, Tensor]]) -> float:
-    """The largest relative change, in one transfer from the device."""
+def _residual(changes: Mapping[str, tuple[Tensor, Tensor]], scales: dict[str, Tensor]) -> float:
+    """The largest relative change, in one transfer from the device.
+
+    Args:
+        scales: the magnitude of each state, where it is known; others are added.
+    """
     ratios = []
-    for new, change in changes.values():
+    for n, (new, change) in changes.items():
         if new.numel():
-            scale, moved = peak(new).float(), peak(change).float()
+            scale = scales[n] if n in scales else scales.setdefault(n, peak(new).float())
+            moved = peak(change).float()
             ratios.append(torch.where(scale > 0, moved / scale.clamp(min=1e-38), 0.0))
             ratios[-1] = torch.where(scale < DIVERGED, ratios[-1], torch.inf)
     return float(torch.stack(ratios).amax()) if ratios else 0.0
@@ -169,15 +159,23 @@ def relax(
             states = bound.detached().feedforward() if start is None else dict(start)
             return Equilibrium(states, Relaxation(bound.block.name, 1, 0.0, True))
         try:
-            return _relaxed(differentiation.interaction(bound), tolerance, start)
+            return _relaxed(differentiation, bound, tolerance, start)
         except UnderivableError:
-            return _relaxed(AUTOMATIC.interaction(bound), tolerance, start)
+            return _relaxed(AUTOMATIC, bound, tolerance, start)
 
 
-def _relaxed(interaction: Interaction, tolerance: Tolerance, start: States | None) -> Equilibrium:
+def _relaxed(
+    differentiation: Differentiation, bound: BoundBlock, tolerance: Tolerance, start: States | None
+) -> Equilibrium:
+    interaction = differentiation.interaction(bound)
     bound = interaction.bound
     point, interaction, winners = _begin(interaction, start)
-    stop = tolerance.of(next(iter(point.states.values())).dtype)
+    like = next(iter(point.states.values()))
+    stop = tolerance.of(like.dtype)
+    if differentiation.is_narrow and may_be_narrow(interaction.bound, like):
+        linear = differentiation.linearise(interaction.bound, point.states)
+        states, record = _settle_refined(interaction, linear, point, stop, tolerance.max_sweeps)
+        return Equilibrium(states, replace(record, held=bool(winners)), winners)
     point, record = _settle(interaction, point, stop, tolerance.max_sweeps)
     if winners:
         record = replace(record, held=True)
@@ -252,8 +250,38 @@ def _settle(interaction: Interaction, point: _Point, tolerance: float, max_sweep
     return point, record
 
 
-def _forward_sweep(interaction: Interaction, point: _Point) -> _Point:
-    """One sweep in forward order, the feedback from the states before it."""
+def _settle_refined(
+    interaction: Interaction, linear: Linearised, point: _Point, tolerance: float, max_sweeps: int
+) -> tuple[States, Relaxation]:
+    """Sweeps of a certified block, the later ones as corrections of few digits once these are small enough."""
+    contraction, residual = interaction.bound.contraction, math.inf
+    correction: Correction | None = None
+    last: tuple[States, States] = ({}, {})
+    assert contraction is not None
+
+    def sweep() -> Mapping[str, tuple[Tensor, Tensor]]:
+        nonlocal point, correction, last
+        if correction is None and is_small(contraction * residual, tolerance):
+            correction = Correction(linear, point.states, *last)
+        if correction is not None:
+            return correction.sweep()
+        activations: States = {}
+        before, point = point.states, _forward_sweep(interaction, point, activations)
+        change = {n: s - before[n] for n, s in point.states.items()}
+        last = activations, change
+        return {n: (s, change[n]) for n, s in point.states.items()}
+
+    def heard(found: float) -> None:
+        nonlocal residual
+        residual = found
+
+    name = interaction.bound.block.name
+    record = iterate(name, sweep, tolerance, max_sweeps, contraction=contraction, heard=heard)
+    return point.states if correction is None else correction.states, record
+
+
+def _forward_sweep(interaction: Interaction, point: _Point, kept: States | None = None) -> _Point:
+    """One sweep in forward order, the feedback from the states before it; ``kept`` is given the pre-activations."""
     bound = interaction.bound
     feedback = {
         s.name: interaction.pull(s, point.drives[s.name], point.leaves[s.name].detach()) for s in bound.block.states
@@ -264,19 +292,23 @@ def _forward_sweep(interaction: Interaction, point: _Point) -> _Point:
         n = state.name
         drives[n] = interaction.drive(state, leaves)
         parts = [(bound.reverse_gain(n, m), back[n]) for m, back in feedback.items() if n in back]
-        leaves[n] = interaction.leaf(_state(state, drives[n].f.detach(), parts))
+        a, is_own = _activation(drives[n].f.detach(), parts)
+        if kept is not None:
+            kept[n] = a if is_own else a.clone()
+        reads_again = kept is not None or not is_own
+        leaves[n] = interaction.leaf(state.potential.activation(a) if reads_again else state.potential.settle(a))
     return _Point(leaves, drives)
 
 
-def _state(state: State, f: Tensor, parts: Sequence[tuple[float, Tensor]]) -> Tensor:
-    """``sigma(f + sum_m (w_m / w_l) J_lm^T s_m)``; what is not ``f`` itself is overwritten."""
+def _activation(f: Tensor, parts: Sequence[tuple[float, Tensor]]) -> tuple[Tensor, bool]:
+    """``f + sum_m (w_m / w_l) J_lm^T s_m``, and whether that is memory of its own."""
     if not parts:
-        return state.potential.activation(f)
+        return f, False
     (gain, first), *others = parts
     a = torch.add(f, first, alpha=gain)
     for gain, back in others:
         a = a.add_(back, alpha=gain)
-    return state.potential.settle(a)
+    return a, True
 
 
 def differentiable_sweep(bound: BoundBlock, states: Mapping[str, Tensor]) -> States:

@@ -1,0 +1,139 @@
+"""Corrections in bfloat16: they reach the equilibrium and the displacement that plain sweeps in float64 reach, and only where they may."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import ffebm_compiler as fc
+from ffebm_compiler.solve import BoundBlock, refinement
+from ffebm_compiler.solve.explicit_narrow import narrow_pays
+
+
+def vgg() -> nn.Module:
+    layers = [
+        *(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.Conv2d(8, 8, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(128, 16), nn.ReLU(), nn.Linear(16, 5)),
+    ]  # fmt: skip
+    return nn.Sequential(*layers)
+
+
+class Skip(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(12, 12), nn.Linear(12, 12), nn.Linear(12, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.a(x))
+        return torch.tanh(self.c(torch.relu(self.b(h)) + h))
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "vgg": (vgg, (6, 3, 8, 8)),
+    "skip": (Skip, (6, 12)),
+}
+
+
+class Types(TorchDispatchMode):
+    """The types that products run in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if func.overloadpacket.__name__ in ("convolution", "convolution_backward", "mm", "addmm"):
+            self.seen |= {a.dtype for a in args if isinstance(a, Tensor)}
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that has a matrix unit for bfloat16."""
+    monkeypatch.setattr(refinement, "narrow_pays", lambda device: True)
+
+
+def model_of(case: str, size: int, **options: object) -> tuple[fc.FFEBM, Tensor]:
+    make, shape = CASES[case]
+    torch.manual_seed(0)
+    model = fc.convert(make(), block_size=size, **options).train()
+    return model, torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def gradients(model: fc.FFEBM, x: Tensor) -> list[Tensor]:
+    model.zero_grad()
+    model(x).square().sum().backward()
+    return [p.grad.double() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("size", [2, 3])
+def test_states_and_gradients_are_those_of_float64(case: str, size: int, narrow: None) -> None:
+    model, x = model_of(case, size)
+    gradients(model, x)  # gains, and code
+    reference = copy.deepcopy(model).double()
+    with Types() as types:
+        found = gradients(model, x)
+    assert torch.bfloat16 in types.seen
+    assert all(r.converged for r in model.relaxation)
+    with reference.using(estimator=fc.Implicit(), tolerance=1e-12):
+        exact = gradients(reference, x.double())
+    whole = max(float(g.norm()) for g in exact)
+    cosines = [
+        float(torch.cosine_similarity(a.flatten(), b.flatten(), dim=0))
+        for a, b in zip(found, exact, strict=True)
+        if float(b.norm()) > 1e-6 * whole
+    ]
+    assert min(cosines) > 1 - 1e-7
+    _, settled = model.eval().equilibrium(x)
+    with reference.eval().using(tolerance=1e-12):
+        _, tight = reference.equilibrium(x.double())
+    for a, b in zip(settled, tight, strict=True):
+        for n, s in b.states.items():
+            assert float((a.states[n] - s).abs().max()) <= 4e-6 * float(s.abs().max())
+
+
+@pytest.mark.parametrize(
+    "options", [dict(loop_gain=None, tolerance=1e-3), dict(loop_gain=0.9, tolerance=1e-4)], ids=["unit", "uncertified"]
+)
+def test_a_block_without_a_certificate_is_not_corrected_narrowly(options: dict[str, float], narrow: None) -> None:
+    model, x = model_of("skip", 3, **options)
+    with Types() as types:
+        gradients(model, x)
+    assert types.seen == {torch.float32}
+
+
+def test_a_tight_tolerance_keeps_every_product_wide(narrow: None) -> None:
+    model, x = model_of("vgg", 2)
+    with model.using(tolerance=1e-7), Types() as types:
+        gradients(model, x)
+    assert types.seen == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_other_types_have_no_corrections(dtype: torch.dtype, narrow: None) -> None:
+    model, x = model_of("vgg", 2)
+    model = model.to(dtype)
+    with Types() as types:
+        gradients(model, x.to(dtype))
+    assert types.seen == {dtype}
+
+
+def test_nor_has_mixed_precision(narrow: None) -> None:
+    model, x = model_of("vgg", 2)
+    (block, *_) = model.program.energy_blocks
+    bound = BoundBlock(block, {}, {}, {}, contraction=0.01)
+    assert refinement.may_be_narrow(bound.holding({}), x) == (not block.is_routed)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not refinement.may_be_narrow(bound, x)
+
+
+def test_whether_it_pays_is_the_machines_answer() -> None:
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    assert narrow_pays(torch.device("cpu")) == bool(capabilities.get("amx_bf16", False))
+    assert not narrow_pays(torch.device("meta"))
