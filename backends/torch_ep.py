@@ -410,6 +410,7 @@ class FFEBM(nn.Module):
         estimator: Estimator | None = None,
         tolerance: float | None = None,
         max_sweeps: int | None = None,
+        narrow: bool | None = None,
         loop_gain: float | EllipsisType | None = ...,
     ) -> Iterator[FFEBM]:
         """Other options for the length of a ``with``; those not given stay. ``loop_gain=None`` is unit feedback.
@@ -422,7 +423,9 @@ class FFEBM(nn.Module):
         self.__dict__["execution"] = Execution(
             before.estimator if estimator is None else estimator,
             Tolerance(
-                stop.residual if tolerance is None else tolerance, stop.max_sweeps if max_sweeps is None else max_sweeps
+                stop.residual if tolerance is None else tolerance,
+                stop.max_sweeps if max_sweeps is None else max_sweeps,
+                stop.narrow if narrow is None else narrow,
             ),
             before.loop_gain if isinstance(loop_gain, EllipsisType) else loop_gain,
         )

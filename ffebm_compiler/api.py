@@ -54,6 +54,7 @@ def convert(
     estimator: Estimator | None = None,
     tolerance: float | None = None,
     max_sweeps: int = 200,
+    narrow: bool = False,
     example_inputs: Any = None,
     rules: Iterable[Rule] = (),
     copy: bool = True,
@@ -78,6 +79,8 @@ def convert(
         estimator: how backward gets the gradient of a block, :class:`TangentEP` by default.
         tolerance: the relative residual at which a relaxation has converged; None chooses by the precision.
         max_sweeps: the most sweeps a relaxation may take.
+        narrow: whether the corrections of later sweeps may be computed in bfloat16, within the same tolerance: on machines with a matrix unit for
+            it (AMX, tensor cores) that is faster (docs/performance.md); elsewhere it changes nothing.
         example_inputs: a tensor, a tuple of arguments or a dict of keywords. Only needed where symbolic tracing
             fails; lets the blocks' energies be verified on an input of the right shape at once.
         rules: further rules, which win over the built-in ones (docs/operations.md).
@@ -92,10 +95,12 @@ def convert(
         VerificationError: a block's energy and its solver disagree, or the program and the model (a rule is wrong).
     """
     options = Options(
-        _size(block_size, block_sizes), block_sizes, digital, analog, norm, loop_gain, estimator, tolerance, max_sweeps, example_inputs, _given(rules), copy
+        _size(block_size, block_sizes), block_sizes, digital, analog, norm, loop_gain, estimator, tolerance, max_sweeps, example_inputs, _given(rules), copy, narrow
     )  # fmt: skip
     compiled = compile_model(model, options)
-    lowered = TorchEP(Execution(estimator or TangentEP(), Tolerance(tolerance, max_sweeps), loop_gain)).lower(compiled)
+    lowered = TorchEP(Execution(estimator or TangentEP(), Tolerance(tolerance, max_sweeps, narrow), loop_gain)).lower(
+        compiled
+    )
     verify_early(lowered, options.examples)
     return lowered
 

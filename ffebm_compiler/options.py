@@ -37,6 +37,7 @@ class Options:
     example_inputs: Any = None
     rules: tuple[Rule, ...] = ()
     copy: bool = True
+    narrow: bool = False
 
     def __post_init__(self) -> None:
         """Names are read more than once: a generator or a set of them becomes a tuple."""
@@ -60,7 +61,7 @@ class Options:
         return {
             f.name: _plain(getattr(self, f.name))
             for f in fields(self)
-            if f.name not in ("example_inputs", "rules", "copy")
+            if f.name not in ("example_inputs", "rules", "copy", "narrow")
         }
 
 

@@ -35,11 +35,19 @@ Gradients = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Drive:
-    """f of one state at a point: its value, the states it was computed from, and what its transpose needs of them."""
+    """f of one state at a point.
+
+    Attributes:
+        f: its value.
+        sources: the states that it was computed from.
+        kept: what its transpose needs of them.
+        is_own: whether f is memory that nothing else reads, and may be overwritten.
+    """
 
     f: Tensor
     sources: States
     kept: Mapping[Any, Tensor] = field(default_factory=dict, repr=False)
+    is_own: bool = False
 
 
 class Interaction(Protocol):

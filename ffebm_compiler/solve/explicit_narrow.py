@@ -38,7 +38,10 @@ def narrow_pays(device: torch.device) -> bool:
 
 
 def narrowed(code: Code) -> Code:
-    """The same code with the factors of its products rounded to bfloat16; every value stays of the type that it had."""
+    """The same code with the factors of its products rounded to bfloat16; what is computed from a product reads it in float32, as before.
+
+    A product that is an output itself stays in bfloat16: whoever adds it to something else needs no copy of it.
+    """
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     rounded: dict[tuple[fx.Node, bool], fx.Node] = {}
@@ -57,7 +60,8 @@ def narrowed(code: Code) -> Code:
         unread = _unread(node)
         args = tuple(factor(a, i in unread) if isinstance(a, fx.Node) else a for i, a in enumerate(node.args))
         product = graph.call_function(node.target, args, dict(node.kwargs))
-        copies[node] = product if _is_backward(node) else _wide(graph, product)
+        is_last = all(user.op == "output" for user in node.users)
+        copies[node] = product if _is_backward(node) or is_last else _wide(graph, product)
     _widen_parts(graph)
     return Code(code.inputs, code.outputs, fx.GraphModule(code.module, graph))
 
@@ -79,10 +83,11 @@ def _wide(graph: fx.Graph, node: fx.Node) -> fx.Node:
 
 
 def _widen_parts(graph: fx.Graph) -> None:
-    """What is taken of a transposed convolution's results, in float32."""
+    """What is taken of a transposed convolution's results and read again, in float32."""
     for node in list(graph.nodes):
         first = node.args[0] if node.op == "call_function" and node.args else None
-        if isinstance(first, fx.Node) and _is_backward(first):
+        is_last = all(user.op == "output" for user in node.users)
+        if isinstance(first, fx.Node) and _is_backward(first) and not is_last:
             with graph.inserting_after(node):
                 wide = _wide(graph, node)
             node.replace_all_uses_with(wide, delete_user_cb=wide.__ne__)

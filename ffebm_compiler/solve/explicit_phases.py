@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -53,7 +53,9 @@ class Sweeping:
             if f is not None and set(maps.forward.outputs) <= {F}:  # the transpose needs nothing of the forward pass
                 return Drive(f, sources, kept)
             found = maps.forward(kept) if maps.forward.outputs else {}
-        return Drive(found[F] if F in found else fixed[F], sources, {**kept, **found})
+        f = found.pop(F) if F in found else fixed[F]
+        kept |= found
+        return Drive(f, sources, kept, is_own=_is_apart(f, kept.values()))
 
     def _prepared(self, state: State, sources: States) -> tuple[SweepMaps, dict[Key, Tensor]]:
         """The code of a drive, and what it computes from inputs and weights alone."""
@@ -211,6 +213,12 @@ class Total:
     @property
     def gradients(self) -> Gradients:
         return {n: self._found[n] if n in self._found else torch.zeros_like(v) for n, v in self._like.items()}
+
+
+def _is_apart(f: Tensor, others: Iterable[Tensor]) -> bool:
+    """Whether a tensor shares its memory with none of these."""
+    own = f.untyped_storage().data_ptr()
+    return all(t.untyped_storage().data_ptr() != own for t in others)
 
 
 def read_of(bound: BoundBlock, state: State) -> Read:

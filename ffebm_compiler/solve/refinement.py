@@ -25,9 +25,9 @@ SHARE = 0.25
 """The part of the tolerance that rounding a correction may take."""
 
 
-def may_be_narrow(bound: BoundBlock, like: Tensor) -> bool:
+def may_be_narrow(bound: BoundBlock, like: Tensor, tolerance: Tolerance) -> bool:
     """Whether corrections of a block may be computed in bfloat16, and gain from it."""
-    plain = like.dtype == torch.float32 and not torch.is_autocast_enabled(like.device.type)
+    plain = tolerance.narrow and like.dtype == torch.float32 and not torch.is_autocast_enabled(like.device.type)
     return plain and bound.contraction is not None and not bound.block.is_routed and narrow_pays(like.device)
 
 
@@ -38,7 +38,7 @@ def is_small(correction: float, tolerance: float) -> bool:
 
 def corrects_narrowly(bound: BoundBlock, like: Tensor, tolerance: Tolerance) -> bool:
     """Whether what the feedback adds to a displacement, or to its contrast, may be rounded to bfloat16."""
-    return may_be_narrow(bound, like) and is_small(bound.contraction or 1.0, tolerance.nudged(like.dtype))
+    return may_be_narrow(bound, like, tolerance) and is_small(bound.contraction or 1.0, tolerance.nudged(like.dtype))
 
 
 @dataclass

@@ -172,7 +172,7 @@ def _relaxed(
     point, interaction, winners = _begin(interaction, start)
     like = next(iter(point.states.values()))
     stop = tolerance.of(like.dtype)
-    if differentiation.is_narrow and may_be_narrow(interaction.bound, like):
+    if differentiation.is_narrow and may_be_narrow(interaction.bound, like, tolerance):
         linear = differentiation.linearise(interaction.bound, point.states)
         states, record = _settle_refined(interaction, linear, point, stop, tolerance.max_sweeps)
         return Equilibrium(states, replace(record, held=bool(winners)), winners)
@@ -223,7 +223,8 @@ def _begin(interaction: Interaction, start: States | None) -> tuple[_Point, Inte
             interaction = interaction.holding(chosen)
             state = interaction.bound.block.state(n)
         drives[n] = interaction.drive(state, leaves, f)
-        leaves[n] = interaction.leaf(state.potential.activation(drives[n].f.detach()))
+        a, is_own = _activation(drives[n], ())
+        leaves[n] = interaction.leaf(state.potential.settle(a) if is_own else state.potential.activation(a))
     return _Point(leaves, drives), interaction, winners
 
 
@@ -292,7 +293,7 @@ def _forward_sweep(interaction: Interaction, point: _Point, kept: States | None 
         n = state.name
         drives[n] = interaction.drive(state, leaves)
         parts = [(bound.reverse_gain(n, m), back[n]) for m, back in feedback.items() if n in back]
-        a, is_own = _activation(drives[n].f.detach(), parts)
+        a, is_own = _activation(drives[n], parts)
         if kept is not None:
             kept[n] = a if is_own else a.clone()
         reads_again = kept is not None or not is_own
@@ -300,12 +301,13 @@ def _forward_sweep(interaction: Interaction, point: _Point, kept: States | None 
     return _Point(leaves, drives)
 
 
-def _activation(f: Tensor, parts: Sequence[tuple[float, Tensor]]) -> tuple[Tensor, bool]:
+def _activation(drive: Drive, parts: Sequence[tuple[float, Tensor]]) -> tuple[Tensor, bool]:
     """``f + sum_m (w_m / w_l) J_lm^T s_m``, and whether that is memory of its own."""
+    f = drive.f.detach()
     if not parts:
-        return f, False
+        return f, drive.is_own
     (gain, first), *others = parts
-    a = torch.add(f, first, alpha=gain)
+    a = f.add_(first, alpha=gain) if drive.is_own and f.dtype == first.dtype else torch.add(f, first, alpha=gain)
     for gain, back in others:
         a = a.add_(back, alpha=gain)
     return a, True

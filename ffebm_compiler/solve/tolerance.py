@@ -14,10 +14,13 @@ class Tolerance:
     Attributes:
         residual: the relative error at which it has converged; None chooses by the type's precision.
         max_sweeps: the largest number of sweeps.
+        narrow: whether corrections may be computed in bfloat16, where that rounds less than a quarter of this and the machine has a
+            matrix unit for it.
     """
 
     residual: float | None = None
     max_sweeps: int = 200
+    narrow: bool = False
 
     def of(self, dtype: torch.dtype) -> float:
         """The tolerance of a free phase; by default some 30 roundings of the type, below which a residual is noise, and at most a few percent."""

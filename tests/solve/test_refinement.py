@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ffebm_compiler as fc
-from ffebm_compiler.solve import BoundBlock, refinement
+from ffebm_compiler.solve import BoundBlock, Tolerance, refinement
 from ffebm_compiler.solve.explicit_narrow import narrow_pays
 
 
@@ -61,7 +61,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 def model_of(case: str, size: int, **options: object) -> tuple[fc.FFEBM, Tensor]:
     make, shape = CASES[case]
     torch.manual_seed(0)
-    model = fc.convert(make(), block_size=size, **options).train()
+    model = fc.convert(make(), block_size=size, narrow=True, **options).train()
     return model, torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
@@ -132,9 +132,16 @@ def test_nor_has_mixed_precision(narrow: None) -> None:
     model, x = model_of("vgg", 2)
     (block, *_) = model.program.energy_blocks
     bound = BoundBlock(block, {}, {}, {}, contraction=0.01)
-    assert refinement.may_be_narrow(bound.holding({}), x) == (not block.is_routed)
+    assert refinement.may_be_narrow(bound, x, Tolerance(narrow=True)) == (not block.is_routed)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not refinement.may_be_narrow(bound, x)
+        assert not refinement.may_be_narrow(bound, x, Tolerance(narrow=True))
+
+
+def test_unless_it_is_asked_for_every_product_is_wide(narrow: None) -> None:
+    model, x = model_of("vgg", 2)
+    with model.using(narrow=False), Types() as types:
+        gradients(model, x)
+    assert types.seen == {torch.float32}
 
 
 def test_whether_it_pays_is_the_machines_answer() -> None:
