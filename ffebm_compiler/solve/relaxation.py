@@ -18,7 +18,7 @@ choices. At unit feedback the winners follow the states while the residual falls
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -28,9 +28,16 @@ from ..ir import State
 from .automatic import AUTOMATIC
 from .binding import BoundBlock, States
 from .differentiation import Differentiation, Drive, Interaction, UnderivableError
+from .over_relaxation import WORTH, Pace, limit_of, overshot
 
 STALLED, PATIENCE = 0.98, 2
 """The winners of maxima are held once so many sweeps on end have not brought the residual below this part of its lowest."""
+
+ROUTED = 3
+"""Sweeps are not over-relaxed before so many have brought the residual down, where winners of maxima follow: a tie shows by then."""
+
+SOME = 3
+"""Sweeps that are worth waiting for."""
 
 FASTEST = 0.05
 """The least contraction that a measurement from two sweeps is trusted with."""
@@ -102,35 +109,64 @@ def iterate(
     until_stalled: bool = False,
     contraction: float | None = None,
     from_zero: bool = False,
+    pace: Pace | None = None,
+    slow: float = math.inf,
 ) -> Relaxation:
-    """The one relaxation loop: sweeps until the estimated error is within the tolerance.
+    """Sweeps until the estimated error is within the tolerance.
 
     Args:
         sweep: advances by one sweep and returns (new, change) of each state.
         until_stalled: give up as soon as the residual no longer falls.
         contraction: a bound on what a sweep leaves of the error, where one is certified; one sweep may then be enough.
         from_zero: what is relaxed begins at zero, so the first residual is 1 and need not be looked at.
+        pace: how far the sweeps go; it is told every residual.
+        slow: give up once sweeps leave more than this of the residual, if more than some are still needed.
     """
+    first = from_zero
+
+    def step() -> float:
+        nonlocal first
+        changes, known = sweep(), first
+        first = False
+        return 1.0 if known and changes else _residual(changes)
+
+    sure = contraction is not None and not from_zero
     floor = FASTEST if contraction is None else contraction
-    previous, lowest, error, rho, stalls = math.inf, math.inf, math.inf, 0.0, 0
+    return advance(name, step, tolerance, max_sweeps, until_stalled, floor, sure, pace, slow)
+
+
+def advance(
+    name: str,
+    step: Callable[[], float],
+    tolerance: float,
+    max_sweeps: int,
+    until_stalled: bool = False,
+    floor: float = FASTEST,
+    sure: bool = False,
+    pace: Pace | None = None,
+    slow: float = math.inf,
+) -> Relaxation:
+    """The one relaxation loop, of steps that tell their residual; ``sure`` lets it end at the first one."""
+    pace = Pace(limit=1.0) if pace is None else pace
+    lowest, error, stalls = math.inf, math.inf, 0
     for k in range(1, max_sweeps + 1):
-        changes = sweep()
-        residual = 1.0 if from_zero and k == 1 and changes else _residual(changes)
+        residual = step()
         if not math.isfinite(residual):
             return Relaxation(name, k, math.inf, False)
-        if 0 < previous < math.inf:
-            rho = residual / previous
+        rho = pace.after(residual)
         stalls = (
             0 if residual < STALLED * lowest else stalls + 1
         )  # against the lowest: a cycle of winners may be longer than one sweep
         lowest = min(lowest, residual)
         error = residual * max(floor, rho / (1 - rho)) if rho < 1 else residual * 1e3
-        sure = k > 1 or (contraction is not None and not from_zero)
-        if residual == 0 or (sure and error <= tolerance):
+        if residual == 0 or ((sure or k > 1) and error <= tolerance):
             return Relaxation(name, k, error, True)
-        if until_stalled and stalls == PATIENCE:
+        if k > 1 and rho > slow and error * rho**SOME > tolerance:
             return Relaxation(name, k, error, False)
-        previous = residual
+        if until_stalled and stalls == PATIENCE:
+            if not pace.brake():
+                return Relaxation(name, k, error, False)
+            lowest, stalls = residual, 0
     return Relaxation(name, max_sweeps, error, False)
 
 
@@ -141,13 +177,17 @@ def peak(t: Tensor) -> Tensor:
 
 def _residual(changes: Mapping[str, tuple[Tensor, Tensor]]) -> float:
     """The largest relative change, in one transfer from the device."""
+    return float(relative((peak(new), peak(change)) for new, change in changes.values() if new.numel()))
+
+
+def relative(peaks: Iterable[tuple[Tensor, Tensor]]) -> float | Tensor:
+    """The largest ratio of a state's change to the state, of the peaks of both; infinite where a state has left all bounds."""
     ratios = []
-    for new, change in changes.values():
-        if new.numel():
-            scale, moved = peak(new).float(), peak(change).float()
-            ratios.append(torch.where(scale > 0, moved / scale.clamp(min=1e-38), 0.0))
-            ratios[-1] = torch.where(scale < DIVERGED, ratios[-1], torch.inf)
-    return float(torch.stack(ratios).amax()) if ratios else 0.0
+    for scale, moved in peaks:
+        scale, moved = scale.float(), moved.float()
+        ratios.append(torch.where(scale > 0, moved / scale.clamp(min=1e-38), 0.0))
+        ratios[-1] = torch.where(scale < DIVERGED, ratios[-1], torch.inf)
+    return torch.stack(ratios).amax() if ratios else 0.0
 
 
 def relax(
@@ -232,28 +272,31 @@ def _begin(interaction: Interaction, start: States | None) -> tuple[_Point, Inte
 def _settle(interaction: Interaction, point: _Point, tolerance: float, max_sweeps: int) -> tuple[_Point, Relaxation]:
     """Sweeps until the residual is within the tolerance, or a routed block stalls."""
     change: States = {}
+    block, contraction = interaction.bound.block, interaction.bound.contraction
+    weak = contraction is not None and contraction <= WORTH
+    pace = Pace(limit=1.0) if weak else Pace(limit_of(block.edges), ROUTED if block.is_routed else 1)
 
     def sweep() -> dict[str, tuple[Tensor, Tensor]]:
         nonlocal point
-        before, point = point.states, _forward_sweep(interaction, point)
+        before, point = point.states, _forward_sweep(interaction, point, pace.omega)
         for n, s in point.states.items():
             change[n] = torch.sub(s, before[n], out=change[n]) if n in change else s - before[n]
         return {n: (s, change[n]) for n, s in point.states.items()}
 
-    block = interaction.bound.block
     record = iterate(
         block.name,
         sweep,
         tolerance,
         max_sweeps,
         until_stalled=block.is_routed,
-        contraction=interaction.bound.contraction,
+        contraction=contraction,
+        pace=pace,
     )
     return point, record
 
 
-def _forward_sweep(interaction: Interaction, point: _Point) -> _Point:
-    """One sweep in forward order, the feedback from the states before it."""
+def _forward_sweep(interaction: Interaction, point: _Point, omega: float = 1.0) -> _Point:
+    """One sweep in forward order, the feedback from the states before it, each state going ``omega`` times as far as to its minimum."""
     bound = interaction.bound
     feedback = {
         s.name: interaction.pull(s, point.drives[s.name], point.leaves[s.name].detach()) for s in bound.block.states
@@ -264,7 +307,9 @@ def _forward_sweep(interaction: Interaction, point: _Point) -> _Point:
         n = state.name
         drives[n] = interaction.drive(state, leaves)
         parts = [(bound.reverse_gain(n, m), back[n]) for m, back in feedback.items() if n in back]
-        leaves[n] = interaction.leaf(_state(state, drives[n].f.detach(), parts))
+        new = _state(state, drives[n].f.detach(), parts)
+        old = point.leaves[n].detach()
+        leaves[n] = interaction.leaf(overshot(state.potential, old, new, omega, overwrite=bool(parts)))
     return _Point(leaves, drives)
 
 
