@@ -165,7 +165,7 @@ def contraction_of(omega: float) -> float:
 
 def overshot(potential: Potential, old: Tensor, new: Tensor, omega: float, overwrite: bool) -> Tensor:
     """``P(old + omega (new - old))``, in the memory of ``new`` where nobody else reads it; a simplex is not left."""
-    if omega == 1.0 or potential.simplex is not None:
+    if potential.simplex is not None:
         return new
     s = torch.lerp(old, new, omega, out=new) if overwrite else torch.lerp(old, new, omega)
     bounded = math.isfinite(potential.lower) or math.isfinite(potential.upper)

@@ -308,8 +308,9 @@ def _forward_sweep(interaction: Interaction, point: _Point, omega: float = 1.0) 
         drives[n] = interaction.drive(state, leaves)
         parts = [(bound.reverse_gain(n, m), back[n]) for m, back in feedback.items() if n in back]
         new = _state(state, drives[n].f.detach(), parts)
-        old = point.leaves[n].detach()
-        leaves[n] = interaction.leaf(overshot(state.potential, old, new, omega, overwrite=bool(parts)))
+        if omega != 1.0:
+            new = overshot(state.potential, point.leaves[n].detach(), new, omega, overwrite=bool(parts))
+        leaves[n] = interaction.leaf(new)
     return _Point(leaves, drives)
 
 
