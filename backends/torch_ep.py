@@ -54,6 +54,7 @@ from .gain_store import GainStore
 from .script import script_of
 from .values import map_leaves, ordinary
 from .views import BlockView
+from .weight_range import check_weights
 
 if TYPE_CHECKING:
     from .analog_emu import AnalogFFEBM
@@ -268,6 +269,9 @@ class FFEBM(nn.Module):
             gains = self.gain_store.measure(
                 bound, self.execution.loop_gain, self._version_in_run, training_step, self.differentiation
             )
+        trained = next((w.dtype for w in bound.weights.values() if w.is_floating_point()), None)
+        loop_gain, labels = self.execution.loop_gain, self.program.labels
+        check_weights(block, gains, loop_gain, labels, trained if torch.is_grad_enabled() else None)
 
         def free(phase: FreePhase) -> None:
             self.__dict__["_records"].append(phase.relaxation)

@@ -20,3 +20,11 @@ torch.set_num_threads(1)  # the tensors are small: a second thread costs more th
 def _seeded() -> None:
     """What a test draws does not depend on the tests before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def plain_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The executor without over-relaxation, sweep by sweep what an exported loop does."""
+    from ffebm_compiler.solve import over_relaxation
+
+    monkeypatch.setattr(over_relaxation, "WORTH", 1.0)

@@ -13,20 +13,29 @@ backward, from the outputs where the nudge enters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from .binding import States
+from .conjugate_gradients import SLOW, Division, conjugate, solves
 from .differentiation import Linearised
+from .parts import Part, total
 from .refinement import Displacing, corrects_narrowly
 from .relaxation import Relaxation, iterate
 from .tolerance import Tolerance
 
 
 def displace(
-    linear: Linearised, errors: Mapping[str, Tensor], beta: float, tolerance: Tolerance, tangent: bool = False
+    linear: Linearised,
+    errors: Mapping[str, Tensor],
+    beta: float,
+    tolerance: Tolerance,
+    tangent: bool = False,
+    start: Mapping[str, Tensor] | None = None,
 ) -> tuple[States, Relaxation]:
     """The displacement of the equilibrium under the nudge ``beta <s_out, errors>``.
 
@@ -36,62 +45,104 @@ def displace(
         beta: the nudge strength; with ``tangent`` the displacement is linear in it.
         tolerance: when to stop, relative to each state's own displacement.
         tangent: with sigma' instead of sigma's difference: the limit of a vanishing nudge.
+        start: a displacement to start from, such as the opposite of the opposite nudge's; none by default.
     """
-    bound, block = linear.bound, linear.bound.block
-    increments = linear.tangents if tangent else linear.differences
-    nudge = {n: e * (-beta / bound.layer_weights[n]) for n, e in errors.items()}
-    d: States = {}
-    change: States = {}
+    block, weights = linear.bound.block, linear.bound.layer_weights
+    nudge = {n: e * (-beta / weights[n]) for n, e in errors.items()}
+    with torch.no_grad():
+        nudged = _Nudged(linear, nudge, tangent, dict(start or {}))
+        if not block.has_feedback:
+            nudged.sweep()
+            return nudged.d, Relaxation(block.name, 1, 0.0, True)
+        like = next(iter(linear.states.values()))
+        stop = tolerance.nudged(like.dtype)
+        if tangent and start is None and corrects_narrowly(linear.bound, like, tolerance):
+            return _corrected(nudged, stop, tolerance.max_sweeps)
+        return nudged.settled(stop, tolerance.max_sweeps, from_zero=start is None)
 
-    def sweep() -> dict[str, tuple[Tensor, Tensor]]:
-        parts: dict[str, list[Part]] = {s.name: [(1.0, nudge[s.name])] if s.name in nudge else [] for s in block.states}
-        pushed = {s.name: linear.push(s, d) for s in block.states if not s.drive.is_linear}
+
+def _corrected(nudged: _Nudged, tolerance: float, max_sweeps: int) -> tuple[States, Relaxation]:
+    """One sweep, and corrections of it."""
+    bound = nudged.linear.bound
+    correction: Displacing | None = None
+
+    def sweep() -> Mapping[str, tuple[Tensor, Tensor]]:
+        nonlocal correction
+        if not nudged.d:
+            return nudged.sweep()
+        correction = correction or Displacing(nudged.linear, nudged.d, dict(nudged.d))
+        return correction.sweep()
+
+    record = iterate(bound.block.name, sweep, tolerance, max_sweeps, contraction=bound.contraction, from_zero=True)
+    return nudged.d, record
+
+
+class _Nudged:
+    """A block under a nudge ``c``, on its way to the displacement ``d``.
+
+    Where two sweeps show that many would be needed, conjugate gradients take their place. They solve to first order in the nudge, so what is
+    not tangent is swept on from there.
+    """
+
+    def __init__(self, linear: Linearised, nudge: Mapping[str, Tensor], tangent: bool, d: States):
+        self.linear, self.nudge, self.tangent, self.d = linear, nudge, tangent, d
+        self.increments = linear.tangents if tangent else linear.differences
+        self._change: States = {}
+        contraction = linear.bound.contraction
+        strong = linear.bound.block.has_feedback and (contraction is None or contraction > SLOW) and solves(linear)
+        self.division = (
+            Division.of(linear.bound.block, {n: v.numel() for n, v in linear.states.items()}) if strong else None
+        )
+        self._kept = {s.name for s in self.division.kept} if self.division else set[str]()
+        self._da: States = {}
+
+    def settled(self, tolerance: float, max_sweeps: int, from_zero: bool) -> tuple[States, Relaxation]:
+        record = self._swept(tolerance, max_sweeps, from_zero, math.inf if self.division is None else SLOW)
+        left = max_sweeps - record.sweeps
+        if record.converged or not math.isfinite(record.residual) or left < 2:
+            return self.d, record
+        assert self.division is not None
+        self.d, solved = conjugate(self.linear, self.division, self.nudge, self._da, tolerance, left)
+        self._da, self._kept, sweeps = {}, set(), record.sweeps + solved.sweeps
+        if (self.tangent and math.isfinite(solved.residual)) or sweeps == max_sweeps:
+            return self.d, replace(solved, sweeps=sweeps)
+        record = self._swept(tolerance, max_sweeps - sweeps, False, math.inf)
+        return self.d, replace(record, sweeps=sweeps + record.sweeps)
+
+    def _swept(self, tolerance: float, max_sweeps: int, from_zero: bool, slow: float) -> Relaxation:
+        bound = self.linear.bound
+        contraction = bound.contraction
+        return iterate(
+            bound.block.name,
+            self.sweep,
+            tolerance,
+            max_sweeps,
+            contraction=contraction,
+            from_zero=from_zero,
+            slow=slow,
+        )
+
+    def sweep(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """One sweep in backward order."""
+        linear, bound, d = self.linear, self.linear.bound, self.d
+        states = bound.block.states
+        parts: dict[str, list[Part]] = {
+            s.name: [(1.0, self.nudge[s.name])] if s.name in self.nudge else [] for s in states
+        }
+        pushed = {s.name: linear.push(s, d) for s in states if not s.drive.is_linear}
         for m, (_, curvature) in pushed.items():
             for source, c in curvature.items():
                 parts[source].append((bound.reverse_gain(source, m), c))
-        for state in reversed(block.states):
+        for state in reversed(states):
             n = state.name
             push, _ = pushed[n] if n in pushed else linear.push(state, d)
-            da = _total([*([] if push is None else [(1.0, push)]), *parts[n]])
-            new = torch.zeros_like(linear.states[n]) if da is None else increments[n](da)
+            da = total([*([] if push is None else [(1.0, push)]), *parts[n]])
+            new = torch.zeros_like(linear.states[n]) if da is None else self.increments[n](da)
+            if n in self._kept:
+                self._da[n] = new if da is None else da
             if n in d:
-                change[n] = torch.sub(new, d[n], out=change[n]) if n in change else new - d[n]
+                self._change[n] = torch.sub(new, d[n], out=self._change.get(n))
             d[n] = new
             for source, back in linear.pull(state, new).items():
                 parts[source].append((bound.reverse_gain(source, n), back))
-        return {n: (v, change.get(n, v)) for n, v in d.items()}
-
-    with torch.no_grad():
-        if not block.has_feedback:
-            sweep()
-            return d, Relaxation(block.name, 1, 0.0, True)
-        like = next(iter(linear.states.values()))
-        stop = tolerance.nudged(like.dtype)
-        correction: Displacing | None = None
-        narrow = tangent and corrects_narrowly(bound, like, tolerance)
-
-        def step() -> Mapping[str, tuple[Tensor, Tensor]]:
-            nonlocal correction
-            if narrow and d:
-                correction = correction or Displacing(linear, d, dict(d))
-                return correction.sweep()
-            return sweep()
-
-        record = iterate(block.name, step, stop, tolerance.max_sweeps, contraction=bound.contraction, from_zero=True)
-    return d, record
-
-
-Part = tuple[float, Tensor]
-"""A factor and what it multiplies."""
-
-
-def _total(parts: Sequence[Part]) -> Tensor | None:
-    """The sum of ``factor * value``, in one pass a part; what it is given is not overwritten."""
-    if not parts:
-        return None
-    (factor, total), *others = parts
-    if factor != 1.0:
-        total = total * factor
-    for i, (factor, value) in enumerate(others):
-        total = torch.add(total, value, alpha=factor) if i == 0 else total.add_(value, alpha=factor)
-    return total
+        return {n: (v, self._change.get(n, v)) for n, v in d.items()}

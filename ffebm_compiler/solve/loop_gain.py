@@ -14,6 +14,7 @@ equilibrium, and coordinate descent finds it. For a chain of any length, loop ga
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -273,9 +274,11 @@ def _coupling(block: EnergyBlock, loops: Mapping[Edge, float]) -> float:
     """The largest eigenvalue of K."""
     place = {s.name: i for i, s in enumerate(block.states)}
     slope = {s.name: s.potential.slope for s in block.states}
-    k = {(l, m): (loop * slope[l] * slope[m]) ** 0.5 for (l, m), loop in loops.items()}
+    k = {(l, m): math.sqrt(loop * slope[l] * slope[m]) for (l, m), loop in loops.items()}
+    if not all(map(math.isfinite, k.values())):
+        return math.inf
     if len(k) == 1:
-        return float(*k.values())
+        return max(k.values())
     matrix = np.zeros((len(place), len(place)))
     for (l, m), entry in k.items():
         matrix[place[l], place[m]] = matrix[place[m], place[l]] = entry

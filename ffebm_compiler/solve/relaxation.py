@@ -18,7 +18,7 @@ choices. At unit feedback the winners follow the states while the residual falls
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -27,11 +27,18 @@ from torch import Tensor
 from .automatic import AUTOMATIC
 from .binding import BoundBlock, States
 from .differentiation import Differentiation, Drive, Interaction, Linearised, UnderivableError
+from .over_relaxation import WORTH, Pace, limit_of, overshot
 from .refinement import Correction, is_small, may_be_narrow
 from .tolerance import Tolerance
 
 STALLED, PATIENCE = 0.98, 2
 """The winners of maxima are held once so many sweeps on end have not brought the residual below this part of its lowest."""
+
+ROUTED = 3
+"""Sweeps are not over-relaxed before so many have brought the residual down, where winners of maxima follow: a tie shows by then."""
+
+SOME = 3
+"""Sweeps that are worth waiting for."""
 
 FASTEST = 0.05
 """The least contraction that a measurement from two sweeps is trusted with."""
@@ -82,40 +89,71 @@ def iterate(
     until_stalled: bool = False,
     contraction: float | None = None,
     from_zero: bool = False,
+    pace: Pace | None = None,
+    slow: float = math.inf,
     heard: Callable[[float], None] = lambda residual: None,
 ) -> Relaxation:
-    """The one relaxation loop: sweeps until the estimated error is within the tolerance.
+    """Sweeps until the estimated error is within the tolerance.
 
     Args:
         sweep: advances by one sweep and returns (new, change) of each state.
         until_stalled: give up as soon as the residual no longer falls.
         contraction: a bound on what a sweep leaves of the error, where one is certified; one sweep may then be enough.
         from_zero: what is relaxed begins at zero, so the first residual is 1 and need not be looked at.
+        pace: how far the sweeps go; it is told every residual.
+        slow: give up once sweeps leave more than this of the residual, if more than some are still needed.
         heard: called with the residual of each sweep.
     """
-    floor = FASTEST if contraction is None else contraction
+    first = from_zero
     scales: dict[str, Tensor] = {}
-    previous, lowest, error, rho, stalls = math.inf, math.inf, math.inf, 0.0, 0
-    for k in range(1, max_sweeps + 1):
-        changes = sweep()
-        residual = 1.0 if from_zero and k == 1 and changes else _residual(changes, scales)
-        scales = scales if contraction is not None else {}  # what can't diverge keeps its scale
+
+    def step() -> float:
+        nonlocal first
+        changes, known = sweep(), first
+        first = False
+        if contraction is None:
+            scales.clear()  # only what can't diverge keeps its scale
+        residual = 1.0 if known and changes else _residual(changes, scales)
         heard(residual)
+        return residual
+
+    sure = contraction is not None and not from_zero
+    floor = FASTEST if contraction is None else contraction
+    return advance(name, step, tolerance, max_sweeps, until_stalled, floor, sure, pace, slow)
+
+
+def advance(
+    name: str,
+    step: Callable[[], float],
+    tolerance: float,
+    max_sweeps: int,
+    until_stalled: bool = False,
+    floor: float = FASTEST,
+    sure: bool = False,
+    pace: Pace | None = None,
+    slow: float = math.inf,
+) -> Relaxation:
+    """The one relaxation loop, of steps that tell their residual; ``sure`` lets it end at the first one."""
+    pace = Pace(limit=1.0) if pace is None else pace
+    lowest, error, stalls = math.inf, math.inf, 0
+    for k in range(1, max_sweeps + 1):
+        residual = step()
         if not math.isfinite(residual):
             return Relaxation(name, k, math.inf, False)
-        if 0 < previous < math.inf:
-            rho = residual / previous
+        rho = pace.after(residual)
         stalls = (
             0 if residual < STALLED * lowest else stalls + 1
         )  # against the lowest: a cycle of winners may be longer than one sweep
         lowest = min(lowest, residual)
         error = residual * max(floor, rho / (1 - rho)) if rho < 1 else residual * 1e3
-        sure = k > 1 or (contraction is not None and not from_zero)
-        if residual == 0 or (sure and error <= tolerance):
+        if residual == 0 or ((sure or k > 1) and error <= tolerance):
             return Relaxation(name, k, error, True)
-        if until_stalled and stalls == PATIENCE:
+        if k > 1 and rho > slow and error * rho**SOME > tolerance:
             return Relaxation(name, k, error, False)
-        previous = residual
+        if until_stalled and stalls == PATIENCE:
+            if not pace.brake():
+                return Relaxation(name, k, error, False)
+            lowest, stalls = residual, 0
     return Relaxation(name, max_sweeps, error, False)
 
 
@@ -130,14 +168,20 @@ def _residual(changes: Mapping[str, tuple[Tensor, Tensor]], scales: dict[str, Te
     Args:
         scales: the magnitude of each state, where it is known; others are added.
     """
+    for n, (new, _) in changes.items():
+        if n not in scales and new.numel():
+            scales[n] = peak(new)
+    return float(relative((scales[n], peak(change)) for n, (_, change) in changes.items() if n in scales))
+
+
+def relative(peaks: Iterable[tuple[Tensor, Tensor]]) -> float | Tensor:
+    """The largest ratio of a state's change to the state, of the peaks of both; infinite where a state has left all bounds."""
     ratios = []
-    for n, (new, change) in changes.items():
-        if new.numel():
-            scale = scales[n] if n in scales else scales.setdefault(n, peak(new).float())
-            moved = peak(change).float()
-            ratios.append(torch.where(scale > 0, moved / scale.clamp(min=1e-38), 0.0))
-            ratios[-1] = torch.where(scale < DIVERGED, ratios[-1], torch.inf)
-    return float(torch.stack(ratios).amax()) if ratios else 0.0
+    for scale, moved in peaks:
+        scale, moved = scale.float(), moved.float()
+        ratios.append(torch.where(scale > 0, moved / scale.clamp(min=1e-38), 0.0))
+        ratios[-1] = torch.where(scale < DIVERGED, ratios[-1], torch.inf)
+    return torch.stack(ratios).amax() if ratios else 0.0
 
 
 def relax(
@@ -231,22 +275,25 @@ def _begin(interaction: Interaction, start: States | None) -> tuple[_Point, Inte
 def _settle(interaction: Interaction, point: _Point, tolerance: float, max_sweeps: int) -> tuple[_Point, Relaxation]:
     """Sweeps until the residual is within the tolerance, or a routed block stalls."""
     change: States = {}
+    block, contraction = interaction.bound.block, interaction.bound.contraction
+    weak = contraction is not None and contraction <= WORTH
+    pace = Pace(limit=1.0) if weak else Pace(limit_of(block.edges), ROUTED if block.is_routed else 1)
 
     def sweep() -> dict[str, tuple[Tensor, Tensor]]:
         nonlocal point
-        before, point = point.states, _forward_sweep(interaction, point)
+        before, point = point.states, _forward_sweep(interaction, point, pace.omega)
         for n, s in point.states.items():
             change[n] = torch.sub(s, before[n], out=change[n]) if n in change else s - before[n]
         return {n: (s, change[n]) for n, s in point.states.items()}
 
-    block = interaction.bound.block
     record = iterate(
         block.name,
         sweep,
         tolerance,
         max_sweeps,
         until_stalled=block.is_routed,
-        contraction=interaction.bound.contraction,
+        contraction=contraction,
+        pace=pace,
     )
     return point, record
 
@@ -267,7 +314,7 @@ def _settle_refined(
         if correction is not None:
             return correction.sweep()
         activations: States = {}
-        before, point = point.states, _forward_sweep(interaction, point, activations)
+        before, point = point.states, _forward_sweep(interaction, point, kept=activations)
         change = {n: s - before[n] for n, s in point.states.items()}
         last = activations, change
         return {n: (s, change[n]) for n, s in point.states.items()}
@@ -281,8 +328,12 @@ def _settle_refined(
     return point.states if correction is None else correction.states, record
 
 
-def _forward_sweep(interaction: Interaction, point: _Point, kept: States | None = None) -> _Point:
-    """One sweep in forward order, the feedback from the states before it; ``kept`` is given the pre-activations."""
+def _forward_sweep(interaction: Interaction, point: _Point, omega: float = 1.0, kept: States | None = None) -> _Point:
+    """One sweep in forward order, the feedback from the states before it, each state going ``omega`` times as far as to its minimum.
+
+    Args:
+        kept: is given the pre-activations.
+    """
     bound = interaction.bound
     feedback = {
         s.name: interaction.pull(s, point.drives[s.name], point.leaves[s.name].detach()) for s in bound.block.states
@@ -296,8 +347,11 @@ def _forward_sweep(interaction: Interaction, point: _Point, kept: States | None 
         a, is_own = _activation(drives[n], parts)
         if kept is not None:
             kept[n] = a if is_own else a.clone()
-        reads_again = kept is not None or not is_own
-        leaves[n] = interaction.leaf(state.potential.activation(a) if reads_again else state.potential.settle(a))
+        overwrite = is_own and kept is None
+        new = state.potential.settle(a) if overwrite else state.potential.activation(a)
+        if omega != 1.0:
+            new = overshot(state.potential, point.leaves[n].detach(), new, omega, overwrite)
+        leaves[n] = interaction.leaf(new)
     return _Point(leaves, drives)
 
 

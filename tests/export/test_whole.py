@@ -92,6 +92,7 @@ def test_exported_programs_too(name: str, tmp_path: Path) -> None:
 # --- relaxations that are harder ---------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("plain_sweeps")
 def test_strong_feedback_takes_as_many_sweeps(tmp_path: Path) -> None:
     """Above the rounding of float32, where two orders of summation may part by a sweep."""
     net, args = entry("mlp").build()
@@ -112,6 +113,7 @@ def test_a_relaxation_that_does_not_converge_ends_at_the_same_sweep(tmp_path: Pa
     assert float(run(path, args)["block1.residual"]) == pytest.approx(residual, rel=1e-3)
 
 
+@pytest.mark.usefixtures("plain_sweeps")
 def test_a_block_that_diverges_says_so(tmp_path: Path) -> None:
     net = mlp(nn.ReLU, (4, 6, 6, 3))
     with torch.no_grad():
@@ -155,6 +157,7 @@ def test_winners_are_held_where_the_executor_holds_them(loop_gain: float, tmp_pa
     assert [r.held for r in model.relaxation] == [loop_gain == 0.05]
 
 
+@pytest.mark.usefixtures("plain_sweeps")
 def test_tolerance_and_gains_can_be_changed_in_the_file(tmp_path: Path) -> None:
     net, args = entry("mlp").build()
     model = fc.convert(net.eval(), block_size=2, loop_gain=0.2)
@@ -168,6 +171,17 @@ def test_tolerance_and_gains_can_be_changed_in_the_file(tmp_path: Path) -> None:
     onnx.save(file, path)
     with model.using(tolerance=1e-2, loop_gain=None):
         compare(model, path, args)
+
+
+def test_over_relaxation_of_the_executor_ends_at_the_same_states(tmp_path: Path) -> None:
+    """The loop of the file sweeps plainly."""
+    net, args = entry("mlp").build()
+    model = fc.convert(net.eval(), block_size=3, loop_gain=None, tolerance=1e-6)
+    found = run(model.export_onnx(tmp_path / "net.onnx", args, diagnostics=True), args)
+    with torch.no_grad():
+        np.testing.assert_allclose(found["output"], model(*args).numpy(), rtol=1e-4, atol=1e-5)
+    (record,) = [r for r in model.relaxation if r.sweeps > 1]
+    assert record.sweeps < int(found["block1.sweeps"])
 
 
 # --- the file ---------------------------------------------------------------------------------------------

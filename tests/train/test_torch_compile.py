@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 import ffebm_compiler as fc
 from ffebm_compiler.train import enrolment
+from ffebm_compiler.train.opaque_operators import FORMAT
 
 BACKEND = "aot_eager"
 NAMES = ("mlp", "vgg_norm", "residual", "two_inputs", "output_namedtuple", "tied_modules", "siamese", "buffers", "weight_norm", "transformer", "branching")  # fmt: skip
@@ -307,3 +308,31 @@ def test_the_operators_are_what_they_say() -> None:
     assert [f.name().partition("::")[2] for f, _ in seen] == ["begin", "settle", "settle", "settle"]
     for function, args in seen:
         torch.library.opcheck(function, args, test_utils=("test_schema", "test_faketensor"))
+
+
+def test_the_program_for_compilers_is_written_once_when_one_asks() -> None:
+    net, x = vgg()
+    model, _ = twins(net)
+    model(x)
+    assert not model._traceable
+    compiled(model)(x)
+    assert list(model._traceable) == [model.training]
+    written = model._traceable[model.training]
+    torch._dynamo.reset()
+    compiled(model)(x)
+    assert model._traceable[model.training] is written
+
+
+def test_graphs_tell_the_format_of_the_operators_in_them() -> None:
+    net, x = vgg()
+    model, _ = twins(net)
+    layouts: list[str] = []
+
+    def keeping(module: torch.fx.GraphModule, examples: Any) -> Any:
+        layouts.extend(n.args[3] for n in module.graph.nodes if n.target is torch.ops.ffebm.settle)
+        return module.forward
+
+    with torch.no_grad():
+        torch.compile(model, fullgraph=True, backend=keeping)(x)
+    assert len(layouts) == len(model.blocks)
+    assert all(text.split()[0] == str(FORMAT) for text in layouts)

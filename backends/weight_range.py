@@ -1,0 +1,58 @@
+"""Whether a block's layer weights are within the range of numbers.
+
+The weight of a layer is a product over the layers behind it, ``w_l = w_m |J_lm|^2 / loop_gain``, and a nudge moves its state by about
+``1 / w_l``: in a block of many layers the one overflows while the other vanishes, and the gradient is their product.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+
+import torch
+
+from ..errors import GradientWarning, OptionError, Problem
+from ..ir import EnergyBlock
+from ..solve import Gains
+
+
+def check_weights(
+    block: EnergyBlock, gains: Gains, loop_gain: float | None, labels: Mapping[str, str], trained: torch.dtype | None
+) -> None:
+    """Warns of gradients that displacements of this type can't carry.
+
+    Args:
+        trained: the type of the states of a training step; None where no gradient is asked for.
+
+    Raises:
+        OptionError: a layer weight is infinite.
+    """
+    first = max(gains.layer_weights, key=gains.layer_weights.__getitem__)
+    largest = gains.layer_weights[first]
+    if not math.isfinite(largest):
+        raise OptionError(
+            Problem(
+                _place(block, labels),
+                f"the weight of {labels[first]} in the energy is beyond the range of numbers: it is a product over the {len(block.states)} states "
+                f"of the block, of their couplings' squared norms over loop_gain={loop_gain}",
+                "Lower block_size=, or raise loop_gain=.",
+            )
+        )
+    if trained is not None and largest > carried(trained):
+        warnings.warn(
+            f"{_place(block, labels)}: the gradient of {labels[first]} will be lost in {trained}: its weight in the energy is {largest:.1e}, and "
+            f"its state moves by the inverse of that under a nudge. Lower block_size=, raise loop_gain=, or train in float64.",
+            GradientWarning,
+            stacklevel=2,
+        )
+
+
+def carried(dtype: torch.dtype) -> float:
+    """The largest layer weight whose inverse a type holds with all its digits; float16, which is nudged otherwise, is not judged here."""
+    kind = torch.finfo(dtype)
+    return math.inf if dtype == torch.float16 else kind.eps / kind.tiny
+
+
+def _place(block: EnergyBlock, labels: Mapping[str, str]) -> str:
+    return f"{block.name} ({labels[block.states[0].name]} … {labels[block.states[-1].name]})"
