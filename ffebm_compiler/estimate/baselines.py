@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import OptionError, Problem
 from ..solve import BoundBlock, Gradients, States, Tolerance, differentiable_sweep, gradients_of, relax
 from ..solve.relaxation import iterate
+from ..solve.tolerance import coarsest
 from .estimator import Estimate, FreePhase
 
 
@@ -45,9 +46,7 @@ class Implicit:
                 adjoint[n] = updated
             return changes
 
-        record = iterate(
-            bound.block.name, sweep, free.tolerance.nudged(next(iter(states.values())).dtype), free.tolerance.max_sweeps
-        )
+        record = iterate(bound.block.name, sweep, free.tolerance.nudged(coarsest(states)), free.tolerance.max_sweeps)
         with torch.enable_grad():
             scalar = sum((adjoint[n] * new[n]).sum() for n in names)
         return Estimate(gradients_of(torch.as_tensor(scalar), leaves), (record,))

@@ -30,6 +30,7 @@ from ..solve.relaxation import peak
 from .contrast import contrast
 from .estimator import Estimate, FreePhase
 from .literal import nudged_equilibrium
+from .wide import is_too_narrow, widely
 
 TINY = 1e-8
 """The default nudge: far below any state's distance to a kink, far above the smallest float32."""
@@ -37,7 +38,7 @@ TINY = 1e-8
 
 _TOO_NARROW = Problem(
     "precision float16", "can't hold the displacements of a nudged phase: its smallest number is 6e-8, and every gradient would be zero",
-    "Train in float32 or bfloat16 (model.bfloat16(), torch.autocast(..., dtype=torch.bfloat16)), or with estimator=fc.Implicit().",
+    "Train by loss.backward(), which computes it in float32, or in float32 or bfloat16.",
 )  # fmt: skip
 
 
@@ -72,18 +73,22 @@ def no_gradient(free: FreePhase, wanted: Sequence[str]) -> Estimate:
 
 
 def displaced(
-    linear: Linearised, errors: Mapping[str, Tensor], strength: float, tolerance: Tolerance
+    linear: Linearised,
+    errors: Mapping[str, Tensor],
+    strength: float,
+    tolerance: Tolerance,
+    start: Mapping[str, Tensor] | None = None,
 ) -> tuple[States, Relaxation]:
-    """The displacement under one nudge; none at strength zero, which is the free phase itself.
+    """The displacement under one nudge; none at strength zero, which is the free phase itself. It is relaxed from ``start``, if that is given.
 
     Raises:
         InputError: the states are float16, in which so small a displacement is zero.
     """
-    if any(v.dtype == torch.float16 for v in linear.states.values()):
+    if is_too_narrow(linear.states):
         raise InputError(_TOO_NARROW)
     if strength == 0:
         return {n: torch.zeros_like(v) for n, v in linear.states.items()}, _at_rest(linear)
-    return displace(linear, errors, strength, tolerance)
+    return displace(linear, errors, strength, tolerance, start=start)
 
 
 def _at_rest(linear: Linearised) -> Relaxation:
@@ -100,7 +105,9 @@ def two_phases(
 ) -> Estimate:
     """The contrast of the equilibria nudged by ``first`` and ``second`` (one of them may be zero)."""
     linear = free.differentiation.linearise(free.bound, free.states, wanted)
-    (d1, r1), (d2, r2) = (displaced(linear, errors, b, free.tolerance) for b in (first, second))
+    d1, r1 = displaced(linear, errors, first, free.tolerance)
+    mirrored = {n: -v for n, v in d1.items()} if second == -first else None  # what it is, where no kink lies between
+    d2, r2 = displaced(linear, errors, second, free.tolerance, mirrored)
     difference, mean = rate_and_mean(d1, d2, first - second)
     return Estimate(contrast(linear, difference, mean), (r1, r2))
 
@@ -144,6 +151,8 @@ class CenteredEP:
             _check_beta(self.beta, "CenteredEP")
 
     def __call__(self, free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[str]) -> Estimate:
+        if is_too_narrow(free.states):
+            return widely(self, free, errors, wanted)
         strength = nudge_strength(errors, default_beta(self))
         if strength == 0:
             return no_gradient(free, wanted)
@@ -171,6 +180,8 @@ class OneSidedEP:
             raise OptionError(Problem("option sign of OneSidedEP", f"is {self.sign!r}", "Give +1 or -1."))
 
     def __call__(self, free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[str]) -> Estimate:
+        if is_too_narrow(free.states):
+            return widely(self, free, errors, wanted)
         strength = nudge_strength(errors, default_beta(self)) * self.sign
         if strength == 0:
             return no_gradient(free, wanted)
@@ -182,6 +193,8 @@ class TangentEP:
     """The limit beta -> 0: the tangent (forward-mode) equation of the equilibrium, relaxed like a nudged phase."""
 
     def __call__(self, free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[str]) -> Estimate:
+        if is_too_narrow(free.states):
+            return widely(self, free, errors, wanted)
         strength = tangent_strength(errors)
         if strength == 0:
             return no_gradient(free, wanted)
@@ -193,17 +206,18 @@ class TangentEP:
 def tangent_strength(errors: Mapping[str, Tensor]) -> float:
     """The nudge that a displacement is relaxed for that is linear in it.
 
-    At -1 the contrast gives the gradient without a factor. Errors in float16, which has no range for that, are nudged by 1 / max |delta|.
+    At -1 the contrast gives the gradient without a factor.
     """
     strength = nudge_strength(errors, 1.0)
-    narrow = any(e.dtype == torch.float16 for e in errors.values())
-    return strength if narrow or strength == 0 or not math.isfinite(strength) else -1.0
+    return strength if strength == 0 or not math.isfinite(strength) else -1.0
 
 
 def tangent_displaced(
     linear: Linearised, errors: Mapping[str, Tensor], strength: float, tolerance: Tolerance
 ) -> tuple[States, Relaxation]:
     """``strength`` times the displacement per nudge, in the limit of a vanishing one."""
+    if is_too_narrow(linear.states):
+        raise InputError(_TOO_NARROW)
     if strength == 0:
         return {n: torch.zeros_like(v) for n, v in linear.states.items()}, _at_rest(linear)
     return displace(linear, errors, strength, tolerance, tangent=True)

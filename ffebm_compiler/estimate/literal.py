@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..solve import Relaxation, States
 from ..solve.relaxation import iterate
+from ..solve.tolerance import coarsest
 from .estimator import FreePhase
 
 
@@ -41,6 +42,5 @@ def nudged_equilibrium(free: FreePhase, errors: Mapping[str, Tensor], beta: floa
         return changes
 
     with torch.no_grad():
-        dtype = next(iter(states.values())).dtype
-        record = iterate(block.name, sweep, free.tolerance.of(dtype), free.tolerance.max_sweeps)
+        record = iterate(block.name, sweep, free.tolerance.of(coarsest(states)), free.tolerance.max_sweeps)
     return states, record

@@ -26,7 +26,7 @@ from .differentiation import Linearised
 from .parts import Part, total
 from .refinement import Displacing, corrects_narrowly
 from .relaxation import Relaxation, iterate
-from .tolerance import Tolerance
+from .tolerance import Tolerance, coarsest
 
 
 def displace(
@@ -55,7 +55,7 @@ def displace(
             nudged.sweep()
             return nudged.d, Relaxation(block.name, 1, 0.0, True)
         like = next(iter(linear.states.values()))
-        stop = tolerance.nudged(like.dtype)
+        stop = tolerance.nudged(coarsest(linear.states))
         if tangent and start is None and corrects_narrowly(linear.bound, like, tolerance):
             return _corrected(nudged, stop, tolerance.max_sweeps)
         return nudged.settled(stop, tolerance.max_sweeps, from_zero=start is None)

@@ -29,7 +29,7 @@ from .binding import BoundBlock, States
 from .differentiation import Differentiation, Drive, Interaction, Linearised, UnderivableError
 from .over_relaxation import WORTH, Pace, limit_of, overshot
 from .refinement import Correction, is_small, may_be_narrow
-from .tolerance import Tolerance
+from .tolerance import Tolerance, coarsest
 
 STALLED, PATIENCE = 0.98, 2
 """The winners of maxima are held once so many sweeps on end have not brought the residual below this part of its lowest."""
@@ -215,7 +215,7 @@ def _relaxed(
     bound = interaction.bound
     point, interaction, winners = _begin(interaction, start)
     like = next(iter(point.states.values()))
-    stop = tolerance.of(like.dtype)
+    stop = tolerance.of(coarsest(point.states))
     if differentiation.is_narrow and may_be_narrow(interaction.bound, like, tolerance):
         linear = differentiation.linearise(interaction.bound, point.states)
         states, record = _settle_refined(interaction, linear, point, stop, tolerance.max_sweeps)

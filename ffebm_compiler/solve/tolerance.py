@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -29,3 +31,8 @@ class Tolerance:
     def nudged(self, dtype: torch.dtype) -> float:
         """The tolerance of a nudged phase, where the displacement alone is relaxed: a gradient needs fewer digits than a state."""
         return min(100 * self.of(dtype), max(self.of(dtype), 1e-2))
+
+
+def coarsest(states: Mapping[str, Tensor]) -> torch.dtype:
+    """The type with the largest roundings: in mixed precision the states of one block differ, and no residual falls below those of any."""
+    return max((s.dtype for s in states.values()), key=lambda dtype: torch.finfo(dtype).eps)
