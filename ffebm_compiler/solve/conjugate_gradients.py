@@ -175,10 +175,17 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def solves(linear: Linearised) -> bool:
-    """Whether the arithmetic is fine enough for products over all samples and states."""
+    """Whether the arithmetic is fine enough, and wide enough, for products over all samples and states.
+
+    A displacement decays as 1 / w, so its square must stay far above the smallest number of the type.
+    """
     dtypes = {v.dtype for v in linear.states.values()}
     mixed = any(torch.is_autocast_enabled(v.device.type) for v in linear.states.values())
-    return not mixed and dtypes in ({torch.float32}, {torch.float64})
+    if mixed or dtypes not in ({torch.float32}, {torch.float64}):
+        return False
+    weights = linear.bound.layer_weights.values()
+    spread = max(weights) / min(weights)
+    return spread**2 < 1e-6 / torch.finfo(dtypes.pop()).tiny
 
 
 def conjugate(

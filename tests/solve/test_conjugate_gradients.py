@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from strong_blocks import ACTIVATIONS, Pooled, Skips, blocks, bound_block, chain, distance, swept, tangent_displacement
 from torch import Tensor, nn
 
+import ffebm_compiler as fc
 from ffebm_compiler.solve import AUTOMATIC, EXPLICIT, BoundBlock, Differentiation, Relaxation, States, Tolerance, relax
 from ffebm_compiler.solve import displacement as displacement_module
 from ffebm_compiler.solve.conjugate_gradients import Division, conjugate, dot
@@ -257,3 +258,18 @@ def test_narrow_types_are_swept(dtype: torch.dtype) -> None:
     assert all(v.dtype == dtype for v in d.values())
     assert record.converged
     assert distance(d, exact) < (0.3 if dtype == torch.bfloat16 else 2e-3)
+
+
+@pytest.mark.parametrize("depth", [20, 34, 40])
+def test_a_displacement_whose_square_float32_can_not_hold_is_swept(depth: int) -> None:
+    """In one deep block a displacement decays by a factor of the loop gain a layer."""
+    torch.manual_seed(0)
+    net = nn.Sequential(*(m for _ in range(depth) for m in (nn.Linear(16, 16), nn.Tanh())))
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        model = fc.convert(net.to(dtype), block_size=depth, loop_gain=0.125)
+        x = torch.randn(4, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+        model(x).square().sum().backward()
+        gradients.append(next(iter(model.parameters())).grad.double())
+    found, exact = gradients
+    assert float((found - exact).norm() / exact.norm()) < 5e-3
