@@ -13,11 +13,14 @@ from torch import Tensor
 
 from ..estimate import FreePhase
 from ..estimate.literal import nudged_equilibrium
+from ..hardware import Hardware
 from ..solve import BoundBlock, Equilibrium, Relaxation, States, Tolerance, relax
 from .chip import Chip
 from .reading import Reading
 from .transform import Parts, on_chip
 from .transient import Transient
+
+IDEAL = Hardware()
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,10 @@ class Phases:
     def emulated(self, bound: BoundBlock, reading: Reading, with_neurons: bool = True) -> BoundBlock:
         """The block as the chip carries it out in one phase."""
         block = on_chip(bound.block, self.parts, reading, with_neurons)
-        return BoundBlock(block, bound.inputs, bound.weights, bound.layer_weights)
+        certified = (
+            bound.contraction if self.chip.hardware == IDEAL else None
+        )  # what a real chip's gains certify is not known
+        return BoundBlock(block, bound.inputs, bound.weights, bound.layer_weights, contraction=certified)
 
     def free(self, bound: BoundBlock, tolerance: Tolerance, reading: Reading) -> Equilibrium:
         """The free phase."""

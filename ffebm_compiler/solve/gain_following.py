@@ -18,6 +18,9 @@ from .binding import BoundBlock
 from .differentiation import Differentiation, Linearised
 from .loop_gain import Edge, Gains, Sample, bounded_gains, cut_to_one, layer_weights_of, sampled, shapes_of
 
+JUMP = 0.05
+"""Norms that have changed by more than this part of themselves were not moved by a training step, and are measured anew."""
+
 
 def followed_gains(
     bound: BoundBlock, loop_gain: float, previous: Gains, differentiation: Differentiation = AUTOMATIC
@@ -38,6 +41,8 @@ def followed_gains(
         images = {e: _image(linear, e, v.to(sample.point[e[0]])) for e, v in previous.directions.items()}
         lengths = {e: z.norm() for e, z in images.items()}
         squares = dict(zip(lengths, torch.stack([*lengths.values()]).tolist(), strict=True))  # one transfer a block
+    if any(abs(square**0.5 - previous.norms[e]) > JUMP * previous.norms[e] for e, square in squares.items()):
+        return bounded_gains(bound, loop_gain, previous, differentiation=differentiation)
     norms = {e: square**0.5 if 0 < square < float("inf") else 0.0 for e, square in squares.items()}
     moved = {e: z / lengths[e] if norms[e] > 0 else previous.directions[e] for e, z in images.items()}
     return replace(

@@ -78,10 +78,11 @@ class Correction:
         parts += [] if push is None else [(1.0, push)]
         if not parts:
             return
-        a = self.activations[n]
-        for gain, part in parts:
+        (gain, first), *others = parts
+        a = torch.add(self.activations[n], first, alpha=gain)  # the state may be the memory of the activation before it
+        for gain, part in others:
             a = a.add_(part, alpha=gain)
-        new = state.potential.activation(a)
+        self.activations[n], new = a, state.potential.activation(a)
         moved[n] = new - self.states[n]
         self.states[n] = new
 

@@ -148,3 +148,18 @@ def test_whether_it_pays_is_the_machines_answer() -> None:
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     assert narrow_pays(torch.device("cpu")) == bool(capabilities.get("amx_bf16", False))
     assert not narrow_pays(torch.device("meta"))
+
+
+@pytest.mark.parametrize("tolerance", [1e-4, 1e-5])
+def test_a_state_that_is_its_activation_is_corrected_too(tolerance: float, narrow: None) -> None:
+    """The last linear layer of almost every network has the identity's potential."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
+    model = fc.convert(net, block_size=3, loop_gain=0.24, narrow=True, tolerance=tolerance)
+    x = torch.randn(16, 64, generator=torch.Generator().manual_seed(2))
+    _, (found,) = model.equilibrium(x)
+    reference = copy.deepcopy(model).double()
+    with reference.using(tolerance=1e-12):
+        _, (exact,) = reference.equilibrium(x.double())
+    assert found.relaxation.converged
+    assert all(float((found.states[n] - s).abs().max() / s.abs().max()) <= tolerance for n, s in exact.states.items())
