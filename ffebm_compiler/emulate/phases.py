@@ -7,7 +7,7 @@ the free state in a nudged one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -40,9 +40,8 @@ class Phases:
     def emulated(self, bound: BoundBlock, reading: Reading, with_neurons: bool = True) -> BoundBlock:
         """The block as the chip carries it out in one phase."""
         block = on_chip(bound.block, self.parts, reading, with_neurons)
-        certified = (
-            bound.contraction if self.chip.hardware == IDEAL else None
-        )  # what a real chip's gains certify is not known
+        is_ideal = replace(self.chip.hardware, name=IDEAL.name) == IDEAL
+        certified = bound.contraction if is_ideal else None  # what a real chip's gains certify is not known
         return BoundBlock(block, bound.inputs, bound.weights, bound.layer_weights, contraction=certified)
 
     def free(self, bound: BoundBlock, tolerance: Tolerance, reading: Reading) -> Equilibrium:
