@@ -73,17 +73,17 @@ def _points(
     )
 
 
-def ratios(text: str, series: str, bound: float | None = None) -> Callable[[Document], Any]:
-    """A line a network, a colour for each value of the column ``series``."""
+def ratios(text: str, bound: float | None = None) -> Callable[[Document], Any]:
+    """A line a network, a colour for each kind of feedback."""
 
     def make(document: Document) -> Any:
         rows = document["rows"]
         labels = list(dict.fromkeys(_label(r) for r in rows))
         picture, (axis,) = _figure(len(labels))
-        for k, name in enumerate(dict.fromkeys(r[series] for r in rows)):
-            chosen = [r for r in rows if r[series] == name]
+        for name in sorted({r["feedback"] for r in rows}):
+            chosen = [r for r in rows if r["feedback"] == name]
             shown = "unit feedback" if name == "unit" else f"loop gain {name}"
-            _points(axis, chosen, [labels.index(_label(r)) for r in chosen], k, shown)
+            _points(axis, chosen, [labels.index(_label(r)) for r in chosen], int(name == "unit"), shown)
         axis.axvline(1, color="black", linewidth=0.8)
         if bound is not None:
             axis.axvline(bound, color="black", linewidth=0.8, linestyle=":", label=f"goal: {bound:g}")
@@ -147,10 +147,35 @@ def memory(document: Document) -> Any:
     return picture
 
 
+def compiling(document: Document) -> Any:
+    """The time of a conversion against the size of the graph, a line a shape."""
+    rows = document["rows"]
+    names = list(dict.fromkeys(r["network"] for r in rows))
+    picture, (axis,) = plotting.figure(1, width=6.4)
+    for k, name in enumerate(names):
+        chosen = [r for r in rows if r["network"] == name]
+        axis.plot(
+            [r["nodes"] for r in chosen],
+            [r["seconds"] for r in chosen],
+            f"{MARKS[k % len(MARKS)]}-",
+            color=COLOURS[k % len(COLOURS)],
+            fillstyle="full" if k < len(COLOURS) else "none",
+            markersize=5.5,
+            label=name,
+        )
+    axis.set(xscale="log", yscale="log", xlabel="calls in the graph", ylabel="seconds to convert")
+    _plain_numbers(axis.xaxis)
+    _plain_numbers(axis.yaxis)
+    axis.legend(frameon=False, fontsize=8)
+    picture.suptitle(report.conditions(document), fontsize=7, color="#666666")
+    return picture
+
+
 PICTURES: dict[str, Callable[[Document], Any]] = {
-    "step": ratios("a training step, in backprop steps", "feedback", 3.0),
+    "step": ratios("a training step, in backprop steps", 3.0),
     "schedules": ways,
-    "splitting": ratios("a training step, in steps of the same depth in blocks of 2", "feedback"),
-    "inference": ratios("an inference, in feedforward inferences", "feedback", 3.0),
+    "splitting": ratios("a training step, in steps of the same depth in blocks of 2"),
+    "inference": ratios("an inference, in feedforward inferences", 3.0),
     "memory": memory,
+    "compiling": compiling,
 }

@@ -30,6 +30,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         {**STEP, "way": "paper's schedule", "ratio": 80.0, "upper": 90.0, "error": 0.5},
     ],
     "splitting": [STEP],
+    "compiling": [{"network": "chain", "nodes": n, "seconds": n / 1e3, "ratio": 9.0} for n in (100, 300)],
     "memory": [{"way": "backprop", "sweeps": "", "ratio": 1.0}, {"way": "BP-EP", "sweeps": 10, "ratio": 1.25}],
 }
 
