@@ -106,7 +106,7 @@ def run(given: argparse.Namespace) -> int:
             flush=True,
         )
     goals = [g["met"] for d in documents for g in d["goals"]]
-    print(f"\n{sum(goals)} of {len(goals)} goals met; results in {given.out}")
+    print((f"\n{sum(goals)} of {len(goals)} goals met; " if goals else "\n") + f"results in {given.out}")
     return 0 if all(goals) else 1
 
 
