@@ -21,9 +21,7 @@ from ..solve import Gradients, Linearised, States
 from ..solve.relaxation import peak
 
 
-def contrast(
-    linear: Linearised, difference: States, mean: States, scale: float = 1.0, narrow: bool = False
-) -> Gradients:
+def contrast(linear: Linearised, difference: States, mean: States, scale: float = 1.0) -> Gradients:
     """The gradient estimate from the rate of displacement ``difference`` and the offset ``mean``.
 
     Args:
@@ -31,10 +29,9 @@ def contrast(
         difference: D, by state.
         mean: h, by state; empty for zero.
         scale: of D.
-        narrow: whether the smaller of its two terms may be computed in bfloat16.
     """
     offset = {} if not mean or _is_rounding(mean, linear.states) else mean
-    return linear.contrast(difference, offset, scale, narrow)
+    return linear.contrast(difference, offset, scale)
 
 
 def _is_rounding(mean: States, states: Mapping[str, Tensor]) -> bool:

@@ -108,16 +108,9 @@ class Linearised(Protocol):
         """J^T d into each source of one state's drive. ``narrow`` products may be in bfloat16."""
         ...
 
-    def contrast(
-        self,
-        difference: Mapping[str, Tensor],
-        mean: Mapping[str, Tensor],
-        scale: float = 1.0,
-        narrow: bool = False,
-    ) -> Gradients:
+    def contrast(self, difference: Mapping[str, Tensor], mean: Mapping[str, Tensor], scale: float = 1.0) -> Gradients:
         """The gradient of ``- scale sum_m w_m (<D_m, f_m(s* + h)> + <s_m* + h_m, J_m D>)`` in what is wanted, with D the difference and h
-        the mean (none: zero); zero for what it does not depend on. The products of ``<s_m*, J_m D>``, smaller than the other term by
-        the loop gain, may be in bfloat16 if they are to be ``narrow`` and there is no mean."""
+        the mean (none: zero); zero for what it does not depend on."""
         ...
 
 

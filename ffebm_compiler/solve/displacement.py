@@ -22,9 +22,9 @@ from torch import Tensor
 
 from .binding import States
 from .conjugate_gradients import SLOW, Division, conjugate, solves
-from .differentiation import Linearised
+from .differentiation import Increment, Linearised
 from .parts import Part, total
-from .refinement import Displacing, corrects_narrowly
+from .refinement import corrects_narrowly
 from .relaxation import Relaxation, iterate
 from .tolerance import Tolerance, coarsest
 
@@ -61,17 +61,52 @@ def displace(
         return nudged.settled(stop, tolerance.max_sweeps, from_zero=start is None)
 
 
+def backward(
+    linear: Linearised,
+    before: Mapping[str, Tensor],
+    nudge: Mapping[str, Tensor],
+    increments: Mapping[str, Increment],
+    narrow: bool = False,
+) -> tuple[States, States]:
+    """One sweep in backward order, of the states that anything moves: their displacements, and the increments ``da`` that these follow from.
+
+    Args:
+        before: what pushes: the displacements of the sweep before, or their change.
+        narrow: whether products may be in bfloat16.
+    """
+    bound, states = linear.bound, linear.bound.block.states
+    parts: dict[str, list[Part]] = {s.name: [(1.0, nudge[s.name])] if s.name in nudge else [] for s in states}
+    pushed = {s.name: linear.push(s, before) for s in states if not s.drive.is_linear}
+    for m, (_, curvature) in pushed.items():
+        for source, c in curvature.items():
+            parts[source].append((bound.reverse_gain(source, m), c))
+    found: States = {}
+    moves: States = {}
+    for state in reversed(states):
+        n = state.name
+        push, _ = pushed[n] if n in pushed else linear.push(state, before, narrow)
+        da = total([*([] if push is None else [(1.0, push)]), *parts[n]])
+        if da is None:
+            continue
+        moves[n], found[n] = da, increments[n](da)
+        for source, back in linear.pull(state, found[n], narrow).items():
+            parts[source].append((bound.reverse_gain(source, n), back))
+    return found, moves
+
+
 def _corrected(nudged: _Nudged, tolerance: float, max_sweeps: int) -> tuple[States, Relaxation]:
-    """One sweep, and corrections of it."""
-    bound = nudged.linear.bound
-    correction: Displacing | None = None
+    """One sweep, and corrections of few digits: the displacement is linear, so what the last sweep has changed moves on by itself."""
+    linear, bound = nudged.linear, nudged.linear.bound
+    change: States = {}
 
     def sweep() -> Mapping[str, tuple[Tensor, Tensor]]:
-        nonlocal correction
+        nonlocal change
         if not nudged.d:
-            return nudged.sweep()
-        correction = correction or Displacing(nudged.linear, nudged.d, dict(nudged.d))
-        return correction.sweep()
+            changes, change = nudged.sweep(), dict(nudged.d)
+            return changes
+        change, _ = backward(linear, change, {}, linear.tangents, narrow=True)
+        nudged.d |= {n: nudged.d[n] + v for n, v in change.items()}
+        return {n: (nudged.d[n], v) for n, v in change.items()}
 
     record = iterate(bound.block.name, sweep, tolerance, max_sweeps, contraction=bound.contraction, from_zero=True)
     return nudged.d, record
@@ -124,25 +159,12 @@ class _Nudged:
 
     def sweep(self) -> dict[str, tuple[Tensor, Tensor]]:
         """One sweep in backward order."""
-        linear, bound, d = self.linear, self.linear.bound, self.d
-        states = bound.block.states
-        parts: dict[str, list[Part]] = {
-            s.name: [(1.0, self.nudge[s.name])] if s.name in self.nudge else [] for s in states
-        }
-        pushed = {s.name: linear.push(s, d) for s in states if not s.drive.is_linear}
-        for m, (_, curvature) in pushed.items():
-            for source, c in curvature.items():
-                parts[source].append((bound.reverse_gain(source, m), c))
-        for state in reversed(states):
-            n = state.name
-            push, _ = pushed[n] if n in pushed else linear.push(state, d)
-            da = total([*([] if push is None else [(1.0, push)]), *parts[n]])
-            new = torch.zeros_like(linear.states[n]) if da is None else self.increments[n](da)
-            if n in self._kept:
-                self._da[n] = new if da is None else da
+        linear, d = self.linear, self.d
+        found, moves = backward(linear, d, self.nudge, self.increments)
+        found |= {n: torch.zeros_like(v) for n, v in linear.states.items() if n not in found}
+        self._da = {n: moves.get(n, found[n]) for n in self._kept}
+        for n, new in found.items():
             if n in d:
                 self._change[n] = torch.sub(new, d[n], out=self._change.get(n))
             d[n] = new
-            for source, back in linear.pull(state, new).items():
-                parts[source].append((bound.reverse_gain(source, n), back))
         return {n: (v, self._change.get(n, v)) for n, v in d.items()}

@@ -24,7 +24,6 @@ from .explicit_maps import (
     Read,
     SweepMaps,
     contrast_map,
-    free_term_map,
     gradient_map,
     linear_maps,
     sweep_maps,
@@ -73,13 +72,6 @@ class Kept:
         inner = tuple(names.inward(k) for k in wanted)
         make = partial(contrast_map, cotangent=cotangent, wanted=inner, push=push, mean=mean)
         return names.outward(self._find("contrast", names, read, sources, make, *inner, mean))
-
-    def free_terms(self, state: State, read: Read, sources: States, cotangent: Tensor, wanted: Sequence[Key]) -> Code:
-        names = Names.of(state.drive)
-        push = self._linears(names, read, sources, cotangent).whole_push
-        inner = tuple(names.inward(k) for k in wanted)
-        make = partial(free_term_map, cotangent=cotangent, wanted=inner, push=push)
-        return names.outward(self._find("free term", names, read, sources, make, *inner))
 
     def gradients(self, state: State, read: Read, sources: States, wanted: Sequence[Key]) -> Code:
         names = Names.of(state.drive)

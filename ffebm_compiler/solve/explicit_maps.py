@@ -185,18 +185,6 @@ def gradient_map(coupling: Coupling, read: Read, sources: Mapping[str, Tensor], 
     return traced(_gradient_of(terms, wanted), examples)
 
 
-def free_term_map(
-    coupling: Coupling, read: Read, sources: Mapping[str, Tensor], cotangent: Tensor, wanted: Sequence[Key], push: Code
-) -> Code:
-    """``d/d(x, theta) <c*, J D>`` with narrow products: the smaller of the contrast's two terms."""
-
-    def terms(values: Mapping[Key, Tensor]) -> list[tuple[Tensor, Tensor]]:
-        return [(values[FREE], push(values)[AHEAD])]
-
-    examples = {**_examples(coupling, read, sources), FREE: cotangent, **{moved(n): v for n, v in sources.items()}}
-    return narrowed(traced(_gradient_of(terms, wanted), examples))
-
-
 def contrast_map(
     coupling: Coupling,
     read: Read,

@@ -140,30 +140,18 @@ class ExplicitLinearisation:
             found = maps.pull({**kept, COTANGENT: d})
         return {n: found[pulled(n)] for n in state.drive.sources}
 
-    def contrast(
-        self,
-        difference: Mapping[str, Tensor],
-        mean: Mapping[str, Tensor],
-        scale: float = 1.0,
-        narrow: bool = False,
-    ) -> Gradients:
+    def contrast(self, difference: Mapping[str, Tensor], mean: Mapping[str, Tensor], scale: float = 1.0) -> Gradients:
         try:
-            return self._contrast(difference, mean, scale, narrow and not mean)
+            return self._contrast(difference, mean, scale)
         except UnderivableError:
             return AUTOMATIC.linearise(self.bound, self.states, self.wanted).contrast(difference, mean, scale)
 
-    def _contrast(
-        self, difference: Mapping[str, Tensor], mean: Mapping[str, Tensor], scale: float, narrow: bool
-    ) -> Gradients:
+    def _contrast(self, difference: Mapping[str, Tensor], mean: Mapping[str, Tensor], scale: float) -> Gradients:
         total = Total(self.bound, self.wanted)
         with torch.no_grad():
             for state in self.bound.block.states:
                 factor = -scale * self.bound.layer_weights[state.name]
-                if narrow:
-                    total.add(factor, self._forward_term(state, difference))
-                    total.add(factor, self._free_term(state, difference))
-                else:
-                    total.add(factor, self._directional(state, difference, mean))
+                total.add(factor, self._directional(state, difference, mean))
         return total.gradients
 
     def _directional(
@@ -178,21 +166,6 @@ class ExplicitLinearisation:
         if mean:
             values |= {OFFSET: mean[n], **{offset(m): mean[m] for m in sources}}
         return code(values)
-
-    def _forward_term(self, state: State, difference: Mapping[str, Tensor]) -> dict[Key, Tensor]:
-        """The gradient of ``<D_m, f_m(s*)>``."""
-        sources, read = sources_of(state, self.states), read_of(self.bound, state)
-        code = self.maps.gradients(state, read, sources, wanted_keys(state.drive, self.wanted))
-        return code({**read.tensors, **by(source, sources), COTANGENT: difference[state.name]})
-
-    def _free_term(self, state: State, difference: Mapping[str, Tensor]) -> dict[Key, Tensor]:
-        """The gradient of ``<s_m*, J_m D>``, its products in bfloat16."""
-        sources, read, free = sources_of(state, self.states), read_of(self.bound, state), self.states[state.name]
-        if not sources:
-            return {}
-        code = self.maps.free_terms(state, read, sources, free, wanted_keys(state.drive, self.wanted))
-        moves = {moved(m): difference[m] for m in sources}
-        return code({**read.tensors, **by(source, sources), **moves, FREE: free})
 
 
 class Total:

@@ -96,13 +96,7 @@ class Linearisation:
         pulled = torch.autograd.grad(linear.f, list(linear.sources.values()), d, retain_graph=True)
         return dict(zip(linear.sources, pulled, strict=True))
 
-    def contrast(
-        self,
-        difference: Mapping[str, Tensor],
-        mean: Mapping[str, Tensor],
-        scale: float = 1.0,
-        narrow: bool = False,
-    ) -> Gradients:
+    def contrast(self, difference: Mapping[str, Tensor], mean: Mapping[str, Tensor], scale: float = 1.0) -> Gradients:
         """The gradient of the contrast's function of weights and inputs; the graph is used up."""
         w, states = self.bound.layer_weights, self.bound.block.states
         with torch.enable_grad():

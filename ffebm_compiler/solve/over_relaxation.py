@@ -81,6 +81,11 @@ class Pace:
             self._adapt(residual)
         return left
 
+    @property
+    def residual(self) -> float:
+        """Of the last sweep; infinite before the first."""
+        return self._previous
+
     def brake(self) -> bool:
         """Back to plain sweeps for good; False if they have been plain."""
         used = self._used > 1.0

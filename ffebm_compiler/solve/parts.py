@@ -11,13 +11,15 @@ Part = tuple[float, Tensor]
 """A factor and what it multiplies."""
 
 
-def total(parts: Sequence[Part]) -> Tensor | None:
-    """The sum of ``factor * value``, in one pass a part; what it is given is not overwritten."""
+def total(parts: Sequence[Part], overwrite: bool = False) -> Tensor | None:
+    """The sum of ``factor * value``, in one pass a part; of what it is given at most the first value is overwritten, if that is allowed."""
     if not parts:
         return None
     (factor, found), *others = parts
     if factor != 1.0:
         found = found * factor
-    for i, (factor, value) in enumerate(others):
-        found = torch.add(found, value, alpha=factor) if i == 0 else found.add_(value, alpha=factor)
+    own = overwrite
+    for factor, value in others:
+        found = found.add_(value, alpha=factor) if own else torch.add(found, value, alpha=factor)
+        own = True
     return found

@@ -10,7 +10,7 @@ solution does under iterative refinement (Higham 2002, chapter 12). The displace
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from ..ir import State
 from .binding import BoundBlock, States
 from .differentiation import Linearised
 from .explicit_narrow import DIGITS, narrow_pays
+from .parts import total
 from .tolerance import Tolerance
 
 SHARE = 0.25
@@ -37,7 +38,7 @@ def is_small(correction: float, tolerance: float) -> bool:
 
 
 def corrects_narrowly(bound: BoundBlock, like: Tensor, tolerance: Tolerance) -> bool:
-    """Whether what the feedback adds to a displacement, or to its contrast, may be rounded to bfloat16."""
+    """Whether what the feedback adds to a displacement may be rounded to bfloat16."""
     return may_be_narrow(bound, like, tolerance) and is_small(bound.contraction or 1.0, tolerance.nudged(like.dtype))
 
 
@@ -55,70 +56,30 @@ class Correction:
     states: States
     activations: States
     change: States
-    _back: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def sweep(self) -> dict[str, tuple[Tensor, Tensor]]:
         """The next sweep, of all states that have anything to follow."""
-        states = self.linear.bound.block.states
-        self._back = {
-            s.name: self.linear.pull(s, self.change[s.name], narrow=True)
+        linear, states = self.linear, self.linear.bound.block.states
+        back = {
+            s.name: linear.pull(s, self.change[s.name], narrow=True)
             for s in states
             if s.drive.sources and s.name in self.change
         }
         moved: States = {}
         for state in states:
-            self._follow(state, moved)
+            self._follow(state, back, moved)
         self.change = moved
         return {n: (self.states[n], c) for n, c in moved.items()}
 
-    def _follow(self, state: State, moved: States) -> None:
+    def _follow(self, state: State, back: Mapping[str, Mapping[str, Tensor]], moved: States) -> None:
         n, bound = state.name, self.linear.bound
-        parts = [(bound.reverse_gain(n, m), back[n]) for m, back in self._back.items() if n in back]
+        parts = [(bound.reverse_gain(n, m), found[n]) for m, found in back.items() if n in found]
         push, _ = self.linear.push(state, moved, narrow=True)
         parts += [] if push is None else [(1.0, push)]
         if not parts:
             return
-        (gain, first), *others = parts
-        a = torch.add(self.activations[n], first, alpha=gain)  # the state may be the memory of the activation before it
-        for gain, part in others:
-            a = a.add_(part, alpha=gain)
+        a = total([(1.0, self.activations[n]), *parts])  # not in place: the state may be the memory of its activation
+        assert a is not None
         self.activations[n], new = a, state.potential.activation(a)
         moved[n] = new - self.states[n]
         self.states[n] = new
-
-
-@dataclass
-class Displacing:
-    """A displacement in the tangent form after its first sweep, corrected in backward order.
-
-    Attributes:
-        linear: the block at its free equilibrium.
-        d: the displacement of each state.
-        change: what the last sweep has moved it by.
-    """
-
-    linear: Linearised
-    d: States
-    change: States
-
-    def sweep(self) -> dict[str, tuple[Tensor, Tensor]]:
-        bound = self.linear.bound
-        parts: dict[str, list[tuple[float, Tensor]]] = {s.name: [] for s in bound.block.states}
-        moved: States = {}
-        for state in reversed(bound.block.states):
-            n = state.name
-            push, _ = self.linear.push(
-                state, {k: v for k, v in self.change.items() if k in state.drive.sources}, narrow=True
-            )
-            parts[n] += [] if push is None else [(1.0, push)]
-            if not parts[n]:
-                continue
-            da = sum(
-                (torch.mul(p, g) if g != 1.0 else p for g, p in parts[n][1:]), start=parts[n][0][1] * parts[n][0][0]
-            )
-            moved[n] = self.linear.tangents[n](da)
-            self.d[n] = self.d[n] + moved[n]
-            for source, back in self.linear.pull(state, moved[n], narrow=True).items():
-                parts[source].append((bound.reverse_gain(source, n), back))
-        self.change = moved
-        return {n: (self.d[n], c) for n, c in moved.items()}

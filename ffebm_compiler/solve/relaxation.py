@@ -7,7 +7,7 @@ never rises while the couplings are linear. The residual of a sweep is the large
     r = max_l |s_l' - s_l|_inf / |s_l'|_inf,
 
 and the distance to the equilibrium is estimated as ``r * rho / (1 - rho)``, with rho the measured contraction, or
-the contraction that the gains certify (:func:`~.loop_gain.contraction`), with which one sweep less is enough.
+the contraction that the gains certify (:func:`~.loop_gain.contraction_of`), with which one sweep less is enough.
 
 Where a maximum is taken over states (max pooling) and the feedback pushes its winner below the next, the energy has a kink
 at the tie, and sweeps go back and forth across it for ever. A block whose gains bound its feedback holds the winners of the
@@ -28,6 +28,7 @@ from .automatic import AUTOMATIC
 from .binding import BoundBlock, States
 from .differentiation import Differentiation, Drive, Interaction, Linearised, UnderivableError
 from .over_relaxation import WORTH, Pace, limit_of, overshot
+from .parts import Part, total
 from .refinement import Correction, is_small, may_be_narrow
 from .tolerance import Tolerance, coarsest
 
@@ -91,7 +92,6 @@ def iterate(
     from_zero: bool = False,
     pace: Pace | None = None,
     slow: float = math.inf,
-    heard: Callable[[float], None] = lambda residual: None,
 ) -> Relaxation:
     """Sweeps until the estimated error is within the tolerance.
 
@@ -102,20 +102,14 @@ def iterate(
         from_zero: what is relaxed begins at zero, so the first residual is 1 and need not be looked at.
         pace: how far the sweeps go; it is told every residual.
         slow: give up once sweeps leave more than this of the residual, if more than some are still needed.
-        heard: called with the residual of each sweep.
     """
     first = from_zero
-    scales: dict[str, Tensor] = {}
 
     def step() -> float:
         nonlocal first
         changes, known = sweep(), first
         first = False
-        if contraction is None:
-            scales.clear()  # only what can't diverge keeps its scale
-        residual = 1.0 if known and changes else _residual(changes, scales)
-        heard(residual)
-        return residual
+        return 1.0 if known and changes else _residual(changes)
 
     sure = contraction is not None and not from_zero
     floor = FASTEST if contraction is None else contraction
@@ -162,16 +156,9 @@ def peak(t: Tensor) -> Tensor:
     return torch.stack(torch.aminmax(t)).abs().amax()
 
 
-def _residual(changes: Mapping[str, tuple[Tensor, Tensor]], scales: dict[str, Tensor]) -> float:
-    """The largest relative change, in one transfer from the device.
-
-    Args:
-        scales: the magnitude of each state, where it is known; others are added.
-    """
-    for n, (new, _) in changes.items():
-        if n not in scales and new.numel():
-            scales[n] = peak(new)
-    return float(relative((scales[n], peak(change)) for n, (_, change) in changes.items() if n in scales))
+def _residual(changes: Mapping[str, tuple[Tensor, Tensor]]) -> float:
+    """The largest relative change, in one transfer from the device."""
+    return float(relative((peak(new), peak(change)) for new, change in changes.values() if new.numel()))
 
 
 def relative(peaks: Iterable[tuple[Tensor, Tensor]]) -> float | Tensor:
@@ -259,10 +246,10 @@ def _begin(interaction: Interaction, start: States | None) -> tuple[_Point, Inte
     leaves: States = {}
     drives: dict[str, Drive] = {}
     winners = {}
-    for state in bound.block.states:
-        n, f = state.name, None
+    for n in (s.name for s in bound.block.states):
+        state, f = interaction.bound.block.state(n), None  # a maximum that an earlier state reads too is held already
         if routed and state.drive.is_routed:
-            f, chosen = bound.routed_drive(state, leaves)
+            f, chosen = interaction.bound.routed_drive(state, leaves)
             winners |= chosen
             interaction = interaction.holding(chosen)
             state = interaction.bound.block.state(n)
@@ -302,14 +289,14 @@ def _settle_refined(
     interaction: Interaction, linear: Linearised, point: _Point, tolerance: float, max_sweeps: int
 ) -> tuple[States, Relaxation]:
     """Sweeps of a certified block, the later ones as corrections of few digits once these are small enough."""
-    contraction, residual = interaction.bound.contraction, math.inf
+    contraction, pace = interaction.bound.contraction, Pace(limit=1.0)
     correction: Correction | None = None
     last: tuple[States, States] = ({}, {})
     assert contraction is not None
 
     def sweep() -> Mapping[str, tuple[Tensor, Tensor]]:
         nonlocal point, correction, last
-        if correction is None and is_small(contraction * residual, tolerance):
+        if correction is None and is_small(contraction * pace.residual, tolerance):
             correction = Correction(linear, point.states, *last)
         if correction is not None:
             return correction.sweep()
@@ -319,12 +306,8 @@ def _settle_refined(
         last = activations, change
         return {n: (s, change[n]) for n, s in point.states.items()}
 
-    def heard(found: float) -> None:
-        nonlocal residual
-        residual = found
-
     name = interaction.bound.block.name
-    record = iterate(name, sweep, tolerance, max_sweeps, contraction=contraction, heard=heard)
+    record = iterate(name, sweep, tolerance, max_sweeps, contraction=contraction, pace=pace)
     return point.states if correction is None else correction.states, record
 
 
@@ -355,16 +338,11 @@ def _forward_sweep(interaction: Interaction, point: _Point, omega: float = 1.0, 
     return _Point(leaves, drives)
 
 
-def _activation(drive: Drive, parts: Sequence[tuple[float, Tensor]]) -> tuple[Tensor, bool]:
+def _activation(drive: Drive, parts: Sequence[Part]) -> tuple[Tensor, bool]:
     """``f + sum_m (w_m / w_l) J_lm^T s_m``, and whether that is memory of its own."""
-    f = drive.f.detach()
-    if not parts:
-        return f, drive.is_own
-    (gain, first), *others = parts
-    a = f.add_(first, alpha=gain) if drive.is_own and f.dtype == first.dtype else torch.add(f, first, alpha=gain)
-    for gain, back in others:
-        a = a.add_(back, alpha=gain)
-    return a, True
+    a = total([(1.0, drive.f.detach()), *parts], overwrite=drive.is_own)
+    assert a is not None
+    return a, drive.is_own or bool(parts)
 
 
 def differentiable_sweep(bound: BoundBlock, states: Mapping[str, Tensor]) -> States:

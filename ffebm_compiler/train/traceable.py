@@ -43,7 +43,7 @@ class Traceable:
 def function_of(program: Program) -> Callable[..., Any]:
     """``function(network, number, training, *inputs) -> output`` for a program, its output a nest of containers.
 
-    ``number`` is the model's, as :func:`~.opaque_operators.enrol` gave it.
+    ``number`` is the model's, as :func:`~.enrolment.enrol` gave it.
     """
     graph = fx.Graph()
     network, number, training = (graph.placeholder(n) for n in ("network", "number", "training"))
