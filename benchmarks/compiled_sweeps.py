@@ -38,8 +38,8 @@ class Compiled(Explicit):
 
 
 class CompiledKept(Kept):
-    def find(self, kind: str, coupling: Any, read: Any, sources: Any, make: Any, *choices: Any) -> Any:
-        return super().find(kind, coupling, read, sources, lambda *given: _compiled(make(*given)), *choices)
+    def _find(self, kind: str, names: Any, read: Any, sources: Any, make: Any, *choices: Any) -> Any:
+        return super()._find(kind, names, read, sources, lambda *given: _compiled(make(*given)), *choices)
 
 
 def _compiled(found: Any) -> Any:

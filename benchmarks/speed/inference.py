@@ -43,13 +43,8 @@ def measure(subject: Subject, options: Options) -> Row:
         found = race(works, options.times(), options.device)
     spread = found.ratio("ff-EBM", "feedforward")
     return {
-        "network": subject.name,
-        "blocks": subject.blocks,
-        "feedback": subject.feedback,
-        "ratio": spread.median,
-        "lower": spread.lower,
-        "upper": spread.upper,
-        "rounds": spread.rounds,
+        **subject.columns,
+        **spread.columns,
         "feedforward ms": found.milliseconds("feedforward"),
         "sweeps": max((r.sweeps for r in model.relaxation), default=0),
         "converged": f"{sum(r.converged for r in model.relaxation)}/{len(model.relaxation)}",

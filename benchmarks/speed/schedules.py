@@ -135,15 +135,10 @@ def _row(subject: Subject, name: str, found: Race, quality: gradients.Quality) -
         LIBRARY: f"at most {free} iterations",
     }
     return {
-        "network": subject.name,
-        "blocks": subject.blocks,
-        "feedback": subject.feedback,
+        **subject.columns,
         "way": name,
         "settings": settings.get(name, ""),
-        "ratio": spread.median,
-        "lower": spread.lower,
-        "upper": spread.upper,
-        "rounds": spread.rounds,
+        **spread.columns,
         "times as fast as the paper's": against.median,
         **quality.columns(),
     }

@@ -42,12 +42,7 @@ def measure(depth: int, sizes: tuple[int, ...], unit: bool, options: Options) ->
 
 def _row(subject: Subject, spread: Spread, model: fc.FFEBM) -> Row:
     return {
-        "network": subject.name,
-        "blocks": subject.blocks,
-        "feedback": subject.feedback,
-        "ratio": spread.median,
-        "lower": spread.lower,
-        "upper": spread.upper,
-        "rounds": spread.rounds,
+        **subject.columns,
+        **spread.columns,
         **relaxations(model),
     }

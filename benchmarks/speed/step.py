@@ -57,13 +57,8 @@ def measure(subject: Subject, options: Options) -> Row:
         found = race(works, options.times(), options.device)
     spread = found.ratio("BP-EP", "backprop")
     return {
-        "network": subject.name,
-        "blocks": subject.blocks,
-        "feedback": subject.feedback,
-        "ratio": spread.median,
-        "lower": spread.lower,
-        "upper": spread.upper,
-        "rounds": spread.rounds,
+        **subject.columns,
+        **spread.columns,
         "backprop ms": found.milliseconds("backprop"),
         **relaxations(model),
         **quality.columns(),

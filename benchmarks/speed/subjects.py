@@ -1,7 +1,7 @@
 """One network with its block size, its feedback and a batch: what a row of a table is about.
 
-Networks at the default loop gain have ReLU and He's initial weights; those at unit feedback, as in the paper, clamp(a, 0, 1) and PyTorch's initial
-weights, from which unit feedback converges.
+Networks at the default loop gain have ReLU and He's initial weights; those at unit feedback clamp(a, 0, 1) and half of PyTorch's initial weights, which is the
+paper's clamp(a / 2, 0, 1) with all of them.
 """
 
 from __future__ import annotations
@@ -66,6 +66,11 @@ class Subject:
     @property
     def label(self) -> str:
         return f"{self.name}, blocks of {self.blocks}, {'unit feedback' if self.unit else f'loop gain {self.feedback}'}"
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """As columns of a table."""
+        return {"network": self.name, "blocks": self.blocks, "feedback": self.feedback}
 
     def network(self, options: Options) -> nn.Module:
         with torch.random.fork_rng():
@@ -160,9 +165,8 @@ SCHEDULES = {
 
 def splitting(depth: int, size: int, unit: bool, quick: bool = False) -> Subject:
     build = partial(own.stacked, own.SPLITTING[depth], size, "clamp" if unit else "relu", **_widths(quick))
-    return Subject(
-        f"splitting, L = {depth}", str(size), {"block_size": size}, build, SMALL, 10, unit, SCHEDULES[f"L = {depth}"]
-    )
+    schedule = SCHEDULES.get(f"L = {depth}, blocks of {size}", SCHEDULES[f"L = {depth}"])
+    return Subject(f"splitting, L = {depth}", str(size), {"block_size": size}, build, SMALL, 10, unit, schedule)
 
 
 def scaling(unit: bool, quick: bool = False) -> Subject:

@@ -28,6 +28,11 @@ class Spread:
     upper: float
     rounds: int
 
+    @property
+    def columns(self) -> dict[str, float]:
+        """As columns of a table."""
+        return {"ratio": self.median, "lower": self.lower, "upper": self.upper, "rounds": self.rounds}
+
     @staticmethod
     def of(values: Sequence[float]) -> Spread:
         if len(values) < 2:

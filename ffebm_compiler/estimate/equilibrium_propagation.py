@@ -100,14 +100,18 @@ def rate_and_mean(first: States, second: States, span: float) -> tuple[States, S
     return {n: (v - second[n]) / span for n, v in first.items()}, {n: (v + second[n]) / 2 for n, v in first.items()}
 
 
+def mirrored(displacement: States) -> States:
+    """What the opposite nudge does where no kink lies between, and where its relaxation starts."""
+    return {n: -v for n, v in displacement.items()}
+
+
 def two_phases(
     free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[str], first: float, second: float
 ) -> Estimate:
     """The contrast of the equilibria nudged by ``first`` and ``second`` (one of them may be zero)."""
     linear = free.differentiation.linearise(free.bound, free.states, wanted)
     d1, r1 = displaced(linear, errors, first, free.tolerance)
-    mirrored = {n: -v for n, v in d1.items()} if second == -first else None  # what it is, where no kink lies between
-    d2, r2 = displaced(linear, errors, second, free.tolerance, mirrored)
+    d2, r2 = displaced(linear, errors, second, free.tolerance, mirrored(d1) if second == -first else None)
     difference, mean = rate_and_mean(d1, d2, first - second)
     return Estimate(contrast(linear, difference, mean), (r1, r2))
 

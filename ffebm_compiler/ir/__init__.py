@@ -4,7 +4,7 @@ from .blocks import DigitalBlock, EnergyBlock, Program, Ref, State, Step
 from .coupling import Coupling, Operand, Operation, Term, Weight
 from .energy import Energy
 from .origin import Origin
-from .potential import IDENTITY, Potential, by_slope
+from .potential import IDENTITY, Potential
 
 __all__ = [
     "IDENTITY",
@@ -22,5 +22,4 @@ __all__ = [
     "Step",
     "Term",
     "Weight",
-    "by_slope",
 ]

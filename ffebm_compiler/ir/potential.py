@@ -60,11 +60,6 @@ class Potential:
         return self.activation(a) if self.overwrite is None else self.overwrite(a)
 
 
-def by_slope(slope: Tensor) -> Callable[[Tensor], Tensor]:
-    """``da -> slope * da``; a number for each element, since a product with a mask of booleans takes ten times as long."""
-    return lambda da: da * slope
-
-
 def _identity_energy(s: Tensor) -> Tensor:
     return s * s / 2
 

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ir import Potential, by_slope
+from ..ir import Potential
 from .activation import chosen, fixed
 from .piecewise import split_difference
 from .remake import NUMBER, OWN_DIMENSION, POSITIVE, Kind, Options, PotentialRemakes, exactly, of
@@ -68,7 +68,7 @@ def elu(alpha: float, scale: float = 1.0, rate: float = 1.0, name: str = "elu") 
         activation=activation,
         difference=partial(_elu_difference, alpha=alpha, scale=scale, rate=rate),
         tangent=tangent,
-        tangent_at=lambda s: by_slope(torch.where(s > 0, scale, rate * (s + alpha * scale))),
+        tangent_at=lambda s: lambda da: aten.elu_backward(da, alpha, scale, rate, True, s),
         slope=scale * max(1.0, alpha * rate),
         lower=-alpha * scale,
         text=f"{half}‖max({{s}},0)‖² + {times}Σ[({depth:g}+{{s}})log(1+{{s}}/{depth:g}) − {{s}}] over {{s}}<0",
@@ -88,7 +88,7 @@ SIGMOID = Potential(
         torch.expm1(-da.abs()) * torch.sigmoid(a) * torch.sigmoid(-a - da),
     ),
     tangent=lambda a, da: torch.sigmoid(a) * torch.sigmoid(-a) * da,
-    tangent_at=lambda s: by_slope(s * (1 - s)),
+    tangent_at=lambda s: lambda da: aten.sigmoid_backward(da, s),
     overwrite=torch.sigmoid_,
     slope=0.25,
     lower=0.0,
@@ -104,7 +104,7 @@ TANH = Potential(
     # tanh(b) - tanh(a) = tanh(b - a) (1 - tanh(a) tanh(b)); the bracket by cosh where it would cancel
     difference=lambda a, da: _tanh_difference(a, da),
     tangent=lambda a, da: _sech2(a) * da,
-    tangent_at=lambda s: by_slope(1 - s * s),
+    tangent_at=lambda s: lambda da: aten.tanh_backward(da, s),
     overwrite=torch.tanh_,
     lower=-1.0,
     upper=1.0,
@@ -166,7 +166,7 @@ def softplus(beta: float, threshold: float = 20.0) -> Potential:
         activation=lambda a: F.softplus(a, beta, threshold),
         difference=difference,
         tangent=lambda a, da: torch.sigmoid(beta * a) * da,
-        tangent_at=lambda s: by_slope(-torch.expm1(-beta * s)),
+        tangent_at=lambda s: partial(torch.mul, -torch.expm1(-beta * s)),
         lower=0.0,
         text=f"½‖{{s}}‖² + Σ Li₂(exp(−{beta:g}{{s}}))/{beta * beta:g}",
         tex=rf"\tfrac12\lVert {{s}}\rVert^2 + \textstyle\sum \mathrm{{{{Li}}}}_2(e^{{{{-{beta:g}{{s}}}}}})/{beta * beta:g}",

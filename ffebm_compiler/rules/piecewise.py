@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ir import Potential, by_slope
+from ..ir import Potential
 from .activation import chosen, fixed
 from .remake import NUMBER, POSITIVE, REAL, Options, PotentialRemakes, exactly, of
 from .rule import Call, Refusal, Role, Rule
@@ -52,7 +52,10 @@ def _prepared_affine_clip(
 
 
 def _tangent_inside(s: Tensor, lower: float, upper: float, scale: float) -> Callable[[Tensor], Tensor]:
-    return by_slope(_inside(s, lower, upper).to(s.dtype).mul_(scale))
+    def inside(da: Tensor) -> Tensor:
+        return aten.hardtanh_backward(da, s, lower, upper)  # type: ignore[no-any-return]
+
+    return inside if scale == 1 else lambda da: inside(da).mul_(scale)
 
 
 def clamp(lower: float, upper: float, scale: float = 1.0, shift: float = 0.0, name: str = "clamp") -> Potential:
@@ -90,7 +93,7 @@ RELU = Potential(
     difference=partial(_clip_difference, lower=0.0, upper=INFINITY),
     prepared_difference=partial(_prepared_clip, lower=0.0, upper=INFINITY),
     tangent=lambda a, da: torch.where(a > 0, da, 0.0),
-    tangent_at=lambda s: by_slope(s.sign()),
+    tangent_at=lambda s: lambda da: aten.threshold_backward(da, s, 0),
     overwrite=torch.relu_,
     lower=0.0,
     options=dict(lower=0.0, upper=INFINITY, scale=1.0, shift=0.0),
@@ -118,7 +121,7 @@ def leaky_relu(slope: float) -> Potential:
         activation=lambda a: F.leaky_relu(a, slope),
         difference=partial(_leaky_difference, slope=slope),
         tangent=lambda a, da: torch.where(a > 0, da, slope * da),
-        tangent_at=lambda s: by_slope(torch.where(s > 0, 1.0, slope).to(s.dtype)),
+        tangent_at=lambda s: lambda da: aten.leaky_relu_backward(da, s, slope, True),
         slope=max(1.0, slope),
         text=f"½‖max({{s}},0)‖² + {1 / (2 * slope):g}·‖min({{s}},0)‖²",
         tex=rf"\tfrac12\lVert \max({{s}},0)\rVert^2 + {1 / (2 * slope):g}\lVert \min({{s}},0)\rVert^2",

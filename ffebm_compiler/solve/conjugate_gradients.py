@@ -81,10 +81,10 @@ class Evaluation:
     def __init__(self, linear: Linearised, division: Division):
         self.linear, self.division = linear, division
 
-    def __call__(self, d: Mapping[str, Tensor], nudge: Mapping[str, Tensor]) -> tuple[States, States]:
+    def __call__(self, d: Mapping[str, Tensor], nudge: Mapping[str, Part]) -> tuple[States, States]:
         linear, kept, eliminated = self.linear, self.division.kept, self.division.eliminated
         parts: dict[str, list[Part]] = {
-            s.name: [(1.0, nudge[s.name])] if s.name in nudge else [] for s in (*kept, *eliminated)
+            s.name: [nudge[s.name]] if s.name in nudge else [] for s in (*kept, *eliminated)
         }
         for s in kept:
             self._pull(s, d[s.name], parts)
@@ -122,7 +122,7 @@ class ConjugateGradients:
         d: the displacement of every state.
     """
 
-    def __init__(self, linear: Linearised, division: Division, nudge: Mapping[str, Tensor], da: Mapping[str, Tensor]):
+    def __init__(self, linear: Linearised, division: Division, nudge: Mapping[str, Part], da: Mapping[str, Tensor]):
         self._evaluate, self._kept = Evaluation(linear, division), [s.name for s in division.kept]
         self._weights, self._sigma = linear.bound.layer_weights, linear.tangents
         d = {n: self._sigma[n](da[n]) for n in self._kept}
@@ -191,7 +191,7 @@ def solves(linear: Linearised) -> bool:
 def conjugate(
     linear: Linearised,
     division: Division,
-    nudge: Mapping[str, Tensor],
+    nudge: Mapping[str, Part],
     da: Mapping[str, Tensor],
     tolerance: float,
     max_sweeps: int,

@@ -14,7 +14,7 @@ backward, from the outputs where the nudge enters.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .binding import States
 from .conjugate_gradients import SLOW, Division, conjugate, solves
-from .differentiation import Increment, Linearised
+from .differentiation import Linearised
 from .parts import Part, total
 from .refinement import corrects_narrowly
 from .relaxation import Relaxation, iterate
@@ -48,7 +48,7 @@ def displace(
         start: a displacement to start from, such as the opposite of the opposite nudge's; none by default.
     """
     block, weights = linear.bound.block, linear.bound.layer_weights
-    nudge = {n: e * (-beta / weights[n]) for n, e in errors.items()}
+    nudge = {n: (-beta / weights[n], e) for n, e in errors.items()}
     with torch.no_grad():
         nudged = _Nudged(linear, nudge, tangent, dict(start or {}))
         if not block.has_feedback:
@@ -64,34 +64,32 @@ def displace(
 def backward(
     linear: Linearised,
     before: Mapping[str, Tensor],
-    nudge: Mapping[str, Tensor],
-    increments: Mapping[str, Increment],
+    nudge: Mapping[str, Part],
+    follow: Callable[[str, Tensor | None], Tensor | None],
     narrow: bool = False,
-) -> tuple[States, States]:
-    """One sweep in backward order, of the states that anything moves: their displacements, and the increments ``da`` that these follow from.
+) -> None:
+    """One sweep in backward order.
 
     Args:
         before: what pushes: the displacements of the sweep before, or their change.
+        nudge: what pulls at states from outside.
+        follow: called for each state with the increment ``da`` of its pre-activation, None if nothing reaches it; gives what pulls at the states
+            before it.
         narrow: whether products may be in bfloat16.
     """
     bound, states = linear.bound, linear.bound.block.states
-    parts: dict[str, list[Part]] = {s.name: [(1.0, nudge[s.name])] if s.name in nudge else [] for s in states}
+    parts: dict[str, list[Part]] = {s.name: [nudge[s.name]] if s.name in nudge else [] for s in states}
     pushed = {s.name: linear.push(s, before) for s in states if not s.drive.is_linear}
     for m, (_, curvature) in pushed.items():
         for source, c in curvature.items():
             parts[source].append((bound.reverse_gain(source, m), c))
-    found: States = {}
-    moves: States = {}
     for state in reversed(states):
         n = state.name
-        push, _ = pushed[n] if n in pushed else linear.push(state, before, narrow)
-        da = total([*([] if push is None else [(1.0, push)]), *parts[n]])
-        if da is None:
-            continue
-        moves[n], found[n] = da, increments[n](da)
-        for source, back in linear.pull(state, found[n], narrow).items():
-            parts[source].append((bound.reverse_gain(source, n), back))
-    return found, moves
+        push, _ = pushed.pop(n) if n in pushed else linear.push(state, before, narrow)
+        new = follow(n, total([*([] if push is None else [(1.0, push)]), *parts.pop(n)]))
+        if new is not None:
+            for source, back in linear.pull(state, new, narrow).items():
+                parts[source].append((bound.reverse_gain(source, n), back))
 
 
 def _corrected(nudged: _Nudged, tolerance: float, max_sweeps: int) -> tuple[States, Relaxation]:
@@ -104,9 +102,18 @@ def _corrected(nudged: _Nudged, tolerance: float, max_sweeps: int) -> tuple[Stat
         if not nudged.d:
             changes, change = nudged.sweep(), dict(nudged.d)
             return changes
-        change, _ = backward(linear, change, {}, linear.tangents, narrow=True)
-        nudged.d |= {n: nudged.d[n] + v for n, v in change.items()}
-        return {n: (nudged.d[n], v) for n, v in change.items()}
+        moved: States = {}
+
+        def follow(n: str, da: Tensor | None) -> Tensor | None:
+            if da is None:
+                return None
+            moved[n] = nudged.increments[n](da)
+            nudged.d[n] = nudged.d[n] + moved[n]
+            return moved[n]
+
+        backward(linear, change, {}, follow, narrow=True)
+        change = moved
+        return {n: (nudged.d[n], v) for n, v in moved.items()}
 
     record = iterate(bound.block.name, sweep, tolerance, max_sweeps, contraction=bound.contraction, from_zero=True)
     return nudged.d, record
@@ -119,7 +126,7 @@ class _Nudged:
     not tangent is swept on from there.
     """
 
-    def __init__(self, linear: Linearised, nudge: Mapping[str, Tensor], tangent: bool, d: States):
+    def __init__(self, linear: Linearised, nudge: Mapping[str, Part], tangent: bool, d: States):
         self.linear, self.nudge, self.tangent, self.d = linear, nudge, tangent, d
         self.increments = linear.tangents if tangent else linear.differences
         self._change: States = {}
@@ -137,6 +144,7 @@ class _Nudged:
         if record.converged or not math.isfinite(record.residual) or left < 2:
             return self.d, record
         assert self.division is not None
+        self.d, self._change = {}, {}  # conjugate gradients have their own
         self.d, solved = conjugate(self.linear, self.division, self.nudge, self._da, tolerance, left)
         self._da, self._kept, sweeps = {}, set(), record.sweeps + solved.sweeps
         if (self.tangent and math.isfinite(solved.residual)) or sweeps == max_sweeps:
@@ -159,12 +167,14 @@ class _Nudged:
 
     def sweep(self) -> dict[str, tuple[Tensor, Tensor]]:
         """One sweep in backward order."""
-        linear, d = self.linear, self.d
-        found, moves = backward(linear, d, self.nudge, self.increments)
-        found |= {n: torch.zeros_like(v) for n, v in linear.states.items() if n not in found}
-        self._da = {n: moves.get(n, found[n]) for n in self._kept}
-        for n, new in found.items():
-            if n in d:
-                self._change[n] = torch.sub(new, d[n], out=self._change.get(n))
-            d[n] = new
-        return {n: (v, self._change.get(n, v)) for n, v in d.items()}
+        backward(self.linear, self.d, self.nudge, self._follow)
+        return {n: (v, self._change.get(n, v)) for n, v in self.d.items()}
+
+    def _follow(self, n: str, da: Tensor | None) -> Tensor:
+        new = torch.zeros_like(self.linear.states[n]) if da is None else self.increments[n](da)
+        if n in self._kept:
+            self._da[n] = new if da is None else da
+        if n in self.d:
+            self._change[n] = torch.sub(new, self.d[n], out=self._change.get(n))
+        self.d[n] = new
+        return new

@@ -190,8 +190,8 @@ class Total:
 
 def _is_apart(f: Tensor, others: Iterable[Tensor]) -> bool:
     """Whether a tensor shares its memory with none of these."""
-    own = f.untyped_storage().data_ptr()
-    return all(t.untyped_storage().data_ptr() != own for t in others)
+    own = f.untyped_storage()._cdata  # a fake tensor has no address, but a storage
+    return all(t.untyped_storage()._cdata != own for t in others)
 
 
 def read_of(bound: BoundBlock, state: State) -> Read:

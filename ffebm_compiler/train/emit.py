@@ -201,10 +201,11 @@ def _backward_block(block: EnergyBlock, program: Program, estimator: Estimator |
     nudged, contrast = ("nudged_states", "contrast_states") if estimator.subtract else ("nudged", "contrast")
     beta = f"{default_beta(estimator)!r}"
     if isinstance(estimator, CenteredEP):
+        start = "" if estimator.subtract else ", opposite=positive"
         phases = [
             f"beta = {name}.strength(error, {beta})  # the nudge, relative to the largest error",
             f"positive = {name}.{nudged}(error, +beta)",
-            f"negative = {name}.{nudged}(error, -beta)",
+            f"negative = {name}.{nudged}(error, -beta{start})",
             f"accumulate(error, {name}.{contrast}(positive, negative, 2 * beta))",
         ]
     else:

@@ -20,6 +20,7 @@ from ..estimate.contrast import contrast
 from ..estimate.equilibrium_propagation import (
     displaced,
     energy_gradients,
+    mirrored,
     nudge_strength,
     rate_and_mean,
     tangent_contrast,
@@ -180,9 +181,15 @@ class EnergyPart:
         """The nudge, ``beta / max |error|``."""
         return nudge_strength(self.errors_of(errors), beta)
 
-    def nudged(self, errors: Mapping[str, Tensor], strength: float) -> States:
-        """The displacement of every state when ``strength * error`` pulls at the outputs."""
-        displacement, record = displaced(self.linear, self.errors_of(errors), strength, self.free.tolerance)
+    def nudged(self, errors: Mapping[str, Tensor], strength: float, opposite: States | None = None) -> States:
+        """The displacement of every state when ``strength * error`` pulls at the outputs.
+
+        Args:
+            opposite: the displacement under the opposite nudge, from whose mirror image this one is relaxed.
+        """
+        start = None if opposite is None else mirrored(opposite)
+        arrived, tolerance = self.errors_of(errors), self.free.tolerance
+        displacement, record = displaced(self.linear, arrived, strength, tolerance, start)
         self._report(record)
         return displacement
 

@@ -91,7 +91,7 @@ def test_each_mode_has_the_graphs_that_it_needs(contents: Contents) -> None:
     assert contents.name == "Net"
     assert contents.training
     assert contents.execution["loop_gain"] == 0.01
-    assert contents.execution["estimator"] == {"name": "CenteredEP", "options": {"beta": None, "subtract": False}}
+    assert contents.execution["estimator"] == {"name": "TangentEP", "options": {}}
 
 
 def test_recorded_values_are_the_models(contents: Contents, model: fc.FFEBM) -> None:

@@ -225,8 +225,12 @@ def test_a_difference_needs_fewer_bits_than_states() -> None:
     assert errors["difference"] < 0.1 < errors["states"]
 
 
+NORMAL = st.floats(-1e3, 1e3).map(lambda v: v if abs(v) > 1e-290 else 0.0)
+"""Whether a processor keeps smaller numbers depends on what has run before in the process: some kernels switch them off."""
+
+
 @settings(deadline=None, max_examples=40, derandomize=True)
-@given(st.integers(2, 10), st.lists(st.floats(-1e3, 1e3), min_size=4, max_size=4), st.floats(1e-6, 1e6))
+@given(st.integers(2, 10), st.lists(NORMAL, min_size=4, max_size=4), st.floats(1e-6, 1e6))
 def test_a_fitted_converter_uses_its_range_for_every_sample(bits: int, values: list[float], scale: float) -> None:
     x = torch.tensor([values, [v * scale for v in values], [0.0] * 4], dtype=torch.float64)
     found = fitted(x, bits)

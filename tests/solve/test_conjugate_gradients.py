@@ -31,6 +31,10 @@ def nudge_of(bound: BoundBlock, delta: States, beta: float = -1.0) -> States:
     return {n: -beta / bound.layer_weights[n] * e for n, e in delta.items()}
 
 
+def parts_of(nudge: States) -> dict[str, tuple[float, Tensor]]:
+    return {n: (1.0, v) for n, v in nudge.items()}
+
+
 def by_sweeps(
     bound: BoundBlock, states: States, delta: States, tolerance: Tolerance, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[States, Relaxation]:
@@ -135,7 +139,7 @@ def test_no_error_moves_nothing() -> None:
     states = {s.name for s in bound.block.states}
     division = Division.of(bound.block, dict.fromkeys(states, 1))
     still = {s.name: torch.zeros_like(linear.states[s.name]) for s in division.kept}
-    d, record = conjugate(linear, division, delta, still, 1e-10, 10)
+    d, record = conjugate(linear, division, parts_of(delta), still, 1e-10, 10)
     assert record.converged
     assert all(not v.any() for v in d.values())
 
@@ -160,7 +164,7 @@ def test_a_system_that_is_not_positive_is_left_to_sweeps() -> None:
     sizes = {n: v.numel() for n, v in states.items()}
     division = Division.of(bound.block, sizes)
     still = {s.name: torch.zeros_like(states[s.name]) for s in division.kept}
-    d, record = conjugate(linear, division, nudge_of(bound, delta), still, 1e-10, 200)
+    d, record = conjugate(linear, division, parts_of(nudge_of(bound, delta)), still, 1e-10, 200)
     assert math.isinf(record.residual)
     assert all(bool(v.isfinite().all()) for v in d.values())
     _, record = displace(linear, delta, -1.0, TIGHT, tangent=True)

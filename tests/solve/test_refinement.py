@@ -144,10 +144,18 @@ def test_unless_it_is_asked_for_every_product_is_wide(narrow: None) -> None:
     assert types.seen == {torch.float32}
 
 
-def test_whether_it_pays_is_the_machines_answer() -> None:
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    assert narrow_pays(torch.device("cpu")) == bool(capabilities.get("amx_bf16", False))
+@pytest.mark.parametrize(("unit", "pays"), [({"amx_bf16": True}, True), ({"amx_bf16": False}, False), ({}, False)])
+def test_it_pays_where_the_processor_has_a_matrix_unit(
+    unit: dict[str, bool], pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: unit, raising=False)
+    assert narrow_pays(torch.device("cpu")) == pays
     assert not narrow_pays(torch.device("meta"))
+
+
+def test_a_version_of_torch_that_tells_nothing_gains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert not narrow_pays(torch.device("cpu"))
 
 
 @pytest.mark.parametrize("tolerance", [1e-4, 1e-5])
