@@ -150,6 +150,12 @@ class Coupling:
         f: Tensor = known[self.output]
         return f, found
 
+    def winners(self, values: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The winners of each routed term as :meth:`routed` gives them, nothing behind the last of these being computed."""
+        last = max((i for i, t in enumerate(self.terms) if t.operation.routed), default=-1)
+        shortened = replace(self, terms=self.terms[: last + 1], output=self.terms[last].name) if last >= 0 else self
+        return shortened.routed(values, weights)[1] if last >= 0 else {}
+
     def held(self, winners: Collection[str]) -> Coupling:
         """This coupling with those winners given from outside; one that is held already stays as it is."""
         names = [n for t in self.terms if t.operation.routed and (n := winners_of(t.name)) in winners]

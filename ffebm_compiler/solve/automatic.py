@@ -42,7 +42,8 @@ class Recording:
 class Automatic:
     """Automatic differentiation of the interaction."""
 
-    is_narrow: bool = False
+    def narrow(self, bound: BoundBlock) -> None:
+        return None
 
     def interaction(self, bound: BoundBlock) -> Recording:
         return Recording(bound.detached())

@@ -68,7 +68,7 @@ class BoundBlock:
         with torch.no_grad():
             for state in self.block.states:
                 if state.drive.is_routed:
-                    found.update(self.routed_drive(state, states)[1])
+                    found.update(self.winners_of(state, states))
         return found
 
     def holding(self, winners: Mapping[str, Tensor]) -> BoundBlock:
@@ -84,6 +84,10 @@ class BoundBlock:
     def routed_drive(self, state: State, states: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """f of a state, and the winners of the maxima in it, by the names that :meth:`holding` takes."""
         return state.drive.routed({**self.fixed, **self.inputs, **states}, self.weights)
+
+    def winners_of(self, state: State, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The winners of the maxima in f of one state, by the names that :meth:`holding` takes."""
+        return state.drive.winners({**self.fixed, **self.inputs, **states}, self.weights)
 
     def reverse_gain(self, source: str, target: str) -> float:
         """w_m / w_l, the gain of the feedback from m to l."""

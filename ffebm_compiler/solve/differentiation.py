@@ -75,13 +75,41 @@ class Interaction(Protocol):
         ...
 
 
-class Linearised(Protocol):
-    """A block around its free equilibrium."""
+class Products(Protocol):
+    """The Jacobians of a block's drives."""
 
     @property
     def bound(self) -> BoundBlock:
         """The block."""
         ...
+
+    def push(self, state: State, d: Mapping[str, Tensor]) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """(J d, curvature into each source) of one state's drive; None and {} where nothing moves."""
+        ...
+
+    def pull(self, state: State, d: Tensor) -> dict[str, Tensor]:
+        """J^T d into each source of one state's drive."""
+        ...
+
+
+class Narrow(Products, Protocol):
+    """A block of linear couplings with its products in bfloat16, where that is faster."""
+
+    def pays(self, state: State, sources: States) -> bool:
+        """Whether products of one state's drive are faster; to be asked first, with states of the shapes to come."""
+        ...
+
+    def drive(self, state: State, sources: States) -> Tensor:
+        """f of a state, in the type of the states, and in memory of its own."""
+        ...
+
+    def holding(self, winners: Mapping[str, Tensor]) -> Narrow:
+        """The same with the winners of its maxima held."""
+        ...
+
+
+class Linearised(Products, Protocol):
+    """A block around its free equilibrium."""
 
     @property
     def states(self) -> States:
@@ -98,14 +126,9 @@ class Linearised(Protocol):
         """By state, ``sigma'(a*) da``."""
         ...
 
-    def push(
-        self, state: State, d: Mapping[str, Tensor], narrow: bool = False
-    ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """(J d, curvature into each source) of one state's drive; None and {} where nothing moves. ``narrow`` products may be in bfloat16."""
-        ...
-
-    def pull(self, state: State, d: Tensor, narrow: bool = False) -> dict[str, Tensor]:
-        """J^T d into each source of one state's drive. ``narrow`` products may be in bfloat16."""
+    @property
+    def narrow(self) -> Narrow | None:
+        """The same block in bfloat16, where couplings have code for that."""
         ...
 
     def contrast(self, difference: Mapping[str, Tensor], mean: Mapping[str, Tensor], scale: float = 1.0) -> Gradients:
@@ -115,14 +138,11 @@ class Linearised(Protocol):
 
 
 class Differentiation(Protocol):
-    """A way to differentiate the interaction of any block.
+    """A way to differentiate the interaction of any block."""
 
-    Attributes:
-        is_narrow: whether its linearisations have products in bfloat16, for corrections.
-    """
-
-    @property
-    def is_narrow(self) -> bool: ...
+    def narrow(self, bound: BoundBlock) -> Narrow | None:
+        """A block of linear couplings in bfloat16; None where this way has no code for it."""
+        ...
 
     def interaction(self, bound: BoundBlock) -> Interaction:
         """The drives of a block, for one relaxation."""

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from .binding import States
 from .conjugate_gradients import SLOW, Division, conjugate, solves
-from .differentiation import Linearised
+from .differentiation import Linearised, Narrow, Products
 from .parts import Part, total
-from .refinement import corrects_narrowly
+from .refinement import corrects_narrowly, pays
 from .relaxation import Relaxation, iterate
 from .tolerance import Tolerance, coarsest
 
@@ -54,19 +54,20 @@ def displace(
         if not block.has_feedback:
             nudged.sweep()
             return nudged.d, Relaxation(block.name, 1, 0.0, True)
-        like = next(iter(linear.states.values()))
         stop = tolerance.nudged(coarsest(linear.states))
-        if tangent and start is None and corrects_narrowly(linear.bound, like, tolerance):
-            return _corrected(nudged, stop, tolerance.max_sweeps)
+        narrow = (
+            linear.narrow if tangent and start is None and corrects_narrowly(linear.bound, stop, tolerance) else None
+        )
+        if narrow is not None and pays(narrow, linear.states):
+            return _corrected(nudged, narrow, stop, tolerance.max_sweeps)
         return nudged.settled(stop, tolerance.max_sweeps, from_zero=start is None)
 
 
 def backward(
-    linear: Linearised,
+    products: Products,
     before: Mapping[str, Tensor],
     nudge: Mapping[str, Part],
     follow: Callable[[str, Tensor | None], Tensor | None],
-    narrow: bool = False,
 ) -> None:
     """One sweep in backward order.
 
@@ -75,26 +76,25 @@ def backward(
         nudge: what pulls at states from outside.
         follow: called for each state with the increment ``da`` of its pre-activation, None if nothing reaches it; gives what pulls at the states
             before it.
-        narrow: whether products may be in bfloat16.
     """
-    bound, states = linear.bound, linear.bound.block.states
+    bound, states = products.bound, products.bound.block.states
     parts: dict[str, list[Part]] = {s.name: [nudge[s.name]] if s.name in nudge else [] for s in states}
-    pushed = {s.name: linear.push(s, before) for s in states if not s.drive.is_linear}
+    pushed = {s.name: products.push(s, before) for s in states if not s.drive.is_linear}
     for m, (_, curvature) in pushed.items():
         for source, c in curvature.items():
             parts[source].append((bound.reverse_gain(source, m), c))
     for state in reversed(states):
         n = state.name
-        push, _ = pushed.pop(n) if n in pushed else linear.push(state, before, narrow)
+        push, _ = pushed.pop(n) if n in pushed else products.push(state, before)
         new = follow(n, total([*([] if push is None else [(1.0, push)]), *parts.pop(n)]))
         if new is not None:
-            for source, back in linear.pull(state, new, narrow).items():
+            for source, back in products.pull(state, new).items():
                 parts[source].append((bound.reverse_gain(source, n), back))
 
 
-def _corrected(nudged: _Nudged, tolerance: float, max_sweeps: int) -> tuple[States, Relaxation]:
+def _corrected(nudged: _Nudged, narrow: Narrow, tolerance: float, max_sweeps: int) -> tuple[States, Relaxation]:
     """One sweep, and corrections of few digits: the displacement is linear, so what the last sweep has changed moves on by itself."""
-    linear, bound = nudged.linear, nudged.linear.bound
+    bound = narrow.bound
     change: States = {}
 
     def sweep() -> Mapping[str, tuple[Tensor, Tensor]]:
@@ -111,7 +111,7 @@ def _corrected(nudged: _Nudged, tolerance: float, max_sweeps: int) -> tuple[Stat
             nudged.d[n] = nudged.d[n] + moved[n]
             return moved[n]
 
-        backward(linear, change, {}, follow, narrow=True)
+        backward(narrow, change, {}, follow)
         change = moved
         return {n: (nudged.d[n], v) for n, v in moved.items()}
 

@@ -17,7 +17,16 @@ from .binding import BoundBlock
 from .differentiation import Differentiation, Gradients, Linearised, UnderivableError
 from .explicit_kept import Kept
 from .explicit_maps import COTANGENT, source
-from .explicit_phases import ExplicitLinearisation, Sweeping, Total, by, read_of, sources_of, wanted_keys
+from .explicit_phases import (
+    ExplicitLinearisation,
+    NarrowProducts,
+    Sweeping,
+    Total,
+    by,
+    read_of,
+    sources_of,
+    wanted_keys,
+)
 
 
 class Explicit:
@@ -30,8 +39,6 @@ class Explicit:
         capacity: how many codes to keep; the longest unused go first.
     """
 
-    is_narrow = True
-
     def __init__(self, capacity: int = 2048):
         self.kept = Kept(capacity)
 
@@ -41,6 +48,9 @@ class Explicit:
 
     def __reduce__(self) -> tuple[type[Explicit], tuple[int]]:
         return type(self), (self.kept.capacity,)  # read again it derives its own
+
+    def narrow(self, bound: BoundBlock) -> NarrowProducts:
+        return NarrowProducts(bound, self.kept)
 
     def interaction(self, bound: BoundBlock) -> Sweeping:
         return Sweeping(bound, self.kept)

@@ -16,7 +16,10 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
+
+SHAPE, NARROW = "shape", "narrow"
+"""What a node remembers: the shape that it was traced at, and whether it is a product of rounded factors."""
 
 Key = Hashable
 """The name of a value: of a state or an input, a :class:`~ffebm_compiler.ir.Weight`, or a node's own."""
@@ -84,12 +87,20 @@ def extracted(code: Code, given: Mapping[fx.Node, Key], wanted: Mapping[Key, fx.
     read = [n for n in code.module.graph.nodes if n in needed and n in given]
     for i, node in enumerate(read):
         copies[node] = graph.placeholder(f"read_{i}")
+        copies[node].meta = _kept(node)
     for node in code.module.graph.nodes:
         if node in needed and node not in given:
             copies[node] = graph.node_copy(node, copies.__getitem__)
-            copies[node].meta = {}  # what the trace knew of shapes holds more memory than the code
+            copies[node].meta = _kept(node)
     graph.output(tuple(copies[n] for n in wanted.values()))
     return Code(tuple(given[n] for n in read), tuple(wanted), fx.GraphModule(code.module, graph))
+
+
+def _kept(node: fx.Node) -> dict[str, Any]:
+    """What a node remembers when it is copied: little of its trace, which would hold more memory than the code."""
+    value = node.meta.get("val")
+    traced = {SHAPE: tuple(value.shape)} if isinstance(value, Tensor) else {}
+    return {**traced, **{k: v for k, v in node.meta.items() if k in (SHAPE, NARROW)}}
 
 
 def _determined(graph: fx.Graph, given: Collection[fx.Node]) -> set[fx.Node]:

@@ -21,16 +21,18 @@ from .differentiation import UnderivableError
 from .explicit_code import Code, Key
 from .explicit_maps import (
     LinearMaps,
+    NarrowMaps,
     Read,
     SweepMaps,
     contrast_map,
     gradient_map,
     linear_maps,
+    narrow_maps,
     sweep_maps,
 )
 from .explicit_names import Names
 
-Found = TypeVar("Found", Code, SweepMaps, LinearMaps)
+Found = TypeVar("Found", Code, SweepMaps, LinearMaps, NarrowMaps)
 
 
 class Kept:
@@ -54,15 +56,19 @@ class Kept:
     def _sweeps(self, names: Names, read: Read, sources: States) -> SweepMaps:
         return self._find("sweep", names, read, sources, sweep_maps)
 
-    def linears(self, state: State, read: Read, sources: States, cotangent: Tensor, narrow: bool = False) -> LinearMaps:
+    def linears(self, state: State, read: Read, sources: States, cotangent: Tensor) -> LinearMaps:
         names = Names.of(state.drive)
-        return names.outward(self._linears(names, read, sources, cotangent, narrow))
+        return names.outward(self._linears(names, read, sources, cotangent))
 
-    def _linears(
-        self, names: Names, read: Read, sources: States, cotangent: Tensor, narrow: bool = False
-    ) -> LinearMaps:
-        make = partial(linear_maps, cotangent=cotangent, narrow=narrow)
-        return self._find("linear", names, read, sources, make, narrow)
+    def _linears(self, names: Names, read: Read, sources: States, cotangent: Tensor) -> LinearMaps:
+        return self._find("linear", names, read, sources, partial(linear_maps, cotangent=cotangent))
+
+    def narrows(self, state: State, read: Read, sources: States) -> NarrowMaps:
+        names = Names.of(state.drive)
+        return names.outward(self._narrows(names, read, sources))
+
+    def _narrows(self, names: Names, read: Read, sources: States) -> NarrowMaps:
+        return self._find("narrow", names, read, sources, narrow_maps)
 
     def contrasts(
         self, state: State, read: Read, sources: States, cotangent: Tensor, wanted: Sequence[Key], mean: bool

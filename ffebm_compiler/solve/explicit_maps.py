@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from ..ir import Coupling, Weight
 from .explicit_code import Code, Key, cut, only
-from .explicit_narrow import narrowed
+from .explicit_narrow import is_narrow, narrowed
 from .explicit_trace import traced
 
 # Names of values that no program has, since they are no strings.
@@ -127,9 +128,43 @@ class LinearMaps:
     whole_push: Code
 
 
-def linear_maps(
-    coupling: Coupling, read: Read, sources: Mapping[str, Tensor], cotangent: Tensor, narrow: bool = False
-) -> LinearMaps:
+def linear_maps(coupling: Coupling, read: Read, sources: Mapping[str, Tensor], cotangent: Tensor) -> LinearMaps:
+    whole = _linear_map(coupling, read, sources, cotangent)
+    after = {moved(n) for n in sources} | {COTANGENT}
+    around = [F, *(at_free(n) for n in sources)]
+    at, each = cut(only(whole, [k for k in whole.outputs if k not in around]), {*whole.inputs} - after)
+    back = [pulled(n) for n in sources]
+    ahead = [k for k in each.outputs if k not in back]
+    push = only(whole, [AHEAD]) if sources else whole
+    return LinearMaps(at, only(whole, around), only(each, back), only(each, ahead), push)
+
+
+@dataclass(frozen=True)
+class NarrowMaps:
+    """A linear f and its Jacobian with products in bfloat16: ``once`` for a relaxation, the others at each point and for each displacement."""
+
+    once: Code
+    forward: Code
+    pull: Code
+    push: Code
+
+    @cached_property
+    def pays(self) -> bool:
+        """Whether any product is narrow."""
+        return any(is_narrow(code) for code in (self.forward, self.pull, self.push))
+
+
+def narrow_maps(coupling: Coupling, read: Read, sources: Mapping[str, Tensor]) -> NarrowMaps:
+    (cotangent,) = _like_f(coupling, read, sources, COTANGENT).values()
+    whole = narrowed(_linear_map(coupling, read, sources, cotangent))
+    back = [pulled(n) for n in sources]
+    once, each = cut(only(whole, [F, *back, *([AHEAD] if sources else [])]), set(read.tensors))
+    return NarrowMaps(once, *(only(each, [k for k in wanted if k in each.outputs]) for wanted in ([F], back, [AHEAD])))
+
+
+def _linear_map(coupling: Coupling, read: Read, sources: Mapping[str, Tensor], cotangent: Tensor) -> Code:
+    """f, and all that is asked of its Jacobian, from all that they read."""
+
     def joint(values: dict[Key, Tensor]) -> dict[Key, Tensor]:
         with torch.enable_grad():
             leaves = _leaves(values, [source(n) for n in sources])
@@ -138,7 +173,7 @@ def linear_maps(
                 return {F: f}
             return {F: f, **_transposes(coupling, f, leaves, values, sources)}
 
-    whole = traced(
+    return traced(
         joint,
         {
             **_examples(coupling, read, sources),
@@ -146,14 +181,6 @@ def linear_maps(
             **{moved(n): v for n, v in sources.items()},
         },
     )
-    whole = narrowed(whole) if narrow else whole
-    after = {moved(n) for n in sources} | {COTANGENT}
-    around = [F, *(at_free(n) for n in sources)]
-    at, each = cut(only(whole, [k for k in whole.outputs if k not in around]), {*whole.inputs} - after)
-    back = [pulled(n) for n in sources]
-    ahead = [k for k in each.outputs if k not in back]
-    push = only(whole, [AHEAD]) if sources else whole
-    return LinearMaps(at, only(whole, around), only(each, back), only(each, ahead), push)
 
 
 def _transposes(

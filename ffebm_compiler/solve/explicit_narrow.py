@@ -1,29 +1,31 @@
-"""Products in bfloat16, for corrections that need few digits.
+"""Products in bfloat16, for starts and corrections that need few digits.
 
 The second sweep of a certified block moves its states by some 1e-4 of their size, so a product of that move which is right to three
 digits leaves an error of 1e-7: as iterative refinement (Higham 2002, chapter 12) keeps the precision of the first solution and
 computes its corrections in a lower one. Where a matrix unit multiplies bfloat16 several times as fast (Intel's AMX, tensor
-cores), that is most of a sweep's time.
+cores), that is most of a sweep's time. A product that reads its weights few times waits for memory, and stays as it is.
 """
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
 from torch import fx
 
-from .explicit_code import Code
+from .explicit_code import NARROW, SHAPE, Code
 
 aten = torch.ops.aten
 
-PRODUCTS = (
-    aten.convolution.default,
-    aten.convolution_backward.default,
-    aten.mm.default,
-    aten.addmm.default,
-    aten.bmm.default,
-)
+FACTORS: dict[Any, int] = {
+    aten.convolution.default: 2,
+    aten.convolution_backward.default: 3,
+    aten.mm.default: 2,
+    aten.addmm.default: 3,
+    aten.bmm.default: 2,
+}
+"""Products, and how many of their first arguments are multiplied or added."""
 
 DIGITS = 2.0**-7
 """The relative error that a product in bfloat16 is trusted to stay below: two roundings of its factors."""
@@ -35,6 +37,39 @@ def narrow_pays(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     capabilities = getattr(torch.cpu, "get_capabilities", None)
     return device.type == "cpu" and capabilities is not None and bool(capabilities().get("amx_bf16", False))
+
+
+DENSE = 48
+"""The multiplications for each number read or written, from which on a product waits for its arithmetic."""
+
+
+def is_narrow(code: Code) -> bool:
+    """Whether any product of it is in bfloat16."""
+    return any(n.meta.get(NARROW, False) for n in code.module.graph.nodes)
+
+
+def _is_dense(product: fx.Node) -> bool:
+    """Whether a product has much to multiply for each number that it reads or writes."""
+    read = [a for a in product.args[: FACTORS[product.target]] if isinstance(a, fx.Node)]
+    if any(SHAPE not in a.meta for a in read):
+        return False  # a constant of the code
+    factors = [_shape(a) for a in read]
+    if product.target in (aten.convolution.default, aten.convolution_backward.default):
+        *_, values, weight = factors
+        transposed = product.args[7 if _is_backward(product) else 6]
+        above = factors[0] if _is_backward(product) else _shape(product)
+        multiplications = prod(values if transposed else above) * prod(weight[1:])
+        numbers = prod(values) + prod(weight) + prod(above)
+    else:
+        *_, one, other = factors
+        multiplications = prod(one) * other[-1]
+        numbers = prod(one) + prod(other) + prod(_shape(product))
+    return multiplications >= DENSE * numbers
+
+
+def _shape(node: fx.Node) -> tuple[int, ...]:
+    found: tuple[int, ...] = node.meta[SHAPE]
+    return found
 
 
 def narrowed(code: Code) -> Code:
@@ -54,12 +89,13 @@ def narrowed(code: Code) -> Code:
         return rounded[node, shape_alone]
 
     for node in code.module.graph.nodes:
-        if node.target not in PRODUCTS:
+        if node.target not in FACTORS or not _is_dense(node):
             copies[node] = graph.node_copy(node, copies.__getitem__)
             continue
         unread = _unread(node)
         args = tuple(factor(a, i in unread) if isinstance(a, fx.Node) else a for i, a in enumerate(node.args))
         product = graph.call_function(node.target, args, dict(node.kwargs))
+        product.meta[NARROW] = True
         is_last = all(user.op == "output" for user in node.users)
         copies[node] = product if _is_backward(node) or is_last else _wide(graph, product)
     _widen_parts(graph)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from .explicit_maps import (
     OFFSET,
     F,
     LinearMaps,
+    NarrowMaps,
     Read,
     SweepMaps,
     at_free,
@@ -32,6 +34,9 @@ from .explicit_maps import (
     pulled,
     source,
 )
+from .parts import is_apart
+
+Known = TypeVar("Known")
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Sweeping:
             found = maps.forward(kept) if maps.forward.outputs else {}
         f = found.pop(F) if F in found else fixed[F]
         kept |= found
-        return Drive(f, sources, kept, is_own=_is_apart(f, kept.values()))
+        return Drive(f, sources, kept, is_own=is_apart(f, kept.values()))
 
     def _prepared(self, state: State, sources: States) -> tuple[SweepMaps, dict[Key, Tensor]]:
         """The code of a drive, and what it computes from inputs and weights alone."""
@@ -74,9 +79,51 @@ class Sweeping:
         return {n: found[pulled(n)] for n in drive.sources}
 
     def holding(self, winners: Mapping[str, Tensor]) -> Sweeping:
-        held = self.bound.holding(winners)
-        same = {s.name for s in self.bound.block.states if not s.drive.is_routed}
-        return Sweeping(held, self.maps, {n: known for n, known in self._known.items() if n in same})
+        return Sweeping(self.bound.holding(winners), self.maps, _without_routed(self.bound, self._known))
+
+
+@dataclass(frozen=True)
+class NarrowProducts:
+    """A block's linear couplings as code with its products in bfloat16; weights are rounded once."""
+
+    bound: BoundBlock
+    maps: Kept
+    _known: dict[str, tuple[NarrowMaps, dict[Key, Tensor]]] = field(default_factory=dict, repr=False)
+
+    def pays(self, state: State, sources: States) -> bool:
+        if state.name not in self._known:
+            read, sources = read_of(self.bound, state), sources_of(state, sources)
+            maps = self.maps.narrows(state, read, sources)
+            with torch.no_grad():
+                fixed = maps.once(read.tensors) if maps.pays else {}
+            self._known[state.name] = maps, {**read.tensors, **fixed, **by(source, sources)}
+        return self._known[state.name][0].pays
+
+    def drive(self, state: State, sources: States) -> Tensor:
+        maps, fixed = self._known[state.name]
+        with torch.no_grad():
+            f: Tensor = maps.forward({**fixed, **by(source, sources_of(state, sources))})[F]
+        return f.to(next(iter(sources.values())).dtype)
+
+    def push(self, state: State, d: Mapping[str, Tensor]) -> tuple[Tensor | None, dict[str, Tensor]]:
+        sources = state.drive.sources
+        if not any(n in d for n in sources):
+            return None, {}
+        maps, fixed = self._known[state.name]
+        moves = {moved(n): d[n] if n in d else torch.zeros_like(fixed[source(n)]) for n in sources}
+        with torch.no_grad():
+            return maps.push({**fixed, **moves})[AHEAD], {}
+
+    def pull(self, state: State, d: Tensor) -> dict[str, Tensor]:
+        if not state.drive.sources:
+            return {}
+        maps, fixed = self._known[state.name]
+        with torch.no_grad():
+            found = maps.pull({**fixed, COTANGENT: d})
+        return {n: found[pulled(n)] for n in state.drive.sources}
+
+    def holding(self, winners: Mapping[str, Tensor]) -> NarrowProducts:
+        return NarrowProducts(self.bound.holding(winners), self.maps, _without_routed(self.bound, self._known))
 
 
 class ExplicitLinearisation:
@@ -86,7 +133,6 @@ class ExplicitLinearisation:
         self.maps, self.bound, self.wanted = maps, bound, tuple(wanted)
         self.states = {k: v.detach() for k, v in states.items()}
         self.drives: dict[str, tuple[LinearMaps, dict[Key, Tensor]]] = {}
-        self._narrow: dict[str, tuple[LinearMaps, dict[Key, Tensor]]] = {}
         with torch.no_grad():
             for state in bound.block.states:
                 self.drives[state.name] = self._at(state)
@@ -107,35 +153,29 @@ class ExplicitLinearisation:
     def tangents(self) -> Mapping[str, Increment]:
         return tangents_at(self.bound, self.states, lambda: self._activations)
 
-    def _at(self, state: State, narrow: bool = False) -> tuple[LinearMaps, dict[Key, Tensor]]:
+    @cached_property
+    def narrow(self) -> NarrowProducts:
+        return NarrowProducts(self.bound, self.maps)
+
+    def _at(self, state: State) -> tuple[LinearMaps, dict[Key, Tensor]]:
         """The code around a drive, and what it computes from the free states alone."""
         read, sources, free = read_of(self.bound, state), sources_of(state, self.states), self.states[state.name]
-        maps = self.maps.linears(state, read, sources, free, narrow)
+        maps = self.maps.linears(state, read, sources, free)
         values = {**read.tensors, **by(source, sources), FREE: free}
         return maps, {**values, **maps.at(values)}
 
-    def _narrowly(self, state: State, narrow: bool) -> tuple[LinearMaps, dict[Key, Tensor]]:
-        if not narrow:
-            return self.drives[state.name]
-        if state.name not in self._narrow:
-            with torch.no_grad():
-                self._narrow[state.name] = self._at(state, narrow=True)
-        return self._narrow[state.name]
-
-    def push(
-        self, state: State, d: Mapping[str, Tensor], narrow: bool = False
-    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+    def push(self, state: State, d: Mapping[str, Tensor]) -> tuple[Tensor | None, dict[str, Tensor]]:
         sources = state.drive.sources
         if not any(n in d for n in sources):
             return None, {}
-        maps, kept = self._narrowly(state, narrow)
+        maps, kept = self.drives[state.name]
         moves = {moved(n): d[n] if n in d else torch.zeros_like(self.states[n]) for n in sources}
         with torch.no_grad():
             found = maps.push({**kept, **moves})
         return found[AHEAD], {n: found[curved(n)] for n in sources if curved(n) in found}
 
-    def pull(self, state: State, d: Tensor, narrow: bool = False) -> dict[str, Tensor]:
-        maps, kept = self._narrowly(state, narrow)
+    def pull(self, state: State, d: Tensor) -> dict[str, Tensor]:
+        maps, kept = self.drives[state.name]
         with torch.no_grad():
             found = maps.pull({**kept, COTANGENT: d})
         return {n: found[pulled(n)] for n in state.drive.sources}
@@ -188,10 +228,10 @@ class Total:
         return {n: self._found[n] if n in self._found else torch.zeros_like(v) for n, v in self._like.items()}
 
 
-def _is_apart(f: Tensor, others: Iterable[Tensor]) -> bool:
-    """Whether a tensor shares its memory with none of these."""
-    own = f.untyped_storage()._cdata  # a fake tensor has no address, but a storage
-    return all(t.untyped_storage()._cdata != own for t in others)
+def _without_routed(bound: BoundBlock, known: Mapping[str, Known]) -> dict[str, Known]:
+    """What is known of states whose drives stay the same when winners are held."""
+    same = {s.name for s in bound.block.states if not s.drive.is_routed}
+    return {n: v for n, v in known.items() if n in same}
 
 
 def read_of(bound: BoundBlock, state: State) -> Read:

@@ -43,6 +43,7 @@ class Linearisation:
         self.bound, self.leaves = bound.with_leaves(wanted) if wanted else (bound.detached(), dict[str, Tensor]())
         self.states = {k: v.detach() for k, v in states.items()}
         self.drives = {s.name: self._linearise(s) for s in bound.block.states}
+        self.narrow = None
 
     @cached_property
     def _activations(self) -> States:
@@ -72,9 +73,7 @@ class Linearisation:
             found = torch.autograd.grad(linear.f, list(linear.sources.values()), cotangent, create_graph=True)
         return dict(zip(linear.sources, found, strict=True))
 
-    def push(
-        self, state: State, d: Mapping[str, Tensor], narrow: bool = False
-    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+    def push(self, state: State, d: Mapping[str, Tensor]) -> tuple[Tensor | None, dict[str, Tensor]]:
         """(J d, curvature into each source) of one state's drive; None and {} where nothing moves."""
         linear = self.drives[state.name]
         moved = [(p, d[n]) for n, p in linear.pulled.items() if n in d]
@@ -88,7 +87,7 @@ class Linearisation:
         curvature = {n: c for n, c in zip(state.drive.sources, curved, strict=False) if c is not None}
         return pushed, curvature
 
-    def pull(self, state: State, d: Tensor, narrow: bool = False) -> dict[str, Tensor]:
+    def pull(self, state: State, d: Tensor) -> dict[str, Tensor]:
         """J^T d into each source of one state's drive."""
         linear = self.drives[state.name]
         if not linear.sources:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -23,3 +23,9 @@ def total(parts: Sequence[Part], overwrite: bool = False) -> Tensor | None:
         found = found.add_(value, alpha=factor) if own else torch.add(found, value, alpha=factor)
         own = True
     return found
+
+
+def is_apart(t: Tensor, others: Iterable[Tensor]) -> bool:
+    """Whether a tensor shares its memory with none of these."""
+    own = t.untyped_storage()._cdata  # a fake tensor has no address, but a storage
+    return all(o.untyped_storage()._cdata != own for o in others)

@@ -1,10 +1,11 @@
-"""A certified block settles in one sweep and a correction, and the correction needs few digits.
+"""A certified block settles in one sweep and a correction; neither what it starts from nor the correction needs many digits.
 
     a_l' = a_l + J_l (s'_<l - s_<l) + sum_m (w_m / w_l) J_lm^T (s_m - s_m before),      s_l' = sigma_l(a_l')
 
-A sweep of a block whose couplings are linear moves each pre-activation by products of what has moved. Where the certified
-contraction makes that small enough, the products are taken in bfloat16: the states keep the precision that they are stored in, as a
-solution does under iterative refinement (Higham 2002, chapter 12). The displacement of a nudged phase is corrected in the same way.
+A sweep of a block whose couplings are linear moves each pre-activation by products of what has moved. Where that is little, the
+products are taken in bfloat16: the states keep the precision that they are stored in, as a solution does under iterative refinement
+(Higham 2002, chapter 12). What the rounding of a product may have cost is known once the product is: a part of it, added to
+the residual; the next plain sweep starts from nothing that was rounded. The displacement of a nudged phase is corrected in the same way.
 """
 
 from __future__ import annotations
@@ -17,29 +18,39 @@ from torch import Tensor
 
 from ..ir import State
 from .binding import BoundBlock, States
-from .differentiation import Linearised
+from .differentiation import Narrow, Products
 from .explicit_narrow import DIGITS, narrow_pays
-from .parts import total
+from .parts import is_apart, total
 from .tolerance import Tolerance
 
 SHARE = 0.25
-"""The part of the tolerance that rounding a correction may take."""
+"""The part of the tolerance that rounding the corrections of a displacement may take."""
+
+HOPE = 0.25
+"""The part of the certified contraction that is hoped for: a correction that turns out larger is followed by a plain sweep."""
 
 
-def may_be_narrow(bound: BoundBlock, like: Tensor, tolerance: Tolerance) -> bool:
-    """Whether corrections of a block may be computed in bfloat16, and gain from it."""
-    plain = tolerance.narrow and like.dtype == torch.float32 and not torch.is_autocast_enabled(like.device.type)
-    return plain and bound.contraction is not None and not bound.block.is_routed and narrow_pays(like.device)
+def may_be_narrow(bound: BoundBlock, tolerance: Tolerance) -> bool:
+    """Whether products of a block may be computed in bfloat16, and may gain from it: a certified block in float32, on a machine with a matrix unit."""
+    if not tolerance.narrow or bound.contraction is None:
+        return False
+    read = [v for v in (*bound.inputs.values(), *bound.weights.values()) if isinstance(v, Tensor)]
+    numbers = [v for v in read if v.is_floating_point()]
+    if not numbers or any(v.dtype != torch.float32 for v in numbers):
+        return False
+    device = numbers[0].device
+    return not torch.is_autocast_enabled(device.type) and narrow_pays(device)
 
 
-def is_small(correction: float, tolerance: float) -> bool:
-    """Whether a correction of this relative size may be rounded to bfloat16."""
-    return correction * DIGITS <= SHARE * tolerance
+def pays(narrow: Narrow, states: States) -> bool:
+    """Whether any coupling of a block has a product that is faster in bfloat16."""
+    return any([narrow.pays(s, states) for s in narrow.bound.block.states if s.drive.sources])
 
 
-def corrects_narrowly(bound: BoundBlock, like: Tensor, tolerance: Tolerance) -> bool:
+def corrects_narrowly(bound: BoundBlock, stop: float, tolerance: Tolerance) -> bool:
     """Whether what the feedback adds to a displacement may be rounded to bfloat16."""
-    return may_be_narrow(bound, like, tolerance) and is_small(bound.contraction or 1.0, tolerance.nudged(like.dtype))
+    small = (bound.contraction or 1.0) * DIGITS <= SHARE * stop
+    return small and not bound.block.is_routed and may_be_narrow(bound, tolerance)
 
 
 @dataclass
@@ -47,21 +58,21 @@ class Correction:
     """States and what they are computed from, one sweep after another.
 
     Attributes:
-        linear: the block's couplings; where it is linearised makes no difference.
-        states, activations: s and a of each state, after a sweep.
+        products: of the block, in bfloat16.
+        states, activations: s and a of each state after a sweep; both are overwritten.
         change: what the last sweep has moved each state by.
     """
 
-    linear: Linearised
+    products: Products
     states: States
     activations: States
     change: States
 
     def sweep(self) -> dict[str, tuple[Tensor, Tensor]]:
         """The next sweep, of all states that have anything to follow."""
-        linear, states = self.linear, self.linear.bound.block.states
+        states = self.products.bound.block.states
         back = {
-            s.name: linear.pull(s, self.change[s.name], narrow=True)
+            s.name: self.products.pull(s, self.change[s.name])
             for s in states
             if s.drive.sources and s.name in self.change
         }
@@ -72,14 +83,15 @@ class Correction:
         return {n: (self.states[n], c) for n, c in moved.items()}
 
     def _follow(self, state: State, back: Mapping[str, Mapping[str, Tensor]], moved: States) -> None:
-        n, bound = state.name, self.linear.bound
+        n, bound = state.name, self.products.bound
         parts = [(bound.reverse_gain(n, m), found[n]) for m, found in back.items() if n in found]
-        push, _ = self.linear.push(state, moved, narrow=True)
+        push, _ = self.products.push(state, moved)
         parts += [] if push is None else [(1.0, push)]
         if not parts:
             return
-        a = total([(1.0, self.activations[n]), *parts])  # not in place: the state may be the memory of its activation
+        old, before = self.states[n], self.activations[n]
+        a = total([(1.0, before), *parts], overwrite=is_apart(before, [old]))  # a state may be its own activation
         assert a is not None
         self.activations[n], new = a, state.potential.activation(a)
-        moved[n] = new - self.states[n]
+        moved[n] = torch.sub(new, old, out=old)
         self.states[n] = new

@@ -26,10 +26,11 @@ from torch import Tensor
 
 from .automatic import AUTOMATIC
 from .binding import BoundBlock, States
-from .differentiation import Differentiation, Drive, Interaction, Linearised, UnderivableError
+from .differentiation import Differentiation, Drive, Interaction, Narrow, UnderivableError
+from .explicit_narrow import DIGITS
 from .over_relaxation import WORTH, Pace, limit_of, overshot
 from .parts import Part, total
-from .refinement import Correction, is_small, may_be_narrow
+from .refinement import HOPE, Correction, may_be_narrow, pays
 from .tolerance import Tolerance, coarsest
 
 STALLED, PATIENCE = 0.98, 2
@@ -126,8 +127,9 @@ def advance(
     sure: bool = False,
     pace: Pace | None = None,
     slow: float = math.inf,
+    rounding: Callable[[], float] = lambda: 0.0,
 ) -> Relaxation:
-    """The one relaxation loop, of steps that tell their residual; ``sure`` lets it end at the first one."""
+    """The one relaxation loop, of steps that tell their residual; ``sure`` lets it end at the first one, ``rounding`` adds to the estimated error."""
     pace = Pace(limit=1.0) if pace is None else pace
     lowest, error, stalls = math.inf, math.inf, 0
     for k in range(1, max_sweeps + 1):
@@ -140,6 +142,7 @@ def advance(
         )  # against the lowest: a cycle of winners may be longer than one sweep
         lowest = min(lowest, residual)
         error = residual * max(floor, rho / (1 - rho)) if rho < 1 else residual * 1e3
+        error += rounding()
         if residual == 0 or ((sure or k > 1) and error <= tolerance):
             return Relaxation(name, k, error, True)
         if k > 1 and rho > slow and error * rho**SOME > tolerance:
@@ -200,12 +203,12 @@ def _relaxed(
 ) -> Equilibrium:
     interaction = differentiation.interaction(bound)
     bound = interaction.bound
-    point, interaction, winners = _begin(interaction, start)
-    like = next(iter(point.states.values()))
+    narrow = differentiation.narrow(interaction.bound) if may_be_narrow(interaction.bound, tolerance) else None
+    begun = _begin(interaction, start, narrow)
+    point, interaction, winners = begun.point, begun.interaction, begun.winners
     stop = tolerance.of(coarsest(point.states))
-    if differentiation.is_narrow and may_be_narrow(interaction.bound, like, tolerance):
-        linear = differentiation.linearise(interaction.bound, point.states)
-        states, record = _settle_refined(interaction, linear, point, stop, tolerance.max_sweeps)
+    if begun.narrow is not None:
+        states, record = _settle_refined(interaction, begun.narrow, point, stop, tolerance.max_sweeps)
         return Equilibrium(states, replace(record, held=bool(winners)), winners)
     point, record = _settle(interaction, point, stop, tolerance.max_sweeps)
     if winners:
@@ -235,28 +238,51 @@ class _Point:
         return {n: s.detach() for n, s in self.leaves.items()}
 
 
-def _begin(interaction: Interaction, start: States | None) -> tuple[_Point, Interaction, dict[str, Tensor]]:
-    """Where sweeps begin, and the winners that are held from there on: those of a block whose gains bound the feedback."""
+@dataclass(frozen=True)
+class _Beginning:
+    """Where sweeps begin.
+
+    Attributes:
+        winners: those that are held from there on: of a block whose gains bound the feedback.
+        narrow: the block in bfloat16, where that may be used and pays.
+    """
+
+    point: _Point
+    interaction: Interaction
+    winners: dict[str, Tensor]
+    narrow: Narrow | None
+
+
+def _begin(interaction: Interaction, start: States | None, narrow: Narrow | None) -> _Beginning:
+    """At the feedforward states, or at given ones; feedforward states that sweeps correct anyway may be computed in bfloat16."""
     bound = interaction.bound
     routed = bound.block.is_routed and bound.contraction is not None
     if start is not None:
         winners = bound.winners(start) if routed else {}
         interaction = interaction.holding(winners)
-        return _Point.at(interaction, start), interaction, winners
+        narrow = narrow and narrow.holding(winners)
+        point = _Point.at(interaction, start)
+        return _Beginning(point, interaction, winners, narrow if narrow and pays(narrow, start) else None)
     leaves: States = {}
     drives: dict[str, Drive] = {}
-    winners = {}
+    winners, gains = {}, False
     for n in (s.name for s in bound.block.states):
         state, f = interaction.bound.block.state(n), None  # a maximum that an earlier state reads too is held already
         if routed and state.drive.is_routed:
-            f, chosen = interaction.bound.routed_drive(state, leaves)
+            if narrow is None:
+                f, chosen = interaction.bound.routed_drive(state, leaves)
+            else:
+                chosen = interaction.bound.winners_of(state, leaves)
+                narrow = narrow.holding(chosen)
             winners |= chosen
             interaction = interaction.holding(chosen)
             state = interaction.bound.block.state(n)
+        if narrow is not None and state.drive.sources and narrow.pays(state, leaves):
+            f, gains = narrow.drive(state, leaves), True
         drives[n] = interaction.drive(state, leaves, f)
         a, is_own = _activation(drives[n], ())
         leaves[n] = interaction.leaf(state.potential.settle(a) if is_own else state.potential.activation(a))
-    return _Point(leaves, drives), interaction, winners
+    return _Beginning(_Point(leaves, drives), interaction, winners, narrow if gains else None)
 
 
 def _settle(interaction: Interaction, point: _Point, tolerance: float, max_sweeps: int) -> tuple[_Point, Relaxation]:
@@ -286,29 +312,40 @@ def _settle(interaction: Interaction, point: _Point, tolerance: float, max_sweep
 
 
 def _settle_refined(
-    interaction: Interaction, linear: Linearised, point: _Point, tolerance: float, max_sweeps: int
+    interaction: Interaction, narrow: Narrow, point: _Point, tolerance: float, max_sweeps: int
 ) -> tuple[States, Relaxation]:
-    """Sweeps of a certified block, the later ones as corrections of few digits once these are small enough."""
+    """Sweeps of a certified block, those after a plain one as corrections in bfloat16 as long as their rounding can be borne."""
     contraction, pace = interaction.bound.contraction, Pace(limit=1.0)
-    correction: Correction | None = None
-    last: tuple[States, States] = ({}, {})
     assert contraction is not None
+    correction, rounding, hoped = None, 0.0, math.inf
 
-    def sweep() -> Mapping[str, tuple[Tensor, Tensor]]:
-        nonlocal point, correction, last
-        if correction is None and is_small(contraction * pace.residual, tolerance):
-            correction = Correction(linear, point.states, *last)
-        if correction is not None:
-            return correction.sweep()
-        activations: States = {}
-        before, point = point.states, _forward_sweep(interaction, point, kept=activations)
-        change = {n: s - before[n] for n, s in point.states.items()}
-        last = activations, change
-        return {n: (s, change[n]) for n, s in point.states.items()}
+    def step() -> float:
+        nonlocal point, correction, rounding, hoped
+        if correction is not None and rounding + DIGITS * hoped <= tolerance:
+            residual = _residual(correction.sweep())
+            rounding += DIGITS * residual
+        else:
+            activations: States = {}
+            before = point.states if correction is None else correction.states
+            point = _forward_sweep(interaction, replace(point, leaves=before), kept=activations)
+            change = {n: s - before[n] for n, s in point.states.items()}
+            correction, rounding = Correction(narrow, point.states, activations, change), 0.0
+            residual = _residual({n: (s, change[n]) for n, s in point.states.items()})
+        hoped = HOPE * contraction * residual
+        return residual
 
-    name = interaction.bound.block.name
-    record = iterate(name, sweep, tolerance, max_sweeps, contraction=contraction, pace=pace)
-    return point.states if correction is None else correction.states, record
+    record = advance(
+        interaction.bound.block.name,
+        step,
+        tolerance,
+        max_sweeps,
+        floor=contraction,
+        sure=True,
+        pace=pace,
+        rounding=lambda: rounding,
+    )
+    assert correction is not None
+    return correction.states, record
 
 
 def _forward_sweep(interaction: Interaction, point: _Point, omega: float = 1.0, kept: States | None = None) -> _Point:

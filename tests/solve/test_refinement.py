@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ffebm_compiler as fc
-from ffebm_compiler.solve import BoundBlock, Tolerance, refinement
+from ffebm_compiler.solve import BoundBlock, Tolerance, explicit_narrow, refinement
+from ffebm_compiler.solve.explicit import EXPLICIT
+from ffebm_compiler.solve.explicit_kept import Kept
 from ffebm_compiler.solve.explicit_narrow import narrow_pays
 
 
@@ -54,8 +56,10 @@ class Types(TorchDispatchMode):
 
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a machine that has a matrix unit for bfloat16."""
+    """As on a machine that has a matrix unit for bfloat16, where the smallest product gains from it."""
     monkeypatch.setattr(refinement, "narrow_pays", lambda device: True)
+    monkeypatch.setattr(explicit_narrow, "DENSE", 0)
+    monkeypatch.setattr(EXPLICIT, "kept", Kept(2048))
 
 
 def model_of(case: str, size: int, **options: object) -> tuple[fc.FFEBM, Tensor]:
@@ -131,10 +135,10 @@ def test_other_types_have_no_corrections(dtype: torch.dtype, narrow: None) -> No
 def test_nor_has_mixed_precision(narrow: None) -> None:
     model, x = model_of("vgg", 2)
     (block, *_) = model.program.energy_blocks
-    bound = BoundBlock(block, {}, {}, {}, contraction=0.01)
-    assert refinement.may_be_narrow(bound, x, Tolerance(narrow=True)) == (not block.is_routed)
+    bound = BoundBlock(block, {"x": x}, {}, {}, contraction=0.01)
+    assert refinement.may_be_narrow(bound, Tolerance(narrow=True))
     with torch.autocast("cpu", torch.bfloat16):
-        assert not refinement.may_be_narrow(bound, x, Tolerance(narrow=True))
+        assert not refinement.may_be_narrow(bound, Tolerance(narrow=True))
 
 
 def test_unless_it_is_asked_for_every_product_is_wide(narrow: None) -> None:
