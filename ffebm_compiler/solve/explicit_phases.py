@@ -93,14 +93,19 @@ class NarrowProducts:
     def pays(self, state: State, sources: States) -> bool:
         if state.name not in self._known:
             read, sources = read_of(self.bound, state), sources_of(state, sources)
-            maps = self.maps.narrows(state, read, sources)
-            with torch.no_grad():
-                fixed = maps.once(read.tensors) if maps.pays else {}
-            self._known[state.name] = maps, {**read.tensors, **fixed, **by(source, sources)}
+            self._known[state.name] = self.maps.narrows(state, read, sources), {**read.tensors, **by(source, sources)}
         return self._known[state.name][0].pays
 
+    def _prepared(self, state: State) -> tuple[NarrowMaps, dict[Key, Tensor]]:
+        """The code of a drive, and what it computes from inputs and weights alone, once it is needed."""
+        maps, values = self._known[state.name]
+        if not all(k in values for k in maps.once.outputs):
+            with torch.no_grad():
+                values |= maps.once(values)
+        return maps, values
+
     def drive(self, state: State, sources: States) -> Tensor:
-        maps, fixed = self._known[state.name]
+        maps, fixed = self._prepared(state)
         with torch.no_grad():
             f: Tensor = maps.forward({**fixed, **by(source, sources_of(state, sources))})[F]
         return f.to(next(iter(sources.values())).dtype)
@@ -109,7 +114,7 @@ class NarrowProducts:
         sources = state.drive.sources
         if not any(n in d for n in sources):
             return None, {}
-        maps, fixed = self._known[state.name]
+        maps, fixed = self._prepared(state)
         moves = {moved(n): d[n] if n in d else torch.zeros_like(fixed[source(n)]) for n in sources}
         with torch.no_grad():
             return maps.push({**fixed, **moves})[AHEAD], {}
@@ -117,7 +122,7 @@ class NarrowProducts:
     def pull(self, state: State, d: Tensor) -> dict[str, Tensor]:
         if not state.drive.sources:
             return {}
-        maps, fixed = self._known[state.name]
+        maps, fixed = self._prepared(state)
         with torch.no_grad():
             found = maps.pull({**fixed, COTANGENT: d})
         return {n: found[pulled(n)] for n in state.drive.sources}

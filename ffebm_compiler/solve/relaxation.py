@@ -18,7 +18,7 @@ choices. At unit feedback the winners follow the states while the residual falls
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -29,7 +29,7 @@ from .binding import BoundBlock, States
 from .differentiation import Differentiation, Drive, Interaction, Narrow, UnderivableError
 from .explicit_narrow import DIGITS
 from .over_relaxation import WORTH, Pace, limit_of, overshot
-from .parts import Part, total
+from .parts import Part, is_apart, total
 from .refinement import HOPE, Correction, may_be_narrow, pays
 from .tolerance import Tolerance, coarsest
 
@@ -208,7 +208,7 @@ def _relaxed(
     point, interaction, winners = begun.point, begun.interaction, begun.winners
     stop = tolerance.of(coarsest(point.states))
     if begun.narrow is not None:
-        states, record = _settle_refined(interaction, begun.narrow, point, stop, tolerance.max_sweeps)
+        states, record = _settle_refined(interaction, begun.narrow, point, stop, tolerance.max_sweeps, begun.own)
         return Equilibrium(states, replace(record, held=bool(winners)), winners)
     point, record = _settle(interaction, point, stop, tolerance.max_sweeps)
     if winners:
@@ -245,12 +245,14 @@ class _Beginning:
     Attributes:
         winners: those that are held from there on: of a block whose gains bound the feedback.
         narrow: the block in bfloat16, where that may be used and pays.
+        own: the states whose memory nothing else reads.
     """
 
     point: _Point
     interaction: Interaction
     winners: dict[str, Tensor]
     narrow: Narrow | None
+    own: Collection[str] = ()
 
 
 def _begin(interaction: Interaction, start: States | None, narrow: Narrow | None) -> _Beginning:
@@ -265,7 +267,7 @@ def _begin(interaction: Interaction, start: States | None, narrow: Narrow | None
         return _Beginning(point, interaction, winners, narrow if narrow and pays(narrow, start) else None)
     leaves: States = {}
     drives: dict[str, Drive] = {}
-    winners, gains = {}, False
+    winners, narrowed, own = {}, set[str](), set[str]()
     for n in (s.name for s in bound.block.states):
         state, f = interaction.bound.block.state(n), None  # a maximum that an earlier state reads too is held already
         if routed and state.drive.is_routed:
@@ -278,11 +280,16 @@ def _begin(interaction: Interaction, start: States | None, narrow: Narrow | None
             interaction = interaction.holding(chosen)
             state = interaction.bound.block.state(n)
         if narrow is not None and state.drive.sources and narrow.pays(state, leaves):
-            f, gains = narrow.drive(state, leaves), True
+            f = narrow.drive(state, leaves)
+            narrowed.add(n)
         drives[n] = interaction.drive(state, leaves, f)
         a, is_own = _activation(drives[n], ())
-        leaves[n] = interaction.leaf(state.potential.settle(a) if is_own else state.potential.activation(a))
-    return _Beginning(_Point(leaves, drives), interaction, winners, narrow if gains else None)
+        is_own = is_own or (n in narrowed and drives[n].f is f)
+        s = state.potential.settle(a) if is_own else state.potential.activation(a)
+        leaves[n] = interaction.leaf(s)
+        if is_own or is_apart(s, [a]):
+            own.add(n)
+    return _Beginning(_Point(leaves, drives), interaction, winners, narrow if narrowed else None, own)
 
 
 def _settle(interaction: Interaction, point: _Point, tolerance: float, max_sweeps: int) -> tuple[_Point, Relaxation]:
@@ -312,9 +319,13 @@ def _settle(interaction: Interaction, point: _Point, tolerance: float, max_sweep
 
 
 def _settle_refined(
-    interaction: Interaction, narrow: Narrow, point: _Point, tolerance: float, max_sweeps: int
+    interaction: Interaction, narrow: Narrow, point: _Point, tolerance: float, max_sweeps: int, own: Collection[str]
 ) -> tuple[States, Relaxation]:
-    """Sweeps of a certified block, those after a plain one as corrections in bfloat16 as long as their rounding can be borne."""
+    """Sweeps of a certified block, those after a plain one as corrections in bfloat16 as long as their rounding can be borne.
+
+    Args:
+        own: the states whose memory may be overwritten.
+    """
     contraction, pace = interaction.bound.contraction, Pace(limit=1.0)
     assert contraction is not None
     correction, rounding, hoped = None, 0.0, math.inf
@@ -326,11 +337,12 @@ def _settle_refined(
             rounding += DIGITS * residual
         else:
             activations: States = {}
-            before = point.states if correction is None else correction.states
+            before, spent = (point.states, own) if correction is None else (correction.states, correction.change)
             point = _forward_sweep(interaction, replace(point, leaves=before), kept=activations)
-            change = {n: s - before[n] for n, s in point.states.items()}
-            correction, rounding = Correction(narrow, point.states, activations, change), 0.0
-            residual = _residual({n: (s, change[n]) for n, s in point.states.items()})
+            new = point.states
+            change = {n: torch.sub(s, before[n], out=before[n] if n in spent else None) for n, s in new.items()}
+            correction, rounding = Correction(narrow, new, activations, change), 0.0
+            residual = _residual({n: (s, change[n]) for n, s in new.items()})
         hoped = HOPE * contraction * residual
         return residual
 
