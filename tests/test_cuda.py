@@ -121,14 +121,18 @@ NAMES = ("mlp_gelu", "vgg_norm", "residual", "potentials", "softmax_head", "buff
 
 
 class Reading(TorchDispatchMode):
-    """Numbers that are read of tensors without any: small ones, so that relaxations end, and False. Counts them."""
+    """Numbers that are read of tensors without any: small ones, so that relaxations end, and False. Counts how often a device is read."""
 
     count = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is not torch.ops.aten._local_scalar_dense.default:
-            return function(*args, **(kwargs or {}))
-        self.count += 1
+            found = function(*args, **(kwargs or {}))
+            self.count += (
+                function is torch.ops.aten._to_copy.default and found.device.type == "cpu" != args[0].device.type
+            )
+            return found
+        self.count += args[0].device.type != "cpu"
         dtype = args[0].dtype
         return False if dtype == torch.bool else 1e-9 if dtype.is_floating_point else 1
 

@@ -16,6 +16,7 @@ diagonal. Source: Hestenes & Stiefel 1952; Golub & Van Loan, section 11.3.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -28,7 +29,7 @@ from .binding import States
 from .differentiation import Linearised
 from .over_relaxation import Pace
 from .parts import Part, total
-from .relaxation import Relaxation, advance, peak, relative
+from .relaxation import Relaxation, advance, largest_ratio, peak
 
 SLOW = 0.2
 """Sweeps that leave less than this are not slower."""
@@ -143,12 +144,15 @@ class ConjugateGradients:
         moved = {**self._direction, **others}
         for n, v in moved.items():
             self.d[n].addcmul_(length, v)
-        change = relative((peak(self.d[n]), peak(v) * length) for n, v in moved.items() if v.numel())
-        known = torch.where(positive | (self._size == 0), change, torch.inf)
+        known = torch.stack(
+            [curvature, self._size, length, *(peak(t) for n, v in moved.items() if v.numel() for t in (self.d[n], v))]
+        )
         for n, v in images.items():
             self._residual[n].addcmul_(length, v, value=-1)
         self._turn()
-        return float(known)
+        bent, size, step, *peaks = known.cpu().tolist()
+        change = largest_ratio((s, v * step) for s, v in zip(peaks[::2], peaks[1::2], strict=True))
+        return change if bent > 0 or size == 0 else math.inf
 
     def _turn(self) -> None:
         """To the next direction, conjugate to the ones before."""

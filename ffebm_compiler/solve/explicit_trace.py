@@ -7,7 +7,7 @@ any time; and views become reshapes, since a later input may lie in memory in an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -56,6 +56,11 @@ def _make(function: Callable[..., Any], examples: list[Tensor]) -> fx.GraphModul
     return module
 
 
+def scattered(values: Tensor, shape: Sequence[int], dimension: int, index: Tensor) -> Tensor:
+    """What a gather gives back, with no copy of the zeros that it is added to."""
+    return values.new_zeros(shape).scatter_add_(dimension, index, values)
+
+
 def _writes(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
@@ -67,3 +72,6 @@ def _put_right(graph: fx.Graph) -> None:
         elif node.target in VIEWS:
             node.target = aten.reshape.default
             node.args = node.args[:2]
+        elif node.target is aten.scatter_add.default and node.args[0].target is aten.new_zeros.default:
+            zeros, dimension, index, values = node.args
+            node.target, node.args = scattered, (values, zeros.args[1], dimension, index)

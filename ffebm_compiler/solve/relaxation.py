@@ -45,6 +45,9 @@ SOME = 3
 FASTEST = 0.05
 """The least contraction that a measurement from two sweeps is trusted with."""
 
+TINY = 1e-38
+"""No state is smaller, in the ratio of its change to it."""
+
 DIVERGED = 1e30
 """A state beyond this is on its way to infinity."""
 
@@ -161,17 +164,19 @@ def peak(t: Tensor) -> Tensor:
 
 def _residual(changes: Mapping[str, tuple[Tensor, Tensor]]) -> float:
     """The largest relative change, in one transfer from the device."""
-    return float(relative((peak(new), peak(change)) for new, change in changes.values() if new.numel()))
+    pairs = [(new, change) for new, change in changes.values() if new.numel()]
+    ends = [end for pair in pairs for t in pair for end in torch.aminmax(t)]
+    sizes = iter([abs(v) for v in torch.stack(ends).cpu().tolist()]) if ends else iter(())
+    return largest_ratio((max(a, b), max(c, d)) for a, b, c, d in zip(sizes, sizes, sizes, sizes, strict=True))
 
 
-def relative(peaks: Iterable[tuple[Tensor, Tensor]]) -> float | Tensor:
-    """The largest ratio of a state's change to the state, of the peaks of both; infinite where a state has left all bounds."""
-    ratios = []
+def largest_ratio(peaks: Iterable[tuple[float, float]]) -> float:
+    """The largest ratio of a state's change to the state, of the peaks of both; infinite where a state has left all bounds or is no number."""
+    ratios = [0.0]
     for scale, moved in peaks:
-        scale, moved = scale.float(), moved.float()
-        ratios.append(torch.where(scale > 0, moved / scale.clamp(min=1e-38), 0.0))
-        ratios[-1] = torch.where(scale < DIVERGED, ratios[-1], torch.inf)
-    return torch.stack(ratios).amax() if ratios else 0.0
+        ratio = moved / max(scale, TINY) if scale > 0 else 0.0
+        ratios.append(ratio if scale < DIVERGED and not math.isnan(moved) else math.inf)
+    return max(ratios)
 
 
 def relax(
