@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import ffebm_compiler as fc
-from benchmarks.speed import plots, report, result, suites, tables
+from benchmarks.speed import allocator, plots, report, result, suites, tables
 from benchmarks.speed.result import Options
 from examples import command
 
@@ -43,6 +43,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where networks run")
     p.add_argument(
         "--repeats", type=command.whole, default=7, help="times that each of two things is timed; 2 with --quick"
+    )
+    p.add_argument(
+        "--allocator",
+        choices=(allocator.KEEPING, allocator.PLAIN),
+        default=allocator.KEEPING,
+        help="keeping: what is freed stays with the process, as with jemalloc (glibc only); plain: as Python starts",
     )
     p.add_argument("--again", action="store_true", help="run suites whose results are there")
     p.add_argument("--list", action="store_true", help="name the suites and end")
@@ -90,7 +96,15 @@ def table(folder: Path, check: bool) -> int:
 
 def run(given: argparse.Namespace) -> int:
     """The suites that were asked for, one after the other."""
-    options = Options(given.quick, given.device, torch.get_num_threads(), given.repeats, given.seed, progress=True)
+    options = Options(
+        given.quick,
+        given.device,
+        torch.get_num_threads(),
+        given.repeats,
+        given.seed,
+        allocator.choose(given.allocator),
+        progress=True,
+    )
     chosen, documents = given.only or list(suites.present()), list[dict[str, Any]]()
     for i, name in enumerate(chosen, 1):
         kept = None if given.again else result.kept(given.out, name, options)

@@ -30,6 +30,11 @@ def _full_label(row: Row) -> str:
     return f"{_label(row)}, {row['feedback']}"
 
 
+def _series(row: Row) -> str:
+    feedback = "unit feedback" if row["feedback"] == "unit" else f"loop gain {row['feedback']}"
+    return f"{feedback}, {row['way']}" if "way" in row else feedback
+
+
 def _figure(lines: int, columns: int = 1) -> tuple[Any, Sequence[Any]]:
     return plotting.figure(columns, width=6.8 if columns == 1 else 5.6, height=1.7 + 0.32 * lines)
 
@@ -74,16 +79,15 @@ def _points(
 
 
 def ratios(text: str, bound: float | None = None) -> Callable[[Document], Any]:
-    """A line a network, a colour for each kind of feedback."""
+    """A line a network, a colour for each kind of feedback, and for each way where there are several."""
 
     def make(document: Document) -> Any:
         rows = document["rows"]
         labels = list(dict.fromkeys(_label(r) for r in rows))
         picture, (axis,) = _figure(len(labels))
-        for name in sorted({r["feedback"] for r in rows}):
-            chosen = [r for r in rows if r["feedback"] == name]
-            shown = "unit feedback" if name == "unit" else f"loop gain {name}"
-            _points(axis, chosen, [labels.index(_label(r)) for r in chosen], int(name == "unit"), shown)
+        for i, series in enumerate(sorted({_series(r) for r in rows})):
+            chosen = [r for r in rows if _series(r) == series]
+            _points(axis, chosen, [labels.index(_label(r)) for r in chosen], i, series)
         axis.axvline(1, color="black", linewidth=0.8)
         if bound is not None:
             axis.axvline(bound, color="black", linewidth=0.8, linestyle=":", label=f"goal: {bound:g}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.speed.allocator import KEEPING
 from benchmarks.speed.result import Goal
 from examples import records
 
@@ -36,5 +37,6 @@ def conditions(document: Mapping[str, Any]) -> str:
     """Where and when: one line."""
     m, v = document["machine"], document["versions"]
     where = m["device"] if m["device"] != "CPU" else f"{m['processor']}, {m['cores']} cores"
-    repeats = document["configuration"]["repeats"]
-    return f"{where}, {m['threads']} threads, torch {v['torch']}, {document['date'][:10]}, at most {repeats} rounds, seed {document['configuration']['seed']}"
+    given = document["configuration"]
+    kept = ", freed memory kept" if given.get("allocator") == KEEPING else ""
+    return f"{where}, {m['threads']} threads{kept}, torch {v['torch']}, {document['date'][:10]}, at most {given['repeats']} rounds, seed {given['seed']}"

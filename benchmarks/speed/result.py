@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.speed.allocator import PLAIN
 from benchmarks.speed.machine import machine
 from examples import records
 
@@ -32,6 +33,7 @@ class Options:
         device: ``"cpu"`` or ``"cuda"``.
         threads: of the CPU.
         repeats: times that each of two things is timed, in turn.
+        allocator: whether freed memory stays with the process.
         seed: of weights and batches.
         progress: whether to show a progress bar.
     """
@@ -41,6 +43,7 @@ class Options:
     threads: int = 1
     repeats: int = 7
     seed: int = 0
+    allocator: str = PLAIN
     progress: bool = False
 
     def times(self, full: int | None = None) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed import report
+from benchmarks.speed.inference import DEFAULT, NARROW
 from benchmarks.speed.result import ROOT, read
 from examples import records
 
@@ -63,13 +64,13 @@ def key(row: Row) -> tuple[str, str, str]:
 
 def steps_and_inferences(found: Documents) -> str:
     """Blocks of 2 at the default loop gain."""
-    inference = {key(r): r for r in found["inference"]["rows"]}
+    inference = {(key(r), r["way"]): report.times(r) for r in found["inference"]["rows"]}
     rows = [
         (
             r["network"],
             report.times(r),
             report.cosine(r["worst cosine"]),
-            report.times(inference[key(r)]) if key(r) in inference else "",
+            *(inference.get((key(r), way), "") for way in (DEFAULT, NARROW)),
         )
         for r in rows_of(found["step"], blocks="2")
         if r["feedback"] != "unit"
@@ -79,6 +80,7 @@ def steps_and_inferences(found: Documents) -> str:
         "training step, times backprop",
         "worst cosine of a gradient",
         "inference, times feedforward",
+        "with `narrow=True`",
     )
     return markdown(head, rows) + f"\n{report.conditions(found['step'])}.\n"
 

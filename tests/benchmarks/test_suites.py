@@ -56,9 +56,12 @@ def test_sizes_are_compared_with_blocks_of_two() -> None:
 
 
 def test_an_inference() -> None:
-    row = inference.measure(splitting_network(6, 2, False, quick=True), QUICK)
-    assert row["ratio"] > 0
-    assert row["sweeps"] >= 1
+    rows = inference.measure(splitting_network(6, 2, False, quick=True), QUICK)
+    assert rows[0]["way"] == "default"
+    for row in rows:
+        assert row["ratio"] > 0
+        assert row["sweeps"] >= 1
+        assert row["difference"] < 1e-5
 
 
 def test_memory_does_not_hold_the_sweeps_unless_they_are_recorded() -> None:
