@@ -107,7 +107,7 @@ def ways(document: Document) -> Any:
     picture, axes = _figure(int(1.4 * len(labels)), 2)
     for k, way in enumerate(dict.fromkeys(r["way"] for r in rows)):
         chosen = [r for r in rows if r["way"] == way]
-        places = [labels.index(_full_label(r)) + 0.13 * (k - 2) for r in chosen]
+        places = [labels.index(_full_label(r)) + 0.13 * (k - 2.5) for r in chosen]
         _points(axes[0], chosen, places, k, way)
         _points(axes[1], chosen, places, k, way, "error")
     _finish(axes[0], labels, "a training step, in backprop steps")
