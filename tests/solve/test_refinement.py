@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ffebm_compiler as fc
-from ffebm_compiler.solve import BoundBlock, Tolerance, explicit_narrow, refinement
+from ffebm_compiler.solve import BoundBlock, Tolerance, explicit_narrow, refinement, relax, relaxation
 from ffebm_compiler.solve.explicit import EXPLICIT
 from ffebm_compiler.solve.explicit_kept import Kept
 from ffebm_compiler.solve.explicit_narrow import narrow_pays
@@ -35,9 +37,20 @@ class Skip(nn.Module):
         return torch.tanh(self.c(torch.relu(self.b(h)) + h))
 
 
+def odd() -> nn.Module:
+    """Products of every kind: grouped, strided, transposed, in one dimension, between matrices."""
+    layers = [
+        *(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, groups=4), nn.ReLU(), nn.ConvTranspose2d(8, 4, 2, stride=2)),
+        *(nn.Tanh(), nn.Conv2d(4, 4, 3, stride=2, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.Flatten(2), nn.Conv1d(4, 6, 3, padding=1), nn.ReLU()),
+        *(nn.Linear(16, 7), nn.ReLU(), nn.Flatten(), nn.Linear(42, 5)),
+    ]  # fmt: skip
+    return nn.Sequential(*layers)
+
+
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "vgg": (vgg, (6, 3, 8, 8)),
     "skip": (Skip, (6, 12)),
+    "odd": (odd, (6, 3, 8, 8)),
 }
 
 
@@ -46,11 +59,15 @@ class Types(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: set[torch.dtype] = set()
+        self.of: dict[str, set[torch.dtype]] = defaultdict(set)
+
+    @property
+    def seen(self) -> set[torch.dtype]:
+        return set().union(*self.of.values())
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        if func.overloadpacket.__name__ in ("convolution", "convolution_backward", "mm", "addmm"):
-            self.seen |= {a.dtype for a in args if isinstance(a, Tensor)}
+        if (name := func.overloadpacket.__name__) in ("convolution", "convolution_backward", "mm", "addmm", "bmm"):
+            self.of[name] |= {a.dtype for a in args if isinstance(a, Tensor)}
         return func(*args, **(kwargs or {}))
 
 
@@ -175,3 +192,64 @@ def test_a_state_that_is_its_activation_is_corrected_too(tolerance: float, narro
         _, (exact,) = reference.equilibrium(x.double())
     assert found.relaxation.converged
     assert all(float((found.states[n] - s).abs().max() / s.abs().max()) <= tolerance for n, s in exact.states.items())
+
+
+def states_of(model: fc.FFEBM, x: Tensor) -> tuple[list[Any], float]:
+    """The settled blocks, and the largest relative error of their states against those of float64."""
+    reference = copy.deepcopy(model).double()
+    _, found = model.eval().equilibrium(x)
+    with reference.eval().using(tolerance=1e-12):
+        _, tight = reference.equilibrium(x.double())
+    pairs = [(a.states[n], s) for a, b in zip(found, tight, strict=True) for n, s in b.states.items()]
+    return found, max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_feedforward_states_are_narrow_and_the_first_sweep_is_not(case: str, narrow: None) -> None:
+    """With a tolerance that one sweep reaches there is nothing to correct, and what the start was rounded to is gone."""
+    model, x = model_of(case, 2, tolerance=3e-4)
+    with Types() as types:
+        found, error = states_of(model, x)
+    assert {torch.bfloat16, torch.float32} <= types.seen
+    assert all(f.relaxation.converged for f in found)
+    assert error <= 3e-4
+
+
+@pytest.mark.parametrize("digits", [2.0**-7, 2.0**-4, 1.0])
+def test_rounding_that_cannot_be_borne_is_swept_away(
+    digits: float, narrow: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relaxation, "DIGITS", digits)
+    monkeypatch.setattr(relaxation, "HOPE", 1e-9)  # every sweep after a plain one is tried narrow
+    model, x = model_of("odd", 3)
+    found, error = states_of(model, x)
+    assert all(f.relaxation.converged and f.relaxation.residual <= 4e-6 for f in found)
+    assert error <= 4e-6
+    assert max(f.relaxation.sweeps for f in found) >= (3 if digits == 1.0 else 2)
+
+
+def test_a_block_may_be_narrow_in_part(narrow: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A convolution that reads its weights at every position, and a dense layer that reads them once."""
+    monkeypatch.setattr(explicit_narrow, "DENSE", 10)
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Flatten()]
+    model = fc.convert(nn.Sequential(*layers, nn.Linear(512, 16), nn.ReLU()), block_size=3, narrow=True)
+    with Types() as types:
+        found, error = states_of(model, torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1)))
+    assert all(f.relaxation.converged for f in found)
+    assert error <= 4e-6
+    assert torch.bfloat16 in types.of["convolution"]
+    assert torch.bfloat16 not in types.of["addmm"] | types.of["mm"]
+
+
+def test_states_given_to_start_from_stay_as_they_are(narrow: None) -> None:
+    model, x = model_of("vgg", 2)
+    _, (settled, *_) = model.eval().equilibrium(x)
+    (block,) = [b for b in model.program.energy_blocks if b.name == settled.relaxation.block]
+    bound = model.block_call(block, {n: x for n in block.inputs}).bound
+    assert bound.contraction is not None
+    start = {n: s.clone() for n, s in settled.states.items()}
+    kept = {n: s.clone() for n, s in start.items()}
+    found = relax(bound, Tolerance(narrow=True), start, EXPLICIT)
+    assert found.relaxation.converged
+    assert all(torch.equal(start[n], s) for n, s in kept.items())
