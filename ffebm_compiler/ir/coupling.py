@@ -152,9 +152,11 @@ class Coupling:
 
     def winners(self, values: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The winners of each routed term as :meth:`routed` gives them, nothing behind the last of these being computed."""
-        last = max((i for i, t in enumerate(self.terms) if t.operation.routed), default=-1)
-        shortened = replace(self, terms=self.terms[: last + 1], output=self.terms[last].name) if last >= 0 else self
-        return shortened.routed(values, weights)[1] if last >= 0 else {}
+        routed = [i for i, t in enumerate(self.terms) if t.operation.routed]
+        if not routed:
+            return {}
+        terms = self.terms[: routed[-1] + 1]
+        return replace(self, terms=terms, output=terms[-1].name).routed(values, weights)[1]
 
     def held(self, winners: Collection[str]) -> Coupling:
         """This coupling with those winners given from outside; one that is held already stays as it is."""

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ffebm_compiler.solve.explicit_trace import traced
+from ffebm_compiler.solve.explicit_code import SHAPE
+from ffebm_compiler.solve.explicit_trace import scattered, traced
 
 
 def test_a_derivative_is_recorded_as_operations(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,3 +68,25 @@ def test_hooks_on_saved_tensors_see_nothing() -> None:
         code = traced(square_slope, {"x": torch.zeros(2)})
     assert not seen
     assert code({"x": torch.tensor([3.0, 4.0])})["y"].tolist() == [6, 8]
+
+
+def test_what_a_gather_gives_back_is_added_without_a_copy() -> None:
+    def spread(values: dict) -> dict:
+        with torch.enable_grad():
+            x = values["x"].detach().requires_grad_()
+            (found,) = torch.autograd.grad(x.gather(1, values["index"]), x, values["c"])
+        return {"y": found}
+
+    index = torch.tensor([[0, 2, 2], [1, 1, 1]])  # some are read twice
+    code = traced(spread, {"x": torch.zeros(2, 4), "index": torch.zeros_like(index), "c": torch.zeros(2, 3)})
+    targets = [n.target for n in code.module.graph.nodes]
+    assert scattered in targets
+    assert torch.ops.aten.scatter_add.default not in targets
+    found = code({"x": torch.randn(2, 4), "index": index, "c": torch.tensor([[1.0, 2, 3], [4, 5, 6]])})["y"]
+    assert found.tolist() == [[1, 0, 5, 0], [0, 15, 0, 0]]
+
+
+def test_a_node_remembers_its_shape_and_nothing_else_of_its_trace() -> None:
+    code = traced(lambda values: {"y": values["x"] @ values["w"]}, {"x": torch.zeros(5, 3), "w": torch.zeros(3, 2)})
+    metas = [n.meta for n in code.module.graph.nodes if n.op != "output"]
+    assert metas == [{SHAPE: (5, 3)}, {SHAPE: (3, 2)}, {SHAPE: (5, 2)}]

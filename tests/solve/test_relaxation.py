@@ -15,6 +15,7 @@ from torch import nn
 import ffebm_compiler as fc
 from ffebm_compiler.ir import Energy
 from ffebm_compiler.solve import BoundBlock, States, Tolerance, certify, relax, unit_gains
+from ffebm_compiler.solve.relaxation import largest_ratio
 
 NETS: dict[str, Callable[[], nn.Module]] = {
     **{
@@ -144,3 +145,22 @@ def test_the_tolerance_of_a_coarse_type_is_still_one() -> None:
         exact, found = fine(x), coarse(x.bfloat16()).float()
     assert coarse.relaxation[0].converged
     assert float((found - exact).abs().max() / exact.abs().max()) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("peaks", "expected"),
+    [
+        ([(2.0, 0.5), (1.0, 0.5)], 0.5),
+        ([], 0.0),
+        ([(0.0, 0.0)], 0.0),
+        ([(1e-300, 1e-300)], 1e-262),
+        ([(math.inf, 1.0)], math.inf),
+        ([(math.nan, 0.0), (1.0, 0.5)], math.inf),
+        ([(1.0, math.nan), (1.0, 0.5)], math.inf),
+        ([(1e31, 1.0)], math.inf),
+    ],
+)
+def test_a_state_out_of_bounds_or_no_number_is_infinitely_far(
+    peaks: list[tuple[float, float]], expected: float
+) -> None:
+    assert largest_ratio(peaks) == pytest.approx(expected)

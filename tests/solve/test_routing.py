@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -143,3 +145,19 @@ def test_a_feedback_that_raises_the_winner_leaves_it_the_lowest_energy_of_all_ch
         energies.append(Energy(held.block, {}).value(states, held.inputs, held.weights, held.layer_weights))
     assert energies[0] < energies[1]
     assert torch.equal(bound.winners(found.states)[name], torch.tensor([[[0]]]))
+
+
+def test_winners_need_nothing_behind_the_last_maximum() -> None:
+    """They are found without the product that follows them."""
+    net = nn.Sequential(nn.Conv1d(1, 3, 1), nn.ReLU(), nn.MaxPool1d(2), nn.Conv1d(3, 2, 2), nn.ReLU())
+    model = fc.convert(net, block_size=2).double()
+    x = torch.randn(4, 1, 6, dtype=torch.float64)
+    _, (settled,) = model.equilibrium(x)
+    (block,) = [b for b in model.program.energy_blocks if b.is_routed]
+    bound = model.bound(block, {n: x for n in block.inputs})
+    (routed,) = [s for s in block.states if s.drive.is_routed]
+    _, expected = bound.routed_drive(routed, settled.states)
+    found = replace(bound, weights={}).winners_of(routed, settled.states)
+    assert found.keys() == expected.keys() != set()
+    assert all(torch.equal(found[n], w) for n, w in expected.items())
+    assert bound.winners_of(block.states[0], settled.states) == {}
