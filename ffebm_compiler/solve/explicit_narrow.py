@@ -39,7 +39,7 @@ def narrow_pays(device: torch.device) -> bool:
     return device.type == "cpu" and capabilities is not None and bool(capabilities().get("amx_bf16", False))
 
 
-DENSE = 48
+DENSE = 64
 """The multiplications for each number read or written, from which on a product waits for its arithmetic."""
 
 
