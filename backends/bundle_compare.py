@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..export import Interface
-from ..solve.relaxation import peak
+from ..solve.iteration import peak
 from .bundle_samples import NORM, inputs_of, results_of, summed
 
 Samples = Mapping[str, Tensor]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..errors import Problem, VerificationError
 from ..ir import EnergyBlock
 from ..solve import AUTOMATIC, BoundBlock, Gains
-from ..solve.relaxation import peak
+from ..solve.iteration import peak
 from ..train import out_of_sight, run_digital
 from .gain_store import GainStore
 from .probe import candidates

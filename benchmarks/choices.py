@@ -37,7 +37,7 @@ CHOICES: Mapping[str, Mapping[str, Any]] = {
     "as it is": {},
     "two nudged phases": {"estimator": fc.CenteredEP()},
     "tolerance 1e-4": {"tolerance": 1e-4},
-    "bfloat16 corrections": {"narrow": True},
+    "narrow products": {"narrow": True},
 }
 DIFFERENTIATED = "automatic differentiation"
 """The choice that is no option: derivatives taken anew in every sweep."""

@@ -174,7 +174,9 @@ def _option_problems(o: Options) -> Iterator[Problem]:
         yield Problem("option copy", f"is {o.copy!r}", "Give True for parameters of its own, False for the model's.")
     if not isinstance(o.narrow, bool):
         yield Problem(
-            "option narrow", f"is {o.narrow!r}", "Give True for corrections in bfloat16, False for one precision."
+            "option narrow",
+            f"is {o.narrow!r}",
+            "Give True for starts and corrections in bfloat16, False for one precision.",
         )
     for rule in o.rules:
         if not isinstance(rule, Rule):

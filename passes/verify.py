@@ -22,7 +22,7 @@ from torch import Tensor
 from ..errors import Problem, VerificationError
 from ..ir import Energy, Potential
 from ..solve import BoundBlock, Tolerance, relax
-from ..solve.relaxation import peak
+from ..solve.iteration import peak
 
 TOLERANCE = 1e-6
 

@@ -20,5 +20,5 @@ def choose(allocator: str) -> str:
     if allocator == PLAIN or not sys.platform.startswith("linux"):
         return PLAIN
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    kept = mallopt is not None and mallopt(MMAP_MAX, 0) == 1 and mallopt(TRIM_THRESHOLD, -1) == 1
+    kept = mallopt is not None and mallopt(TRIM_THRESHOLD, -1) == 1 and mallopt(MMAP_MAX, 0) == 1
     return KEEPING if kept else PLAIN

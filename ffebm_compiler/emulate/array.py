@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..ir import Operation
-from ..solve.relaxation import peak
+from ..solve.iteration import peak
 from .reading import Reading
 from .transposes import transpose
 

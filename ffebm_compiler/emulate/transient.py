@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..ir import EnergyBlock
 from ..solve import BoundBlock, Relaxation, States
-from ..solve.relaxation import peak
+from ..solve.iteration import peak
 from .neurons import Neurons
 
 STEP = 0.25

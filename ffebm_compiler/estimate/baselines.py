@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import OptionError, Problem
 from ..solve import BoundBlock, Gradients, States, Tolerance, differentiable_sweep, gradients_of, relax
-from ..solve.relaxation import iterate
+from ..solve.iteration import iterate
 from ..solve.tolerance import coarsest
 from .estimator import Estimate, FreePhase
 

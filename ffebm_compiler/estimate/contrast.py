@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..solve import Gradients, Linearised, States
-from ..solve.relaxation import peak
+from ..solve.iteration import peak
 
 
 def contrast(linear: Linearised, difference: States, mean: States, scale: float = 1.0) -> Gradients:

@@ -26,7 +26,7 @@ from ..solve import (
     Tolerance,
     displace,
 )
-from ..solve.relaxation import peak
+from ..solve.iteration import peak
 from .contrast import contrast
 from .estimator import Estimate, FreePhase
 from .literal import nudged_equilibrium

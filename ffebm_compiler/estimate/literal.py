@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..solve import Relaxation, States
-from ..solve.relaxation import iterate
+from ..solve.iteration import iterate
 from ..solve.tolerance import coarsest
 from .estimator import FreePhase
 

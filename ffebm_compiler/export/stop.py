@@ -1,4 +1,4 @@
-"""When a relaxation stops, as arithmetic on scalars that an ONNX ``Loop`` carries: :func:`~ffebm_compiler.solve.relaxation.iterate`, step by step.
+"""When a relaxation stops, as arithmetic on scalars that an ONNX ``Loop`` carries: :func:`~ffebm_compiler.solve.iteration.iterate`, step by step.
 
 With the residual r_k of sweep k, ``rho = r_k / r_(k-1)`` and the error estimated as ``r_k max(FASTEST, rho / (1 - rho))``, a
 relaxation ends once the error is within the tolerance, a state is no longer finite, the most sweeps are done or, where winners
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..solve.relaxation import DIVERGED, FASTEST, PATIENCE, STALLED
+from ..solve.iteration import DIVERGED, FASTEST, PATIENCE, STALLED
 
 
 class Progress(NamedTuple):

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..errors import InputError, Problem
 from ..hardware.circuit import Bank, Circuit
 from ..solve import Equilibrium, States, Tolerance
-from ..solve.relaxation import iterate
+from ..solve.iteration import iterate
 from .network import Drives, bounds, leak
 
 DEFAULT = Tolerance(max_sweeps=1000)

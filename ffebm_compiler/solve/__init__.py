@@ -7,9 +7,10 @@ from .displacement import displace
 from .explicit import EXPLICIT, Explicit
 from .explicit_prepare import prepare
 from .gain_following import followed_gains
+from .iteration import Relaxation
 from .linearisation import Linearisation
 from .loop_gain import Certificate, Gains, bounded_gains, certify, contraction_of, unit_gains
-from .relaxation import Equilibrium, Relaxation, differentiable_sweep, relax
+from .relaxation import Equilibrium, differentiable_sweep, relax
 from .tolerance import Tolerance
 
 __all__ = [

@@ -27,9 +27,9 @@ from torch import Tensor
 from ..ir import EnergyBlock, State
 from .binding import States
 from .differentiation import Linearised
+from .iteration import Relaxation, advance, largest_ratio, peak
 from .over_relaxation import Pace
 from .parts import Part, total
-from .relaxation import Relaxation, advance, largest_ratio, peak
 
 SLOW = 0.2
 """Sweeps that leave less than this are not slower."""

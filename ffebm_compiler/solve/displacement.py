@@ -20,12 +20,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from .alternation import Alternation
 from .binding import States
 from .conjugate_gradients import SLOW, Division, conjugate, solves
 from .differentiation import Linearised, Narrow, Products
+from .iteration import Relaxation, iterate
 from .parts import Part, total
-from .refinement import corrects_narrowly, pays
-from .relaxation import Relaxation, iterate
+from .refinement import may_be_narrow, pays
 from .tolerance import Tolerance, coarsest
 
 
@@ -55,11 +56,12 @@ def displace(
             nudged.sweep()
             return nudged.d, Relaxation(block.name, 1, 0.0, True)
         stop = tolerance.nudged(coarsest(linear.states))
-        narrow = (
-            linear.narrow if tangent and start is None and corrects_narrowly(linear.bound, stop, tolerance) else None
-        )
+        plain = linear.bound.block.is_routed or not tangent or start is not None
+        narrow = None if plain or not may_be_narrow(linear.bound, tolerance) else linear.narrow
         if narrow is not None and pays(narrow, linear.states):
-            return _corrected(nudged, narrow, stop, tolerance.max_sweeps)
+            corrected = _Corrected(nudged, narrow)
+            loop = Alternation(linear.bound, corrected.plain, corrected.correct, False, stop, start=math.inf)
+            return nudged.d, loop.settle(tolerance.max_sweeps)
         return nudged.settled(stop, tolerance.max_sweeps, from_zero=start is None)
 
 
@@ -92,17 +94,20 @@ def backward(
                 parts[source].append((bound.reverse_gain(source, n), back))
 
 
-def _corrected(nudged: _Nudged, narrow: Narrow, tolerance: float, max_sweeps: int) -> tuple[States, Relaxation]:
-    """One sweep, and corrections of few digits: the displacement is linear, so what the last sweep has changed moves on by itself."""
-    bound = narrow.bound
-    change: States = {}
+class _Corrected:
+    """A displacement, advanced by plain sweeps and by corrections of few digits: being linear, it moves on by what the last sweep has changed."""
 
-    def sweep() -> Mapping[str, tuple[Tensor, Tensor]]:
-        nonlocal change
-        if not nudged.d:
-            changes, change = nudged.sweep(), dict(nudged.d)
-            return changes
-        moved: States = {}
+    def __init__(self, nudged: _Nudged, narrow: Narrow):
+        self._nudged, self._narrow = nudged, narrow
+        self._change: States = {}
+
+    def plain(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+        found = self._nudged.sweep()
+        self._change = {n: change for n, (_, change) in found.items()}
+        return found
+
+    def correct(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+        nudged, moved = self._nudged, dict[str, Tensor]()
 
         def follow(n: str, da: Tensor | None) -> Tensor | None:
             if da is None:
@@ -111,12 +116,9 @@ def _corrected(nudged: _Nudged, narrow: Narrow, tolerance: float, max_sweeps: in
             nudged.d[n] = nudged.d[n] + moved[n]
             return moved[n]
 
-        backward(narrow, change, {}, follow)
-        change = moved
+        backward(self._narrow, self._change, {}, follow)
+        self._change = moved
         return {n: (nudged.d[n], v) for n, v in moved.items()}
-
-    record = iterate(bound.block.name, sweep, tolerance, max_sweeps, contraction=bound.contraction, from_zero=True)
-    return nudged.d, record
 
 
 class _Nudged:

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from threading import RLock
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -33,6 +34,10 @@ from .explicit_maps import (
 from .explicit_names import Names
 
 Found = TypeVar("Found", Code, SweepMaps, LinearMaps, NarrowMaps)
+
+
+ONE_AT_A_TIME = RLock()
+"""Tracing changes how this process dispatches operations while it lasts, so that of another thread would fail."""
 
 
 class Kept:
@@ -101,13 +106,14 @@ class Kept:
         shapes = tuple([(v.shape, v.dtype, v.device) for v in (*read.tensors.values(), *sources.values())])
         constants = tuple([(names.inner[n], _frozen(v)) for n, v in read.constants.items()])
         key = (kind, identity_of(names), shapes, constants, choices, _precision(shapes))
-        if key not in self._kept:
-            coupling = names.coupling
-            self._kept[key] = (coupling, _made(make, coupling, names.read(read), names.sources(sources)))
-            while len(self._kept) > self.capacity:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        found = self._kept[key][1]
+        with ONE_AT_A_TIME:
+            if key not in self._kept:
+                coupling = names.coupling
+                self._kept[key] = (coupling, _made(make, coupling, names.read(read), names.sources(sources)))
+                while len(self._kept) > self.capacity:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(key)
+            found = self._kept[key][1]
         if isinstance(found, UnderivableError):
             raise UnderivableError(*found.args)
         return found  # type: ignore[no-any-return]

@@ -107,7 +107,10 @@ class NarrowProducts:
     def drive(self, state: State, sources: States) -> Tensor:
         maps, fixed = self._prepared(state)
         with torch.no_grad():
-            f: Tensor = maps.forward({**fixed, **by(source, sources_of(state, sources))})[F]
+            found = maps.forward({**fixed, **by(source, sources_of(state, sources))})
+        f: Tensor = (
+            found[F] if F in found else fixed[F].clone()
+        )  # one that reads no more than its sources' shapes is known
         return f.to(next(iter(sources.values())).dtype)
 
     def push(self, state: State, d: Mapping[str, Tensor]) -> tuple[Tensor | None, dict[str, Tensor]]:

@@ -4,8 +4,7 @@
 
 A sweep of a block whose couplings are linear moves each pre-activation by products of what has moved. Where that is little, the
 products are taken in bfloat16: the states keep the precision that they are stored in, as a solution does under iterative refinement
-(Higham 2002, chapter 12). What the rounding of a product may have cost is known once the product is: a part of it, added to
-the residual; the next plain sweep starts from nothing that was rounded. The displacement of a nudged phase is corrected in the same way.
+(Higham 2002, chapter 12). :mod:`.alternation` says how long that goes well. The displacement of a nudged phase is corrected in the same way.
 """
 
 from __future__ import annotations
@@ -19,20 +18,17 @@ from torch import Tensor
 from ..ir import State
 from .binding import BoundBlock, States
 from .differentiation import Narrow, Products
-from .explicit_narrow import DIGITS, narrow_pays
+from .explicit_narrow import narrow_pays
 from .parts import is_apart, total
 from .tolerance import Tolerance
 
-SHARE = 0.25
-"""The part of the tolerance that rounding the corrections of a displacement may take."""
-
-HOPE = 0.25
-"""The part of the certified contraction that is hoped for: a correction that turns out larger is followed by a plain sweep."""
-
 
 def may_be_narrow(bound: BoundBlock, tolerance: Tolerance) -> bool:
-    """Whether products of a block may be computed in bfloat16, and may gain from it: a certified block in float32, on a machine with a matrix unit."""
-    if not tolerance.narrow or bound.contraction is None:
+    """Whether products of a block may be computed in bfloat16, and may gain from it: a certified block in float32, on a machine with a matrix unit.
+
+    One with skip connections inside gains nothing: its one contraction bounds the single couplings so loosely that corrections are hardly ever allowed.
+    """
+    if not tolerance.narrow or bound.contraction is None or len(bound.block.edges) >= len(bound.block.states):
         return False
     read = [v for v in (*bound.inputs.values(), *bound.weights.values()) if isinstance(v, Tensor)]
     numbers = [v for v in read if v.is_floating_point()]
@@ -45,12 +41,6 @@ def may_be_narrow(bound: BoundBlock, tolerance: Tolerance) -> bool:
 def pays(narrow: Narrow, states: States) -> bool:
     """Whether any coupling of a block has a product that is faster in bfloat16."""
     return any([narrow.pays(s, states) for s in narrow.bound.block.states if s.drive.sources])
-
-
-def corrects_narrowly(bound: BoundBlock, stop: float, tolerance: Tolerance) -> bool:
-    """Whether what the feedback adds to a displacement may be rounded to bfloat16."""
-    small = (bound.contraction or 1.0) * DIGITS <= SHARE * stop
-    return small and not bound.block.is_routed and may_be_narrow(bound, tolerance)
 
 
 @dataclass

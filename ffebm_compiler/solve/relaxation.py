@@ -2,12 +2,7 @@
 
 One sweep updates the states in forward order, each with the newest drive from below and the feedback from
 above: exact minimisation of the energy over one state after another (block coordinate descent), so the energy
-never rises while the couplings are linear. The residual of a sweep is the largest relative change of a state,
-
-    r = max_l |s_l' - s_l|_inf / |s_l'|_inf,
-
-and the distance to the equilibrium is estimated as ``r * rho / (1 - rho)``, with rho the measured contraction, or
-the contraction that the gains certify (:func:`~.loop_gain.contraction_of`), with which one sweep less is enough.
+never rises while the couplings are linear. :mod:`.iteration` tells when to stop.
 
 Where a maximum is taken over states (max pooling) and the feedback pushes its winner below the next, the energy has a kink
 at the tie, and sweeps go back and forth across it for ever. A block whose gains bound its feedback holds the winners of the
@@ -18,57 +13,24 @@ choices. At unit feedback the winners follow the states while the residual falls
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from .alternation import UNIT, Alternation
 from .automatic import AUTOMATIC
 from .binding import BoundBlock, States
 from .differentiation import Differentiation, Drive, Interaction, Narrow, UnderivableError
-from .explicit_narrow import DIGITS
+from .iteration import Relaxation, iterate
 from .over_relaxation import WORTH, Pace, limit_of, overshot
 from .parts import Part, is_apart, total
-from .refinement import HOPE, Correction, may_be_narrow, pays
+from .refinement import Correction, may_be_narrow, pays
 from .tolerance import Tolerance, coarsest
-
-STALLED, PATIENCE = 0.98, 2
-"""The winners of maxima are held once so many sweeps on end have not brought the residual below this part of its lowest."""
 
 ROUTED = 3
 """Sweeps are not over-relaxed before so many have brought the residual down, where winners of maxima follow: a tie shows by then."""
-
-SOME = 3
-"""Sweeps that are worth waiting for."""
-
-FASTEST = 0.05
-"""The least contraction that a measurement from two sweeps is trusted with."""
-
-TINY = 1e-38
-"""No state is smaller, in the ratio of its change to it."""
-
-DIVERGED = 1e30
-"""A state beyond this is on its way to infinity."""
-
-
-@dataclass(frozen=True)
-class Relaxation:
-    """How a relaxation ended.
-
-    Attributes:
-        block: the block's name.
-        sweeps: the sweeps it took.
-        residual: the estimated relative distance to the equilibrium.
-        converged: whether that is within the tolerance.
-        held: whether the winners of maxima were held: from the start, or once they had gone back and forth.
-    """
-
-    block: str
-    sweeps: int
-    residual: float
-    converged: bool
-    held: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,99 +46,6 @@ class Equilibrium:
     states: States
     relaxation: Relaxation
     winners: Mapping[str, Tensor] = field(default_factory=dict)
-
-
-def iterate(
-    name: str,
-    sweep: Callable[[], Mapping[str, tuple[Tensor, Tensor]]],
-    tolerance: float,
-    max_sweeps: int,
-    until_stalled: bool = False,
-    contraction: float | None = None,
-    from_zero: bool = False,
-    pace: Pace | None = None,
-    slow: float = math.inf,
-) -> Relaxation:
-    """Sweeps until the estimated error is within the tolerance.
-
-    Args:
-        sweep: advances by one sweep and returns (new, change) of each state.
-        until_stalled: give up as soon as the residual no longer falls.
-        contraction: a bound on what a sweep leaves of the error, where one is certified; one sweep may then be enough.
-        from_zero: what is relaxed begins at zero, so the first residual is 1 and need not be looked at.
-        pace: how far the sweeps go; it is told every residual.
-        slow: give up once sweeps leave more than this of the residual, if more than some are still needed.
-    """
-    first = from_zero
-
-    def step() -> float:
-        nonlocal first
-        changes, known = sweep(), first
-        first = False
-        return 1.0 if known and changes else _residual(changes)
-
-    sure = contraction is not None and not from_zero
-    floor = FASTEST if contraction is None else contraction
-    return advance(name, step, tolerance, max_sweeps, until_stalled, floor, sure, pace, slow)
-
-
-def advance(
-    name: str,
-    step: Callable[[], float],
-    tolerance: float,
-    max_sweeps: int,
-    until_stalled: bool = False,
-    floor: float = FASTEST,
-    sure: bool = False,
-    pace: Pace | None = None,
-    slow: float = math.inf,
-    rounding: Callable[[], float] = lambda: 0.0,
-) -> Relaxation:
-    """The one relaxation loop, of steps that tell their residual; ``sure`` lets it end at the first one, ``rounding`` adds to the estimated error."""
-    pace = Pace(limit=1.0) if pace is None else pace
-    lowest, error, stalls = math.inf, math.inf, 0
-    for k in range(1, max_sweeps + 1):
-        residual = step()
-        if not math.isfinite(residual):
-            return Relaxation(name, k, math.inf, False)
-        rho = pace.after(residual)
-        stalls = (
-            0 if residual < STALLED * lowest else stalls + 1
-        )  # against the lowest: a cycle of winners may be longer than one sweep
-        lowest = min(lowest, residual)
-        error = residual * max(floor, rho / (1 - rho)) if rho < 1 else residual * 1e3
-        error += rounding()
-        if residual == 0 or ((sure or k > 1) and error <= tolerance):
-            return Relaxation(name, k, error, True)
-        if k > 1 and rho > slow and error * rho**SOME > tolerance:
-            return Relaxation(name, k, error, False)
-        if until_stalled and stalls == PATIENCE:
-            if not pace.brake():
-                return Relaxation(name, k, error, False)
-            lowest, stalls = residual, 0
-    return Relaxation(name, max_sweeps, error, False)
-
-
-def peak(t: Tensor) -> Tensor:
-    """The largest magnitude, in one pass over the memory."""
-    return torch.stack(torch.aminmax(t)).abs().amax()
-
-
-def _residual(changes: Mapping[str, tuple[Tensor, Tensor]]) -> float:
-    """The largest relative change, in one transfer from the device."""
-    pairs = [(new, change) for new, change in changes.values() if new.numel()]
-    ends = [end for pair in pairs for t in pair for end in torch.aminmax(t)]
-    sizes = iter([abs(v) for v in torch.stack(ends).cpu().tolist()]) if ends else iter(())
-    return largest_ratio((max(a, b), max(c, d)) for a, b, c, d in zip(sizes, sizes, sizes, sizes, strict=True))
-
-
-def largest_ratio(peaks: Iterable[tuple[float, float]]) -> float:
-    """The largest ratio of a state's change to the state, of the peaks of both; infinite where a state has left all bounds or is no number."""
-    ratios = [0.0]
-    for scale, moved in peaks:
-        ratio = moved / max(scale, TINY) if scale > 0 else 0.0
-        ratios.append(ratio if scale < DIVERGED and not math.isnan(moved) else math.inf)
-    return max(ratios)
 
 
 def relax(
@@ -213,8 +82,12 @@ def _relaxed(
     point, interaction, winners = begun.point, begun.interaction, begun.winners
     stop = tolerance.of(coarsest(point.states))
     if begun.narrow is not None:
-        states, record = _settle_refined(interaction, begun.narrow, point, stop, tolerance.max_sweeps, begun.own)
-        return Equilibrium(states, replace(record, held=bool(winners)), winners)
+        refined = _Refined(begun, begun.narrow)
+        loop = Alternation(
+            interaction.bound, refined.plain, refined.correct, True, stop, UNIT if begun.is_rounded else 0.0
+        )
+        record = loop.settle(tolerance.max_sweeps)
+        return Equilibrium(refined.states, replace(record, held=bool(winners)), winners)
     point, record = _settle(interaction, point, stop, tolerance.max_sweeps)
     if winners:
         record = replace(record, held=True)
@@ -251,6 +124,7 @@ class _Beginning:
         winners: those that are held from there on: of a block whose gains bound the feedback.
         narrow: the block in bfloat16, where that may be used and pays.
         own: the states whose memory nothing else reads.
+        is_rounded: whether the states were computed in bfloat16.
     """
 
     point: _Point
@@ -258,6 +132,7 @@ class _Beginning:
     winners: dict[str, Tensor]
     narrow: Narrow | None
     own: Collection[str] = ()
+    is_rounded: bool = False
 
 
 def _begin(interaction: Interaction, start: States | None, narrow: Narrow | None) -> _Beginning:
@@ -294,7 +169,10 @@ def _begin(interaction: Interaction, start: States | None, narrow: Narrow | None
         leaves[n] = interaction.leaf(s)
         if is_own or is_apart(s, [a]):
             own.add(n)
-    return _Beginning(_Point(leaves, drives), interaction, winners, narrow if narrowed else None, own)
+    apart = all(is_apart(s, [t for m, t in leaves.items() if m != n]) for n, s in leaves.items())
+    return _Beginning(
+        _Point(leaves, drives), interaction, winners, narrow if narrowed and apart else None, own, bool(narrowed)
+    )
 
 
 def _settle(interaction: Interaction, point: _Point, tolerance: float, max_sweeps: int) -> tuple[_Point, Relaxation]:
@@ -323,46 +201,31 @@ def _settle(interaction: Interaction, point: _Point, tolerance: float, max_sweep
     return point, record
 
 
-def _settle_refined(
-    interaction: Interaction, narrow: Narrow, point: _Point, tolerance: float, max_sweeps: int, own: Collection[str]
-) -> tuple[States, Relaxation]:
-    """Sweeps of a certified block, those after a plain one as corrections in bfloat16 as long as their rounding can be borne.
+class _Refined:
+    """The states of a certified block, advanced by plain sweeps and by corrections."""
 
-    Args:
-        own: the states whose memory may be overwritten.
-    """
-    contraction, pace = interaction.bound.contraction, Pace(limit=1.0)
-    assert contraction is not None
-    correction, rounding, hoped = None, 0.0, math.inf
+    def __init__(self, begun: _Beginning, narrow: Narrow):
+        self._interaction, self._narrow = begun.interaction, narrow
+        self._point, self._spent = begun.point, begun.own  # the states whose memory may be overwritten
+        self._correction: Correction | None = None
 
-    def step() -> float:
-        nonlocal point, correction, rounding, hoped
-        if correction is not None and rounding + DIGITS * hoped <= tolerance:
-            residual = _residual(correction.sweep())
-            rounding += DIGITS * residual
-        else:
-            activations: States = {}
-            before, spent = (point.states, own) if correction is None else (correction.states, correction.change)
-            point = _forward_sweep(interaction, replace(point, leaves=before), kept=activations)
-            new = point.states
-            change = {n: torch.sub(s, before[n], out=before[n] if n in spent else None) for n, s in new.items()}
-            correction, rounding = Correction(narrow, new, activations, change), 0.0
-            residual = _residual({n: (s, change[n]) for n, s in new.items()})
-        hoped = HOPE * contraction * residual
-        return residual
+    @property
+    def states(self) -> States:
+        return self._point.states if self._correction is None else self._correction.states
 
-    record = advance(
-        interaction.bound.block.name,
-        step,
-        tolerance,
-        max_sweeps,
-        floor=contraction,
-        sure=True,
-        pace=pace,
-        rounding=lambda: rounding,
-    )
-    assert correction is not None
-    return correction.states, record
+    def plain(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+        activations: States = {}
+        before = self.states
+        spent = self._spent if self._correction is None else self._correction.change
+        self._point = _forward_sweep(self._interaction, replace(self._point, leaves=before), kept=activations)
+        new = self._point.states
+        change = {n: torch.sub(s, before[n], out=before[n] if n in spent else None) for n, s in new.items()}
+        self._correction = Correction(self._narrow, new, activations, change)
+        return {n: (s, change[n]) for n, s in new.items()}
+
+    def correct(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+        assert self._correction is not None
+        return self._correction.sweep()
 
 
 def _forward_sweep(interaction: Interaction, point: _Point, omega: float = 1.0, kept: States | None = None) -> _Point:

@@ -16,8 +16,8 @@ class Tolerance:
     Attributes:
         residual: the relative error at which it has converged; None chooses by the type's precision.
         max_sweeps: the largest number of sweeps.
-        narrow: whether corrections may be computed in bfloat16, where that rounds less than a quarter of this and the machine has a
-            matrix unit for it.
+        narrow: whether starts and corrections may be computed in bfloat16, as far as the residual can bear what that rounds, on a machine
+            with a matrix unit for it.
     """
 
     residual: float | None = None

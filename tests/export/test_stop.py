@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ffebm_compiler.export.stop import Stop, advance, begin, residual
-from ffebm_compiler.solve.relaxation import Relaxation, iterate
+from ffebm_compiler.solve.iteration import Relaxation, iterate
 
 positive = st.floats(1e-7, 1e3).map(lambda r: float(torch.tensor(r)))  # a residual is computed in float32
 falling = st.tuples(positive, st.floats(0.01, 0.999), st.integers(1, 40)).map(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -16,9 +17,10 @@ import ffebm_compiler as fc
 from ffebm_compiler.ir import Energy, State
 from ffebm_compiler.rules import RULES, Role
 from ffebm_compiler.solve import AUTOMATIC, BoundBlock, Explicit, Tolerance, bounded_gains, displace, prepare, relax
+from ffebm_compiler.solve.differentiation import UnderivableError
 from ffebm_compiler.solve.explicit_code import Code
 from ffebm_compiler.solve.explicit_maps import Read
-from ffebm_compiler.solve.relaxation import Relaxation
+from ffebm_compiler.solve.iteration import Relaxation
 from ffebm_compiler.train import BlockCall
 
 EXACT = 1e-12
@@ -399,3 +401,20 @@ def test_every_operation_has_its_derivatives_as_code(make: Callable[[], nn.Modul
     assert all(distance(a, b) <= EXACT for a, b in pairs)
     settled = [relax(bound, Tolerance(1e-3, 5), differentiation=how).states for how in (maps, AUTOMATIC)]
     assert all(distance(a, b) <= EXACT for a, b in _pairs(*settled))
+
+
+def test_several_threads_may_ask_for_the_same_code_first() -> None:
+    """Tracing is one at a time: a failure of two at once would be kept as if the coupling had none."""
+    torch.manual_seed(0)
+    nets = [
+        nn.Sequential(nn.Linear(8, n), nn.Tanh(), nn.Linear(n, n), nn.ReLU(), nn.Linear(n, 3)) for n in (5, 6, 7, 9)
+    ]
+    models = [fc.convert(net, block_size=2).eval() for net in nets]
+    kept = Explicit()
+    for model in models:
+        model.__dict__["differentiation"] = kept
+    x = torch.randn(4, 8)
+    with ThreadPoolExecutor(8) as pool, torch.no_grad():
+        found = list(pool.map(lambda m: m(x), models * 4))
+    assert not any(isinstance(code, UnderivableError) for _, code in kept.kept._kept.values())
+    assert all(torch.equal(a, m(x)) for a, m in zip(found, models * 4, strict=True))

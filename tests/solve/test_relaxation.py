@@ -15,7 +15,7 @@ from torch import nn
 import ffebm_compiler as fc
 from ffebm_compiler.ir import Energy
 from ffebm_compiler.solve import BoundBlock, States, Tolerance, certify, relax, unit_gains
-from ffebm_compiler.solve.relaxation import largest_ratio
+from ffebm_compiler.solve.iteration import largest_ratio
 
 NETS: dict[str, Callable[[], nn.Module]] = {
     **{

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ffebm_compiler.solve.relaxation import PATIENCE, iterate
+from ffebm_compiler.solve.iteration import PATIENCE, iterate
 
 
 def settle(residuals: Iterator[float], until_stalled: bool = True) -> tuple[int, bool]:

@@ -1,0 +1,148 @@
+"""The one relaxation loop: sweeps until the estimated error is within the tolerance.
+
+The residual of a sweep is the largest relative change of a state,
+
+    r = max_l |s_l' - s_l|_inf / |s_l'|_inf,
+
+and the distance to what the sweeps converge to is estimated as ``r * rho / (1 - rho)``, with rho the measured contraction, or the contraction
+that the gains certify (:func:`~.loop_gain.contraction_of`), with which one sweep less is enough.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .over_relaxation import Pace
+
+STALLED, PATIENCE = 0.98, 2
+"""The winners of maxima are held once so many sweeps on end have not brought the residual below this part of its lowest."""
+
+SOME = 3
+"""Sweeps that are worth waiting for."""
+
+FASTEST = 0.05
+"""The least contraction that a measurement from two sweeps is trusted with."""
+
+TINY = 1e-38
+"""No state is smaller, in the ratio of its change to it."""
+
+DIVERGED = 1e30
+"""A state beyond this is on its way to infinity."""
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """How a relaxation ended.
+
+    Attributes:
+        block: the block's name.
+        sweeps: the sweeps it took.
+        residual: the estimated relative distance to the equilibrium.
+        converged: whether that is within the tolerance.
+        held: whether the winners of maxima were held: from the start, or once they had gone back and forth.
+    """
+
+    block: str
+    sweeps: int
+    residual: float
+    converged: bool
+    held: bool = False
+
+
+def iterate(
+    name: str,
+    sweep: Callable[[], Mapping[str, tuple[Tensor, Tensor]]],
+    tolerance: float,
+    max_sweeps: int,
+    until_stalled: bool = False,
+    contraction: float | None = None,
+    from_zero: bool = False,
+    pace: Pace | None = None,
+    slow: float = math.inf,
+) -> Relaxation:
+    """Sweeps until the estimated error is within the tolerance.
+
+    Args:
+        sweep: advances by one sweep and returns (new, change) of each state.
+        until_stalled: give up as soon as the residual no longer falls.
+        contraction: a bound on what a sweep leaves of the error, where one is certified; one sweep may then be enough.
+        from_zero: what is relaxed begins at zero, so the first residual is 1 and need not be looked at.
+        pace: how far the sweeps go; it is told every residual.
+        slow: give up once sweeps leave more than this of the residual, if more than some are still needed.
+    """
+    first = from_zero
+
+    def step() -> float:
+        nonlocal first
+        changes, known = sweep(), first
+        first = False
+        return 1.0 if known and changes else largest_ratio(peaks(changes).values())
+
+    sure = contraction is not None and not from_zero
+    floor = FASTEST if contraction is None else contraction
+    return advance(name, step, tolerance, max_sweeps, until_stalled, floor, sure, pace, slow)
+
+
+def advance(
+    name: str,
+    step: Callable[[], float],
+    tolerance: float,
+    max_sweeps: int,
+    until_stalled: bool = False,
+    floor: float = FASTEST,
+    sure: bool = False,
+    pace: Pace | None = None,
+    slow: float = math.inf,
+    rounding: Callable[[], float] = lambda: 0.0,
+) -> Relaxation:
+    """The one relaxation loop, of steps that tell their residual; ``sure`` lets it end at the first one, ``rounding`` adds to the estimated error."""
+    pace = Pace(limit=1.0) if pace is None else pace
+    lowest, error, stalls = math.inf, math.inf, 0
+    for k in range(1, max_sweeps + 1):
+        residual = step()
+        if not math.isfinite(residual):
+            return Relaxation(name, k, math.inf, False)
+        rho = pace.after(residual)
+        stalls = (
+            0 if residual < STALLED * lowest else stalls + 1
+        )  # against the lowest: a cycle of winners may be longer than one sweep
+        lowest = min(lowest, residual)
+        error = residual * max(floor, rho / (1 - rho)) if rho < 1 else residual * 1e3
+        error += rounding()
+        if residual == 0 or ((sure or k > 1) and error <= tolerance):
+            return Relaxation(name, k, error, True)
+        if k > 1 and rho > slow and error * rho**SOME > tolerance:
+            return Relaxation(name, k, error, False)
+        if until_stalled and stalls == PATIENCE:
+            if not pace.brake():
+                return Relaxation(name, k, error, False)
+            lowest, stalls = residual, 0
+    return Relaxation(name, max_sweeps, error, False)
+
+
+def peak(t: Tensor) -> Tensor:
+    """The largest magnitude, in one pass over the memory."""
+    return torch.stack(torch.aminmax(t)).abs().amax()
+
+
+def peaks(changes: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[float, float]]:
+    """The largest magnitudes of each state and of its change, in one transfer from the device; none of states without elements."""
+    pairs = {n: pair for n, pair in changes.items() if pair[0].numel()}
+    ends = [end for pair in pairs.values() for t in pair for end in torch.aminmax(t)]
+    sizes = [abs(v) for v in torch.stack(ends).cpu().tolist()] if ends else []
+    quads = zip(sizes[::4], sizes[1::4], sizes[2::4], sizes[3::4], strict=True)
+    return {n: (max(a, b), max(c, d)) for n, (a, b, c, d) in zip(pairs, quads, strict=True)}
+
+
+def largest_ratio(peaks: Iterable[tuple[float, float]]) -> float:
+    """The largest ratio of a state's change to the state, of the peaks of both; infinite where a state has left all bounds or is no number."""
+    ratios = [0.0]
+    for scale, moved in peaks:
+        ratio = moved / max(scale, TINY) if scale > 0 else 0.0
+        ratios.append(ratio if scale < DIVERGED and not math.isnan(moved) else math.inf)
+    return max(ratios)
