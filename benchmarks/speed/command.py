@@ -20,7 +20,7 @@ DESCRIPTION = """
 What a training step by BP-EP, an inference, and the compiler cost. Every figure is a ratio of two things timed in turn in one run: median and quartiles,
 with the machine, versions, threads and seed, and every training step with the cosine of its gradient to the exact one in float64.
 
-    python -m benchmarks                          all suites, into runs/benchmarks (20 to 25 minutes on two cores)
+    python -m benchmarks                          all suites, into runs/benchmarks (25 to 30 minutes on two cores)
     python -m benchmarks --quick                  small networks, to see that everything works (2 minutes)
     python -m benchmarks --only step,memory       some suites
     python -m benchmarks --list                   what there is
