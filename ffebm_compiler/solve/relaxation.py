@@ -148,6 +148,7 @@ def _begin(interaction: Interaction, start: States | None, narrow: Narrow | None
     leaves: States = {}
     drives: dict[str, Drive] = {}
     winners, narrowed, own = {}, set[str](), set[str]()
+    chosen_from = _before_maxima(bound) if routed else set[str]()
     for n in (s.name for s in bound.block.states):
         state, f = interaction.bound.block.state(n), None  # a maximum that an earlier state reads too is held already
         if routed and state.drive.is_routed:
@@ -159,7 +160,7 @@ def _begin(interaction: Interaction, start: States | None, narrow: Narrow | None
             winners |= chosen
             interaction = interaction.holding(chosen)
             state = interaction.bound.block.state(n)
-        if narrow is not None and state.drive.sources and narrow.pays(state, leaves):
+        if narrow is not None and n not in chosen_from and state.drive.sources and narrow.pays(state, leaves):
             f = narrow.drive(state, leaves)
             narrowed.add(n)
         drives[n] = interaction.drive(state, leaves, f)
@@ -199,6 +200,13 @@ def _settle(interaction: Interaction, point: _Point, tolerance: float, max_sweep
         pace=pace,
     )
     return point, record
+
+
+def _before_maxima(bound: BoundBlock) -> set[str]:
+    """The states that winners may depend on: rounded, they would give others."""
+    names = [s.name for s in bound.block.states]
+    last = max(i for i, s in enumerate(bound.block.states) if s.drive.is_routed)
+    return set(names[:last])
 
 
 class _Refined:

@@ -193,6 +193,30 @@ def test_a_state_that_is_its_activation_is_corrected_too(tolerance: float, narro
     assert all(float((found.states[n] - s).abs().max() / s.abs().max()) <= tolerance for n, s in exact.states.items())
 
 
+def pools() -> nn.Module:
+    """Two maxima in one block: the second is over states that come from a product."""
+    layers = [
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+    ]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, 16), nn.ReLU())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_winners_are_chosen_in_full_precision(seed: int, narrow: None) -> None:
+    torch.manual_seed(seed)
+    model = fc.convert(pools(), block_size=3, narrow=True)
+    with Types() as types:
+        found, error = states_of(model, torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(seed)))
+    assert torch.bfloat16 in types.seen
+    assert all(f.relaxation.converged for f in found)
+    assert error <= 4e-6
+
+
 def states_of(model: fc.FFEBM, x: Tensor) -> tuple[list[Any], float]:
     """The settled blocks, and the largest relative error of their states against those of float64."""
     reference = copy.deepcopy(model).double()
