@@ -93,10 +93,14 @@ def _leaves(values: Mapping[Key, Tensor], keys: Sequence[Key]) -> dict[Key, Tens
 
 @dataclass(frozen=True)
 class SweepMaps:
-    """f and its transpose: ``once`` for a relaxation, ``forward`` at each new point, ``back`` for each cotangent."""
+    """f and its transpose: ``once`` for a relaxation, ``forward`` at each new point, ``back`` for each cotangent.
+
+    ``beside`` is what ``back`` needs of ``forward`` where f is known.
+    """
 
     once: Code
     forward: Code
+    beside: Code
     back: Code
 
 
@@ -111,7 +115,7 @@ def sweep_maps(coupling: Coupling, read: Read, sources: Mapping[str, Tensor]) ->
     whole = traced(joint, {**_examples(coupling, read, sources), **_like_f(coupling, read, sources, COTANGENT)})
     once, each = cut(whole, set(read.tensors))
     forward, back = cut(each, {*each.inputs} - {COTANGENT})
-    return SweepMaps(once, forward, back)
+    return SweepMaps(once, forward, only(forward, [k for k in forward.outputs if k != F]), back)
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,8 @@ class Sweeping:
         with torch.no_grad():
             maps, fixed = self._prepared(state, sources)
             kept = {**fixed, **by(source, sources)}
-            if f is not None and set(maps.forward.outputs) <= {F}:  # the transpose needs nothing of the forward pass
-                return Drive(f, sources, kept)
+            if f is not None:
+                return Drive(f, sources, {**kept, **(maps.beside(kept) if maps.beside.outputs else {})})
             found = maps.forward(kept) if maps.forward.outputs else {}
         f = found.pop(F) if F in found else fixed[F]
         kept |= found

@@ -137,7 +137,7 @@ class _Beginning:
 
 def _begin(interaction: Interaction, start: States | None, narrow: Narrow | None) -> _Beginning:
     """At the feedforward states, or at given ones; feedforward states that sweeps correct anyway may be computed in bfloat16."""
-    bound = interaction.bound
+    begun_with, bound = interaction, interaction.bound
     routed = bound.block.is_routed and bound.contraction is not None
     if start is not None:
         winners = bound.winners(start) if routed else {}
@@ -147,7 +147,7 @@ def _begin(interaction: Interaction, start: States | None, narrow: Narrow | None
         return _Beginning(point, interaction, winners, narrow if narrow and pays(narrow, start) else None)
     leaves: States = {}
     drives: dict[str, Drive] = {}
-    winners, narrowed, own = {}, set[str](), set[str]()
+    winners, gains, narrowed, own = {}, False, set[str](), set[str]()
     chosen_from = _before_maxima(bound) if routed else set[str]()
     for n in (s.name for s in bound.block.states):
         state, f = interaction.bound.block.state(n), None  # a maximum that an earlier state reads too is held already
@@ -160,9 +160,11 @@ def _begin(interaction: Interaction, start: States | None, narrow: Narrow | None
             winners |= chosen
             interaction = interaction.holding(chosen)
             state = interaction.bound.block.state(n)
-        if narrow is not None and n not in chosen_from and state.drive.sources and narrow.pays(state, leaves):
-            f = narrow.drive(state, leaves)
-            narrowed.add(n)
+        if narrow is not None and state.drive.sources and narrow.pays(state, leaves):
+            gains = True
+            if n not in chosen_from:
+                f = narrow.drive(state, leaves)
+                narrowed.add(n)
         drives[n] = interaction.drive(state, leaves, f)
         a, is_own = _activation(drives[n], ())
         is_own = is_own or (n in narrowed and drives[n].f is f)
@@ -170,10 +172,9 @@ def _begin(interaction: Interaction, start: States | None, narrow: Narrow | None
         leaves[n] = interaction.leaf(s)
         if is_own or is_apart(s, [a]):
             own.add(n)
-    apart = all(is_apart(s, [t for m, t in leaves.items() if m != n]) for n, s in leaves.items())
-    return _Beginning(
-        _Point(leaves, drives), interaction, winners, narrow if narrowed and apart else None, own, bool(narrowed)
-    )
+    if gains and not all(is_apart(s, [t for m, t in leaves.items() if m != n]) for n, s in leaves.items()):
+        return _begin(begun_with, None, None)  # corrections write to each state's memory
+    return _Beginning(_Point(leaves, drives), interaction, winners, narrow if gains else None, own, bool(narrowed))
 
 
 def _settle(interaction: Interaction, point: _Point, tolerance: float, max_sweeps: int) -> tuple[_Point, Relaxation]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import ffebm_compiler as fc
 from ffebm_compiler.ir import Energy
@@ -161,3 +163,28 @@ def test_winners_need_nothing_behind_the_last_maximum() -> None:
     assert found.keys() == expected.keys() != set()
     assert all(torch.equal(found[n], w) for n, w in expected.items())
     assert bound.winners_of(block.states[0], settled.states) == {}
+
+
+class Convolutions(TorchDispatchMode):
+    """How often a convolution, and its transpose, are run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.count[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_pooled_product_is_not_computed_twice_to_find_its_winners() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.ReLU())
+    model, x = fc.convert(net, block_size=2).eval(), torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        model(x)  # gains, and code
+        with Convolutions() as run:
+            model(x)
+    (record,) = model.relaxation
+    assert record.held
+    assert run.count["convolution"] == 2 + record.sweeps  # once each, and once a sweep
+    assert run.count["convolution_backward"] == record.sweeps
