@@ -128,9 +128,8 @@ class Reading(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is not torch.ops.aten._local_scalar_dense.default:
             found = function(*args, **(kwargs or {}))
-            self.count += (
-                function is torch.ops.aten._to_copy.default and found.device.type == "cpu" != args[0].device.type
-            )
+            if function is torch.ops.aten._to_copy.default and args[0].device.type != "cpu":
+                self.count += found.device.type == "cpu"
             return found
         self.count += args[0].device.type != "cpu"
         dtype = args[0].dtype

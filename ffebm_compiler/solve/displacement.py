@@ -60,8 +60,9 @@ def displace(
         narrow = None if plain or not may_be_narrow(linear.bound, tolerance) else linear.narrow
         if narrow is not None and pays(narrow, linear.states):
             corrected = _Corrected(nudged, narrow)
-            loop = Alternation(linear.bound, corrected.plain, corrected.correct, False, stop, start=math.inf)
-            return nudged.d, loop.settle(tolerance.max_sweeps)
+            loop = Alternation(linear.bound, corrected.plain, corrected.correct, False, stop, start=1.0)  # from zero
+            record = loop.settle(tolerance.max_sweeps)
+            return nudged.d, record
         return nudged.settled(stop, tolerance.max_sweeps, from_zero=start is None)
 
 

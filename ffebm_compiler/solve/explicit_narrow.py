@@ -27,8 +27,8 @@ FACTORS: dict[Any, int] = {
 }
 """Products, and how many of their first arguments are multiplied or added."""
 
-DIGITS = 2.0**-7
-"""The relative error that a product in bfloat16 is trusted to stay below: two roundings of its factors."""
+DENSE = 64
+"""The multiplications for each number read or written, from which on a product waits for its arithmetic."""
 
 
 def narrow_pays(device: torch.device) -> bool:
@@ -37,10 +37,6 @@ def narrow_pays(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     capabilities = getattr(torch.cpu, "get_capabilities", None)
     return device.type == "cpu" and capabilities is not None and bool(capabilities().get("amx_bf16", False))
-
-
-DENSE = 64
-"""The multiplications for each number read or written, from which on a product waits for its arithmetic."""
 
 
 def is_narrow(code: Code) -> bool:

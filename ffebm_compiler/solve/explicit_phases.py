@@ -108,9 +108,7 @@ class NarrowProducts:
         maps, fixed = self._prepared(state)
         with torch.no_grad():
             found = maps.forward({**fixed, **by(source, sources_of(state, sources))})
-        f: Tensor = (
-            found[F] if F in found else fixed[F].clone()
-        )  # one that reads no more than its sources' shapes is known
+        f: Tensor = found[F] if F in found else fixed[F].clone()  # known, if it reads its sources' shapes alone
         return f.to(next(iter(sources.values())).dtype)
 
     def push(self, state: State, d: Mapping[str, Tensor]) -> tuple[Tensor | None, dict[str, Tensor]]:

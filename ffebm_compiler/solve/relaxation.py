@@ -77,8 +77,8 @@ def _relaxed(
 ) -> Equilibrium:
     interaction = differentiation.interaction(bound)
     bound = interaction.bound
-    narrow = differentiation.narrow(interaction.bound) if may_be_narrow(interaction.bound, tolerance) else None
-    begun = _begin(interaction, start, narrow)
+    narrow = differentiation.narrow(bound) if may_be_narrow(bound, tolerance) else None
+    begun = _begin(interaction, narrow) if start is None else _begin_at(interaction, start, narrow)
     point, interaction, winners = begun.point, begun.interaction, begun.winners
     stop = tolerance.of(coarsest(point.states))
     if begun.narrow is not None:
@@ -135,19 +135,24 @@ class _Beginning:
     is_rounded: bool = False
 
 
-def _begin(interaction: Interaction, start: States | None, narrow: Narrow | None) -> _Beginning:
-    """At the feedforward states, or at given ones; feedforward states that sweeps correct anyway may be computed in bfloat16."""
+def _begin_at(interaction: Interaction, start: States, narrow: Narrow | None) -> _Beginning:
+    """At given states."""
+    bound = interaction.bound
+    winners = bound.winners(start) if bound.block.is_routed and bound.contraction is not None else {}
+    interaction = interaction.holding(winners)
+    narrow = narrow and narrow.holding(winners)
+    point = _Point.at(interaction, start)
+    return _Beginning(point, interaction, winners, narrow if narrow and pays(narrow, start) else None)
+
+
+def _begin(interaction: Interaction, narrow: Narrow | None) -> _Beginning:
+    """At the feedforward states; those that sweeps correct anyway may be computed in bfloat16."""
     begun_with, bound = interaction, interaction.bound
     routed = bound.block.is_routed and bound.contraction is not None
-    if start is not None:
-        winners = bound.winners(start) if routed else {}
-        interaction = interaction.holding(winners)
-        narrow = narrow and narrow.holding(winners)
-        point = _Point.at(interaction, start)
-        return _Beginning(point, interaction, winners, narrow if narrow and pays(narrow, start) else None)
     leaves: States = {}
     drives: dict[str, Drive] = {}
-    winners, gains, narrowed, own = {}, False, set[str](), set[str]()
+    winners: dict[str, Tensor] = {}
+    gains, narrowed, own = False, set[str](), set[str]()
     chosen_from = _before_maxima(bound) if routed else set[str]()
     for n in (s.name for s in bound.block.states):
         state, f = interaction.bound.block.state(n), None  # a maximum that an earlier state reads too is held already
@@ -173,7 +178,7 @@ def _begin(interaction: Interaction, start: States | None, narrow: Narrow | None
         if is_own or is_apart(s, [a]):
             own.add(n)
     if gains and not all(is_apart(s, [t for m, t in leaves.items() if m != n]) for n, s in leaves.items()):
-        return _begin(begun_with, None, None)  # corrections write to each state's memory
+        return _begin(begun_with, None)  # corrections write to each state's memory
     return _Beginning(_Point(leaves, drives), interaction, winners, narrow if gains else None, own, bool(narrowed))
 
 

@@ -360,3 +360,13 @@ def test_a_loss_that_pulls_at_one_state_much_harder_than_at_another(scale: float
         exact = gradients_of(reference)
     for a, b in zip(gradients_of(model), exact, strict=True):
         assert float((a - b).norm() / b.norm()) <= 3.8e-4
+
+
+def test_a_displacement_that_is_cut_off_has_a_residual(narrow: None) -> None:
+    """From zero it is off by its own size, not by infinity."""
+    model, x = model_of("vgg", 2, max_sweeps=1)
+    with pytest.warns(fc.ConvergenceWarning):
+        gradients(model, x)
+    records = [r for found in model.nudged_relaxation.values() for r in found if not r.converged]
+    assert records
+    assert all(0 < r.residual < 10 for r in records)
