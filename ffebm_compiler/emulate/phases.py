@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -21,6 +22,11 @@ from .transform import Parts, on_chip
 from .transient import Transient
 
 IDEAL = Hardware()
+BESIDES: dict[str, Any] = {
+    n: getattr(IDEAL, n)
+    for n in ("name", "nudge", "nudge_bits", "learning_reads", "learning_bits", "learning_readout")
+}
+"""What has no part in how a block settles: its nudges, and how they are read."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +46,8 @@ class Phases:
     def emulated(self, bound: BoundBlock, reading: Reading, with_neurons: bool = True) -> BoundBlock:
         """The block as the chip carries it out in one phase."""
         block = on_chip(bound.block, self.parts, reading, with_neurons)
-        is_ideal = replace(self.chip.hardware, name=IDEAL.name) == IDEAL
-        certified = bound.contraction if is_ideal else None  # what a real chip's gains certify is not known
+        settles_ideally = replace(self.chip.hardware, **BESIDES) == IDEAL
+        certified = bound.contraction if settles_ideally else None  # what a real chip's gains certify is not known
         return BoundBlock(block, bound.inputs, bound.weights, bound.layer_weights, contraction=certified)
 
     def free(self, bound: BoundBlock, tolerance: Tolerance, reading: Reading) -> Equilibrium:
@@ -57,7 +63,7 @@ class Phases:
     ) -> tuple[States, Relaxation]:
         """A nudged phase of ``E + beta <s_out, errors>``, from the free state.
 
-        Pooling winners follow the states, as they do in a circuit.
+        Pooling winners follow the states, as they do in a circuit, unless the free phase holds them.
         """
         if self.chip.hardware.settling_time is None:
             bound = self.emulated(free.bound, reading)

@@ -17,6 +17,7 @@ from models import ZOO
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
+from examples import networks
 
 SMALL = [e for e in ZOO if not (e.heavy or e.export) and e.requires == "torch"]
 IDEAL = fc.Hardware()
@@ -186,3 +187,24 @@ def test_thermal_noise_of_one_phase_is_forgotten_in_the_next() -> None:
     first, second = (neurons.input(torch.zeros_like(x), sample.phase()).flatten() for _ in range(2))
     assert first.std().item() == pytest.approx(neurons.noise, rel=0.05)
     assert abs(float(torch.corrcoef(torch.stack((first, second)))[0, 1])) < 5 / 20_000**0.5
+
+
+@pytest.mark.parametrize("loop_gain", [0.01, 0.1, 0.25])
+def test_a_chip_with_another_nudge_settles_as_the_ideal_one(loop_gain: float) -> None:
+    """Where the feedback turns a maximum over, which of its states is the winner must be the same in both."""
+    network = networks.vgg(10, torch.Generator().manual_seed(1), (16, 32, 64)).double().eval()
+    model = fc.convert(network, block_size=3, loop_gain=loop_gain)
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    chips = [model.lower("analog-emu", hardware=fc.Hardware(nudge=n)).calibrate(x) for n in (0.02, 1e-6)]
+    (_, expected), *found = [m.equilibrium(x) for m in (model, *chips)]
+    for _, blocks in found:
+        for mine, theirs in zip(blocks, expected, strict=True):
+            assert mine.relaxation.held == theirs.relaxation.held
+            assert difference(mine.states, theirs.states) < 1e-10, mine.block
+    if loop_gain > 0.01:  # below, two subtracted states tell no gradient of the first layers
+        error = torch.randn(2, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+        exact, delivered = gradients(model, x, error), gradients(chips[1], x, error)
+        assert (
+            min(float(F.cosine_similarity(delivered[n].flatten(), g.flatten(), dim=0)) for n, g in exact.items())
+            > 0.9999
+        )
