@@ -23,8 +23,7 @@ from .transient import Transient
 
 IDEAL = Hardware()
 BESIDES: dict[str, Any] = {
-    n: getattr(IDEAL, n)
-    for n in ("name", "nudge", "nudge_bits", "learning_reads", "learning_bits", "learning_readout")
+    n: getattr(IDEAL, n) for n in ("name", "nudge", "nudge_bits", "learning_reads", "learning_bits", "learning_readout")
 }
 """What has no part in how a block settles: its nudges, and how they are read."""
 
