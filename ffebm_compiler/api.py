@@ -80,7 +80,7 @@ def convert(
         tolerance: the relative residual at which a relaxation has converged; None chooses by the precision.
         max_sweeps: the most sweeps a relaxation may take.
         narrow: whether the states that sweeps begin with, and the corrections of later sweeps, may be computed in bfloat16, within the same
-            tolerance: on machines with a matrix unit for it (AMX, tensor cores) that is faster, and takes more memory
+            tolerance: on machines that multiply it faster than float32 (tensor cores, AMX, AVX-512) that is faster, and takes more memory
             (docs/performance.md); elsewhere it changes nothing.
         example_inputs: a tensor, a tuple of arguments or a dict of keywords. Only needed where symbolic tracing
             fails; lets the blocks' energies be verified on an input of the right shape at once.

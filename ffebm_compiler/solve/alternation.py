@@ -6,7 +6,8 @@ A product ``J d`` is rounded by a part u of what is multiplied, not of the resul
 
 over the states k that l is coupled to, since a contraction c certifies ``(w_m / w_l) |J_lm|^2 sigma_l' sigma_m' <= c`` for every coupling. That is
 added to the estimated error. Where it is too much, plain sweeps follow. They compute all products anew, but the first one from states
-that are rounded, so what was rounded goes once more through the couplings, by the same bound.
+that are rounded, so what was rounded goes once more through the couplings, by the same bound. So does what the very first sweep changes: the states
+that it begins with may be off in any way, and a residual tells what is left only of errors that a sweep has shaped.
 """
 
 from __future__ import annotations
@@ -39,7 +40,6 @@ class Alternation:
         plain, correct: a sweep in float32, and one whose products are in bfloat16.
         forward: whether sweeps go from the inputs to the outputs, or back.
         tolerance: the estimated error at which it has converged.
-        start: the part of their size that the states may be off by to begin with, however they are coupled.
     """
 
     bound: BoundBlock
@@ -47,7 +47,6 @@ class Alternation:
     correct: Sweep
     forward: bool
     tolerance: float
-    start: float = 0.0
     _sizes: dict[str, float] = field(default_factory=dict)
     _moved: dict[str, float] = field(default_factory=dict)
     _rounding: dict[str, float] = field(default_factory=dict)
@@ -76,11 +75,9 @@ class Alternation:
         if corrects:
             until_now = self._rounding if self._is_rounded else {}
             self._rounding = _sum(until_now, self._rounded(before, self._moved))
-        elif first:
-            off = {n: self.start * size for n, size in self._sizes.items()}
-            self._rounding = reached(self.bound, off, off)
         else:
-            self._rounding = reached(self.bound, self._rounding, self._rounding) if self._is_rounded else {}
+            off = self._moved if first else self._rounding if self._is_rounded else {}
+            self._rounding = swept(self.bound, off, self.forward)
         self._is_rounded = corrects
         return largest_ratio(found.values())
 
@@ -112,6 +109,23 @@ def reached(bound: BoundBlock, pushed: Mapping[str, float], pulled: Mapping[str,
         found[target] = found.get(target, 0.0) + _bound(bound, target, source) * pushed.get(source, 0.0)
         found[source] = found.get(source, 0.0) + _bound(bound, source, target) * pulled.get(target, 0.0)
     return found
+
+
+def swept(bound: BoundBlock, off: Mapping[str, float], forward: bool) -> dict[str, float]:
+    """How far each state is off at most after a sweep of exact products, when those that it begins with are off by so much.
+
+    A sweep reads the states that it has passed as they are now, the others as they were.
+    """
+    states = [s.name for s in bound.block.states]
+    found: dict[str, float] = {}
+    for n in states if forward else reversed(states):
+        found[n] = sum(_bound(bound, n, m) * (found[m] if m in found else off.get(m, 0.0)) for m in _beside(bound, n))
+    return found
+
+
+def _beside(bound: BoundBlock, state: str) -> list[str]:
+    """The states that one is coupled to."""
+    return [source if target == state else target for source, target in bound.block.edges if state in (source, target)]
 
 
 def _sum(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:

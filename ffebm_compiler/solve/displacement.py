@@ -60,7 +60,7 @@ def displace(
         narrow = None if plain or not may_be_narrow(linear.bound, tolerance) else linear.narrow
         if narrow is not None and pays(narrow, linear.states):
             corrected = _Corrected(nudged, narrow)
-            loop = Alternation(linear.bound, corrected.plain, corrected.correct, False, stop, start=1.0)  # from zero
+            loop = Alternation(linear.bound, corrected.plain, corrected.correct, False, stop)
             record = loop.settle(tolerance.max_sweeps)
             return nudged.d, record
         return nudged.settled(stop, tolerance.max_sweeps, from_zero=start is None)

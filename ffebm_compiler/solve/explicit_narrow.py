@@ -2,8 +2,9 @@
 
 The second sweep of a certified block moves its states by some 1e-4 of their size, so a product of that move which is right to three
 digits leaves an error of 1e-7: as iterative refinement (Higham 2002, chapter 12) keeps the precision of the first solution and
-computes its corrections in a lower one. Where a matrix unit multiplies bfloat16 several times as fast (Intel's AMX, tensor
-cores), that is most of a sweep's time. A product that reads its weights few times waits for memory, and stays as it is.
+computes its corrections in a lower one. Where bfloat16 is multiplied several times as fast (by tensor cores, Intel's AMX, or the dot products of
+AVX-512), that is most of a sweep's time. A product that reads its weights few times waits for memory, one of few multiplications
+for its conversions, and both stay as they are.
 """
 
 from __future__ import annotations
@@ -30,13 +31,22 @@ FACTORS: dict[Any, int] = {
 DENSE = 64
 """The multiplications for each number read or written, from which on a product waits for its arithmetic."""
 
+LARGE = 10**8
+"""The multiplications from which on a product gains more than the conversions of its factors take."""
+
+UNITS = ("amx_bf16", "avx512_bf16")
+"""What a processor multiplies bfloat16 with at least twice as fast as float32."""
+
 
 def narrow_pays(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 in a matrix unit, much faster than float32."""
+    """Whether a device multiplies bfloat16 much faster than float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     capabilities = getattr(torch.cpu, "get_capabilities", None)
-    return device.type == "cpu" and capabilities is not None and bool(capabilities().get("amx_bf16", False))
+    if device.type != "cpu" or capabilities is None:
+        return False
+    has = capabilities()
+    return any(has.get(unit, False) for unit in UNITS)
 
 
 def is_narrow(code: Code) -> bool:
@@ -45,7 +55,7 @@ def is_narrow(code: Code) -> bool:
 
 
 def _is_dense(product: fx.Node) -> bool:
-    """Whether a product has much to multiply for each number that it reads or writes."""
+    """Whether a product has much to multiply, in all and for each number that it reads or writes."""
     read = [a for a in product.args[: FACTORS[product.target]] if isinstance(a, fx.Node)]
     if any(SHAPE not in a.meta for a in read):
         return False  # a constant of the code
@@ -60,7 +70,7 @@ def _is_dense(product: fx.Node) -> bool:
         *_, one, other = factors
         multiplications = prod(one) * other[-1]
         numbers = prod(one) + prod(other) + prod(_shape(product))
-    return multiplications >= DENSE * numbers
+    return multiplications >= max(LARGE, DENSE * numbers)
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:

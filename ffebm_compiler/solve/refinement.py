@@ -24,7 +24,7 @@ from .tolerance import Tolerance
 
 
 def may_be_narrow(bound: BoundBlock, tolerance: Tolerance) -> bool:
-    """Whether products of a block may be computed in bfloat16, and may gain from it: a certified block in float32, on a machine with a matrix unit.
+    """Whether products of a block may be computed in bfloat16, and may gain from it: a certified block in float32, on a machine that multiplies bfloat16 faster.
 
     One with skip connections inside gains nothing: its one contraction bounds the single couplings so loosely that corrections are hardly ever allowed.
     """

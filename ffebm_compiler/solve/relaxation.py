@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from .alternation import UNIT, Alternation
+from .alternation import Alternation
 from .automatic import AUTOMATIC
 from .binding import BoundBlock, States
 from .differentiation import Differentiation, Drive, Interaction, Narrow, UnderivableError
@@ -83,9 +83,7 @@ def _relaxed(
     stop = tolerance.of(coarsest(point.states))
     if begun.narrow is not None:
         refined = _Refined(begun, begun.narrow)
-        loop = Alternation(
-            interaction.bound, refined.plain, refined.correct, True, stop, UNIT if begun.is_rounded else 0.0
-        )
+        loop = Alternation(interaction.bound, refined.plain, refined.correct, True, stop)
         record = loop.settle(tolerance.max_sweeps)
         return Equilibrium(refined.states, replace(record, held=bool(winners)), winners)
     point, record = _settle(interaction, point, stop, tolerance.max_sweeps)
@@ -124,7 +122,6 @@ class _Beginning:
         winners: those that are held from there on: of a block whose gains bound the feedback.
         narrow: the block in bfloat16, where that may be used and pays.
         own: the states whose memory nothing else reads.
-        is_rounded: whether the states were computed in bfloat16.
     """
 
     point: _Point
@@ -132,7 +129,6 @@ class _Beginning:
     winners: dict[str, Tensor]
     narrow: Narrow | None
     own: Collection[str] = ()
-    is_rounded: bool = False
 
 
 def _begin_at(interaction: Interaction, start: States, narrow: Narrow | None) -> _Beginning:
@@ -179,7 +175,7 @@ def _begin(interaction: Interaction, narrow: Narrow | None) -> _Beginning:
             own.add(n)
     if gains and not all(is_apart(s, [t for m, t in leaves.items() if m != n]) for n, s in leaves.items()):
         return _begin(begun_with, None)  # corrections write to each state's memory
-    return _Beginning(_Point(leaves, drives), interaction, winners, narrow if gains else None, own, bool(narrowed))
+    return _Beginning(_Point(leaves, drives), interaction, winners, narrow if gains else None, own)
 
 
 def _settle(interaction: Interaction, point: _Point, tolerance: float, max_sweeps: int) -> tuple[_Point, Relaxation]:

@@ -17,7 +17,7 @@ class Tolerance:
         residual: the relative error at which it has converged; None chooses by the type's precision.
         max_sweeps: the largest number of sweeps.
         narrow: whether starts and corrections may be computed in bfloat16, as far as the residual can bear what that rounds, on a machine
-            with a matrix unit for it.
+            that multiplies it faster than float32.
     """
 
     residual: float | None = None

@@ -1,4 +1,4 @@
-"""Which products are worth rounding: those with much to multiply for each number that they read or write."""
+"""Which products are worth rounding: those with much to multiply, in all and for each number that they read or write."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from ffebm_compiler.solve.explicit_trace import traced
 Product = Callable[[Tensor, Tensor], Tensor]
 
 PRODUCTS: dict[str, tuple[Product, tuple[int, ...], tuple[int, ...], bool]] = {
-    "many rows": (F.linear, (1024, 256), (256, 256), True),
+    "many rows": (F.linear, (2048, 256), (256, 256), True),
     "few rows": (F.linear, (8, 1024), (1024, 1024), False),
-    "matrices": (torch.bmm, (4, 256, 256), (4, 256, 256), True),
+    "matrices": (torch.bmm, (8, 256, 256), (8, 256, 256), True),
     "thin matrices": (torch.bmm, (64, 32, 32), (64, 32, 32), False),
-    "many positions": (lambda x, w: F.conv2d(x, w, padding=1), (4, 64, 16, 16), (64, 64, 3, 3), True),
+    "many positions": (lambda x, w: F.conv2d(x, w, padding=1), (4, 64, 32, 32), (64, 64, 3, 3), True),
+    "few in all": (lambda x, w: F.conv2d(x, w, padding=1), (4, 64, 16, 16), (64, 64, 3, 3), False),
     "few channels": (lambda x, w: F.conv2d(x, w, padding=1), (4, 3, 16, 16), (8, 3, 3, 3), False),
     "one by depth": (lambda x, w: F.conv2d(x, w, padding=1, groups=64), (4, 64, 16, 16), (64, 1, 3, 3), False),
-    "transposed": (F.conv_transpose2d, (4, 64, 16, 16), (64, 64, 3, 3), True),
+    "transposed": (F.conv_transpose2d, (4, 64, 32, 32), (64, 64, 3, 3), True),
     "one position": (F.conv2d, (4, 64, 1, 1), (64, 64, 1, 1), False),
 }
 
@@ -39,7 +40,7 @@ def test_dense_products_alone_are_rounded(case: str) -> None:
     assert float((found - exact).abs().max()) <= (2.0**-7 if dense else 0.0) * float(exact.abs().max())
 
 
-@pytest.mark.parametrize("case", ["many positions", "few channels", "transposed"])
+@pytest.mark.parametrize("case", ["many positions", "few channels", "few in all", "transposed"])
 def test_so_are_their_transposes(case: str) -> None:
     product, x, w, dense = PRODUCTS[case]
 

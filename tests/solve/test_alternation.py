@@ -1,0 +1,69 @@
+"""How far an exact sweep takes states from the equilibrium at most, against sweeps from states that are off by a known amount."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import ffebm_compiler as fc
+from ffebm_compiler.solve import Tolerance, relax
+from ffebm_compiler.solve.alternation import swept
+from ffebm_compiler.solve.explicit import EXPLICIT
+
+SIZES = st.lists(st.integers(1, 12), min_size=3, max_size=5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=SIZES,
+    seed=st.integers(0, 99),
+    gain=st.sampled_from([0.01, 0.1, 0.2]),
+    off=st.floats(1e-3, 1.0),
+    bias=st.floats(0, 30),
+)
+def test_a_sweep_leaves_no_more_than_its_bound(
+    sizes: list[int], seed: int, gain: float, off: float, bias: float
+) -> None:
+    """Whatever the states of a chain are off by to begin with, however they are coupled: in the Euclidean norm, which the certificate is in."""
+    generator = torch.Generator().manual_seed(seed)
+    pairs = zip([3, *sizes], sizes, strict=False)
+    net = nn.Sequential(*[layer for a, b in pairs for layer in (nn.Linear(a, b), nn.ReLU())]).double()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator, dtype=p.dtype))
+        for layer in net[::2]:
+            layer.bias.mul_(bias)
+    model = fc.convert(net, block_size=len(sizes), loop_gain=gain, tolerance=1e-14).eval()
+    x = torch.randn(1, 3, generator=generator, dtype=torch.float64)
+    _, (settled,) = model.equilibrium(x)
+    (block,) = model.program.energy_blocks
+    bound = model.block_call(block, {block.inputs[0]: x}).bound
+    if bound.contraction is None:
+        return
+    moves = {n: off * torch.randn(s.shape, generator=generator, dtype=s.dtype) for n, s in settled.states.items()}
+    start = {n: torch.relu(s + moves[n]) for n, s in settled.states.items()}
+    distances = {n: float((start[n] - s).norm()) for n, s in settled.states.items()}
+    after = relax(bound, Tolerance(residual=torch.inf, max_sweeps=1), start, EXPLICIT).states
+    allowed = swept(bound, distances, forward=True)
+    for n, s in settled.states.items():
+        assert float((after[n] - s).norm()) <= allowed[n] * (1 + 1e-9) + 1e-11 * (1 + float(s.norm()))
+
+
+@pytest.mark.parametrize("forward", [True, False])
+def test_what_a_sweep_has_passed_is_read_as_it_is_then(forward: bool) -> None:
+    """A chain of two, of which one state is off: the sweep begins with that state, or ends with it."""
+    torch.manual_seed(0)
+    model = fc.convert(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5), nn.ReLU()), block_size=2).eval()
+    x = torch.randn(2, 3)
+    model(x)
+    (block,) = model.program.energy_blocks
+    bound = model.block_call(block, {block.inputs[0]: x}).bound
+    first, last = (s.name for s in (block.states if forward else reversed(block.states)))
+    assert swept(bound, {first: 1.0}, forward) == {first: 0.0, last: 0.0}
+    found = swept(bound, {last: 1.0}, forward)
+    assert bound.contraction is not None
+    assert found[last] == pytest.approx(bound.contraction)
+    assert found[first] > 0
