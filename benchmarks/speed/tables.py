@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed import report
-from benchmarks.speed.inference import DEFAULT, NARROW
+from benchmarks.speed.inference import WAYS
 from benchmarks.speed.result import ROOT, read
 from examples import records
 
@@ -70,7 +70,7 @@ def steps_and_inferences(found: Documents) -> str:
             r["network"],
             report.times(r),
             report.cosine(r["worst cosine"]),
-            *(inference.get((key(r), way), "") for way in (DEFAULT, NARROW)),
+            *(inference.get((key(r), way), "") for way in WAYS),
         )
         for r in rows_of(found["step"], blocks="2")
         if r["feedback"] != "unit"
@@ -80,7 +80,7 @@ def steps_and_inferences(found: Documents) -> str:
         "training step, times backprop",
         "worst cosine of a gradient",
         "inference, times feedforward",
-        "with `narrow=True`",
+        *(f"`{way}`" for way in list(WAYS)[1:]),
     )
     return markdown(head, rows) + f"\n{report.conditions(found['step'])}.\n"
 

@@ -16,11 +16,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from .alternation import Alternation
+from .alternation import Alternation, swept
 from .binding import States
 from .conjugate_gradients import SLOW, Division, conjugate, solves
 from .differentiation import Linearised, Narrow, Products
@@ -166,6 +167,7 @@ class _Nudged:
             contraction=contraction,
             from_zero=from_zero,
             slow=slow,
+            left=None if from_zero or contraction is None else partial(swept, bound, forward=False),
         )
 
     def sweep(self) -> dict[str, tuple[Tensor, Tensor]]:

@@ -64,6 +64,7 @@ def iterate(
     from_zero: bool = False,
     pace: Pace | None = None,
     slow: float = math.inf,
+    left: Callable[[Mapping[str, float]], Mapping[str, float]] | None = None,
 ) -> Relaxation:
     """Sweeps until the estimated error is within the tolerance.
 
@@ -74,18 +75,24 @@ def iterate(
         from_zero: what is relaxed begins at zero, so the first residual is 1 and need not be looked at.
         pace: how far the sweeps go; it is told every residual.
         slow: give up once sweeps leave more than this of the residual, if more than some are still needed.
+        left: of how far the first sweep has moved each state, how far they may still be off: for states that begin in any way, of which a residual
+            tells too little.
     """
-    first = from_zero
+    first, unseen = True, 0.0
 
     def step() -> float:
-        nonlocal first
-        changes, known = sweep(), first
-        first = False
-        return 1.0 if known and changes else largest_ratio(peaks(changes).values())
+        nonlocal first, unseen
+        changes, begins, first = sweep(), first, False
+        if begins and from_zero and changes:
+            return 1.0
+        found = peaks(changes)
+        off = left({n: moved for n, (_, moved) in found.items()}) if begins and left is not None else {}
+        unseen = largest_ratio((found[n][0], v) for n, v in off.items() if n in found)
+        return largest_ratio(found.values())
 
     sure = contraction is not None and not from_zero
     floor = FASTEST if contraction is None else contraction
-    return advance(name, step, tolerance, max_sweeps, until_stalled, floor, sure, pace, slow)
+    return advance(name, step, tolerance, max_sweeps, until_stalled, floor, sure, pace, slow, lambda: unseen)
 
 
 def advance(

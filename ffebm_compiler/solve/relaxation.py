@@ -15,11 +15,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from .alternation import Alternation
+from .alternation import Alternation, swept
 from .automatic import AUTOMATIC
 from .binding import BoundBlock, States
 from .differentiation import Differentiation, Drive, Interaction, Narrow, UnderivableError
@@ -86,7 +87,7 @@ def _relaxed(
         loop = Alternation(interaction.bound, refined.plain, refined.correct, True, stop)
         record = loop.settle(tolerance.max_sweeps)
         return Equilibrium(refined.states, replace(record, held=bool(winners)), winners)
-    point, record = _settle(interaction, point, stop, tolerance.max_sweeps)
+    point, record = _settle(interaction, point, stop, tolerance.max_sweeps, start is not None)
     if winners:
         record = replace(record, held=True)
     elif not record.converged and math.isfinite(record.residual) and record.sweeps < tolerance.max_sweeps:
@@ -178,8 +179,14 @@ def _begin(interaction: Interaction, narrow: Narrow | None) -> _Beginning:
     return _Beginning(_Point(leaves, drives), interaction, winners, narrow if gains else None, own)
 
 
-def _settle(interaction: Interaction, point: _Point, tolerance: float, max_sweeps: int) -> tuple[_Point, Relaxation]:
-    """Sweeps until the residual is within the tolerance, or a routed block stalls."""
+def _settle(
+    interaction: Interaction, point: _Point, tolerance: float, max_sweeps: int, is_given: bool = False
+) -> tuple[_Point, Relaxation]:
+    """Sweeps until the residual is within the tolerance, or a routed block stalls.
+
+    Args:
+        is_given: whether the states that they begin with are given: no feedforward pass, and no sweep, has made them.
+    """
     change: States = {}
     block, contraction = interaction.bound.block, interaction.bound.contraction
     weak = contraction is not None and contraction <= WORTH
@@ -200,6 +207,7 @@ def _settle(interaction: Interaction, point: _Point, tolerance: float, max_sweep
         until_stalled=block.is_routed,
         contraction=contraction,
         pace=pace,
+        left=partial(swept, interaction.bound, forward=True) if is_given and contraction is not None else None,
     )
     return point, record
 
