@@ -80,7 +80,7 @@ def steps_and_inferences(found: Documents) -> str:
         "training step, times backprop",
         "worst cosine of a gradient",
         "inference, times feedforward",
-        *(f"`{way}`" for way in list(WAYS)[1:]),
+        *(f"with `{way}`" for way in list(WAYS)[1:]),
     )
     return markdown(head, rows) + f"\n{report.conditions(found['step'])}.\n"
 
