@@ -13,6 +13,7 @@ from ..ir import EnergyBlock
 from ..solve import (
     AUTOMATIC,
     BoundBlock,
+    Contraction,
     Differentiation,
     Gains,
     bounded_gains,
@@ -43,7 +44,7 @@ class GainStore:
 
     known: dict[Key, tuple[Gains, Version]] = field(default_factory=dict)
     steps: int = STEPS
-    _contractions: dict[str, tuple[Gains, EnergyBlock, float | None]] = field(
+    _contractions: dict[str, tuple[Gains, EnergyBlock, Contraction | None]] = field(
         default_factory=dict, repr=False, compare=False
     )
 
@@ -93,7 +94,7 @@ class GainStore:
         self.known[key] = (gains, version)
         return gains
 
-    def contraction(self, block: EnergyBlock, gains: Gains) -> float | None:
+    def contraction(self, block: EnergyBlock, gains: Gains) -> Contraction | None:
         """What gains certify of a sweep (:func:`ffebm_compiler.solve.contraction_of`), found once for as long as they stand."""
         known = self._contractions.get(block.key)
         if known is None or known[0] is not gains or known[1] is not block:

@@ -2,7 +2,7 @@
 
     states, progress = start
     while progress.running:
-        states' = sweep(states);  progress = advance(progress, residual(states, states'))
+        states' = sweep(states);  progress = advance(progress, Change.between(states, states'))
 
 A block whose gains bound its feedback holds the winners of its maxima from the feedforward pass on. One whose maxima follow the
 states has a second loop behind the first, in which the winners are held; it does no sweep unless the first one has stalled.
@@ -22,7 +22,7 @@ from ..solve import BoundBlock
 from ..solve.binding import States
 from .numbers import stop_in
 from .shapes import Space, symbolically
-from .stop import Progress, Stop, advance, begin, is_finite, residual, whole, zero
+from .stop import Change, Progress, Stop, advance, begin, is_finite, whole, zero
 from .sweep import Read, Sweep, marked_state, readable, relaxation, trace_sweep, with_fixed
 from .trace import Marks
 
@@ -134,7 +134,7 @@ def _loop(
     def body(*flat: Tensor) -> tuple[Tensor, ...]:
         before, now, until, read = split(flat)
         after = _run(sweep.module, [*before, *read])
-        change = residual(dict(zip(names, before, strict=True)), dict(zip(names, after, strict=True)))
+        change = Change.between(dict(zip(names, before, strict=True)), dict(zip(names, after, strict=True)))
         return (*map(_own, after), *advance(now, change, until, until_stalled))
 
     carried = (*map(_own, start.values()), *progress)

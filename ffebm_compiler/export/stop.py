@@ -1,7 +1,7 @@
 """When a relaxation stops, as arithmetic on scalars that an ONNX ``Loop`` carries: :func:`~ffebm_compiler.solve.iteration.iterate`, step by step.
 
-With the residual r_k of sweep k, ``rho = r_k / r_(k-1)`` and the error estimated as ``r_k max(FASTEST, rho / (1 - rho))``, a
-relaxation ends once the error is within the tolerance, a state is no longer finite, the most sweeps are done or, where winners
+With the residual r_k of sweep k, ``rho = r_k / r_(k-1)`` and the error estimated as ``r_k max(FASTEST, rho / (1 - rho))``, or more where the change of
+each state bounds it by more, a relaxation ends once the error is within the tolerance, a state is no longer finite, the most sweeps are done or, where winners
 of maxima follow the states, the residual has stalled. The scalars are doubles, as Python's numbers are, so that both stop at the same sweep.
 """
 
@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..solve import Contraction
 from ..solve.iteration import DIVERGED, FASTEST, PATIENCE, STALLED
 
 
@@ -49,6 +50,7 @@ class Stop(NamedTuple):
         max_sweeps: the most sweeps.
         stalled, fastest: as in the executor; ``fastest`` is the contraction where the gains certify one.
         certified: whether they do, so that a first sweep may be enough.
+        remainder: a matrix, in the order of the states: how far each is off at most after a sweep that has changed them so far; zero where nothing is certified.
     """
 
     tolerance: Tensor
@@ -56,13 +58,17 @@ class Stop(NamedTuple):
     stalled: Tensor
     fastest: Tensor
     certified: Tensor
+    remainder: Tensor
 
     @staticmethod
-    def of(tolerance: float, max_sweeps: int, contraction: float | None = None) -> Stop:
-        least = FASTEST if contraction is None else contraction
+    def of(tolerance: float, max_sweeps: int, contraction: Contraction | None = None, states: int = 1) -> Stop:
+        least = FASTEST if contraction is None else contraction.rate
         numbers = (torch.tensor(v, dtype=torch.float64) for v in (tolerance, STALLED, least))
         limit, stalled, fastest = numbers
-        return Stop(limit, torch.tensor(max_sweeps), stalled, fastest, torch.tensor(contraction is not None))
+        remainder = torch.zeros(states, states, dtype=torch.float64)
+        if contraction is not None:
+            remainder = torch.from_numpy(contraction.remainder(forward=True).copy())
+        return Stop(limit, torch.tensor(max_sweeps), stalled, fastest, torch.tensor(contraction is not None), remainder)
 
 
 def whole(value: int) -> Tensor:
@@ -89,19 +95,21 @@ def begin(running: Tensor | None = None) -> Progress:
     return Progress(yes, whole(0), infinity(), no, infinity(), infinity(), zero(), whole(0))
 
 
-def advance(before: Progress, residual: Tensor, stop: Stop, until_stalled: bool) -> Progress:
-    """After one more sweep with this residual.
+def advance(before: Progress, change: Change, stop: Stop, until_stalled: bool) -> Progress:
+    """After one more sweep with this change.
 
     Args:
         until_stalled: whether to give up as soon as the residual no longer falls.
     """
-    sweeps = before.sweeps + 1
+    sweeps, residual = before.sweeps + 1, change.residual
     finite = is_finite(residual)
     known = (before.previous > 0) & is_finite(before.previous)
     rho = torch.where(known, residual / before.previous, before.rho)
     stalls = torch.where(residual < before.lowest * stop.stalled, whole(0), before.stalls + 1)
     estimated = residual * torch.maximum(rho / (1 - rho), stop.fastest)
-    error = torch.where(finite, torch.where(rho < 1, estimated, residual * 1e3), infinity())
+    estimated = torch.where(rho < 1, estimated, residual * 1e3)
+    bound = torch.where(sweeps < len(change.scale), change.bound(stop.remainder), zero())
+    error = torch.where(finite, torch.maximum(estimated, bound), infinity())
     converged = finite & ((residual == 0) | (((sweeps > 1) | stop.certified) & (error <= stop.tolerance)))
     running = finite & ~converged & (sweeps < stop.max_sweeps)
     if until_stalled:
@@ -114,16 +122,36 @@ def is_finite(value: Tensor) -> Tensor:
     return value < infinity()
 
 
-def residual(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Tensor:
-    """The largest relative change of a state: ``max_l |s_l' - s_l|_inf / |s_l'|_inf``.
+class Change(NamedTuple):
+    """What a sweep has done, a number a state.
 
-    Infinite where a state has left all bounds or is no number, which onnxruntime's maximum overlooks.
+    Attributes:
+        scale: the largest magnitudes of the states; infinite of one that has left all bounds or is no number, which onnxruntime's maximum overlooks.
+        moved: those of their changes.
     """
-    sizes = (s.abs().float() for s in after.values())
-    scale = torch.stack([_peak(torch.where(size < DIVERGED, size, torch.inf)) for size in sizes])
-    moved = torch.stack([_peak((s - before[n]).abs().float()) for n, s in after.items()])
-    relative = torch.where(scale > 0, moved / scale.clamp(min=1e-38), 0.0)
-    return torch.where(scale < DIVERGED, relative, torch.inf).amax(0).double()
+
+    scale: Tensor
+    moved: Tensor
+
+    @staticmethod
+    def between(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Change:
+        sizes = (s.abs().float() for s in after.values())
+        scale = torch.stack([_peak(torch.where(size < DIVERGED, size, torch.inf)) for size in sizes])
+        return Change(scale, torch.stack([_peak((s - before[n]).abs().float()) for n, s in after.items()]))
+
+    @property
+    def residual(self) -> Tensor:
+        """The largest relative change of a state: ``max_l |s_l' - s_l|_inf / |s_l'|_inf``."""
+        return self._largest(self.moved).double()
+
+    def bound(self, remainder: Tensor) -> Tensor:
+        """The largest part of a state that it may be off by."""
+        off = (remainder * torch.where(self.moved < torch.inf, self.moved, 0.0).double()).sum(1)
+        return self._largest(off)
+
+    def _largest(self, sizes: Tensor) -> Tensor:
+        relative = torch.where(self.scale > 0, sizes / self.scale.clamp(min=1e-38), 0.0)
+        return torch.where(self.scale < DIVERGED, relative, torch.inf).amax(0)
 
 
 def _peak(size: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from .automatic import AUTOMATIC, Automatic
 from .binding import BoundBlock, States
+from .contraction import Contraction
 from .differentiation import Differentiation, Gradients, Linearised, gradients_of
 from .displacement import displace
 from .explicit import EXPLICIT, Explicit
@@ -19,6 +20,7 @@ __all__ = [
     "Automatic",
     "BoundBlock",
     "Certificate",
+    "Contraction",
     "Differentiation",
     "Equilibrium",
     "Explicit",

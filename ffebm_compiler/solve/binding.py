@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..ir import EnergyBlock, State
+from .contraction import Contraction
 
 States = dict[str, Tensor]
 
@@ -32,7 +33,7 @@ class BoundBlock:
         weights: the model's tensors, by path.
         layer_weights: w_l, by state.
         fixed: terms that depend on no state, where they have been computed.
-        contraction: a bound on what a sweep leaves of the distance to the equilibrium, where the gains certify one.
+        contraction: what sweeps leave of the distance to the equilibrium at most, where the gains certify that.
     """
 
     block: EnergyBlock
@@ -40,7 +41,7 @@ class BoundBlock:
     weights: Mapping[str, Tensor]
     layer_weights: Mapping[str, float]
     fixed: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    contraction: float | None = None
+    contraction: Contraction | None = None
 
     def detached(self) -> BoundBlock:
         """Without history, and with everything computed that does not depend on a state."""
@@ -49,7 +50,9 @@ class BoundBlock:
         fixed = _fixed_terms(self.block, inputs, weights)
         return replace(self, inputs=inputs, weights=weights, fixed=fixed)
 
-    def with_layer_weights(self, layer_weights: Mapping[str, float], contraction: float | None = None) -> BoundBlock:
+    def with_layer_weights(
+        self, layer_weights: Mapping[str, float], contraction: Contraction | None = None
+    ) -> BoundBlock:
         """The block with other reverse gains."""
         return replace(self, layer_weights=layer_weights, contraction=contraction)
 

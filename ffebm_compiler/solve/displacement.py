@@ -16,12 +16,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from .alternation import Alternation, swept
+from .alternation import Alternation
 from .binding import States
 from .conjugate_gradients import SLOW, Division, conjugate, solves
 from .differentiation import Linearised, Narrow, Products
@@ -135,7 +134,7 @@ class _Nudged:
         self.increments = linear.tangents if tangent else linear.differences
         self._change: States = {}
         contraction = linear.bound.contraction
-        strong = linear.bound.block.has_feedback and (contraction is None or contraction > SLOW) and solves(linear)
+        strong = linear.bound.block.has_feedback and (contraction is None or contraction.rate > SLOW) and solves(linear)
         self.division = (
             Division.of(linear.bound.block, {n: v.numel() for n, v in linear.states.items()}) if strong else None
         )
@@ -167,7 +166,7 @@ class _Nudged:
             contraction=contraction,
             from_zero=from_zero,
             slow=slow,
-            left=None if from_zero or contraction is None else partial(swept, bound, forward=False),
+            forward=False,
         )
 
     def sweep(self) -> dict[str, tuple[Tensor, Tensor]]:

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from .automatic import AUTOMATIC
 from .binding import BoundBlock
+from .contraction import Edge
 from .differentiation import Differentiation, Linearised
-from .loop_gain import Edge, Gains, Sample, bounded_gains, cut_to_one, layer_weights_of, sampled, shapes_of
+from .loop_gain import Gains, Sample, bounded_gains, cut_to_one, layer_weights_of, sampled, shapes_of
 
 JUMP = 0.05
 """Norms that have changed by more than this part of themselves were not moved by a training step, and are measured anew."""

@@ -4,8 +4,9 @@ The residual of a sweep is the largest relative change of a state,
 
     r = max_l |s_l' - s_l|_inf / |s_l'|_inf,
 
-and the distance to what the sweeps converge to is estimated as ``r * rho / (1 - rho)``, with rho the measured contraction, or the contraction
-that the gains certify (:func:`~.loop_gain.contraction_of`), with which one sweep less is enough.
+and the distance to what the sweeps converge to is estimated as ``r * rho / (1 - rho)``, with rho the measured contraction. Where the gains
+certify a contraction (:mod:`.contraction`) it is no less than its rate times r and, in as many sweeps as it takes an error to pass all states,
+no less than what the change of each state bounds; then one sweep less is enough.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .contraction import Contraction
 from .over_relaxation import Pace
 
 STALLED, PATIENCE = 0.98, 2
@@ -30,6 +32,8 @@ FASTEST = 0.05
 
 TINY = 1e-38
 """No state is smaller, in the ratio of its change to it."""
+
+NO_BOUND: Callable[[int], float] = lambda sweeps: 0.0  # noqa: E731
 
 DIVERGED = 1e30
 """A state beyond this is on its way to infinity."""
@@ -60,39 +64,37 @@ def iterate(
     tolerance: float,
     max_sweeps: int,
     until_stalled: bool = False,
-    contraction: float | None = None,
+    contraction: Contraction | None = None,
     from_zero: bool = False,
     pace: Pace | None = None,
     slow: float = math.inf,
-    left: Callable[[Mapping[str, float]], Mapping[str, float]] | None = None,
+    forward: bool = True,
 ) -> Relaxation:
     """Sweeps until the estimated error is within the tolerance.
 
     Args:
         sweep: advances by one sweep and returns (new, change) of each state.
         until_stalled: give up as soon as the residual no longer falls.
-        contraction: a bound on what a sweep leaves of the error, where one is certified; one sweep may then be enough.
+        contraction: what a sweep leaves of the error at most, where that is certified; one sweep may then be enough.
         from_zero: what is relaxed begins at zero, so the first residual is 1 and need not be looked at.
         pace: how far the sweeps go; it is told every residual.
         slow: give up once sweeps leave more than this of the residual, if more than some are still needed.
-        left: of how far the first sweep has moved each state, how far they may still be off: for states that begin in any way, of which a residual
-            tells too little.
+        forward: whether sweeps go from the inputs to the outputs, or back.
     """
-    first, unseen = True, 0.0
+    first, found = True, dict[str, tuple[float, float]]()
 
     def step() -> float:
-        nonlocal first, unseen
+        nonlocal first, found
         changes, begins, first = sweep(), first, False
         if begins and from_zero and changes:
             return 1.0
         found = peaks(changes)
-        off = left({n: moved for n, (_, moved) in found.items()}) if begins and left is not None else {}
-        unseen = largest_ratio((found[n][0], v) for n, v in off.items() if n in found)
         return largest_ratio(found.values())
 
     sure = contraction is not None and not from_zero
-    floor = FASTEST if contraction is None else contraction
-    return advance(name, step, tolerance, max_sweeps, until_stalled, floor, sure, pace, slow, lambda: unseen)
+    floor = FASTEST if contraction is None else contraction.rate
+    bound = NO_BOUND if contraction is None else bound_of(contraction, forward, lambda: found)
+    return advance(name, step, tolerance, max_sweeps, until_stalled, floor, sure, pace, slow, bound)
 
 
 def advance(
@@ -105,9 +107,16 @@ def advance(
     sure: bool = False,
     pace: Pace | None = None,
     slow: float = math.inf,
+    bound: Callable[[int], float] = NO_BOUND,
     rounding: Callable[[], float] = lambda: 0.0,
 ) -> Relaxation:
-    """The one relaxation loop, of steps that tell their residual; ``sure`` lets it end at the first one, ``rounding`` adds to the estimated error."""
+    """The one relaxation loop, of steps that tell their residual.
+
+    Args:
+        sure: whether it may end at the first one.
+        bound: what the error may be after so many, however small the residual.
+        rounding: what is added to the estimated error.
+    """
     pace = Pace(limit=1.0) if pace is None else pace
     lowest, error, stalls = math.inf, math.inf, 0
     for k in range(1, max_sweeps + 1):
@@ -120,7 +129,7 @@ def advance(
         )  # against the lowest: a cycle of winners may be longer than one sweep
         lowest = min(lowest, residual)
         error = residual * max(floor, rho / (1 - rho)) if rho < 1 else residual * 1e3
-        error += rounding()
+        error = max(error, bound(k)) + rounding()
         if residual == 0 or ((sure or k > 1) and error <= tolerance):
             return Relaxation(name, k, error, True)
         if k > 1 and rho > slow and error * rho**SOME > tolerance:
@@ -130,6 +139,21 @@ def advance(
                 return Relaxation(name, k, error, False)
             lowest, stalls = residual, 0
     return Relaxation(name, max_sweeps, error, False)
+
+
+def bound_of(
+    contraction: Contraction, forward: bool, found: Callable[[], Mapping[str, tuple[float, float]]]
+) -> Callable[[int], float]:
+    """The largest part of a state that it may be off by, of the peaks of the last sweep, until an error has had the sweeps to pass all states."""
+
+    def bound(sweeps: int) -> float:
+        if sweeps >= len(contraction.states):
+            return 0.0
+        sizes = found()
+        off = contraction.left({n: moved for n, (_, moved) in sizes.items()}, forward)
+        return largest_ratio((size, off[n]) for n, (size, _) in sizes.items())
+
+    return bound
 
 
 def peak(t: Tensor) -> Tensor:

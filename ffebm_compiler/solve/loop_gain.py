@@ -28,9 +28,8 @@ from ..errors import FFEBMError
 from ..ir import EnergyBlock
 from .automatic import AUTOMATIC
 from .binding import BoundBlock
+from .contraction import Contraction, Edge
 from .differentiation import Differentiation, Linearised
-
-Edge = tuple[str, str]
 
 STEPS, SETTLED = 24, 1e-3
 """At most so many Lanczos steps at first use; fewer once a step adds less than this to the squared norm."""
@@ -243,26 +242,20 @@ def _largest_singular_value(
     return max(value, 0.0) ** 0.5, direction
 
 
-def contraction_of(block: EnergyBlock, gains: Gains) -> float | None:
-    """A bound on what one sweep leaves of the distance to the equilibrium; None where the gains certify none.
+def contraction_of(block: EnergyBlock, gains: Gains) -> Contraction | None:
+    """What sweeps leave of the distance to the equilibrium at most; None where the gains certify none.
 
-    In norms that are scaled by the layer weights an error moves each state by at most ``K`` times those that it is coupled to, those before
-    it being new already: a step of Gauss and Seidel on ``I - K = I - L - U``, which leaves ``rho((I - L)^-1 U)`` of it in the end (Varga 2000,
-    chapter 3); k^2 for a chain, with k the largest eigenvalue of K. Sweeps backward leave as much: theirs is the transpose, up to a change of
+    The rate is k^2 for a chain, with k the largest eigenvalue of K. Sweeps backward leave as much: theirs is the transpose, up to a change of
     basis. The norms being estimates from below, K is taken as ``K / SURE``.
     """
     if not (block.has_feedback and gains.norms) or any(not s.drive.is_linear for s in block.states):
         return None
-    matrix = _matrix(block, _loops(gains))
-    if matrix is None or not _largest(matrix) / SURE < SURE:
+    loops = _loops(gains)
+    if not _coupling(block, loops) / SURE < SURE:
         return None
-    return gauss_seidel(matrix / SURE)
-
-
-def gauss_seidel(matrix: NDArray[np.float64]) -> float:
-    """The spectral radius of ``(I - L)^-1 U`` of a matrix ``L + U``, L strictly lower."""
-    lower = np.tril(matrix, -1)
-    return float(np.abs(np.linalg.eigvals(np.linalg.solve(np.eye(len(matrix)) - lower, matrix - lower))).max())
+    slope = {s.name: s.potential.slope for s in block.states}
+    sure = {(l, m): loop * slope[l] * slope[m] / SURE**2 for (l, m), loop in loops.items()}
+    return Contraction.of(block, gains.layer_weights, sure)
 
 
 def _loops(gains: Gains) -> dict[Edge, float]:

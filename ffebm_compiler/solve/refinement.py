@@ -24,11 +24,8 @@ from .tolerance import Tolerance
 
 
 def may_be_narrow(bound: BoundBlock, tolerance: Tolerance) -> bool:
-    """Whether products of a block may be computed in bfloat16, and may gain from it: a certified block in float32, on a machine that multiplies bfloat16 faster.
-
-    One with skip connections inside gains nothing: its one contraction bounds the single couplings so loosely that corrections are hardly ever allowed.
-    """
-    if not tolerance.narrow or bound.contraction is None or len(bound.block.edges) >= len(bound.block.states):
+    """Whether products of a block may be computed in bfloat16, and may gain from it: a certified block in float32, on a machine that multiplies bfloat16 faster."""
+    if not tolerance.narrow or bound.contraction is None:
         return False
     read = [v for v in (*bound.inputs.values(), *bound.weights.values()) if isinstance(v, Tensor)]
     numbers = [v for v in read if v.is_floating_point()]

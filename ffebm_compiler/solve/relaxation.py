@@ -15,12 +15,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from .alternation import Alternation, swept
+from .alternation import Alternation
 from .automatic import AUTOMATIC
 from .binding import BoundBlock, States
 from .differentiation import Differentiation, Drive, Interaction, Narrow, UnderivableError
@@ -87,7 +86,7 @@ def _relaxed(
         loop = Alternation(interaction.bound, refined.plain, refined.correct, True, stop)
         record = loop.settle(tolerance.max_sweeps)
         return Equilibrium(refined.states, replace(record, held=bool(winners)), winners)
-    point, record = _settle(interaction, point, stop, tolerance.max_sweeps, start is not None)
+    point, record = _settle(interaction, point, stop, tolerance.max_sweeps)
     if winners:
         record = replace(record, held=True)
     elif not record.converged and math.isfinite(record.residual) and record.sweeps < tolerance.max_sweeps:
@@ -179,17 +178,11 @@ def _begin(interaction: Interaction, narrow: Narrow | None) -> _Beginning:
     return _Beginning(_Point(leaves, drives), interaction, winners, narrow if gains else None, own)
 
 
-def _settle(
-    interaction: Interaction, point: _Point, tolerance: float, max_sweeps: int, is_given: bool = False
-) -> tuple[_Point, Relaxation]:
-    """Sweeps until the residual is within the tolerance, or a routed block stalls.
-
-    Args:
-        is_given: whether the states that they begin with are given: no feedforward pass, and no sweep, has made them.
-    """
+def _settle(interaction: Interaction, point: _Point, tolerance: float, max_sweeps: int) -> tuple[_Point, Relaxation]:
+    """Sweeps until the residual is within the tolerance, or a routed block stalls."""
     change: States = {}
     block, contraction = interaction.bound.block, interaction.bound.contraction
-    weak = contraction is not None and contraction <= WORTH
+    weak = contraction is not None and contraction.rate <= WORTH
     pace = Pace(limit=1.0) if weak else Pace(limit_of(block.edges), ROUTED if block.is_routed else 1)
 
     def sweep() -> dict[str, tuple[Tensor, Tensor]]:
@@ -207,7 +200,6 @@ def _settle(
         until_stalled=block.is_routed,
         contraction=contraction,
         pace=pace,
-        left=partial(swept, interaction.bound, forward=True) if is_given and contraction is not None else None,
     )
     return point, record
 

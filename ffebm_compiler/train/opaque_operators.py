@@ -12,7 +12,6 @@ compiler decides what is kept and what is run again. What is no tensor (the mode
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from ..estimate import FreePhase
 from ..ir import EnergyBlock
-from ..solve import BoundBlock, Relaxation, unit_gains
+from ..solve import BoundBlock, Contraction, Relaxation, unit_gains
 from .enrolment import Model, block_at, find, noted, options_of
 from .layout import read, winner_names
 from .operator import BlockCall, estimated, free_phase
@@ -127,7 +126,10 @@ def _settle_shape(
         bound = BoundBlock(block, *read(block, layout, tensors, sizes), unit_gains(block).layer_weights)
         states = bound.feedforward()
         found = [*states.values(), *_followed(bound, states).values()]
-    return [*(t.new_empty(t.shape) for t in found), torch.empty(FIELDS + len(block.states), dtype=torch.float64)]
+    return [
+        *(t.new_empty(t.shape) for t in found),
+        torch.empty(FIELDS + len(block.states) + len(block.edges), dtype=torch.float64),
+    ]
 
 
 def _nudge(
@@ -182,7 +184,7 @@ for _name, _kernel, _shape in (
 # --- a free phase as tensors, and back -------------------------------------------------------------------------
 
 FIELDS = 6
-"""In a record before the layer weights: options, sweeps, residual, whether converged, whether winners were held, contraction (or no number)."""
+"""In a record before the layer weights and loop gains: options, sweeps, residual, whether converged, whether winners were held, whether sweeps are certified."""
 
 
 def _followed(bound: BoundBlock, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -199,18 +201,21 @@ def _record(call: BlockCall, phase: FreePhase) -> Tensor:
         r.residual,
         r.converged,
         r.held,
-        math.nan if call.contraction is None else call.contraction,
+        call.contraction is not None,
     ]
-    return torch.tensor([*fields, *(call.layer_weights[s.name] for s in call.block.states)], dtype=torch.float64)
+    weights = [call.layer_weights[s.name] for s in call.block.states]
+    loops = [0.0 if call.contraction is None else call.contraction.loops[e] for e in call.block.edges]
+    return torch.tensor([*fields, *weights, *loops], dtype=torch.float64)
 
 
 def _recalled(model: Model, block: EnergyBlock, record: Tensor) -> tuple[BlockCall, Relaxation, bool]:
     """The call that a record was made of, without its tensors."""
-    options, sweeps, residual, converged, held, contraction, *weights = record.tolist()
+    options, sweeps, residual, converged, held, is_certified, *rest = record.tolist()
     estimator, tolerance = options_of(int(options), block)
-    layer_weights = dict(zip((s.name for s in block.states), weights, strict=True))
+    layer_weights = dict(zip((s.name for s in block.states), rest[: len(block.states)], strict=True))
+    loops = dict(zip(block.edges, rest[len(block.states) :], strict=True))
     relaxation = Relaxation(block.name, int(sweeps), residual, bool(converged), bool(held))
-    certified = None if math.isnan(contraction) else contraction
+    certified = Contraction.of(block, layer_weights, loops) if is_certified else None
     how = model.differentiation
     call = BlockCall(block, {}, {}, layer_weights, estimator, tolerance, differentiation=how, contraction=certified)
     return call, relaxation, bool(held)

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from ..estimate import Estimate, Estimator, FreePhase
 from ..ir import EnergyBlock
-from ..solve import AUTOMATIC, BoundBlock, Differentiation, Equilibrium, Relaxation, Tolerance, relax
+from ..solve import AUTOMATIC, BoundBlock, Contraction, Differentiation, Equilibrium, Relaxation, Tolerance, relax
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class BlockCall:
     settle: Callable[[BoundBlock, Tolerance], Equilibrium] = relax
     read: Callable[[str, Tensor], Tensor] = lambda name, state: state
     differentiation: Differentiation = AUTOMATIC
-    contraction: float | None = None
+    contraction: Contraction | None = None
 
     @property
     def bound(self) -> BoundBlock:

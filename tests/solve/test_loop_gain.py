@@ -17,7 +17,8 @@ from torch import Tensor, nn
 import ffebm_compiler as fc
 from ffebm_compiler.ir import Energy
 from ffebm_compiler.solve import BoundBlock, Tolerance, bounded_gains, certify, followed_gains, relax, unit_gains
-from ffebm_compiler.solve.loop_gain import gauss_seidel, spectral_norms
+from ffebm_compiler.solve.contraction import gauss_seidel
+from ffebm_compiler.solve.loop_gain import spectral_norms
 
 
 class Convolutional(nn.Module):
