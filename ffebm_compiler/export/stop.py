@@ -106,10 +106,10 @@ def advance(before: Progress, change: Change, stop: Stop, until_stalled: bool) -
     known = (before.previous > 0) & is_finite(before.previous)
     rho = torch.where(known, residual / before.previous, before.rho)
     stalls = torch.where(residual < before.lowest * stop.stalled, whole(0), before.stalls + 1)
-    estimated = residual * torch.maximum(rho / (1 - rho), stop.fastest)
-    estimated = torch.where(rho < 1, estimated, residual * 1e3)
-    bound = torch.where(sweeps < len(change.scale), change.bound(stop.remainder), zero())
-    error = torch.where(finite, torch.maximum(estimated, bound), infinity())
+    estimated = residual * torch.where(rho < 1, torch.maximum(rho / (1 - rho), stop.fastest), 1e3)
+    asked = (estimated <= stop.tolerance) & (sweeps < len(change.scale))
+    error = torch.where(asked, torch.maximum(estimated, change.bound(stop.remainder)), estimated)
+    error = torch.where(finite, error, infinity())
     converged = finite & ((residual == 0) | (((sweeps > 1) | stop.certified) & (error <= stop.tolerance)))
     running = finite & ~converged & (sweeps < stop.max_sweeps)
     if until_stalled:
@@ -128,30 +128,41 @@ class Change(NamedTuple):
     Attributes:
         scale: the largest magnitudes of the states; infinite of one that has left all bounds or is no number, which onnxruntime's maximum overlooks.
         moved: those of their changes.
+        length, distance: the Euclidean norms of both.
     """
 
     scale: Tensor
     moved: Tensor
+    length: Tensor
+    distance: Tensor
 
     @staticmethod
     def between(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Change:
-        sizes = (s.abs().float() for s in after.values())
+        sizes = [s.abs().float() for s in after.values()]
+        moves = [(s - before[n]).abs().float() for n, s in after.items()]
         scale = torch.stack([_peak(torch.where(size < DIVERGED, size, torch.inf)) for size in sizes])
-        return Change(scale, torch.stack([_peak((s - before[n]).abs().float()) for n, s in after.items()]))
+        lengths = (torch.stack([t.square().sum().sqrt() for t in ts]) for ts in (sizes, moves))
+        return Change(scale, torch.stack([*map(_peak, moves)]), *lengths)
 
     @property
     def residual(self) -> Tensor:
         """The largest relative change of a state: ``max_l |s_l' - s_l|_inf / |s_l'|_inf``."""
-        return self._largest(self.moved).double()
+        return _largest(self.scale, self.moved).double()
 
     def bound(self, remainder: Tensor) -> Tensor:
         """The largest part of a state that it may be off by."""
-        off = (remainder * torch.where(self.moved < torch.inf, self.moved, 0.0).double()).sum(1)
-        return self._largest(off)
+        pairs = ((self.scale, self.moved), (self.length, self.distance))
+        by_peaks, by_lengths = (_largest(size, _times(remainder, moved)) for size, moved in pairs)
+        return torch.maximum(by_peaks, by_lengths)
 
-    def _largest(self, sizes: Tensor) -> Tensor:
-        relative = torch.where(self.scale > 0, sizes / self.scale.clamp(min=1e-38), 0.0)
-        return torch.where(self.scale < DIVERGED, relative, torch.inf).amax(0)
+
+def _times(matrix: Tensor, values: Tensor) -> Tensor:
+    return (matrix * torch.where(values < torch.inf, values, 0.0).double()).sum(1)
+
+
+def _largest(sizes: Tensor, parts: Tensor) -> Tensor:
+    relative = torch.where(sizes > 0, parts / sizes.clamp(min=1e-38), 0.0)
+    return torch.where(sizes < DIVERGED, relative, torch.inf).amax(0)
 
 
 def _peak(size: Tensor) -> Tensor:

@@ -50,6 +50,7 @@ class Alternation:
     _moved: dict[str, float] = field(default_factory=dict)
     _rounding: dict[str, float] = field(default_factory=dict)
     _is_rounded: bool = False
+    _last: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def settle(self, max_sweeps: int) -> Relaxation:
         """Sweeps until the estimated error, rounding included, is within the tolerance."""
@@ -61,7 +62,7 @@ class Alternation:
             max_sweeps,
             floor=contraction.rate,
             sure=self.forward,  # backward from zero: what no nudge has reached yet has not moved, and is not settled
-            bound=bound_of(contraction, self.forward, lambda: {n: (self._sizes[n], v) for n, v in self._moved.items()}),
+            bound=bound_of(contraction, self.forward, lambda: self._last),
             rounding=lambda: self._largest(self._rounding),
         )
 
@@ -73,7 +74,8 @@ class Alternation:
     def _step(self) -> float:
         first, before = not self._sizes, self._moved
         corrects = not first and self._may_correct()
-        found = peaks(self.correct() if corrects else self.plain())
+        self._last = self.correct() if corrects else self.plain()
+        found = peaks(self._last)
         self._sizes |= {n: size for n, (size, _) in found.items()}
         self._moved = {n: moved for n, (_, moved) in found.items()}
         if corrects:

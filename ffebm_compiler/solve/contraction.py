@@ -12,8 +12,8 @@ since ``e_before <= |moved| + e_after``:
     e_after <= S (|moved| + e_after),      e_after <= (I - S)^-1 S |moved| = (I - b)^-1 U |moved|
 
 The rate rho(S) alone says too little of the first sweeps: a state far larger than its drive from below sends on an error that its own change hardly
-shows. These bounds hold for Euclidean norms. What is put in are largest magnitudes, which stand for them where errors are spread as the changes
-are that show them.
+shows. The bounds hold for Euclidean norms; with largest magnitudes they are an estimate, right where errors are spread as the changes are that show
+them.
 """
 
 from __future__ import annotations

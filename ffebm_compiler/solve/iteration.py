@@ -81,19 +81,16 @@ def iterate(
         slow: give up once sweeps leave more than this of the residual, if more than some are still needed.
         forward: whether sweeps go from the inputs to the outputs, or back.
     """
-    first, found = True, dict[str, tuple[float, float]]()
+    first, changes = True, dict[str, tuple[Tensor, Tensor]]()
 
     def step() -> float:
-        nonlocal first, found
-        changes, begins, first = sweep(), first, False
-        if begins and from_zero and changes:
-            return 1.0
-        found = peaks(changes)
-        return largest_ratio(found.values())
+        nonlocal first, changes
+        changes, begins, first = dict(sweep()), first, False
+        return 1.0 if begins and from_zero and changes else largest_ratio(peaks(changes).values())
 
     sure = contraction is not None and not from_zero
     floor = FASTEST if contraction is None else contraction.rate
-    bound = NO_BOUND if contraction is None else bound_of(contraction, forward, lambda: found)
+    bound = NO_BOUND if contraction is None else bound_of(contraction, forward, lambda: changes)
     return advance(name, step, tolerance, max_sweeps, until_stalled, floor, sure, pace, slow, bound)
 
 
@@ -114,7 +111,7 @@ def advance(
 
     Args:
         sure: whether it may end at the first one.
-        bound: what the error may be after so many, however small the residual.
+        bound: what the error may be after so many, however small the residual; asked where the estimate is within the tolerance.
         rounding: what is added to the estimated error.
     """
     pace = Pace(limit=1.0) if pace is None else pace
@@ -129,7 +126,10 @@ def advance(
         )  # against the lowest: a cycle of winners may be longer than one sweep
         lowest = min(lowest, residual)
         error = residual * max(floor, rho / (1 - rho)) if rho < 1 else residual * 1e3
-        error = max(error, bound(k)) + rounding()
+        rounded = rounding()
+        error += rounded
+        if (sure or k > 1) and error <= tolerance:
+            error = max(error, bound(k) + rounded)
         if residual == 0 or ((sure or k > 1) and error <= tolerance):
             return Relaxation(name, k, error, True)
         if k > 1 and rho > slow and error * rho**SOME > tolerance:
@@ -142,18 +142,38 @@ def advance(
 
 
 def bound_of(
-    contraction: Contraction, forward: bool, found: Callable[[], Mapping[str, tuple[float, float]]]
+    contraction: Contraction, forward: bool, last: Callable[[], Mapping[str, tuple[Tensor, Tensor]]]
 ) -> Callable[[int], float]:
-    """The largest part of a state that it may be off by, of the peaks of the last sweep, until an error has had the sweeps to pass all states."""
+    """The largest part of a state that it may be off by, until an error has had the sweeps to pass all states.
+
+    Args:
+        last: (new, change) of each state in the last sweep.
+    """
 
     def bound(sweeps: int) -> float:
         if sweeps >= len(contraction.states):
             return 0.0
-        sizes = found()
-        off = contraction.left({n: moved for n, (_, moved) in sizes.items()}, forward)
-        return largest_ratio((size, off[n]) for n, (size, _) in sizes.items())
+        return max(largest_part(contraction, sizes, forward) for sizes in (peaks(last()), lengths(last())))
 
     return bound
+
+
+def largest_part(contraction: Contraction, sizes: Mapping[str, tuple[float, float]], forward: bool) -> float:
+    """By the sizes of each state and of its change, in one norm."""
+    off = contraction.left({n: moved for n, (_, moved) in sizes.items()}, forward)
+    return largest_ratio((size, off[n]) for n, (size, _) in sizes.items())
+
+
+def lengths(changes: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[float, float]]:
+    """The Euclidean norms of each state and of its change, in one transfer from the device."""
+    pairs = {n: pair for n, pair in changes.items() if pair[0].numel()}
+    norms = [
+        torch.linalg.vector_norm(t, dtype=torch.promote_types(t.dtype, torch.float32))
+        for pair in pairs.values()
+        for t in pair
+    ]
+    found = torch.stack(norms).cpu().tolist() if norms else []
+    return dict(zip(pairs, zip(found[::2], found[1::2], strict=True), strict=True))
 
 
 def peak(t: Tensor) -> Tensor:

@@ -48,7 +48,8 @@ def executor(
 def one_state(change: float) -> Change:
     """A state of size 1 that has changed by so much."""
     finite = math.isfinite(change)
-    return Change(torch.tensor([1.0 if finite else math.inf]), torch.tensor([change if finite else 0.0]))
+    size, moved = torch.tensor([1.0 if finite else math.inf]), torch.tensor([change if finite else 0.0])
+    return Change(size, moved, size, moved)
 
 
 def residual(before: dict[str, Tensor], after: dict[str, Tensor]) -> float:
@@ -71,6 +72,39 @@ def test_it_stops_at_the_same_sweep(
     assert int(progress.sweeps) == expected.sweeps
     assert bool(progress.converged) == expected.converged
     assert float(progress.error) == expected.residual
+
+
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(
+    st.lists(st.tuples(*[st.floats(0.01, 100.0)] * 3, st.floats(1e-5, 1e-1)), min_size=1, max_size=6),
+    st.tuples(*[st.floats(0.0, 3.0)] * 4),
+    st.floats(1e-5, 1e-1),
+)
+def test_what_changes_bound_counts_as_it_does_in_the_executor(
+    sweeps: list[tuple[float, float, float, float]], bounds: tuple[float, float, float, float], tolerance: float
+) -> None:
+    """Three states in a chain, with bounds that one residual does not tell."""
+    b, c, d, e = (v / 8 for v in bounds)  # b d + c e below 1: there is a remainder
+    tolerance *= 1.0123  # the executor divides in double precision, a graph in single: no ties
+    pairs = {("a", "b"): b, ("b", "a"): d, ("b", "c"): c, ("c", "b"): e}
+    certified = Contraction(("a", "b", "c"), {}, pairs, 0.01)
+    following = iter(
+        [{n: (v, q * r) for n, v, q in zip("abc", (x, y, z), (1.0, 0.5, 0.1), strict=True)} for x, y, z, r in sweeps]
+    )
+
+    def sweep() -> dict[str, tuple[Tensor, Tensor]]:
+        return {n: (torch.tensor([v]), torch.tensor([m])) for n, (v, m) in next(following).items()}
+
+    expected = iterate("block", sweep, tolerance, len(sweeps), contraction=certified)
+    progress, stop = begin(), Stop.of(tolerance, len(sweeps), certified)
+    for x, y, z, r in sweeps:
+        sizes, moved = torch.tensor([x, y, z]), torch.tensor([r, 0.5 * r, 0.1 * r])
+        progress = advance(progress, Change(sizes, moved, sizes, moved), stop, until_stalled=False)
+        if not progress.running:
+            break
+    assert int(progress.sweeps) == expected.sweeps
+    assert bool(progress.converged) == expected.converged
+    assert float(progress.error) == pytest.approx(expected.residual, rel=1e-5)
 
 
 def test_the_residual_is_the_largest_relative_change_of_a_state() -> None:

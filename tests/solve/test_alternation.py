@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import ffebm_compiler as fc
-from ffebm_compiler.solve import Tolerance, relax
+from ffebm_compiler.solve import Tolerance, displace, relax
 from ffebm_compiler.solve.explicit import EXPLICIT
 
 SIZES = st.lists(st.integers(1, 12), min_size=2, max_size=5)
@@ -86,3 +86,48 @@ def test_states_given_to_start_from_are_not_taken_for_settled() -> None:
     errors = [float((found.states[n] - s).abs().max() / s.abs().max()) for n, s in settled.states.items()]
     assert found.relaxation.converged
     assert max(errors) <= 4e-6
+
+
+@pytest.mark.parametrize(
+    ("layers", "tolerance"),
+    [
+        (((0, 1), (0.3, 1), (0.3, 1)), 1e-3),
+        (((0, 1), (1e-2, 1), (1e-2, 100)), 1e-3),
+        (((0, 1), (1e-3, 1), (1e-3, 1e4)), 4e-6),
+    ],
+)
+def test_what_a_later_state_feeds_back_is_waited_for(layers: tuple[tuple[float, float], ...], tolerance: float) -> None:
+    """In a chain of three the second one's first move reaches the first one in the second sweep, and the residual of the first one says too little."""
+    net = nn.Sequential(*[m for _ in layers for m in (nn.Linear(4, 4), nn.ReLU())]).double()
+    with torch.no_grad():
+        for layer, (weight, bias) in zip(net[::2], layers, strict=True):
+            layer.weight.copy_(weight * torch.eye(4))
+            layer.bias.fill_(bias)
+    model = fc.convert(net, block_size=3).eval()
+    x = torch.zeros(1, 4, dtype=torch.float64)
+    with model.using(tolerance=1e-14):
+        _, (exact,) = model.equilibrium(x)
+    with model.using(tolerance=tolerance):
+        _, (found,) = model.equilibrium(x)
+    errors = [float((found.states[n] - s).abs().max() / s.abs().max()) for n, s in exact.states.items()]
+    assert found.relaxation.converged
+    assert max(errors) <= found.relaxation.residual <= tolerance
+
+
+def test_a_displacement_given_to_start_from_is_not_taken_for_settled() -> None:
+    """A backward sweep begins with the last state, which reads the first one as it is given; nudged much less, it is off by more than the first one's change tells."""
+    torch.manual_seed(0)
+    model = fc.convert(nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU()), block_size=2)
+    model, x = model.double().eval(), torch.randn(4, 16, dtype=torch.float64)
+    _, (settled,) = model.equilibrium(x)
+    (block,) = model.program.energy_blocks
+    linear = EXPLICIT.linearise(model.block_call(block, {block.inputs[0]: x}).bound, settled.states)
+    first, last = (s.name for s in block.states)
+    errors = {first: torch.randn(4, 16, dtype=torch.float64), last: 1e-6 * torch.randn(4, 16, dtype=torch.float64)}
+    exact, _ = displace(linear, errors, 1e-3, Tolerance(1e-13), tangent=True)
+    start = {first: exact[first] * 1.001, last: exact[last]}
+    found, record = displace(linear, errors, 1e-3, Tolerance(1e-6), tangent=True, start=start)
+    assert record.converged
+    assert (
+        max(float((found[n] - d).abs().max() / d.abs().max()) for n, d in exact.items()) <= 1e-4
+    )  # a nudged phase's tolerance

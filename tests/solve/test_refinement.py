@@ -273,6 +273,49 @@ def test_a_block_may_be_narrow_in_part(narrow: None, monkeypatch: pytest.MonkeyP
     assert torch.bfloat16 not in types.of["addmm"] | types.of["mm"]
 
 
+class BothOut(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(32, 64), nn.Linear(64, 48)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = torch.relu(self.a(x))
+        return h, torch.relu(self.b(h))
+
+
+@pytest.mark.parametrize("loop_gain", [1e-4, 1e-3, 1e-2])
+def test_a_state_that_no_nudge_has_reached_yet_is_not_settled(loop_gain: float, narrow: None) -> None:
+    """Only the first state is nudged: the first sweep, from zero, begins with the other one."""
+    torch.manual_seed(0)
+    model = fc.convert(BothOut(), block_size=2, loop_gain=loop_gain, tolerance=1e-3, narrow=True)
+    x, pull = torch.randn(8, 32), torch.randn(8, 64)
+
+    def found(model: fc.FFEBM, x: Tensor) -> list[Tensor]:
+        model.zero_grad()
+        (model(x)[0] * pull.to(x)).sum().backward()
+        return [p.grad.double().flatten() for p in model.parameters()]
+
+    found(model, x)
+    reference = copy.deepcopy(model).double()
+    with reference.using(estimator=fc.Implicit(), tolerance=1e-12, narrow=False):
+        exact = found(reference, x.double())
+    cosines = [float(torch.cosine_similarity(a, b, dim=0)) for a, b in zip(found(model, x), exact, strict=True)]
+    assert min(cosines) > 0.9999
+
+
+@pytest.mark.parametrize("bias", [1.001953, 1.9])
+@pytest.mark.parametrize("norm", [1e-3, 3e-3])
+def test_roundings_that_add_up_are_found(norm: float, bias: float, narrow: None) -> None:
+    """Equal biases round equally, and a state of one number sums them all."""
+    net = nn.Sequential(nn.Linear(4, 1), nn.ReLU(), nn.Linear(1, 4096), nn.ReLU())
+    with torch.no_grad():
+        net[0].weight.zero_(), net[0].bias.fill_(1.0)
+        net[2].weight.fill_(norm / 64), net[2].bias.fill_(bias)
+    (found,), error = states_of(fc.convert(net, block_size=2, narrow=True), torch.zeros(1, 4))
+    assert found.relaxation.converged
+    assert error <= 4e-6
+
+
 def test_states_given_to_start_from_stay_as_they_are(narrow: None) -> None:
     model, x = model_of("vgg", 2)
     _, (settled, *_) = model.eval().equilibrium(x)
