@@ -60,14 +60,16 @@ def test_training_on_the_chip_learns(bundle: Path, x: Tensor) -> None:
     assert "on the chip" in on_chip.training_code
 
 
-def test_its_gradient_is_the_executors_on_ideal_hardware(bundle: Path, x: Tensor) -> None:
+def test_its_gradient_is_the_executors_on_ideal_hardware(x: Tensor, tmp_path: Path) -> None:
+    """At a loop gain at which the difference of two states in float32 tells a gradient of the first layer, on any processor."""
+    bundle = fc.convert(network(), block_size=2, loop_gain=0.2).compile_to(tmp_path / "b.ffebm", x)
     y = torch.arange(16) % 3
     on_chip, executor = runtime.load(bundle, "analog-emu", hardware="ideal").calibrate(x), runtime.load(bundle)
     on_chip.train_step(x, y), executor.train_step(x, y)
     ours, theirs = on_chip.gradients(), executor.gradients()
     assert ours.keys() == theirs.keys()
     a, b = (torch.cat([g[n].flatten() for n in theirs]) for g in (ours, theirs))
-    assert float(torch.nn.functional.cosine_similarity(a, b, 0)) > 0.999
+    assert float(torch.nn.functional.cosine_similarity(a, b, 0)) > 0.99999
 
 
 def test_a_trained_chip_is_saved_with_the_bundle(bundle: Path, x: Tensor, tmp_path: Path) -> None:
