@@ -42,7 +42,7 @@ def run(options: Options) -> Result:
 
 
 def measure(subject: Subject, options: Options) -> list[Row]:
-    """One row a way: the default, corrections in bfloat16 where the device gains from them, and a tolerance far below what analog converters tell apart."""
+    """One row a way: the default, corrections in bfloat16 where the device gains from them, and a tolerance that converters of up to 8 bits don't tell from the default."""
     net, batch = subject.network(options).eval(), subject.batch(options, BATCH)
     gains = narrow_pays(torch.device(options.device))
     ways = {way: subject.convert(net, **given) for way, given in WAYS.items() if gains or way != NARROW}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .binding import BoundBlock
 from .contraction import Contraction, added
-from .iteration import Relaxation, advance, bound_of, largest_ratio, peaks
+from .iteration import Last, Relaxation, advance, bound_of, largest_ratio, peaks
 
 Sweep = Callable[[], Mapping[str, tuple[Tensor, Tensor]]]
 """Advances every state, and gives (new, change) of each."""
@@ -50,7 +50,7 @@ class Alternation:
     _moved: dict[str, float] = field(default_factory=dict)
     _rounding: dict[str, float] = field(default_factory=dict)
     _is_rounded: bool = False
-    _last: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _last: Last = Last({}, {})  # noqa: RUF009
 
     def settle(self, max_sweeps: int) -> Relaxation:
         """Sweeps until the estimated error, rounding included, is within the tolerance."""
@@ -74,8 +74,9 @@ class Alternation:
     def _step(self) -> float:
         first, before = not self._sizes, self._moved
         corrects = not first and self._may_correct()
-        self._last = self.correct() if corrects else self.plain()
-        found = peaks(self._last)
+        changes = self.correct() if corrects else self.plain()
+        found = peaks(changes)
+        self._last = Last(changes, found)
         self._sizes |= {n: size for n, (size, _) in found.items()}
         self._moved = {n: moved for n, (_, moved) in found.items()}
         if corrects:

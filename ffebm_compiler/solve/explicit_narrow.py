@@ -2,7 +2,7 @@
 
 The second sweep of a certified block moves its states by some 1e-4 of their size, so a product of that move which is right to three
 digits leaves an error of 1e-7: as iterative refinement (Higham 2002, chapter 12) keeps the precision of the first solution and
-computes its corrections in a lower one. Where bfloat16 is multiplied several times as fast (by tensor cores, Intel's AMX, or the dot products of
+computes its corrections in a lower one. Where bfloat16 is multiplied much faster (by tensor cores, Intel's AMX, or the dot products of
 AVX-512), that is most of a sweep's time. A product that reads its weights few times waits for memory, one of few multiplications
 for its conversions, and both stay as they are.
 """
@@ -35,7 +35,7 @@ LARGE = 10**8
 """The multiplications from which on a product gains more than the conversions of its factors take."""
 
 UNITS = ("amx_bf16", "avx512_bf16")
-"""What a processor multiplies bfloat16 with at least twice as fast as float32."""
+"""What a processor multiplies bfloat16 with, faster than float32."""
 
 
 def narrow_pays(device: torch.device) -> bool:

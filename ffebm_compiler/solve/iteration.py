@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -81,16 +82,19 @@ def iterate(
         slow: give up once sweeps leave more than this of the residual, if more than some are still needed.
         forward: whether sweeps go from the inputs to the outputs, or back.
     """
-    first, changes = True, dict[str, tuple[Tensor, Tensor]]()
+    first, last = True, Last({}, {})
 
     def step() -> float:
-        nonlocal first, changes
-        changes, begins, first = dict(sweep()), first, False
-        return 1.0 if begins and from_zero and changes else largest_ratio(peaks(changes).values())
+        nonlocal first, last
+        changes, begins, first = sweep(), first, False
+        if begins and from_zero and changes:
+            return 1.0
+        last = Last(changes, peaks(changes))
+        return largest_ratio(last.peaks.values())
 
     sure = contraction is not None and not from_zero
     floor = FASTEST if contraction is None else contraction.rate
-    bound = NO_BOUND if contraction is None else bound_of(contraction, forward, lambda: changes)
+    bound = NO_BOUND if contraction is None else bound_of(contraction, forward, lambda: last)
     return advance(name, step, tolerance, max_sweeps, until_stalled, floor, sure, pace, slow, bound)
 
 
@@ -141,19 +145,26 @@ def advance(
     return Relaxation(name, max_sweeps, error, False)
 
 
-def bound_of(
-    contraction: Contraction, forward: bool, last: Callable[[], Mapping[str, tuple[Tensor, Tensor]]]
-) -> Callable[[int], float]:
-    """The largest part of a state that it may be off by, until an error has had the sweeps to pass all states.
+class Last(NamedTuple):
+    """The last sweep.
 
-    Args:
-        last: (new, change) of each state in the last sweep.
+    Attributes:
+        changes: (new, change) of each state.
+        peaks: their largest magnitudes.
     """
+
+    changes: Mapping[str, tuple[Tensor, Tensor]]
+    peaks: Mapping[str, tuple[float, float]]
+
+
+def bound_of(contraction: Contraction, forward: bool, last: Callable[[], Last]) -> Callable[[int], float]:
+    """The largest part of a state that it may be off by, until an error has had the sweeps to pass all states."""
 
     def bound(sweeps: int) -> float:
         if sweeps >= len(contraction.states):
             return 0.0
-        return max(largest_part(contraction, sizes, forward) for sizes in (peaks(last()), lengths(last())))
+        changes, found = last()
+        return max(largest_part(contraction, sizes, forward) for sizes in (found, lengths(changes)))
 
     return bound
 

@@ -6,8 +6,8 @@ never rises while the couplings are linear. :mod:`.iteration` tells when to stop
 
 Where a maximum is taken over states (max pooling) and the feedback pushes its winner below the next, the energy has a kink
 at the tie, and sweeps go back and forth across it for ever. A block whose gains bound its feedback holds the winners of the
-feedforward pass: its energy is then strictly convex, and where the feedback raises a winner it is also the lowest of all
-choices. At unit feedback the winners follow the states while the residual falls; once it has stalled they are held.
+feedforward pass, or of the states that it is given to start from: its energy is then strictly convex, and where the feedback raises a
+winner it is also the lowest of all choices. At unit feedback the winners follow the states while the residual falls; once it has stalled they are held.
 """
 
 from __future__ import annotations
