@@ -34,10 +34,13 @@ FASTEST = 0.05
 TINY = 1e-38
 """No state is smaller, in the ratio of its change to it."""
 
-NO_BOUND: Callable[[int], float] = lambda sweeps: 0.0  # noqa: E731
-
 DIVERGED = 1e30
 """A state beyond this is on its way to infinity."""
+
+
+def no_bound(sweeps: int) -> float:
+    """Where nothing is certified."""
+    return 0.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def iterate(
 
     sure = contraction is not None and not from_zero
     floor = FASTEST if contraction is None else contraction.rate
-    bound = NO_BOUND if contraction is None else bound_of(contraction, forward, lambda: last)
+    bound = no_bound if contraction is None else bound_of(contraction, forward, lambda: last)
     return advance(name, step, tolerance, max_sweeps, until_stalled, floor, sure, pace, slow, bound)
 
 
@@ -108,7 +111,7 @@ def advance(
     sure: bool = False,
     pace: Pace | None = None,
     slow: float = math.inf,
-    bound: Callable[[int], float] = NO_BOUND,
+    bound: Callable[[int], float] = no_bound,
     rounding: Callable[[], float] = lambda: 0.0,
 ) -> Relaxation:
     """The one relaxation loop, of steps that tell their residual.

@@ -128,6 +128,5 @@ def test_a_displacement_given_to_start_from_is_not_taken_for_settled() -> None:
     start = {first: exact[first] * 1.001, last: exact[last]}
     found, record = displace(linear, errors, 1e-3, Tolerance(1e-6), tangent=True, start=start)
     assert record.converged
-    assert (
-        max(float((found[n] - d).abs().max() / d.abs().max()) for n, d in exact.items()) <= 1e-4
-    )  # a nudged phase's tolerance
+    off = max(float((found[n] - d).abs().max() / d.abs().max()) for n, d in exact.items())
+    assert off <= Tolerance(1e-6).nudged(torch.float64)

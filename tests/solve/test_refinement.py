@@ -378,17 +378,8 @@ def test_rounding_is_bounded_by_what_is_multiplied(size: int, bias: float, toler
 @pytest.mark.parametrize("scale", [1.0, 0.1, 0.01])
 @pytest.mark.parametrize("weak", [1.0, 1e-2, 1e-4])
 def test_a_loss_that_pulls_at_one_state_much_harder_than_at_another(scale: float, weak: float, narrow: None) -> None:
-    class Two(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b = nn.Linear(32, 64), nn.Linear(64, 48)
-
-        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-            h = torch.relu(self.a(x))
-            return h, torch.relu(self.b(h))
-
     torch.manual_seed(0)
-    net = Two()
+    net = BothOut()
     with torch.no_grad():
         net.b.weight.mul_(scale)
     model = fc.convert(net, block_size=2, narrow=True)
