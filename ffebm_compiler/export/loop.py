@@ -96,16 +96,24 @@ def _settled(bound: BoundBlock, start: States, sweeps: Sweeps, stop: Stop) -> Se
     if sweeps.free is None:
         assert sweeps.held is not None
         held = bound.holding(bound.winners(start))
-        states, progress = _loop(sweeps.held, readable(held), start, begin(), stop, until_stalled=False)
+        states, progress = _loop(sweeps.held, readable(held), start, begin(), stop, until_stalled=False, certified=True)
         return Settled(states, progress.sweeps, progress.error)
     routed = sweeps.held is not None
-    states, progress = _loop(sweeps.free, readable(bound), start, begin(), stop, until_stalled=routed)
+    states, progress = _loop(
+        sweeps.free,
+        readable(bound),
+        start,
+        begin(),
+        stop,
+        until_stalled=routed,
+        certified=bound.contraction is not None,
+    )
     if sweeps.held is None:
         return Settled(states, progress.sweeps, progress.error)
     held = bound.holding(bound.winners(states))
     again = ~progress.converged & is_finite(progress.error) & (progress.sweeps < stop.max_sweeps)
     rest = stop._replace(max_sweeps=stop.max_sweeps - progress.sweeps)
-    states, after = _loop(sweeps.held, readable(held), states, begin(again), rest, until_stalled=False)
+    states, after = _loop(sweeps.held, readable(held), states, begin(again), rest, until_stalled=False, certified=False)
     error = torch.where(again, after.error, progress.error)
     return Settled(states, progress.sweeps + after.sweeps, error)
 
@@ -118,7 +126,13 @@ def _feedforward(bound: BoundBlock, marks: Marks) -> States:
 
 
 def _loop(
-    sweep: Sweep, values: Mapping[Read, Any], start: States, progress: Progress, stop: Stop, until_stalled: bool
+    sweep: Sweep,
+    values: Mapping[Read, Any],
+    start: States,
+    progress: Progress,
+    stop: Stop,
+    until_stalled: bool,
+    certified: bool,
 ) -> tuple[States, Progress]:
     """One loop; what it carries are the states and the progress, what it reads is the same in every sweep."""
     names = tuple(start)
@@ -134,7 +148,8 @@ def _loop(
     def body(*flat: Tensor) -> tuple[Tensor, ...]:
         before, now, until, read = split(flat)
         after = _run(sweep.module, [*before, *read])
-        change = Change.between(dict(zip(names, before, strict=True)), dict(zip(names, after, strict=True)))
+        old, new = (dict(zip(names, states, strict=True)) for states in (before, after))
+        change = Change.between(old, new, certified)
         return (*map(_own, after), *advance(now, change, until, until_stalled))
 
     carried = (*map(_own, start.values()), *progress)

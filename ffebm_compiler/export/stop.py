@@ -128,7 +128,7 @@ class Change(NamedTuple):
     Attributes:
         scale: the largest magnitudes of the states; infinite of one that has left all bounds or is no number, which onnxruntime's maximum overlooks.
         moved: those of their changes.
-        length, distance: the Euclidean norms of both.
+        length, distance: the Euclidean norms of both; the same again where nothing is certified and nobody asks.
     """
 
     scale: Tensor
@@ -137,12 +137,14 @@ class Change(NamedTuple):
     distance: Tensor
 
     @staticmethod
-    def between(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Change:
+    def between(before: Mapping[str, Tensor], after: Mapping[str, Tensor], certified: bool = True) -> Change:
         sizes = [s.abs().float() for s in after.values()]
         moves = [(s - before[n]).abs().float() for n, s in after.items()]
         scale = torch.stack([_peak(torch.where(size < DIVERGED, size, torch.inf)) for size in sizes])
-        lengths = (torch.stack([t.square().sum().sqrt() for t in ts]) for ts in (sizes, moves))
-        return Change(scale, torch.stack([*map(_peak, moves)]), *lengths)
+        moved = torch.stack([*map(_peak, moves)])
+        if not certified:
+            return Change(scale, moved, scale, moved)
+        return Change(scale, moved, *(torch.stack([t.square().sum().sqrt() for t in ts]) for ts in (sizes, moves)))
 
     @property
     def residual(self) -> Tensor:
