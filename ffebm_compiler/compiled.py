@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from .ir import Program
-from .passes.trace import Signature
+from .passes.stages import Signature
 
 
 @dataclass(frozen=True)

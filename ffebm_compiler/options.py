@@ -17,7 +17,7 @@ from .backends.execution import execution_problems, is_count
 from .errors import GradientWarning, OptionError, Problem, close_matches
 from .estimate import Estimator, TangentEP
 from .passes import NORMS, Choice
-from .passes.trace import is_hooked
+from .passes.symbolic_trace import is_hooked
 from .rules import Rule
 
 

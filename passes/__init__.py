@@ -12,7 +12,8 @@ from .legality import KEPT_DIGITAL, NORMS, Choice, Legal, legality
 from .nesting import room_for
 from .own_copy import own_copy, share_root
 from .partition import Partitioned, partition
-from .trace import Signature, Traced, trace
+from .stages import Signature, Traced
+from .trace import trace
 from .verify import Verification, verify
 
 __all__ = [

@@ -10,7 +10,7 @@ from torch import fx
 
 from ..rules import Role
 from .canonicalize import Canonical
-from .trace import Traced
+from .stages import Traced
 
 
 def fingerprint(traced: Traced) -> tuple[object, ...]:

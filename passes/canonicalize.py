@@ -18,7 +18,8 @@ from ..ir import Origin, Weight
 from ..rules import Call, Reading, Refusal, Role, Rule, Rules
 from .in_place import bases_of, buffers_of, make_out_of_place, overwritten_buffers
 from .naming import module_of, origins_of
-from .trace import Traced, is_hooked
+from .stages import Traced
+from .symbolic_trace import is_hooked
 
 aten = torch.ops.aten
 

@@ -24,7 +24,7 @@ from ..compiled import Compiled, ModeProgram
 from ..errors import InputError, OptionError, Problem, close_matches
 from ..estimate import SPSA, CenteredEP, Estimator, FreePhase, Implicit, OneSidedEP, TangentEP, Unrolled
 from ..ir import EnergyBlock
-from ..passes.trace import Signature
+from ..passes.stages import Signature
 from ..solve import BoundBlock, Gains, Tolerance
 from ..solve.explicit import Explicit
 from ..solve.explicit_prepare import prepare

@@ -35,9 +35,9 @@ def test_arguments_may_be_named_as_weights(export: bool, size: int) -> None:
     inputs, others = ([a.clone().requires_grad_() for a in args] for _ in range(2))
     model = fc.convert(net, block_size=size, example_inputs=args if export else None)
     if export:
-        from ffebm_compiler.passes.trace import _exported
+        from ffebm_compiler.passes.export_trace import export_trace
 
-        assert _exported(net, args, {}).tracer == "torch.export"
+        assert export_trace(net, args, {}).tracer == "torch.export"
     model(*inputs).square().sum().backward()
     net(*others).square().sum().backward()
     for a, b in zip((*model.parameters(), *inputs), (*net.parameters(), *others), strict=True):
