@@ -60,16 +60,28 @@ class Potential:
         return self.activation(a) if self.overwrite is None else self.overwrite(a)
 
 
-def _identity_energy(s: Tensor) -> Tensor:
+def half_square(s: Tensor) -> Tensor:
     return s * s / 2
+
+
+def _itself(a: Tensor) -> Tensor:
+    return a
+
+
+def _increment(a: Tensor, da: Tensor) -> Tensor:
+    return da
+
+
+def _unit_slope(s: Tensor) -> Callable[[Tensor], Tensor]:
+    return _itself
 
 
 IDENTITY = Potential(
     name="identity",
-    energy=_identity_energy,
-    activation=lambda a: a,
-    difference=lambda a, da: da,
-    tangent=lambda a, da: da,
-    tangent_at=lambda s: lambda da: da,
-    overwrite=lambda a: a,
+    energy=half_square,
+    activation=_itself,
+    difference=_increment,
+    tangent=_increment,
+    tangent_at=_unit_slope,
+    overwrite=_itself,
 )

@@ -14,6 +14,7 @@ The differences ``sigma(a + da) - sigma(a)`` are addition theorems and ``expm1``
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -49,46 +50,68 @@ def _elu_difference(a: Tensor, da: Tensor, alpha: float, scale: float, rate: flo
     return scale * (up + alpha * torch.exp(rate * a.clamp(max=0.0)) * torch.expm1(rate * down))
 
 
+def _elu_activation(a: Tensor, alpha: float, scale: float, rate: float) -> Tensor:
+    found: Tensor = aten.elu(a, alpha, scale, rate)
+    return found
+
+
+def _elu_tangent(a: Tensor, da: Tensor, alpha: float, scale: float, rate: float) -> Tensor:
+    return scale * torch.where(a > 0, da, alpha * rate * torch.exp(rate * a.clamp(max=0.0)) * da)
+
+
+def _elu_tangent_at(s: Tensor, alpha: float, scale: float, rate: float) -> Callable[[Tensor], Tensor]:
+    return lambda da: aten.elu_backward(da, alpha, scale, rate, True, s)
+
+
 def elu(alpha: float, scale: float = 1.0, rate: float = 1.0, name: str = "elu") -> Potential:
     """sigma(a) = scale * (a if a > 0 else alpha * (exp(rate * a) - 1))."""
-
-    def activation(a: Tensor) -> Tensor:
-        found: Tensor = aten.elu(a, alpha, scale, rate)
-        return found
-
-    def tangent(a: Tensor, da: Tensor) -> Tensor:
-        return scale * torch.where(a > 0, da, alpha * rate * torch.exp(rate * a.clamp(max=0.0)) * da)
-
+    constants = dict(alpha=alpha, scale=scale, rate=rate)
     depth = scale * alpha
     half, tex_half = ("½", r"\tfrac12") if scale == 1 else (f"{1 / (2 * scale):g}·", f"{1 / (2 * scale):g}")
     times, tex_times = ("", "") if rate == 1 else (f"{1 / rate:g}·", f"{1 / rate:g}")
     return Potential(
         name=name,
-        energy=partial(_elu_energy, alpha=alpha, scale=scale, rate=rate),
-        activation=activation,
-        difference=partial(_elu_difference, alpha=alpha, scale=scale, rate=rate),
-        tangent=tangent,
-        tangent_at=lambda s: lambda da: aten.elu_backward(da, alpha, scale, rate, True, s),
+        energy=partial(_elu_energy, **constants),
+        activation=partial(_elu_activation, **constants),
+        difference=partial(_elu_difference, **constants),
+        tangent=partial(_elu_tangent, **constants),
+        tangent_at=partial(_elu_tangent_at, **constants),
         slope=scale * max(1.0, alpha * rate),
         lower=-alpha * scale,
         text=f"{half}‖max({{s}},0)‖² + {times}Σ[({depth:g}+{{s}})log(1+{{s}}/{depth:g}) − {{s}}] over {{s}}<0",
         tex=rf"{tex_half}\lVert \max({{s}},0)\rVert^2 + {tex_times}\textstyle\sum_{{{{{{s}}<0}}}}\left[({depth:g}+{{s}})\log(1+{{s}}/{depth:g}) - {{s}}\right]",
-        options=dict(alpha=alpha, scale=scale, rate=rate),
+        options=constants,
     )
+
+
+def _binary_entropy(s: Tensor) -> Tensor:
+    return _xlogx(s) + _xlogx(1 - s)
+
+
+def _sigmoid_difference(a: Tensor, da: Tensor) -> Tensor:
+    """sigma(b) - sigma(a) = sigma(b) (1 - sigma(a)) (1 - exp(a - b)), written from the side where exp is small."""
+    return torch.where(
+        da >= 0,
+        -torch.expm1(-da.abs()) * torch.sigmoid(a + da) * torch.sigmoid(-a),
+        torch.expm1(-da.abs()) * torch.sigmoid(a) * torch.sigmoid(-a - da),
+    )
+
+
+def _sigmoid_tangent(a: Tensor, da: Tensor) -> Tensor:
+    return torch.sigmoid(a) * torch.sigmoid(-a) * da
+
+
+def _sigmoid_tangent_at(s: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda da: aten.sigmoid_backward(da, s)
 
 
 SIGMOID = Potential(
     name="sigmoid",
-    energy=lambda s: _xlogx(s) + _xlogx(1 - s),
+    energy=_binary_entropy,
     activation=torch.sigmoid,
-    # sigma(b) - sigma(a) = sigma(b) (1 - sigma(a)) (1 - exp(a - b)), written from the side where exp is small
-    difference=lambda a, da: torch.where(
-        da >= 0,
-        -torch.expm1(-da.abs()) * torch.sigmoid(a + da) * torch.sigmoid(-a),
-        torch.expm1(-da.abs()) * torch.sigmoid(a) * torch.sigmoid(-a - da),
-    ),
-    tangent=lambda a, da: torch.sigmoid(a) * torch.sigmoid(-a) * da,
-    tangent_at=lambda s: lambda da: aten.sigmoid_backward(da, s),
+    difference=_sigmoid_difference,
+    tangent=_sigmoid_tangent,
+    tangent_at=_sigmoid_tangent_at,
     overwrite=torch.sigmoid_,
     slope=0.25,
     lower=0.0,
@@ -97,29 +120,37 @@ SIGMOID = Potential(
     tex=r"\textstyle\sum\left[{s}\log {s} + (1-{s})\log(1-{s})\right]",
 )
 
+
+def _tanh_energy(s: Tensor) -> Tensor:
+    return (_xlogx(1 + s) + _xlogx(1 - s)) / 2
+
+
+def _tanh_difference(a: Tensor, da: Tensor) -> Tensor:
+    """tanh(a) = 2 sigmoid(2a) - 1, so the sigmoid's difference serves."""
+    return 2 * _sigmoid_difference(2 * a, 2 * da)
+
+
+def _tanh_tangent(a: Tensor, da: Tensor) -> Tensor:
+    return 4 * torch.sigmoid(2 * a) * torch.sigmoid(-2 * a) * da
+
+
+def _tanh_tangent_at(s: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda da: aten.tanh_backward(da, s)
+
+
 TANH = Potential(
     name="tanh",
-    energy=lambda s: (_xlogx(1 + s) + _xlogx(1 - s)) / 2,
+    energy=_tanh_energy,
     activation=torch.tanh,
-    # tanh(b) - tanh(a) = tanh(b - a) (1 - tanh(a) tanh(b)); the bracket by cosh where it would cancel
-    difference=lambda a, da: _tanh_difference(a, da),
-    tangent=lambda a, da: _sech2(a) * da,
-    tangent_at=lambda s: lambda da: aten.tanh_backward(da, s),
+    difference=_tanh_difference,
+    tangent=_tanh_tangent,
+    tangent_at=_tanh_tangent_at,
     overwrite=torch.tanh_,
     lower=-1.0,
     upper=1.0,
     text="½Σ[(1+{s}) log(1+{s}) + (1−{s}) log(1−{s})]",
     tex=r"\tfrac12\textstyle\sum\left[(1+{s})\log(1+{s}) + (1-{s})\log(1-{s})\right]",
 )
-
-
-def _sech2(a: Tensor) -> Tensor:
-    return 4 * torch.sigmoid(2 * a) * torch.sigmoid(-2 * a)
-
-
-def _tanh_difference(a: Tensor, da: Tensor) -> Tensor:
-    """tanh(a) = 2 sigmoid(2a) - 1, so the sigmoid's difference serves."""
-    return 2 * SIGMOID.difference(2 * a, 2 * da)
 
 
 class _SoftplusCorrection(torch.autograd.Function):
@@ -146,27 +177,36 @@ class _SoftplusCorrection(torch.autograd.Function):
         return error * torch.log(-torch.expm1(-u))
 
 
+def _softplus_energy(s: Tensor, beta: float) -> Tensor:
+    correction: Tensor = _SoftplusCorrection.apply(beta * s)
+    return s * s / 2 + correction / beta**2
+
+
+def _softplus_difference(a: Tensor, da: Tensor, beta: float) -> Tensor:
+    b = beta * da
+    # log1p(sigmoid(a) expm1(b)), which cancels in its turn where b is large
+    near = torch.log1p(torch.sigmoid(beta * a) * torch.expm1(b.clamp(-1.0, 1.0)))
+    far = F.softplus(beta * (a + da)) - F.softplus(beta * a)
+    return torch.where(b.abs() <= 1.0, near, far) / beta
+
+
+def _softplus_tangent(a: Tensor, da: Tensor, beta: float) -> Tensor:
+    return torch.sigmoid(beta * a) * da
+
+
+def _softplus_tangent_at(s: Tensor, beta: float) -> Callable[[Tensor], Tensor]:
+    return partial(torch.mul, -torch.expm1(-beta * s))
+
+
 def softplus(beta: float, threshold: float = 20.0) -> Potential:
     """sigma(a) = log(1 + exp(beta a)) / beta; PyTorch takes a itself where beta a exceeds the threshold."""
-
-    def energy(s: Tensor) -> Tensor:
-        correction: Tensor = _SoftplusCorrection.apply(beta * s)
-        return s * s / 2 + correction / beta**2
-
-    def difference(a: Tensor, da: Tensor) -> Tensor:
-        b = beta * da
-        # log1p(sigmoid(a) expm1(b)), which cancels in its turn where b is large
-        near = torch.log1p(torch.sigmoid(beta * a) * torch.expm1(b.clamp(-1.0, 1.0)))
-        far = F.softplus(beta * (a + da)) - F.softplus(beta * a)
-        return torch.where(b.abs() <= 1.0, near, far) / beta
-
     return Potential(
         name="softplus",
-        energy=energy,
-        activation=lambda a: F.softplus(a, beta, threshold),
-        difference=difference,
-        tangent=lambda a, da: torch.sigmoid(beta * a) * da,
-        tangent_at=lambda s: partial(torch.mul, -torch.expm1(-beta * s)),
+        energy=partial(_softplus_energy, beta=beta),
+        activation=partial(F.softplus, beta=beta, threshold=threshold),
+        difference=partial(_softplus_difference, beta=beta),
+        tangent=partial(_softplus_tangent, beta=beta),
+        tangent_at=partial(_softplus_tangent_at, beta=beta),
         lower=0.0,
         text=f"½‖{{s}}‖² + Σ Li₂(exp(−{beta:g}{{s}}))/{beta * beta:g}",
         tex=rf"\tfrac12\lVert {{s}}\rVert^2 + \textstyle\sum \mathrm{{{{Li}}}}_2(e^{{{{-{beta:g}{{s}}}}}})/{beta * beta:g}",
@@ -174,28 +214,35 @@ def softplus(beta: float, threshold: float = 20.0) -> Potential:
     )
 
 
+def _softmax_difference(a: Tensor, da: Tensor, dim: int) -> Tensor:
+    p = torch.softmax(a, dim)
+    da = da - (p * da).sum(dim, keepdim=True)  # a common shift changes nothing
+    grow = torch.expm1(da.clamp(-1.0, 1.0))
+    mean = (p * grow).sum(dim, keepdim=True)
+    far = torch.softmax(a + da, dim) - p
+    return torch.where(da.abs().amax(dim, keepdim=True) <= 1.0, p * (grow - mean) / (1 + mean), far)
+
+
+def _along_simplex(p: Tensor, da: Tensor, dim: int) -> Tensor:
+    return p * (da - (p * da).sum(dim, keepdim=True))
+
+
+def _softmax_tangent(a: Tensor, da: Tensor, dim: int) -> Tensor:
+    return _along_simplex(torch.softmax(a, dim), da, dim)
+
+
+def _softmax_tangent_at(p: Tensor, dim: int) -> Callable[[Tensor], Tensor]:
+    return partial(_along_simplex, p, dim=dim)
+
+
 def softmax(dim: int) -> Potential:
-    def difference(a: Tensor, da: Tensor) -> Tensor:
-        p = torch.softmax(a, dim)
-        da = da - (p * da).sum(dim, keepdim=True)  # a common shift changes nothing
-        grow = torch.expm1(da.clamp(-1.0, 1.0))
-        mean = (p * grow).sum(dim, keepdim=True)
-        far = torch.softmax(a + da, dim) - p
-        return torch.where(da.abs().amax(dim, keepdim=True) <= 1.0, p * (grow - mean) / (1 + mean), far)
-
-    def tangent(a: Tensor, da: Tensor) -> Tensor:
-        return along(torch.softmax(a, dim), da)
-
-    def along(p: Tensor, da: Tensor) -> Tensor:
-        return p * (da - (p * da).sum(dim, keepdim=True))
-
     return Potential(
         name="softmax",
         energy=_xlogx,
-        activation=lambda a: torch.softmax(a, dim),
-        difference=difference,
-        tangent=tangent,
-        tangent_at=lambda p: partial(along, p),
+        activation=partial(torch.softmax, dim=dim),
+        difference=partial(_softmax_difference, dim=dim),
+        tangent=partial(_softmax_tangent, dim=dim),
+        tangent_at=partial(_softmax_tangent_at, dim=dim),
         slope=0.5,
         lower=0.0,
         upper=1.0,

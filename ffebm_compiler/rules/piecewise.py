@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ir import Potential
+from ..ir.potential import half_square
 from .activation import chosen, fixed
 from .remake import NUMBER, POSITIVE, REAL, Options, PotentialRemakes, exactly, of
 from .rule import Call, Refusal, Role, Rule
@@ -58,21 +59,39 @@ def _tangent_inside(s: Tensor, lower: float, upper: float, scale: float) -> Call
     return inside if scale == 1 else lambda da: inside(da).mul_(scale)
 
 
+def _affine_energy(s: Tensor, scale: float, shift: float) -> Tensor:
+    return (s - shift) ** 2 / (2 * scale)
+
+
+def _affine_clip(a: Tensor, lower: float, upper: float, scale: float, shift: float) -> Tensor:
+    return (scale * a + shift).clamp(lower, upper) if (scale, shift) != (1, 0) else a.clamp(lower, upper)
+
+
+def _affine_clip_difference(a: Tensor, da: Tensor, lower: float, upper: float, scale: float, shift: float) -> Tensor:
+    return _clip_difference(scale * a + shift, scale * da, lower, upper)
+
+
+def _affine_clip_tangent(a: Tensor, da: Tensor, lower: float, upper: float, scale: float, shift: float) -> Tensor:
+    return torch.where(_inside(scale * a + shift, lower, upper), scale * da, 0.0)
+
+
+def _clip_in_place(a: Tensor, lower: float, upper: float) -> Tensor:
+    return a.clamp_(lower, upper)
+
+
 def clamp(lower: float, upper: float, scale: float = 1.0, shift: float = 0.0, name: str = "clamp") -> Potential:
     """sigma(a) = clip(scale * a + shift, lower, upper); G = (s - shift)^2 / (2 scale)."""
     centred = "{s}" if shift == 0 else f"{{s}} − {shift:g}"
     factor, tex_factor = ("½", r"\tfrac12") if scale == 1 else (f"{1 / (2 * scale):g}·", f"{1 / (2 * scale):g}")
     return Potential(
         name=name,
-        energy=lambda s: (s - shift) ** 2 / (2 * scale),
-        activation=lambda a: (
-            (scale * a + shift).clamp(lower, upper) if (scale, shift) != (1, 0) else a.clamp(lower, upper)
-        ),
-        difference=lambda a, da: _clip_difference(scale * a + shift, scale * da, lower, upper),
+        energy=partial(_affine_energy, scale=scale, shift=shift),
+        activation=partial(_affine_clip, lower=lower, upper=upper, scale=scale, shift=shift),
+        difference=partial(_affine_clip_difference, lower=lower, upper=upper, scale=scale, shift=shift),
         prepared_difference=partial(_prepared_affine_clip, lower=lower, upper=upper, scale=scale, shift=shift),
-        tangent=lambda a, da: torch.where(_inside(scale * a + shift, lower, upper), scale * da, 0.0),
+        tangent=partial(_affine_clip_tangent, lower=lower, upper=upper, scale=scale, shift=shift),
         tangent_at=partial(_tangent_inside, lower=lower, upper=upper, scale=scale),
-        overwrite=(lambda a: a.clamp_(lower, upper)) if (scale, shift) == (1, 0) else None,
+        overwrite=partial(_clip_in_place, lower=lower, upper=upper) if (scale, shift) == (1, 0) else None,
         slope=scale,
         lower=lower,
         upper=upper,
@@ -86,14 +105,22 @@ def _inside(u: Tensor, lower: float, upper: float) -> Tensor:
     return (u > lower) & (u < upper)
 
 
+def _relu_tangent(a: Tensor, da: Tensor) -> Tensor:
+    return torch.where(a > 0, da, 0.0)
+
+
+def _relu_tangent_at(s: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda da: aten.threshold_backward(da, s, 0)
+
+
 RELU = Potential(
     name="relu",
-    energy=lambda s: s * s / 2,
+    energy=half_square,
     activation=torch.relu,
     difference=partial(_clip_difference, lower=0.0, upper=INFINITY),
     prepared_difference=partial(_prepared_clip, lower=0.0, upper=INFINITY),
-    tangent=lambda a, da: torch.where(a > 0, da, 0.0),
-    tangent_at=lambda s: lambda da: aten.threshold_backward(da, s, 0),
+    tangent=_relu_tangent,
+    tangent_at=_relu_tangent_at,
     overwrite=torch.relu_,
     lower=0.0,
     options=dict(lower=0.0, upper=INFINITY, scale=1.0, shift=0.0),
@@ -114,14 +141,26 @@ def _leaky_difference(a: Tensor, da: Tensor, slope: float) -> Tensor:
     return up + slope * down
 
 
+def _leaky_energy(s: Tensor, slope: float) -> Tensor:
+    return torch.where(s >= 0, s * s / 2, s * s / (2 * slope))
+
+
+def _leaky_tangent(a: Tensor, da: Tensor, slope: float) -> Tensor:
+    return torch.where(a > 0, da, slope * da)
+
+
+def _leaky_tangent_at(s: Tensor, slope: float) -> Callable[[Tensor], Tensor]:
+    return lambda da: aten.leaky_relu_backward(da, s, slope, True)
+
+
 def leaky_relu(slope: float) -> Potential:
     return Potential(
         name="leaky_relu",
-        energy=lambda s: torch.where(s >= 0, s * s / 2, s * s / (2 * slope)),
-        activation=lambda a: F.leaky_relu(a, slope),
+        energy=partial(_leaky_energy, slope=slope),
+        activation=partial(F.leaky_relu, negative_slope=slope),
         difference=partial(_leaky_difference, slope=slope),
-        tangent=lambda a, da: torch.where(a > 0, da, slope * da),
-        tangent_at=lambda s: lambda da: aten.leaky_relu_backward(da, s, slope, True),
+        tangent=partial(_leaky_tangent, slope=slope),
+        tangent_at=partial(_leaky_tangent_at, slope=slope),
         slope=max(1.0, slope),
         text=f"½‖max({{s}},0)‖² + {1 / (2 * slope):g}·‖min({{s}},0)‖²",
         tex=rf"\tfrac12\lVert \max({{s}},0)\rVert^2 + {1 / (2 * slope):g}\lVert \min({{s}},0)\rVert^2",
