@@ -9,34 +9,15 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from ..ir import Operation, Weight
+from ..ir.functions import added, multiple, quotient, reflected, shifted
 from .remake import NUMBER, Given, Kind, OperationRemakes, Options, Remake, plain
 from .rule import Call, Reading, Refusal, Role, Rule, options
 
 aten = torch.ops.aten
 Number = (int, float)
-
-
-def _sum(a: Tensor, b: Tensor, alpha: float = 1) -> Tensor:
-    return torch.add(a, b, alpha=alpha)
-
-
-def _shift(a: Tensor, constant: float) -> Tensor:
-    return a + constant
-
-
-def _multiple(a: Tensor, factor: float) -> Tensor:
-    return a * factor
-
-
-def _quotient(a: Tensor, divisor: float) -> Tensor:
-    return a / divisor
-
-
-def _reflect(a: Tensor, constant: float) -> Tensor:
-    return constant - a
 
 
 def _operand(call: Call, value: Any) -> fx.Node | Weight | None:
@@ -88,11 +69,11 @@ class _Printed:
 
 
 _PRINTED = {
-    ("add", "alpha"): _Printed("add", _sum, _sum_text),
-    ("shift", "constant"): _Printed("shift", _shift, lambda o: f"{{0}} + {o['constant']:g}"),
-    ("reflect", "constant"): _Printed("reflect", _reflect, lambda o: f"{o['constant']:g} − {{0}}"),
-    ("scale", "factor"): _Printed("scale", _multiple, _multiple_text),
-    ("scale", "divisor"): _Printed("scale", _quotient, lambda o: f"{{0}}/{o['divisor']:g}"),
+    ("add", "alpha"): _Printed("add", added, _sum_text),
+    ("shift", "constant"): _Printed("shift", shifted, lambda o: f"{{0}} + {o['constant']:g}"),
+    ("reflect", "constant"): _Printed("reflect", reflected, lambda o: f"{o['constant']:g} − {{0}}"),
+    ("scale", "factor"): _Printed("scale", multiple, _multiple_text),
+    ("scale", "divisor"): _Printed("scale", quotient, lambda o: f"{{0}}/{o['divisor']:g}"),
 }
 _BY_WEIGHT = Operation(name="scale_by_weight", function=torch.mul, text="{1}·{0}", tex=r"{1}\odot {0}")
 

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from ..ir import Operation, Weight
+from ..ir.functions import held_norm
 from .remake import NUMBER, Given, OperationRemakes, Options, Remake
 from .rule import Call, Reading, Refusal, Role, Rule, nodes_of
 
 aten = torch.ops.aten
 
 
-def _held(a: Tensor, mean: Tensor, variance: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float) -> Tensor:
-    return F.batch_norm(a, mean, variance, scale, shift, False, 0.0, eps)
-
-
 def _operation(chosen: Options, given: Given = ()) -> Operation:
-    return Operation(name="batch_norm", function=_held, options=chosen, text="{layer}({0})")
+    return Operation(name="batch_norm", function=held_norm, options=chosen, text="{layer}({0})")
 
 
 def _batch_norm(call: Call) -> Reading | Refusal:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ir import Operation
+from ..ir.functions import taken
 from .remake import (
     COUNT,
     COUNTS,
@@ -53,18 +54,13 @@ def _read(
 def _operation(name: str, function: Callable[..., Any], chosen: Options, routed: bool) -> Operation:
     if not routed:
         return Operation(name=name, function=function, options=chosen)
-    choose, take = partial(_winners, function=function), partial(_take, dimensions=int(name[-2]))
+    choose, take = partial(_winners, function=function), partial(taken, dimensions=int(name[-2]))
     return Operation(name=name, function=function, options=chosen, linear=False, routed=True, choose=choose, take=take)
 
 
 def _winners(a: Tensor, function: Callable[..., Any], **chosen: Any) -> Tensor:
     winners: Tensor = function(a, return_indices=True, **chosen)[1]
     return winners
-
-
-def _take(a: Tensor, winners: Tensor, dimensions: int) -> Tensor:
-    """The values at the winners, which count through the pooled dimensions."""
-    return a.flatten(-dimensions).gather(-1, winners.flatten(-dimensions)).view(winners.shape)
 
 
 _MAX = dict(kernel_size=..., stride=None, padding=0, dilation=1, ceil_mode=False)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..ir import Operation
+from ..ir.functions import Sizes, concatenated, reshaped
 from .remake import (
     DIMENSION,
     DIMENSIONS,
@@ -71,18 +72,6 @@ def _flat_arguments(call: Call) -> tuple[Any, ...]:
     return tuple(given)
 
 
-class Sizes(tuple):
-    """A target shape whose ``None`` entries are filled by the sizes given at run time, in order."""
-
-    def fill(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
-        remaining = iter(sizes)
-        return tuple(next(remaining) if s is None else s for s in self)
-
-
-def _reshape_to(x: Tensor, *sizes: int, shape: Sizes) -> Tensor:
-    return x.reshape(shape.fill(sizes))
-
-
 def _reshape(call: Call) -> Reading | Refusal:
     given = _flat_arguments(call)
     if not given or any(isinstance(g, torch.dtype) for g in given):
@@ -93,7 +82,7 @@ def _reshape(call: Call) -> Reading | Refusal:
     shape = Sizes(None if isinstance(g, fx.Node) else int(g) for g in given)
     return Reading(
         operands=(call.as_operand(call.value()), *sizes),
-        operation=moved("reshape", _reshape_to, dict(shape=shape)),
+        operation=moved("reshape", reshaped, dict(shape=shape)),
         given=frozenset(sizes),
         keeps_batch=shape[0] is None,
     )
@@ -117,10 +106,6 @@ def _permute(call: Call) -> Reading | Refusal:
     )
 
 
-def _concatenate(*parts: Tensor, dim: int) -> Tensor:
-    return torch.cat(parts, dim)
-
-
 def _cat(call: Call) -> Reading | Refusal:
     parts = call.arguments["tensors"]
     dim = call.option("dim", 0)
@@ -137,7 +122,7 @@ def _cat(call: Call) -> Reading | Refusal:
 def _joined(chosen: Options, given: Given) -> Operation:
     listed = ", ".join(f"{{{i}}}" for i in range(len(given)))
     return Operation(
-        name="cat", function=_concatenate, options=chosen, text=f"[{listed}]", tex=rf"\left[{listed}\right]"
+        name="cat", function=concatenated, options=chosen, text=f"[{listed}]", tex=rf"\left[{listed}\right]"
     )
 
 
@@ -264,7 +249,7 @@ SHAPE_RULES: tuple[Rule, ...] = (
 
 
 def _reshape_remade(chosen: Options, given: Given) -> Operation:
-    return moved("reshape", _reshape_to, dict(shape=Sizes(chosen["shape"])))
+    return moved("reshape", reshaped, dict(shape=Sizes(chosen["shape"])))
 
 
 MOST_PARTS = 1024

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from ..ir import Operation, Weight
+from ..ir.functions import times
 from .remake import COUNT, COUNTS, FLAG, SIZES, Given, Kind, OperationRemakes, Options, Remake, either, one_of
 from .rule import Call, Reading, Refusal, Role, Rule, nodes_of, options
 
@@ -44,12 +45,6 @@ def _linear(call: Call) -> Reading | Refusal:
     if call.module is None and call.weight("weight") is None:
         return Refusal("its weight is not a tensor")
     return _read_weighted(call, "linear", F.linear, {})
-
-
-def times(a: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
-    """``a @ weight + bias``, the weight transposed first if it is asked for."""
-    product = torch.matmul(a, weight.mT if transposed else weight)
-    return product if bias is None else product + bias
 
 
 def _matrix(call: Call) -> tuple[Weight, bool] | None:

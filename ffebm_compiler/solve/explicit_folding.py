@@ -15,11 +15,13 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..ir import Coupling, Operation, Term
+from ..ir.functions import held_norm
 
-RANKS = {"linear": 2, "conv1d": 3, "conv2d": 4, "conv3d": 5}
+RANKS: Mapping[Callable[..., Any], int] = {F.linear: 2, F.conv1d: 3, F.conv2d: 4, F.conv3d: 5}
 """Products whose weight has the output channels first, and the dimensions of what they read where those channels are the norm's."""
 
 PRECISE = (torch.float32, torch.float64)
@@ -30,7 +32,7 @@ def folded(coupling: Coupling) -> Coupling:
     """The coupling with each held norm that follows a product folded into that product's weights."""
     uses = Counter(o for t in coupling.terms for o in t.operands if isinstance(o, str))
     uses[coupling.output] += 1
-    products = {t.name: t for t in coupling.terms if t.operation.name in RANKS and uses[t.name] == 1}
+    products = {t.name: t for t in coupling.terms if t.operation.function in RANKS and uses[t.name] == 1}
     norms = {t.name: p for t in coupling.terms if (p := _normed(t, products)) is not None}
     if not norms:
         return coupling
@@ -41,7 +43,7 @@ def folded(coupling: Coupling) -> Coupling:
 
 def _normed(term: Term, products: Mapping[str, Term]) -> Term | None:
     """The product that a held norm reads."""
-    read = term.operands[0] if term.operation.name == "batch_norm" else None
+    read = term.operands[0] if term.operation.function is held_norm else None
     return products.get(read) if isinstance(read, str) else None
 
 
@@ -52,7 +54,7 @@ def _folded(norm: Term, product: Term) -> Term:
         options=product.operation.options,
         norm=norm.operation.function,
         eps=norm.operation.options["eps"],
-        rank=RANKS[product.operation.name],
+        rank=RANKS[product.operation.function],
     )
     operation = Operation(f"{product.operation.name} and norm", function, weighted=True)
     return Term(norm.name, operation, (*product.operands, *norm.operands[1:]), norm.origin)

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
-from ffebm_compiler.ir import Coupling
+from ffebm_compiler.ir import Coupling, Operation
+from ffebm_compiler.rules import Reading, Role, Rule
+from ffebm_compiler.rules.rule import Call
 from ffebm_compiler.solve.explicit_folding import folded
 
 
@@ -97,3 +99,38 @@ def test_a_norm_over_another_dimension_than_the_products_channels_is_not_folded(
     tensors = dict((*layers.named_parameters(), *layers.named_buffers()))
     found = folded(coupling).evaluate({coupling.inputs[0]: x}, {p: tensors[p] for p in coupling.weights})
     assert torch.allclose(found, layers(x), rtol=1e-12, atol=1e-12)
+
+
+@torch.fx.wrap
+def squared_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return nn.functional.linear(x, weight.square(), bias)
+
+
+class Squared(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return squared_linear(x, self.weight, self.bias)
+
+
+def read_squared(call: Call) -> Reading:
+    weight, bias = (call.as_operand(call.arguments[n]) for n in ("weight", "bias"))
+    operation = Operation("linear", squared_linear, weighted=True)
+    return Reading((call.as_operand(call.value()), weight, bias), operation)
+
+
+def test_an_operation_that_bears_the_name_of_a_product_is_not_taken_for_it() -> None:
+    rule = Rule(
+        "squared",
+        Role.COUPLING,
+        read_squared,
+        "",
+        functions=(squared_linear,),
+        signature=("input", "weight", "bias"),
+    )
+    layers = [nn.Linear(6, 8), nn.ReLU(), Squared(8, 8), moved(nn.BatchNorm1d(8)), nn.ReLU()]
+    net = nn.Sequential(*layers, nn.Linear(8, 3)).double().eval()
+    x = torch.randn(4, 6, dtype=torch.float64)
+    model = fc.convert(net, 3, norm="held", loop_gain=1e-9, rules=[rule], example_inputs=x)
+    with torch.no_grad():
+        assert torch.allclose(model(x), net(x), atol=1e-6, rtol=0)
+    (coupling,) = (s.drive for b in model.blocks for s in b.block.states if len(s.drive.terms) == 2)
+    assert folded(coupling) is coupling
