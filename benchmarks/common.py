@@ -58,6 +58,15 @@ def add_networks(p: argparse.ArgumentParser) -> None:
     p.add_argument("--pooling", choices=tuple(POOLINGS), default="average", help="between the convolutions")
 
 
+def as_trained(network: nn.Module) -> nn.Module:
+    """The same network, its norms counted as trained and so held inside blocks; their statistics stay 0 and 1, whatever the weights."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            assert module.num_batches_tracked is not None
+            module.num_batches_tracked.fill_(1000)
+    return network
+
+
 @dataclass(frozen=True)
 class Task:
     """A data set, split, and how long a network trains on it."""
@@ -74,6 +83,10 @@ class Task:
         return networks.benchmark_network(
             activation, generator, x.shape[1], x.shape[2], self.images.classes, width, pooling
         )
+
+    def normed_network(self) -> nn.Module:
+        generator = torch.Generator().manual_seed(self.seed + 1)
+        return networks.normed_network(generator, self.images.x.shape[1], self.images.classes)
 
     def train(self, model: nn.Module, name: str, rate: float) -> Progress:
         return training.fit(model, self.data, Stage(name, self.epochs, self.batch, rate, self.seed))

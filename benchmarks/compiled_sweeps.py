@@ -154,7 +154,7 @@ def _measured_at(place: int, rounds: int, threads: int) -> dict[str, Any]:
 
 def measured(case: Case, rounds: int) -> dict[str, Any]:
     torch.manual_seed(0)
-    net = case.make()
+    net = common.as_trained(case.make())
     x = torch.rand(case.shape)
     model = fc.convert(net, block_size=3, loop_gain=0.2)  # sweeps that all change the states
     _, (settled, *_) = model.equilibrium(x)

@@ -79,7 +79,7 @@ def convolutions(nodes: int) -> nn.Module:
         for _ in range(nodes // 3)
         for m in (nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
     ]
-    return nn.Sequential(*parts)
+    return common.as_trained(nn.Sequential(*parts))
 
 
 SHAPES: dict[str, Callable[[int], nn.Module]] = {
@@ -108,7 +108,7 @@ def resnet(quick: bool) -> nn.Module | None:
         _DECLARED.append(library)
         import torchvision
     models = torchvision.models
-    return (models.resnet18 if quick else models.resnet152)(weights=None)
+    return common.as_trained((models.resnet18 if quick else models.resnet152)(weights=None))
 
 
 _DECLARED: list[Any] = []

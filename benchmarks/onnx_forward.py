@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     side, hidden, batch, repeats = (
         (32, 64, 2, 3) if options.quick else (options.side, 4096, options.batch, options.repeats)
     )
-    net = networks.vgg11_bn(generator, hidden=hidden).eval()
+    net = common.as_trained(networks.vgg11_bn(generator, hidden=hidden)).eval()
     x = torch.randn(batch, 3, side, side, generator=generator)
     whole = measure(net, "vgg11_bn, all digital", x, repeats, block_size=1, digital=lambda name, module: True)
     split = measure(net, f"vgg11_bn, blocks of {options.block_size}", x, repeats, block_size=options.block_size)

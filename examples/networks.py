@@ -154,3 +154,16 @@ def benchmark_network(
         pooling=pooling,
     )
     return initialise(network, activation, generator)
+
+
+def normed_network(
+    generator: torch.Generator, channels: int, classes: int = 10, width: int = 16, depth: int = 6
+) -> nn.Module:
+    """Convolution, batch norm, ReLU, again and again, then the mean of the image and a classifier."""
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    for j in range(1, depth + 1):
+        parts[f"conv{j}"] = nn.Conv2d(channels if j == 1 else width, width, 3, padding=1, bias=False)
+        parts[f"norm{j}"], parts[f"act{j}"] = nn.BatchNorm2d(width), nn.ReLU()
+    parts["average"], parts["flatten"] = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    parts["classifier"] = nn.Linear(width, classes)
+    return initialise(nn.Sequential(parts), "relu", generator)

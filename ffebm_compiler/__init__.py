@@ -12,6 +12,7 @@ from .backends import FFEBM, AnalogFFEBM
 from .compare import GradientComparison, compare_gradients
 from .errors import (
     ConvergenceWarning,
+    ConversionWarning,
     FFEBMError,
     GradientWarning,
     InputError,
@@ -32,6 +33,7 @@ __all__ = [
     "AnalogFFEBM",
     "CenteredEP",
     "ConvergenceWarning",
+    "ConversionWarning",
     "FFEBMError",
     "GradientComparison",
     "GradientWarning",

@@ -6,6 +6,7 @@ nn.Module -> copy -> trace -> canonicalize -> legality -> partition -> derive ->
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from .backends import FFEBM, Execution, TorchEP
 from .backends.execution import DEFAULT_LOOP_GAIN
 from .backends.verification import verify_early
 from .compiled import Compiled, ModeProgram
-from .errors import OptionError, Problem
+from .errors import ConversionWarning, OptionError, Problem
 from .estimate import Estimator, TangentEP
 from .ir import Program
 from .options import Options, check
@@ -25,10 +26,13 @@ from .passes import (
     Choice,
     Traced,
     canonicalize,
+    check_choices,
     depends_on_mode,
     derive,
     fingerprint,
+    first_names,
     legality,
+    norm_doubts,
     own_copy,
     partition,
     room_for,
@@ -69,11 +73,13 @@ def convert(
         model: any module that ``torch.fx.symbolic_trace`` can trace, or ``torch.export`` with ``example_inputs``.
         block_size: weighted layers a block, 2 by default; 1 is the feedforward network itself.
         block_sizes: instead, one size a block, in the order in which the model's calls open them.
-        digital: layers to keep out of blocks: names (a container is called as a whole, ``*`` matches) or a predicate of
-            (name, module), asked of every layer that is called, not of containers, and of every function with None.
-        analog: layers that must be in a block, likewise.
+        digital: layers to keep out of blocks: names (a container is called as a whole, ``*`` matches, ``""`` is the model itself,
+            which then isn't traced) or a predicate of (name, module), asked of every layer that is called, not of
+            containers, and of every function with None. A name of what is never called on its own is an error.
+        analog: layers that must be in a block, likewise; a container means all that it calls.
         norm: ``"auto"`` keeps a batch norm before a block's first activation digital and holds the running statistics of one
-            deeper inside; ``"split"`` makes every norm a boundary; ``"held"`` holds all of them.
+            deeper inside, if it has some at the conversion: a norm that saw no batch stays digital and trains as ever;
+            ``"split"`` makes every norm a boundary; ``"held"`` holds all of them. The report says which norm is which.
         loop_gain: the bound on the loop gain of every coupling; below 0.25 the energy of a chain is certified
             strictly convex. None gives all reverse gains 1, as in the paper.
         estimator: how backward gets the gradient of a block, :class:`TangentEP` by default.
@@ -90,7 +96,7 @@ def convert(
             Modes, hooks and flags are each one's own. Don't restructure the model afterwards (parametrize, prune).
 
     Raises:
-        OptionError: options that can't be used, all at once.
+        OptionError: options that can't be used, names of layers that are not called among them, all at once.
         TraceError: the model can't be traced.
         PartitionError: ``analog=`` insists on a layer that can't be in a block.
         VerificationError: a block's energy and its solver disagree, or the program and the model (a rule is wrong).
@@ -162,6 +168,8 @@ def compile_model(model: nn.Module, options: Options) -> Compiled:
         buffers = {name for name, _ in network.named_buffers()}
         modes = _both_modes(network, model.training, options)
     in_place = _rewritten(network, [m.program for m in modes.values()])
+    for doubt in norm_doubts({id(m): m.program for m in modes.values()}.values(), network):
+        warnings.warn(doubt, ConversionWarning, stacklevel=3)
     for name in in_place:
         network.get_submodule(name).inplace = False  # type: ignore[assignment]
     constants = tuple(name for name, _ in network.named_buffers() if name not in buffers)
@@ -174,12 +182,13 @@ def _both_modes(network: nn.Module, first: bool, options: Options) -> dict[bool,
     """The program of each mode; one and the same where both modes make the same calls."""
     known = _traced(network, first, options)
     alike = fingerprint(known)
-    canonical = canonicalize(known, RULES.extended(options.rules))
-    compiled = _compile_mode(canonical, options)
+    canonicals = {first: canonicalize(known, RULES.extended(options.rules))}
     other = _traced(network, not first, options)
-    if fingerprint(other) == alike and not depends_on_mode(canonical):
-        return {first: compiled, not first: compiled}
-    return {first: compiled, not first: _compile_mode(canonicalize(other, RULES.extended(options.rules)), options)}
+    if fingerprint(other) != alike or depends_on_mode(canonicals[first]):
+        canonicals[not first] = canonicalize(other, RULES.extended(options.rules))
+    check_choices(list(canonicals.values()), options.digital, options.analog)
+    compiled = {mode: _compile_mode(canonical, options) for mode, canonical in canonicals.items()}
+    return compiled if len(compiled) == 2 else {mode: compiled[first] for mode in (first, not first)}
 
 
 def _rewritten(network: nn.Module, programs: Iterable[Program]) -> tuple[str, ...]:
@@ -202,7 +211,7 @@ def _recorded(options: Options, program: Program) -> dict[str, Any]:
 def _traced(network: nn.Module, training: bool, options: Options) -> Traced:
     args, kwargs = options.examples or (None, None)
     modules = {name for name, _ in network.named_modules()}
-    opaque = [] if callable(options.digital) else [n for n in options.digital if n in modules]
+    opaque = [] if callable(options.digital) else [n for n in first_names(network, options.digital) if n in modules]
     return trace(network, training, args, kwargs, opaque)
 
 

@@ -71,6 +71,10 @@ class VerificationError(FFEBMError, AssertionError):
     """A block's printed energy and the equations the solver runs disagree: a bug, in a rule or here."""
 
 
+class ConversionWarning(UserWarning):
+    """What was asked of a conversion was done, and may not be what was meant: a norm held without statistics, a rule that matched nothing."""
+
+
 class ConvergenceWarning(UserWarning):
     """A block stopped before its residual reached the tolerance."""
 

@@ -7,9 +7,12 @@ Each is a function from one stage's type to the next, in a file of its name:
 
 from .alike import depends_on_mode, fingerprint
 from .canonicalize import Canonical, canonicalize
+from .choices import Choice, check_choices, first_names
 from .derive import derive
-from .legality import KEPT_DIGITAL, NORMS, Choice, Legal, legality
+from .doubts import norm_doubts
+from .legality import KEPT_DIGITAL, NORMS, Legal, legality
 from .nesting import room_for
+from .norm_statistics import NO_STATISTICS, Statistics, statistics_of
 from .own_copy import own_copy, share_root
 from .partition import Partitioned, partition
 from .stages import Signature, Traced
@@ -19,22 +22,28 @@ from .verify import Verification, verify
 __all__ = [
     "KEPT_DIGITAL",
     "NORMS",
+    "NO_STATISTICS",
     "Canonical",
     "Choice",
     "Legal",
     "Partitioned",
     "Signature",
+    "Statistics",
     "Traced",
     "Verification",
     "canonicalize",
+    "check_choices",
     "depends_on_mode",
     "derive",
     "fingerprint",
+    "first_names",
     "legality",
+    "norm_doubts",
     "own_copy",
     "partition",
     "room_for",
     "share_root",
+    "statistics_of",
     "trace",
     "verify",
 ]

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from ..ir import Origin, Weight
 from ..rules import Call, Reading, Refusal, Role, Rule, Rules
 from .in_place import bases_of, buffers_of, make_out_of_place, overwritten_buffers
-from .naming import module_of, origins_of
+from .naming import called_layers, module_of, origins_of
 from .stages import Traced
 from .symbolic_trace import is_hooked
 
@@ -26,7 +26,8 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Canonical:
-    """Stage 2: the cleaned graph; for each call its rule and reading, or why it has none; the overwritten buffers that calls touch."""
+    """Stage 2: the cleaned graph; for each call its rule and reading, or why it has none; the overwritten buffers that calls touch;
+    the paths of the layers that ran, or are called as a whole, as traced."""
 
     traced: Traced
     graph: fx.Graph
@@ -34,6 +35,7 @@ class Canonical:
     rules: Mapping[fx.Node, Rule]
     origins: Mapping[fx.Node, Origin]
     touched: Mapping[fx.Node, frozenset[str]] = field(default_factory=dict)
+    called: frozenset[str] = frozenset()
 
     @property
     def network(self) -> nn.Module:
@@ -41,7 +43,7 @@ class Canonical:
 
 
 def canonicalize(traced: Traced, rules: Rules) -> Canonical:
-    graph = traced.graph
+    graph, called = traced.graph, called_layers(traced.graph)
     _drop_identity_layers(graph, traced.network)
     make_out_of_place(graph, traced.network)
     graph.eliminate_dead_code(is_impure_node=_is_impure)
@@ -62,6 +64,7 @@ def canonicalize(traced: Traced, rules: Rules) -> Canonical:
         {n: r for n, r in found.items() if n in live},
         origins_of(graph, traced.network),
         touched,
+        called,
     )
 
 

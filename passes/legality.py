@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx, nn
 
-from ..errors import OptionError, PartitionError, Problem, close_matches
-from ..ir import Origin
-from ..rules import Refusal, Role
+from ..errors import PartitionError, Problem
+from ..rules import Reading, Refusal, Role
 from .canonicalize import Canonical
-
-Choice = Sequence[str] | Callable[[str, nn.Module | None], bool]
-"""The user's choice of layers: names (a container means all within, ``*`` matches), or a predicate of name and module."""
+from .choices import Choice, chosen
+from .norm_statistics import NO_STATISTICS, statistics_of
 
 KEPT_DIGITAL = "kept digital by digital="
 
@@ -44,7 +41,7 @@ def legality(canonical: Canonical, digital: Choice = (), analog: Choice = (), no
     """Decides for each call whether it may be part of an energy.
 
     Raises:
-        OptionError: a name that is no layer of the model.
+        OptionError: a predicate fails.
         PartitionError: a layer that the user wants both digital and analog, or analog though it has no energy.
     """
     origins, readings = canonical.origins, canonical.readings
@@ -54,7 +51,6 @@ def legality(canonical: Canonical, digital: Choice = (), analog: Choice = (), no
     reasons: dict[fx.Node, str] = {}
     problems: list[Problem] = []
     for node, reading in readings.items():
-        role = canonical.rules[node].role if node in canonical.rules else None
         if node in kept_out:
             reasons[node] = KEPT_DIGITAL
             if node in insisted:
@@ -75,58 +71,23 @@ def legality(canonical: Canonical, digital: Choice = (), analog: Choice = (), no
                         "Remove it from analog=, or give a rule for it (docs/operations.md).",
                     )
                 )
-        elif role is Role.NORM and norm == "split" and node not in insisted:
-            reasons[node] = "batch norm: norm='split' makes every norm a boundary"
+        elif canonical.rules[node].role is Role.NORM:
+            wanted = norm == "held" or node in insisted
+            reason = None if wanted else _why_a_boundary(reading, canonical.network, norm)
+            if reason is not None:
+                reasons[node] = reason
+            else:
+                roles[node] = Role.COUPLING if wanted else Role.NORM
         else:
-            assert role is not None
-            roles[node] = Role.COUPLING if role is Role.NORM and (norm == "held" or node in insisted) else role
+            roles[node] = canonical.rules[node].role
     if problems:
         raise PartitionError(problems)
     return Legal(canonical, roles, reasons, frozenset(insisted), norm)
 
 
-def chosen(canonical: Canonical, choice: Choice, option: str) -> set[fx.Node]:
-    """The calls that a choice names.
-
-    Raises:
-        OptionError: for each name that matches nothing.
-    """
-    origins, network = canonical.origins, canonical.network
-    calls = [n for n in canonical.graph.nodes if n.op.startswith("call")]
-    if callable(choice):
-        return {
-            n
-            for n in calls
-            if choice(
-                origins[n].label if n.op != "call_module" else origins[n].layer,
-                network.get_submodule(str(n.target)) if n.op == "call_module" else None,
-            )
-        }
-    named = _by_name(calls, origins)
-    found: set[fx.Node] = set()
-    problems: list[Problem] = []
-    modules = dict.fromkeys(name for name, _ in network.named_modules() if name)
-    for name in choice:
-        matching = named.get(name, set()) | ({n for n in calls if _matches(name, origins[n])} if "*" in name else set())
-        if not matching and name not in modules:
-            known = list(dict.fromkeys([*(origins[n].label for n in calls), *modules]))
-            problems.append(Problem(f"option {option}", f"the model has no layer {name!r}", close_matches(name, known)))
-        found |= matching
-    if problems:
-        raise OptionError(problems)
-    return found
-
-
-def _by_name(calls: Iterable[fx.Node], origins: Mapping[fx.Node, Origin]) -> dict[str, set[fx.Node]]:
-    """The calls that a name without ``*`` names: its own, and those in a container of that name."""
-    found: dict[str, set[fx.Node]] = {}
-    for node in calls:
-        origin = origins[node]
-        parts = origin.layer.split(".")
-        for name in {origin.label, *(".".join(parts[: i + 1]) for i in range(len(parts)))}:
-            found.setdefault(name, set()).add(node)
-    return found
-
-
-def _matches(pattern: str, origin: Origin) -> bool:
-    return fnmatch.fnmatchcase(origin.label, pattern) or fnmatch.fnmatchcase(origin.layer, pattern)
+def _why_a_boundary(reading: Reading, network: nn.Module, norm: str) -> str | None:
+    """Why a norm that nobody insists on is digital; None of one that may be held. Decided once, by what it holds now."""
+    if norm == "split":
+        return "batch norm: norm='split' makes every norm a boundary"
+    known = statistics_of(reading.operation, reading.operands, network)
+    return None if known is None or known.known else NO_STATISTICS

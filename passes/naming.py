@@ -32,7 +32,8 @@ def names_of(node: fx.Node, network: nn.Module) -> tuple[str, str, str]:
     """(layer, kind, label) of a node."""
     if node.op == "call_module":
         target = str(node.target)
-        return target, type(network.get_submodule(target)).__name__, target
+        kind = type(network.get_submodule(target)).__name__
+        return target, kind, target or kind
     if not node.op.startswith("call"):
         return "", node.op, str(node.target)
     layer = _enclosing(node)
@@ -53,13 +54,23 @@ def _own_leaf(layer: str, network: nn.Module) -> str | None:
     return None
 
 
+def called_layers(graph: fx.Graph) -> frozenset[str]:
+    """The paths of the modules that are called, or in whose forward a call stands."""
+    around = (_path(key, value) for n in graph.nodes for key, value in (n.meta.get("nn_module_stack") or {}).items())
+    return frozenset([*around, *(str(n.target) for n in graph.nodes if n.op == "call_module")])
+
+
 def _enclosing(node: fx.Node) -> str:
     """The module in whose forward the call stands."""
     stack = node.meta.get("nn_module_stack") or {}
     if not stack:
         return ""
-    entry = list(stack.values())[-1]
-    path = entry[0] if isinstance(entry, tuple) else str(list(stack)[-1])
+    return _path(*list(stack.items())[-1])
+
+
+def _path(key: Any, entry: Any) -> str:
+    """The path of an entry of ``nn_module_stack``, as either tracer writes it."""
+    path = str(entry[0] if isinstance(entry, tuple) else key)
     for prefix in ("L['self'].", "L__self__."):
         path = path.removeprefix(prefix)
     return "" if path in ("L['self']", "L__self__") else path

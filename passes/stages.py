@@ -32,7 +32,7 @@ class Traced:
         network: the copy of the user's model that the graph addresses.
         graph: the traced graph; ``call_module`` and ``get_attr`` targets are paths in ``network``.
         signature: how it is called.
-        tracer: ``"torch.fx"`` or ``"torch.export"``.
+        tracer: ``"torch.fx"`` or ``"torch.export"``, or that nothing was traced.
         training: the mode that was traced.
     """
 

@@ -18,6 +18,7 @@ from .export_trace import export_trace
 from .stages import Traced
 from .symbolic_trace import symbolic_trace
 from .traced_names import untraceable
+from .whole import WHOLE, as_a_whole
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +36,13 @@ def trace(
         network: a copy of the user's model, which the tracer may add constants to.
         training: the mode to trace; the network's own modes are put back.
         example_args, example_kwargs: an example call, for ``torch.export``.
-        opaque: paths of modules that are called as a whole.
+        opaque: paths of modules that are called as a whole, ``""`` being the network itself.
 
     Raises:
         TraceError: neither tracer can turn the model into a graph; says where it failed.
     """
+    if WHOLE in opaque:
+        return replace(as_a_whole(network), training=training)
     modes = {m: m.training for m in network.modules()}
     network.train(training)
     try:

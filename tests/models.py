@@ -70,6 +70,17 @@ def _generic(model: nn.Module) -> None:
                 module.bias.add_(0.2 * torch.randn_like(module.bias))
 
 
+def with_statistics(model: nn.Module, batches: int = 1200) -> nn.Module:
+    """The same model, its batch norms as after training: they hold running statistics of that many batches."""
+    generator = torch.Generator().manual_seed(7)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+            module.running_mean.copy_(0.3 * torch.randn(module.running_mean.shape, generator=generator))
+            module.running_var.copy_(1 + torch.rand(module.running_var.shape, generator=generator))
+            module.num_batches_tracked.fill_(batches)
+    return model
+
+
 def flatten(values: Any) -> list[Tensor]:
     """Every floating tensor of a model's result, in order."""
     leaves = torch.utils._pytree.tree_leaves(dict(values) if hasattr(values, "to_tuple") else values)

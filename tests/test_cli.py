@@ -167,7 +167,9 @@ def test_explain_prints_the_report_that_the_library_gives(ffebm: Run) -> None:
 
 
 def test_explain_as_json(ffebm: Run) -> None:
-    report = json.loads(ffebm("explain", "zoo_file:Net", "--json", "--norm", "held")[1])
+    code, out, said = ffebm("explain", "zoo_file:Net", "--json", "--norm", "held")
+    assert (code, "batch norm stem.1 is held at no statistics yet" in said) == (0, True)
+    report = json.loads(out)
     assert report["trained_norms"] == []
     assert report["held_norms"] == ["stem.1"]
 

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 import ffebm_compiler as fc
+from benchmarks import common
 from benchmarks.baselines import chain
 from benchmarks.baselines.automatic import Recorded
 from benchmarks.speed.progress import watched
@@ -120,7 +121,7 @@ def measure(case: Measurement) -> Found:
     torch.set_num_threads(case.threads)
     warnings.simplefilter("ignore", fc.ConvergenceWarning)
     generator = torch.Generator().manual_seed(case.seed)
-    net = _network(case.quick, generator).to(case.device)
+    net = common.as_trained(_network(case.quick, generator)).to(case.device)
     image, count = _image(case.quick), 4 if case.quick else 8
     x = torch.randn(count, *image, generator=generator).to(case.device)
     y = torch.randint(0, 10, (count,), generator=generator).to(case.device)

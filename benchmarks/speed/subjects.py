@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
+from benchmarks import common
 from benchmarks.speed import networks as own
 from benchmarks.speed.result import Options
 from examples import networks
@@ -80,7 +81,7 @@ class Subject:
             _halve(net)
         else:
             networks.initialise(net, "relu", torch.Generator().manual_seed(options.seed))
-        return net.to(options.device).train()
+        return common.as_trained(net).to(options.device).train()
 
     def convert(self, net: nn.Module, **changes: Any) -> fc.FFEBM:
         """The ff-EBM of a network, in its mode; ``changes`` are further options of ``convert``."""

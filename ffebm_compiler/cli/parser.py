@@ -156,7 +156,7 @@ def _add_conversion(group: Any) -> None:
         action="append",
         default=[],
         metavar="LAYER",
-        help="keep a layer out of blocks; * matches; may be repeated",
+        help="keep a layer out of blocks; * matches, '' is the whole model; may be repeated",
     )
     group.add_argument(
         "--analog",

@@ -141,7 +141,7 @@ def _tensors(node: fx.Node, network: nn.Module) -> tuple[str, ...]:
     if node.op == "call_module":
         module = network.get_submodule(str(node.target))
         named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-        own += [f"{node.target}.{name}" for name, _ in named]
+        own += [f"{node.target}.{name}".lstrip(".") for name, _ in named]
     return tuple(own)
 
 

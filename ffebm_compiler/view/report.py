@@ -13,6 +13,7 @@ from ..compiled import Compiled
 from ..ir import DigitalBlock, EnergyBlock, Step
 from ..passes import Verification
 from ..solve import Certificate, Gains, certify, unit_gains
+from .norms import held_statistics
 from .operations import UserOperation, parameters_behind, step_operations
 from .report_html import html_report
 from .report_text import text_report
@@ -79,11 +80,12 @@ class Report:
     Attributes:
         model: the class of the user's model.
         mode: ``"training"`` or ``"evaluation"``.
-        tracer: ``"torch.fx"`` or ``"torch.export"``.
+        tracer: ``"torch.fx"`` or ``"torch.export"``, or that the model is called as a whole.
         loop_gain: the bound; None for unit feedback.
         rows: blocks and digital parts in order of execution.
         parameters: the totals.
         trained_norms: digital batch norms, which use batch statistics while training.
+        norm_statistics: the held batch norms, each with the statistics that it is held at.
         shared: parameters that several operations read, with the operations.
     """
 
@@ -94,6 +96,7 @@ class Report:
     rows: tuple[BlockRow | DigitalRow, ...]
     parameters: ParameterCount
     trained_norms: tuple[str, ...]
+    norm_statistics: tuple[tuple[str, str], ...]
     shared: tuple[tuple[str, tuple[str, ...]], ...]
 
     @property
@@ -134,7 +137,7 @@ class Report:
         return {
             "model": self.model, "mode": self.mode, "tracer": self.tracer, "loop_gain": self.loop_gain, "rows": _plain(rows),
             "parameters": asdict(self.parameters), "held_norms": list(self.held_norms), "trained_norms": list(self.trained_norms),
-            "shared": {name: list(readers) for name, readers in self.shared},
+            "norm_statistics": dict(self.norm_statistics), "shared": {name: list(readers) for name, readers in self.shared},
         }  # fmt: skip
 
 
@@ -175,6 +178,7 @@ def build_report(
         ),
         parameters=_count(found, network),
         trained_norms=tuple(op.origin.label for op in found if _trains_with_batch(op, network)),
+        norm_statistics=held_statistics(mode.program, network),
         shared=tuple(_shared(found, network)),
     )
 

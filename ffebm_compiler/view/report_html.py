@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING
 
+from .norms import norm_lines
 from .report_text import HEADINGS, RIGHT, cells, certificates, grouped, headline, verified
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def html_report(report: Report) -> str:
             "Boundaries: why operations are digital",
             ((f"{reason or 'between blocks'} ({len(ops)})", grouped(ops)) for reason, ops in report.reasons.items()),
         ),
-        _details("Batch norms", _norms(report)),
+        _details("Batch norms", ((what, ", ".join(labels)) for what, labels in norm_lines(report))),
         _details("Shared parameters", ((name, f"read by {', '.join(readers)}") for name, readers in report.shared)),
         f"<p>{escape(verified(report))}</p>",
     ]
@@ -56,10 +57,3 @@ def _cell(tag: str, column: int, text: str) -> str:
 def _details(title: str, entries: Iterable[tuple[str, str]]) -> str:
     lines = "".join(f"<li><b>{escape(what)}</b>: {escape(text)}</li>" for what, text in entries)
     return f"<details><summary>{escape(title)}</summary><ul>{lines}</ul></details>" if lines else ""
-
-
-def _norms(report: Report) -> Iterator[tuple[str, str]]:
-    if report.held_norms:
-        yield "held at their running statistics, while scale and shift train", ", ".join(report.held_norms)
-    if report.trained_norms:
-        yield "digital, training as ever", ", ".join(report.trained_norms)

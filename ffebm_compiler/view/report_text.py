@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from .norms import norm_lines
+
 if TYPE_CHECKING:
     from .report import BlockRow, DigitalRow, Report
 
@@ -172,17 +174,7 @@ def _boundaries(report: Report) -> str:
 
 
 def _norms(report: Report) -> str:
-    lines = []
-    if report.held_norms:
-        lines.append(
-            paragraph(
-                f"held at their running statistics, while scale and shift train ({len(report.held_norms)}): {', '.join(report.held_norms)}"
-            )
-        )
-    if report.trained_norms:
-        lines.append(
-            paragraph(f"digital, training as ever ({len(report.trained_norms)}): {', '.join(report.trained_norms)}")
-        )
+    lines = [paragraph(f"{what} ({len(labels)}): {', '.join(labels)}") for what, labels in norm_lines(report)]
     return "\n".join(["Batch norms", *lines]) if lines else ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from models import with_statistics
 from torch import nn
 
 import ffebm_compiler as fc
@@ -16,7 +17,7 @@ def pooled_stages(width: int = 4) -> nn.Sequential:
 
 
 def test_pooling_and_norm_between_blocks_are_digital() -> None:
-    model = fc.convert(pooled_stages(), block_size=2)
+    model = fc.convert(with_statistics(pooled_stages()), block_size=2)
     digital = [o.label for block in model.program.digital_blocks for o in block.origins]
     assert digital == ["4", "5"]
     assert [b.size for b in model.program.energy_blocks] == [2, 2]
@@ -25,13 +26,13 @@ def test_pooling_and_norm_between_blocks_are_digital() -> None:
 
 
 def test_such_a_norm_trains_with_batch_statistics() -> None:
-    model = fc.convert(pooled_stages(), block_size=2).train()
+    model = fc.convert(with_statistics(pooled_stages()), block_size=2).train()
     before = model.get_submodule("5").running_mean.clone()
     model(torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
     assert not torch.equal(before, model.get_submodule("5").running_mean)
 
 
 def test_held_norms_stay_in_the_block() -> None:
-    model = fc.convert(pooled_stages(), block_size=2, norm="held")
+    model = fc.convert(with_statistics(pooled_stages()), block_size=2, norm="held")
     assert not model.program.digital_blocks
     assert [o.label for b in model.program.energy_blocks for o in b.held_norms] == ["5"]

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 from explicit_blocks import BY_NAME, calls, distance, errors, wanted
+from models import with_statistics
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
@@ -216,7 +217,7 @@ def chained() -> BoundBlock:
     """One coupling of two convolutions, a held norm and an average, between two states."""
     body = (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AvgPool2d(2), nn.Conv2d(4, 2, 1))
     net = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Tanh(), *body, nn.Tanh()).double().eval()
-    model = fc.convert(net, 3, norm="held")
+    model = fc.convert(with_statistics(net), 3, norm="held")
     x = torch.randn(2, 2, 8, 8, dtype=torch.float64)
     _, (found,) = model.equilibrium(x)
     weights = {n: v.detach() for n, v in (*net.named_parameters(), *net.named_buffers())}

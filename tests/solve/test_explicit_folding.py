@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from models import with_statistics
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
@@ -86,7 +87,7 @@ class Twice(nn.Module):
 
 
 def test_a_product_that_is_read_elsewhere_too_stays() -> None:
-    model = fc.convert(Twice().eval(), block_size=2, norm="held")
+    model = fc.convert(with_statistics(Twice()).eval(), block_size=2, norm="held")
     (state,) = model.blocks[0].block.states
     assert folded(state.drive) is state.drive
 

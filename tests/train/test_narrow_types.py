@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from models import with_statistics
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
@@ -132,7 +133,7 @@ def test_states_in_two_precisions_stop_at_the_coarser_one() -> None:
     """A held norm gives float32 under autocast, a convolution bfloat16."""
     torch.manual_seed(0)
     layers = [nn.BatchNorm2d(3), nn.Tanh(), nn.Conv2d(3, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 8, 3, padding=1), nn.Tanh()]  # fmt: skip
-    model = fc.convert(nn.Sequential(*layers).eval(), 3, norm="held", loop_gain=0.2)
+    model = fc.convert(with_statistics(nn.Sequential(*layers)).eval(), 3, norm="held", loop_gain=0.2)
     with torch.autocast("cpu", torch.bfloat16):
         _, (found,) = model.equilibrium(X)
         model(X).float().square().sum().backward()

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from models import ZOO
+from models import ZOO, with_statistics
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
@@ -107,7 +107,7 @@ def test_counts_and_names_are_complete_on_the_zoo(entry: object) -> None:
 
 
 def test_norms_are_said_to_be_held_or_to_train() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), Residual(4))
+    net = with_statistics(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), Residual(4)))
     report = fc.explain(net)
     assert report.trained_norms == ("1",)
     assert report.held_norms == ("3.bn1", "3.bn2")
