@@ -338,7 +338,7 @@ class AnalogFFEBM(FFEBM):
     @property
     def tiles(self) -> dict[str, Tiling]:
         """How each weight that the chip holds is cut into tiles, by its path; empty before the first use."""
-        return {path: d.crossbar.tiling for path, d in self.chip.devices.items() if d.layout is not BIAS}
+        return {path: d.crossbar.tiling for path, d in self.chip.devices.items() if d.layout != BIAS}
 
     def chip_report(self) -> ChipReport:
         """The chip in numbers: tiles, utilisation, errors of the weights, saturation, and how the last call settled."""

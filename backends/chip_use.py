@@ -78,6 +78,9 @@ class Uses(dict[Any, Use]):
     def __deepcopy__(self, memo: dict[int, Any]) -> Uses:
         return Uses()
 
+    def __reduce__(self) -> tuple[type[Uses], tuple[()]]:
+        return Uses, ()
+
     def use(self, chip: Chip, call: BlockCall, training: bool) -> Use:
         """What a block uses now: what it used last, if nothing has changed since."""
         key = training, call.block.name

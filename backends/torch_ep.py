@@ -137,6 +137,12 @@ class FFEBM(nn.Module):
                 f"neither {type(self).__name__} nor the converted {type(self.network).__name__} has an attribute {name!r}"
             ) from None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the code that was written for it; gains are those of the weights beside them."""
+        gains = GainStore(steps=self.gain_store.steps)
+        gains.take(self.gain_store, None, self._weights_version)
+        return {**self.__dict__, "_gains": gains, "_version": None, "_steps": {}, "_traceable": {}}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.__dict__["_number"] = enrol(self)  # a copy is another model

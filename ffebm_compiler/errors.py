@@ -7,6 +7,7 @@ every problem that was found, not the first one.
 from __future__ import annotations
 
 import difflib
+import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -73,6 +74,10 @@ class VerificationError(FFEBMError, AssertionError):
 
 class ConversionWarning(UserWarning):
     """What was asked of a conversion was done, and may not be what was meant: a norm held without statistics, a rule that matched nothing."""
+
+
+class PickleError(FFEBMError, pickle.PicklingError):
+    """A model that can't be pickled: it computes with a function that another process would not find."""
 
 
 class ConvergenceWarning(UserWarning):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from ..errors import TraceError
+from .calling import FlatArguments, Nested
 from .own_functions import functions_met
 from .stages import Signature, Traced
 from .traced_names import has_path, rename_apart, untraceable, value_at
@@ -52,24 +52,11 @@ def export_trace(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     rename_apart(graph, network)
     codegen: Any = graph._codegen
     placeholders = tuple(n.name for n in graph.nodes if n.op == "placeholder")
-
-    def bind(given: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Any, ...]:
-        spec = codegen.pytree_info.in_spec
-        flat, got = torch.utils._pytree.tree_flatten((tuple(given), dict(named)))
-        if got != spec:
-            order = list(spec.child(1).context or ()) if hasattr(spec, "child") else list(named)
-            flat, got = torch.utils._pytree.tree_flatten((tuple(given), {k: named[k] for k in order if k in named}))
-        if len(flat) != len(placeholders):
-            raise TypeError(
-                f"the model was exported with {len(placeholders)} inputs and is called with {len(flat)}; call it as in example_inputs="
-            )
-        return tuple(flat)
-
-    out_spec = codegen.pytree_info.out_spec
+    info = codegen.pytree_info
     return Traced(
         network,
         graph,
-        Signature(placeholders, bind, lambda flat: torch.utils._pytree.tree_unflatten(list(flat), out_spec)),
+        Signature(placeholders, FlatArguments(info.in_spec, len(placeholders)), Nested(info.out_spec)),
         "torch.export",
     )
 

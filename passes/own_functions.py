@@ -80,6 +80,9 @@ class FunctionCall:
     def __call__(self, *args: Any) -> Any:
         return self.function.apply(*args)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.function,)
+
 
 def _recorded(function: type[Any]) -> Callable[..., Any]:
     """What stands in for its forward while a model is traced."""

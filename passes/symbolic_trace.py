@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import operator
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from .calling import NamedArguments, itself, parameters_of
 from .own_functions import functions_as_whole
 from .stages import Signature, Traced
 from .traced_names import rename_apart
@@ -140,35 +141,5 @@ def symbolic_trace(network: nn.Module, opaque: Sequence[str]) -> Traced:
             setattr(network, name, value)
     rename_apart(graph, network)
     placeholders = [n for n in graph.nodes if n.op == "placeholder"]
-    names = tuple(str(p.target) for p in placeholders)
-    signature = inspect.signature(network.forward)
-    return Traced(
-        network,
-        graph,
-        Signature(tuple(p.name for p in placeholders), _binder(signature, names, tracer.constants), lambda x: x),
-        "torch.fx",
-    )
-
-
-def _binder(
-    signature: inspect.Signature, names: tuple[str, ...], fixed: Mapping[str, Any]
-) -> Callable[..., tuple[Any, ...]]:
-    stars = {
-        n: "*" if p.kind is p.VAR_POSITIONAL else "**"
-        for n, p in signature.parameters.items()
-        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-    }
-
-    def bind(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        for name, value in fixed.items():
-            given = bound.arguments[name]
-            if given is not value and not (isinstance(value, (bool, str)) and given == value):
-                raise TypeError(
-                    f"argument {name!r} was {value!r} when the model was traced, and chooses the path through it; convert again with example_inputs= to trace another"
-                )
-        values = {**bound.arguments, **{f"{star}{n}": bound.arguments[n] for n, star in stars.items()}}
-        return tuple(values[n] for n in names)
-
-    return bind
+    named = NamedArguments(parameters_of(network.forward), tuple(str(p.target) for p in placeholders), tracer.constants)
+    return Traced(network, graph, Signature(tuple(p.name for p in placeholders), named, itself), "torch.fx")

@@ -129,7 +129,7 @@ class Chip:
     def _programmed(self, path: str, layout: Layout, weight: Tensor) -> Devices:
         matrix = layout.matrix(weight)
         crossbar = self._program(matrix, path, "drive")
-        one_way = not self.hardware.bidirectional and layout is not BIAS
+        one_way = not self.hardware.bidirectional and layout != BIAS
         back = self._program(matrix, path, "feedback") if one_way else crossbar
         known = Devices(layout, crossbar, back, weight.clone(), weight.clone())
         return (

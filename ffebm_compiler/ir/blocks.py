@@ -15,11 +15,12 @@ from torch import fx
 
 from .coupling import Coupling, Term
 from .origin import Origin
+from .portable import Plain
 from .potential import Potential
 
 
 @dataclass(frozen=True)
-class State:
+class State(Plain):
     """A state ``s`` of a block, with its potential and its drive ``f`` from earlier states and inputs."""
 
     name: str
@@ -29,7 +30,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class EnergyBlock:
+class EnergyBlock(Plain):
     """A block with the energy ``E = sum_l w_l [G_l(s_l) - <s_l, f_l(s_<l, x; theta)>]``.
 
     Attributes:
@@ -120,13 +121,9 @@ class EnergyBlock:
         states = tuple(replace(s, drive=s.drive.held(winners)) for s in self.states)
         return replace(self, states=states, inputs=tuple(dict.fromkeys((*self.inputs, *winners))))
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> EnergyBlock:
-        """Itself: frozen data, like the program that it is in."""
-        return self
-
 
 @dataclass(frozen=True)
-class DigitalBlock:
+class DigitalBlock(Plain):
     """A feedforward part, run as ordinary PyTorch.
 
     Attributes:
@@ -148,7 +145,7 @@ Step = EnergyBlock | DigitalBlock
 
 
 @dataclass(frozen=True)
-class Program:
+class Program(Plain):
     """The ff-EBM: steps in order of execution over one namespace of values.
 
     Attributes:
@@ -177,10 +174,6 @@ class Program:
 
     def __iter__(self) -> Iterator[Step]:
         return iter(self.steps)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Program:
-        """Itself: frozen data, which the copies of a model share."""
-        return self
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..errors import FFEBMError
 from .origin import Origin, failed_layer
+from .portable import Plain
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ Operand = str | Weight | None
 
 
 @dataclass(frozen=True)
-class Operation:
+class Operation(Plain):
     """One operation, in the field's words, that a backend may execute, map to a crossbar or print.
 
     Attributes:
@@ -68,7 +69,7 @@ class Operation:
 
 
 @dataclass(frozen=True)
-class Term:
+class Term(Plain):
     """``name = operation(*operands)``: one line of a coupling, in single static assignment."""
 
     name: str
@@ -111,7 +112,7 @@ def winners_of(term: str) -> str:
 
 
 @dataclass(frozen=True)
-class Coupling:
+class Coupling(Plain):
     """``f``: terms in order, the last needed value being ``output``.
 
     Attributes:

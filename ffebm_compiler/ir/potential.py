@@ -15,9 +15,11 @@ from typing import Any
 
 from torch import Tensor
 
+from .portable import Plain
+
 
 @dataclass(frozen=True)
-class Potential:
+class Potential(Plain):
     """A potential as data; all functions act elementwise, except where ``simplex`` names a dimension.
 
     Attributes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ..compiled import Compiled, ModeProgram
 from ..errors import InputError, OptionError, Problem, close_matches
 from ..estimate import SPSA, CenteredEP, Estimator, FreePhase, Implicit, OneSidedEP, TangentEP, Unrolled
 from ..ir import EnergyBlock
+from ..passes.calling import itself
 from ..passes.stages import Signature
 from ..solve import BoundBlock, Gains, Tolerance
 from ..solve.explicit import Explicit
@@ -108,16 +109,20 @@ def compiled_of(contents: Contents, network: StandIn) -> Compiled:
     return Compiled(network, modes, contents.options, (), contents.hidden)
 
 
+@dataclass(frozen=True)
+class _BundleCall:
+    """A call of the model as the bundle describes it."""
+
+    mode: Mode
+    name: str
+
+    def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(bound_call(self.mode, args, kwargs, self.name).values())
+
+
 def _mode_program(mode: Mode, name: str) -> ModeProgram:
-    def bind(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-        return tuple(bound_call(mode, args, kwargs, name).values())
-
     program = replace(mode.program, output=mode.result)
-    return ModeProgram(program, Signature(program.inputs, bind, _itself), "bundle")
-
-
-def _itself(result: Any) -> Any:
-    return result
+    return ModeProgram(program, Signature(program.inputs, _BundleCall(mode, name), itself), "bundle")
 
 
 def execution_of(contents: Contents) -> Execution:
