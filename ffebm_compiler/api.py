@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from .backends import FFEBM, Execution, TorchEP
@@ -22,6 +23,7 @@ from .ir import Program
 from .options import Options, check
 from .passes import (
     KEPT_DIGITAL,
+    TRACING,
     Canonical,
     Choice,
     Traced,
@@ -163,7 +165,7 @@ def compile_model(model: nn.Module, options: Options) -> Compiled:
             Problem("model", "is converted already", "Give the original: convert(model.to_feedforward(), ...).")
         )
     check(model, options)
-    with room_for(model):
+    with TRACING, torch.inference_mode(False), room_for(model):  # tensors of inference_mode can't be trained
         network = own_copy(model, share=not options.copy)
         buffers = {name for name, _ in network.named_buffers()}
         modes = _both_modes(network, model.training, options)

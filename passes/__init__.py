@@ -15,6 +15,7 @@ from .nesting import room_for
 from .norm_statistics import NO_STATISTICS, Statistics, statistics_of
 from .own_copy import own_copy, share_root
 from .partition import Partitioned, partition
+from .patching import TRACING
 from .stages import Signature, Traced
 from .trace import trace
 from .verify import Verification, verify
@@ -23,6 +24,7 @@ __all__ = [
     "KEPT_DIGITAL",
     "NORMS",
     "NO_STATISTICS",
+    "TRACING",
     "Canonical",
     "Choice",
     "Legal",

@@ -10,6 +10,7 @@ from torch import fx
 
 from ..rules import Role
 from .canonicalize import Canonical
+from .contexts import context_of
 from .stages import Traced
 
 
@@ -20,7 +21,7 @@ def fingerprint(traced: Traced) -> tuple[object, ...]:
 
 def _call(node: fx.Node) -> tuple[object, ...]:
     """Arguments as they print: a node by its name, and 1 and 1.0 and True apart."""
-    return node.name, node.op, node.target, repr(node.args), repr(node.kwargs)
+    return node.name, node.op, node.target, repr(node.args), repr(node.kwargs), context_of(node)
 
 
 def depends_on_mode(canonical: Canonical) -> bool:

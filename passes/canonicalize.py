@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from ..ir import Origin, Weight
 from ..rules import Call, Reading, Refusal, Role, Rule, Rules
+from .history import cut_history
 from .in_place import bases_of, buffers_of, make_out_of_place, overwritten_buffers
 from .naming import called_layers, module_of, origins_of
 from .stages import Traced
@@ -46,6 +47,7 @@ def canonicalize(traced: Traced, rules: Rules) -> Canonical:
     graph, called = traced.graph, called_layers(traced.graph)
     _drop_identity_layers(graph, traced.network)
     make_out_of_place(graph, traced.network)
+    cut_history(graph, traced.network)
     graph.eliminate_dead_code(is_impure_node=_is_impure)
     _drop_identities(graph, traced.network, rules)
     found = {n: rule for n in graph.nodes if (rule := rules.find(n, module_of(n, traced.network))) is not None}

@@ -10,6 +10,9 @@ from torch import Tensor, fx, nn
 
 from ..errors import TraceError
 from .calling import FlatArguments, Nested
+from .contexts import plain_contexts
+from .export_regions import open_regions
+from .history import check_regions
 from .own_functions import functions_met
 from .stages import Signature, Traced
 from .traced_names import has_path, rename_apart, untraceable, value_at
@@ -25,7 +28,7 @@ def export_trace(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     for dynamic in (True, False):
         shapes = _batch_dimension(args, kwargs) if dynamic else None
         try:
-            with functions_met() as met:
+            with functions_met() as met, plain_contexts():
                 exported = torch.export.export(network, args, kwargs or None, dynamic_shapes=shapes, strict=False)
             break
         except Exception as error:
@@ -39,6 +42,7 @@ def export_trace(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
             ", ".join(sorted(met)),
         )
     module = _module_of(exported)
+    open_regions(module)
     graph = module.graph
     read = [n for n in graph.nodes if n.op == "get_attr"]
     kept = {
@@ -49,6 +53,7 @@ def export_trace(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     for node in list(graph.nodes):  # the guards of the example; the shapes are checked where they matter
         if node.op == "call_module" and not has_path(network, node.target):
             graph.erase_node(node)
+    check_regions(graph, network)
     rename_apart(graph, network)
     codegen: Any = graph._codegen
     placeholders = tuple(n.name for n in graph.nodes if n.op == "placeholder")

@@ -107,6 +107,13 @@ def bases_of(graph: fx.Graph, network: nn.Module) -> dict[fx.Node, fx.Node]:
     return bases
 
 
+def written_by(node: fx.Node, network: nn.Module) -> tuple[fx.Node, ...]:
+    """The operands that a call overwrites."""
+    operand = _operand(node) if node.op.startswith("call") else None
+    flagged = node.kwargs.get("inplace") is True or getattr(module_of(node, network), "inplace", False) is True
+    return (operand,) if operand is not None and (flagged or (node.op != "call_module" and _writes(node))) else ()
+
+
 def overwritten_buffers(graph: fx.Graph, bases: Mapping[fx.Node, fx.Node]) -> frozenset[str]:
     """Paths of the buffers that a call writes into: whoever reads one must run before or after, as the model does."""
     written = (bases[operand] for n in graph.nodes if (operand := _operand(n)) is not None and _writes(n))

@@ -24,7 +24,7 @@ def origins_of(graph: fx.Graph, network: nn.Module) -> dict[fx.Node, Origin]:
         layer, kind, label = names_of(node, network)
         uses[label] = uses.get(label, 0) + 1
         unique = label if uses[label] == 1 else f"{label}@{uses[label]}"
-        origins[node] = Origin(unique, layer, kind, _location(node))
+        origins[node] = Origin(unique, layer, kind, location_of(node))
     return origins
 
 
@@ -36,7 +36,7 @@ def names_of(node: fx.Node, network: nn.Module) -> tuple[str, str, str]:
         return target, kind, target or kind
     if not node.op.startswith("call"):
         return "", node.op, str(node.target)
-    layer = _enclosing(node)
+    layer = enclosing_module(node)
     kind = function_name(node.target)
     own = _own_leaf(layer, network)
     if own is not None:  # torch.export opens leaf modules: the call is the layer itself
@@ -60,7 +60,7 @@ def called_layers(graph: fx.Graph) -> frozenset[str]:
     return frozenset([*around, *(str(n.target) for n in graph.nodes if n.op == "call_module")])
 
 
-def _enclosing(node: fx.Node) -> str:
+def enclosing_module(node: fx.Node) -> str:
     """The module in whose forward the call stands."""
     stack = node.meta.get("nn_module_stack") or {}
     if not stack:
@@ -92,7 +92,7 @@ def _dispatched_name(target: Any) -> str:
     return next((n for n in dir(torch.nn.functional) if getattr(torch.nn.functional, n) is target), "fn")
 
 
-def _location(node: fx.Node) -> str | None:
+def location_of(node: fx.Node) -> str | None:
     """The line of the user's code, from the innermost frame outside of torch."""
     lines = [x.strip() for x in (node.meta.get("stack_trace") or node.stack_trace or "").splitlines()]
     frames = [x for x in lines if x.startswith("File ") and "/torch/" not in x]

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from .patching import replaced, this_thread
+
 
 @contextmanager
 def functions_as_whole() -> Iterator[None]:
@@ -17,9 +19,9 @@ def functions_as_whole() -> Iterator[None]:
     recorded = [_recorded(f) for f in functions]  # before any is replaced: others inherit from it
     with ExitStack() as stack:
         for function, forward in zip(functions, recorded, strict=True):
-            stack.enter_context(_replaced(function, "forward", forward))
+            stack.enter_context(replaced(function, "forward", staticmethod(forward)))
             if _has_own_context(function):
-                stack.enter_context(_replaced(function, "setup_context", lambda ctx, inputs, output: None))
+                stack.enter_context(replaced(function, "setup_context", staticmethod(_without_context(function))))
         yield
 
 
@@ -31,31 +33,30 @@ def functions_met() -> Iterator[set[str]]:
     noted = [_noted(f, met) for f in functions]
     with ExitStack() as stack:
         for function, forward in zip(functions, noted, strict=True):
-            stack.enter_context(_replaced(function, "forward", forward))
+            stack.enter_context(replaced(function, "forward", staticmethod(forward)))
         yield met
 
 
+def _without_context(function: type[Any]) -> Callable[..., None]:
+    """A call that is recorded has nothing to keep for its backward."""
+    mine, plain = this_thread(), function.setup_context
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        if not mine():
+            plain(ctx, inputs, output)
+
+    return setup_context
+
+
 def _noted(function: type[Any], met: set[str]) -> Callable[..., Any]:
-    plain = function.forward
+    mine, plain = this_thread(), function.forward
 
     def forward(*args: Any) -> Any:
-        met.add(function.__qualname__)
+        if mine():
+            met.add(function.__qualname__)
         return plain(*args)
 
     return forward
-
-
-@contextmanager
-def _replaced(function: type[Any], name: str, value: Callable[..., Any]) -> Iterator[None]:
-    before = vars(function).get(name)
-    setattr(function, name, staticmethod(value))
-    try:
-        yield
-    finally:
-        if before is None:
-            delattr(function, name)
-        else:
-            setattr(function, name, before)
 
 
 def _has_own_context(function: type[Any]) -> bool:

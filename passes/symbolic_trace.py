@@ -13,7 +13,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from .calling import NamedArguments, itself, parameters_of
+from .contexts import Surroundings, noted_contexts, place_in
+from .history import check_regions
 from .own_functions import functions_as_whole
+from .patching import this_thread
 from .stages import Signature, Traced
 from .traced_names import rename_apart
 
@@ -49,6 +52,8 @@ class ModelTracer(fx.Tracer):
         self.opaque = frozenset(opaque)
         self.constants: dict[str, Any] = {}
         self.registered: dict[int, tuple[str, Tensor]] = {}
+        self.surroundings = Surroundings()
+        self.mine = this_thread()
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
@@ -57,6 +62,7 @@ class ModelTracer(fx.Tracer):
         """With the line of the user's code alone: the whole stack, read and formatted, takes half the time of a trace."""
         node = super().create_node(*args, **kwargs)
         node.stack_trace = node.stack_trace or _users_line()
+        place_in(node, self.surroundings.now)
         return node
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -69,6 +75,10 @@ class ModelTracer(fx.Tracer):
             or super().is_leaf_module(m, module_qualified_name)
         )
 
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """torch.fx replaces the calls of every module of the process: those of other threads are none of this model's."""
+        return super().call_module(m, forward, args, kwargs) if self.mine() else forward(*args, **kwargs)
+
     def path_of_tensor(self, tensor: Tensor) -> str | None:
         """The path of a parameter or buffer of the model."""
         if not self.registered:
@@ -78,6 +88,8 @@ class ModelTracer(fx.Tracer):
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
         """As torch.fx does it, but without a search through the model for every tensor that it reads."""
+        if not self.mine():
+            return attr_val
         path = self.path_of_tensor(attr_val) if isinstance(attr_val, Tensor) else None
         if path is None:
             return super().getattr(attr, attr_val, parameter_proxy_cache)
@@ -126,7 +138,7 @@ def is_hooked(module: nn.Module) -> bool:
 def symbolic_trace(network: nn.Module, opaque: Sequence[str]) -> Traced:
     tracer = ModelTracer(opaque)
     plain, random = set(vars(network)), torch.get_rng_state()
-    with functions_as_whole():
+    with functions_as_whole(), noted_contexts() as tracer.surroundings:
         graph = tracer.trace(network)
     if not torch.equal(random, torch.get_rng_state()):
         torch.set_rng_state(random)
@@ -139,6 +151,7 @@ def symbolic_trace(network: nn.Module, opaque: Sequence[str]) -> Traced:
             network.register_buffer(name, value, persistent=False)
         else:
             setattr(network, name, value)
+    check_regions(graph, network)
     rename_apart(graph, network)
     placeholders = [n for n in graph.nodes if n.op == "placeholder"]
     named = NamedArguments(parameters_of(network.forward), tuple(str(p.target) for p in placeholders), tracer.constants)

@@ -1,0 +1,151 @@
+"""What kind of thing a traced value will be, as far as the graph tells: a tensor, a size, a tuple of tensors."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from .naming import function_name
+from .traced_names import value_at
+
+Kind = type | None
+"""The type of a value; None where the graph does not tell it."""
+
+_ATTRIBUTES: Mapping[str, type] = {
+    "shape": torch.Size, "dtype": torch.dtype, "device": torch.device, "layout": torch.layout, "ndim": int,
+    "requires_grad": bool, "is_cuda": bool, "is_leaf": bool, "is_sparse": bool, "is_quantized": bool,
+    "T": Tensor, "mT": Tensor, "H": Tensor, "mH": Tensor, "data": Tensor, "real": Tensor, "imag": Tensor,
+}  # fmt: skip
+
+_CONVERSIONS = frozenset(("float", "double", "half", "bfloat16", "int", "long", "short", "bool", "type", "cpu", "cuda"))
+"""Methods of a tensor that no operator is named after."""
+
+_SCHEMA_KINDS: Mapping[str, type] = {
+    "Tensor": Tensor, "List[Tensor]": tuple, "int": int, "bool": bool, "float": float, "List[int]": torch.Size,
+}  # fmt: skip
+"""Of what an operator returns, by the type that its schema names."""
+
+
+class Kinds:
+    """The type of each value of a graph, which may grow meanwhile.
+
+    Args:
+        graph: a graph of ``network``.
+        given: the values of placeholders that are known, by name; of others the annotation is taken at its word.
+    """
+
+    def __init__(self, graph: fx.Graph, network: nn.Module, given: Mapping[str, Any] | None = None):
+        self._graph, self._network, self._given = graph, network, given or {}
+        self._found: dict[fx.Node, Kind] = {}
+
+    def __call__(self, node: fx.Node) -> Kind:
+        if node not in self._found:
+            for one in self._graph.nodes:  # in order, so that a long chain is no deep recursion
+                if one not in self._found:
+                    self._found[one] = self._of(one)
+        return self._found[node]
+
+    def _of(self, node: fx.Node) -> Kind:
+        if node.op == "get_attr":
+            return type(value_at(self._network, str(node.target)))
+        if node.op == "placeholder":
+            name = str(node.target)
+            return type(self._given[name]) if name in self._given else _annotated(node.type)
+        if node.op == "call_module":
+            module = self._network.get_submodule(str(node.target))
+            return _annotated(type(module).forward.__annotations__.get("return"))
+        if node.op == "call_method":
+            return _of_method(node)
+        return self._of_function(node) if node.op == "call_function" else None
+
+    def _of_function(self, node: fx.Node) -> Kind:
+        if node.target is getattr:
+            return _ATTRIBUTES.get(str(node.args[1]))
+        if node.target is operator.getitem:
+            return self._of_item(node)
+        if getattr(node.target, "__module__", None) == "_operator":
+            return _of_arithmetic(self._found[n] for n in node.all_input_nodes)
+        return _of_function(node.target)
+
+    def _of_item(self, node: fx.Node) -> Kind:
+        whole, index = node.args
+        assert isinstance(whole, fx.Node)
+        kind = self._found[whole]
+        if kind is torch.Size:
+            return int if isinstance(index, int) else torch.Size
+        if kind is tuple and isinstance(index, int):
+            return Tensor if _holds_tensors(whole) else None
+        return Tensor if is_tensor(kind) else None
+
+
+def is_tensor(kind: Kind) -> bool:
+    return kind is not None and issubclass(kind, Tensor)
+
+
+def _annotated(annotation: Any) -> Kind:
+    return Tensor if annotation in (Tensor, "Tensor", "torch.Tensor") else None
+
+
+def _of_method(node: fx.Node) -> Kind:
+    name = str(node.target)
+    if name == "size":
+        return int if len(node.args) + len(node.kwargs) > 1 else torch.Size
+    return Tensor if name in _CONVERSIONS else _returned(name)
+
+
+def _of_arithmetic(kinds: Iterable[Kind]) -> Kind:
+    """Of an operator: a tensor where one operand is; of numbers a number."""
+    found = set(kinds)
+    if any(map(is_tensor, found)):
+        return Tensor
+    return int if found == {int} else None
+
+
+def _of_function(target: Any) -> Kind:
+    if isinstance(target, torch._ops.OpOverload):
+        return _only(_SCHEMA_KINDS.get(str(r.type)) for r in target._schema.returns) if target._schema.returns else None
+    module = getattr(target, "__module__", None) or "torch"
+    if not module.startswith("torch"):
+        return None
+    return _annotated(getattr(target, "__annotations__", {}).get("return")) or _returned(function_name(target))
+
+
+def _only(kinds: Iterable[Kind]) -> Kind:
+    """The kind of one result; several come as a tuple."""
+    found = list(kinds)
+    return found[0] if len(found) == 1 else tuple
+
+
+@functools.lru_cache(maxsize=512)
+def _schemas(name: str) -> tuple[tuple[str, ...], ...]:
+    """What each operator of a name returns; the methods and functions of that name are those operators."""
+    packet = getattr(torch.ops.aten, name, None)
+    if not isinstance(packet, torch._ops.OpOverloadPacket):
+        return ()
+    every = (getattr(packet, o)._schema for o in packet.overloads())
+    return tuple(tuple(str(r.type) for r in s.returns) for s in every if _takes_tensors(s))
+
+
+def _takes_tensors(schema: Any) -> bool:
+    """Unlike the operators of that name on numbers and lists, which TorchScript has."""
+    return bool(schema.arguments) and str(schema.arguments[0].type) in ("Tensor", "List[Tensor]")
+
+
+def _returned(name: str) -> Kind:
+    """What a function or method of PyTorch's returns: known where all operators of its name return the same kind."""
+    kinds = {_only(_SCHEMA_KINDS.get(t) for t in returns) for returns in _schemas(name) if returns}
+    return kinds.pop() if len(kinds) == 1 else None
+
+
+def _holds_tensors(node: fx.Node) -> bool:
+    """Whether each item of what a call returns is a tensor."""
+    if isinstance(node.target, torch._ops.OpOverload):
+        returns: tuple[tuple[str, ...], ...] = (tuple(str(r.type) for r in node.target._schema.returns),)
+    else:
+        returns = _schemas(function_name(node.target))
+    return bool(returns) and all(t in ("Tensor", "List[Tensor]") for r in returns for t in r)
