@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -11,8 +13,9 @@ from torch import Tensor, nn
 import ffebm_compiler as fc
 from ffebm_compiler.passes import Verification, verify
 from ffebm_compiler.rules import RULES, Reading, Rule
+from ffebm_compiler.rules.exponential import TANH
 from ffebm_compiler.rules.rule import Call, Refusal
-from ffebm_compiler.solve import BoundBlock, unit_gains
+from ffebm_compiler.solve import BoundBlock, Equilibrium, Tolerance, relax, unit_gains
 
 
 class OptionalSecond(nn.Module):
@@ -92,6 +95,57 @@ def test_a_softplus_that_turns_straight_early_stays_digital(size: int) -> None:
 def test_a_residual_that_is_no_number_fails() -> None:
     fine = Verification("block1", 0.0, 0.0, True)
     assert fine.ok
-    for name in ("stationarity", "gradient", "increments"):
+    for name in ("stationarity", "gradient", "increments", "inverse"):
         assert not replace(fine, **{name: float("nan")}).ok
     assert replace(fine, gradient=float("nan"), converged=False).ok
+
+
+SCALES = (1e-20, 1e-12, 1e-6, 1.0, 1e3)
+SMOOTH = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "elu": nn.ELU, "selu": nn.SELU, "softplus": nn.Softplus}
+
+
+def _scaled(activation: Callable[[], nn.Module], scale: float, bias: bool) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = [layer for _ in range(3) for layer in (nn.Linear(6, 6, bias=bias), activation())]
+    net = nn.Sequential(*layers, nn.Linear(6, 3, bias=bias))
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(scale)
+    return net
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("activation", SMOOTH)
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+def test_a_right_energy_is_right_at_every_scale_of_its_states(activation: str, scale: float, bias: bool) -> None:
+    """Tiny states have lost their digits in ``log(1 + s)``; where they saturate, grad G is infinite."""
+    net, x = _scaled(SMOOTH[activation], scale, bias), torch.randn(4, 6)
+    assert fc.convert(net, 4, example_inputs=(x,))(x).isfinite().all()
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("excess", [1e-3, -1e-3])
+def test_a_wrong_energy_is_wrong_at_every_scale_of_its_states(scale: float, excess: float) -> None:
+    net, x = _scaled(nn.Tanh, scale, True), torch.randn(4, 6)
+    wrong = _wrong_rule(energy=lambda s: (1 + excess) * TANH.energy(s))
+    with pytest.raises(fc.VerificationError, match="inverse"):
+        fc.convert(net, 4, example_inputs=(x,), rules=[wrong])
+
+
+def test_an_energy_that_is_no_number_inside_its_domain_is_wrong() -> None:
+    wrong = _wrong_rule(energy=lambda s: torch.where(s.abs() < 0.5, TANH.energy(s), torch.nan * s))
+    with pytest.raises(fc.VerificationError):
+        fc.convert(_scaled(nn.Tanh, 1.0, True), 4, rules=[wrong])
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-12, 1.0])
+def test_tiny_states_that_are_not_those_of_the_energy_are_found(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The solver's states are off by a thousandth: the rounding of grad G hides that in tiny states, sigma doesn't."""
+
+    def off(bound: BoundBlock, tolerance: Tolerance) -> Equilibrium:
+        found = relax(bound, tolerance)
+        return replace(found, states={n: 1.001 * s for n, s in found.states.items()})
+
+    monkeypatch.setattr(sys.modules["ffebm_compiler.passes.verify"], "relax", off)
+    with pytest.raises(fc.VerificationError, match="gradient"):
+        fc.convert(_scaled(nn.Tanh, scale, True), 4, example_inputs=(torch.randn(4, 6),))
