@@ -38,10 +38,11 @@ from .passes import (
     own_copy,
     partition,
     room_for,
+    rule_doubts,
     share_root,
     trace,
 )
-from .rules import RULES, Rule
+from .rules import RULES, Rule, Rules
 from .solve import Tolerance
 from .view import Report, build_report
 
@@ -168,9 +169,9 @@ def compile_model(model: nn.Module, options: Options) -> Compiled:
     with TRACING, torch.inference_mode(False), room_for(model):  # tensors of inference_mode can't be trained
         network = own_copy(model, share=not options.copy)
         buffers = {name for name, _ in network.named_buffers()}
-        modes = _both_modes(network, model.training, options)
+        modes, doubts = _both_modes(network, model.training, options)
     in_place = _rewritten(network, [m.program for m in modes.values()])
-    for doubt in norm_doubts({id(m): m.program for m in modes.values()}.values(), network):
+    for doubt in (*doubts, *norm_doubts({id(m): m.program for m in modes.values()}.values(), network)):
         warnings.warn(doubt, ConversionWarning, stacklevel=3)
     for name in in_place:
         network.get_submodule(name).inplace = False  # type: ignore[assignment]
@@ -180,17 +181,19 @@ def compile_model(model: nn.Module, options: Options) -> Compiled:
     return Compiled(network, modes, _recorded(options, modes[True].program), in_place, constants, bool(options.rules))
 
 
-def _both_modes(network: nn.Module, first: bool, options: Options) -> dict[bool, ModeProgram]:
-    """The program of each mode; one and the same where both modes make the same calls."""
-    known = _traced(network, first, options)
+def _both_modes(network: nn.Module, first: bool, options: Options) -> tuple[dict[bool, ModeProgram], tuple[str, ...]]:
+    """The program of each mode, one and the same where both modes make the same calls; and what the user's rules did not match."""
+    rules = RULES.extended(options.rules)
+    known = _traced(network, first, options, rules)
     alike = fingerprint(known)
-    canonicals = {first: canonicalize(known, RULES.extended(options.rules))}
-    other = _traced(network, not first, options)
+    canonicals = {first: canonicalize(known, rules)}
+    other = _traced(network, not first, options, rules)
     if fingerprint(other) != alike or depends_on_mode(canonicals[first]):
-        canonicals[not first] = canonicalize(other, RULES.extended(options.rules))
-    check_choices(list(canonicals.values()), options.digital, options.analog)
+        canonicals[not first] = canonicalize(other, rules)
+    seen = tuple(canonicals.values())
+    check_choices(seen, options.digital, options.analog)
     compiled = {mode: _compile_mode(canonical, options) for mode, canonical in canonicals.items()}
-    return compiled if len(compiled) == 2 else {mode: compiled[first] for mode in (first, not first)}
+    return {mode: compiled.get(mode, compiled[first]) for mode in (first, not first)}, tuple(rule_doubts(seen, rules))
 
 
 def _rewritten(network: nn.Module, programs: Iterable[Program]) -> tuple[str, ...]:
@@ -210,11 +213,11 @@ def _recorded(options: Options, program: Program) -> dict[str, Any]:
     return record
 
 
-def _traced(network: nn.Module, training: bool, options: Options) -> Traced:
+def _traced(network: nn.Module, training: bool, options: Options, rules: Rules) -> Traced:
     args, kwargs = options.examples or (None, None)
     modules = {name for name, _ in network.named_modules()}
     opaque = [] if callable(options.digital) else [n for n in first_names(network, options.digital) if n in modules]
-    return trace(network, training, args, kwargs, opaque)
+    return trace(network, training, args, kwargs, opaque, rules.layers_of_own(network))
 
 
 def _compile_mode(canonical: Canonical, options: Options) -> ModeProgram:

@@ -9,7 +9,7 @@ from .alike import depends_on_mode, fingerprint
 from .canonicalize import Canonical, canonicalize
 from .choices import Choice, check_choices, first_names
 from .derive import derive
-from .doubts import norm_doubts
+from .doubts import norm_doubts, rule_doubts
 from .legality import KEPT_DIGITAL, NORMS, Legal, legality
 from .nesting import room_for
 from .norm_statistics import NO_STATISTICS, Statistics, statistics_of
@@ -44,6 +44,7 @@ __all__ = [
     "own_copy",
     "partition",
     "room_for",
+    "rule_doubts",
     "share_root",
     "statistics_of",
     "trace",

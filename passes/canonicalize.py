@@ -6,8 +6,10 @@ that do nothing are dropped, batch sizes are read where the batch enters, and ea
 
 from __future__ import annotations
 
+import functools
+import inspect
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +30,7 @@ aten = torch.ops.aten
 @dataclass(frozen=True)
 class Canonical:
     """Stage 2: the cleaned graph; for each call its rule and reading, or why it has none; the overwritten buffers that calls touch;
-    the paths of the layers that ran, or are called as a whole, as traced."""
+    the paths of the layers that ran, or are called as a whole, as traced; the rules of the user's own that matched a call."""
 
     traced: Traced
     graph: fx.Graph
@@ -37,6 +39,7 @@ class Canonical:
     origins: Mapping[fx.Node, Origin]
     touched: Mapping[fx.Node, frozenset[str]] = field(default_factory=dict)
     called: frozenset[str] = frozenset()
+    matched: tuple[Rule, ...] = ()
 
     @property
     def network(self) -> nn.Module:
@@ -49,16 +52,18 @@ def canonicalize(traced: Traced, rules: Rules) -> Canonical:
     make_out_of_place(graph, traced.network)
     cut_history(graph, traced.network)
     graph.eliminate_dead_code(is_impure_node=_is_impure)
+    found = _found(graph, traced.network, rules)
+    matched = _of_own(found.values(), rules)
     _drop_identities(graph, traced.network, rules)
-    found = {n: rule for n in graph.nodes if (rule := rules.find(n, module_of(n, traced.network))) is not None}
-    readings = _read_all(graph, traced, found)
+    found = _found(graph, traced.network, rules)
+    readings = _read_all(graph, traced, found, matched)
     _read_batch_at_its_source(graph, readings)
     graph.eliminate_dead_code(is_impure_node=_is_impure)
     live = set(graph.nodes)
     bases = bases_of(graph, traced.network)
     overwritten = overwritten_buffers(graph, bases)
     touched = {n: shared for n in graph.nodes if (shared := frozenset(buffers_of(n, bases) & overwritten))}
-    readings = {n: _unless_overwritten(r, n in touched) for n, r in _read_all(graph, traced, found).items()}
+    readings = {n: _unless_overwritten(r, n in touched) for n, r in _read_all(graph, traced, found, matched).items()}
     return Canonical(
         traced,
         graph,
@@ -67,7 +72,18 @@ def canonicalize(traced: Traced, rules: Rules) -> Canonical:
         origins_of(graph, traced.network),
         touched,
         called,
+        matched,
     )
+
+
+def _found(graph: fx.Graph, network: nn.Module, rules: Rules) -> dict[fx.Node, Rule]:
+    return {n: rule for n in graph.nodes if (rule := rules.find(n, module_of(n, network))) is not None}
+
+
+def _of_own(found: Iterable[Rule], rules: Rules) -> tuple[Rule, ...]:
+    """The rules of the user's among those that were found."""
+    ids = {id(rule) for rule in found}
+    return tuple(rule for rule in rules.own if id(rule) in ids)
 
 
 def _unless_overwritten(reading: Reading | Refusal, touched: bool) -> Reading | Refusal:
@@ -130,8 +146,11 @@ def _is_hooked(module: nn.Module | None) -> bool:
 
 
 def _call(node: fx.Node, network: nn.Module, rule: Rule) -> Call:
-    signature = rule.signature if node.op != "call_module" else ("input",)
+    module = module_of(node, network)
+    signature = rule.signature if module is None else argument_names(type(module).forward)
     arguments = {**dict(zip(signature, node.args, strict=False)), **node.kwargs}
+    if module is not None and signature and signature[0] in arguments:
+        arguments.setdefault("input", arguments[signature[0]])
     if "x" in arguments and "input" not in arguments:
         arguments["input"] = arguments.pop("x")
     if "self" in arguments and "input" not in arguments:
@@ -144,9 +163,7 @@ def _call(node: fx.Node, network: nn.Module, rule: Rule) -> Call:
             else None
         )
 
-    return Call(
-        node, module_of(node, network), str(node.target) if node.op == "call_module" else None, arguments, weight_of
-    )
+    return Call(node, module, str(node.target) if node.op == "call_module" else None, arguments, weight_of)
 
 
 def _attribute(network: nn.Module, node: fx.Node) -> Any:
@@ -156,8 +173,26 @@ def _attribute(network: nn.Module, node: fx.Node) -> Any:
     return value
 
 
-def _read_all(graph: fx.Graph, traced: Traced, found: Mapping[fx.Node, Rule]) -> dict[fx.Node, Reading | Refusal]:
-    return {n: _read(n, traced, found.get(n)) for n in graph.nodes if n.op.startswith("call")}
+@functools.lru_cache(maxsize=1024)
+def argument_names(forward: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of a module's arguments, in order."""
+    return tuple(inspect.signature(forward).parameters)[1:]
+
+
+def _read_all(
+    graph: fx.Graph, traced: Traced, found: Mapping[fx.Node, Rule], own: Sequence[Rule]
+) -> dict[fx.Node, Reading | Refusal]:
+    readings = {n: _read(n, traced, found.get(n)) for n in graph.nodes if n.op.startswith("call")}
+    ids = {id(rule) for rule in own}
+    return {n: _unless_unread(n, r, found[n]) if id(found.get(n)) in ids else r for n, r in readings.items()}
+
+
+def _unless_unread(node: fx.Node, reading: Reading | Refusal, rule: Rule) -> Reading | Refusal:
+    """A rule of the user's reads every value that its call is given: one that it leaves out would be lost without a word."""
+    if isinstance(reading, Refusal):
+        return reading
+    unread = [n for n in node.all_input_nodes if n not in reading.operands and n.op != "get_attr"]
+    return Refusal(f"its rule {rule.name!r} does not read {unread[0].name}, which it is given") if unread else reading
 
 
 def _read(node: fx.Node, traced: Traced, rule: Rule | None) -> Reading | Refusal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from ..errors import TraceError
 from .calling import FlatArguments, Nested
 from .contexts import plain_contexts
 from .export_regions import open_regions
+from .exported_layers import call_layers, layers_whole
 from .history import check_regions
 from .own_functions import functions_met
 from .stages import Signature, Traced
@@ -20,15 +22,17 @@ from .traced_names import has_path, rename_apart, untraceable, value_at
 logger = logging.getLogger(__name__)
 
 
-def export_trace(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Traced:
-    """By torch.export, with a dynamic batch where the model allows one."""
+def export_trace(
+    network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], whole: Sequence[str] = ()
+) -> Traced:
+    """By torch.export, with a dynamic batch where the model allows one; the layers of the paths ``whole`` are called as such."""
     exported: Any = None
     failure: Exception | None = None
     args, kwargs = _two_samples(args), _two_samples(kwargs)
     for dynamic in (True, False):
         shapes = _batch_dimension(args, kwargs) if dynamic else None
         try:
-            with functions_met() as met, plain_contexts():
+            with functions_met() as met, plain_contexts(), layers_whole(network, whole):
                 exported = torch.export.export(network, args, kwargs or None, dynamic_shapes=shapes, strict=False)
             break
         except Exception as error:
@@ -53,6 +57,7 @@ def export_trace(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     for node in list(graph.nodes):  # the guards of the example; the shapes are checked where they matter
         if node.op == "call_module" and not has_path(network, node.target):
             graph.erase_node(node)
+    call_layers(graph)
     check_regions(graph, network)
     rename_apart(graph, network)
     codegen: Any = graph._codegen

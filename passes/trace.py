@@ -29,6 +29,7 @@ def trace(
     example_args: tuple[Any, ...] | None = None,
     example_kwargs: Mapping[str, Any] | None = None,
     opaque: Sequence[str] = (),
+    ruled: Sequence[str] = (),
 ) -> Traced:
     """The graph of ``network`` in one mode.
 
@@ -37,22 +38,24 @@ def trace(
         training: the mode to trace; the network's own modes are put back.
         example_args, example_kwargs: an example call, for ``torch.export``.
         opaque: paths of modules that are called as a whole, ``""`` being the network itself.
+        ruled: paths of modules that a rule of the user's reads as one call: called as a whole by either tracer.
 
     Raises:
         TraceError: neither tracer can turn the model into a graph; says where it failed.
     """
-    if WHOLE in opaque:
+    if WHOLE in (*opaque, *ruled):
         return replace(as_a_whole(network), training=training)
     modes = {m: m.training for m in network.modules()}
     network.train(training)
     try:
         try:
-            return replace(symbolic_trace(network, opaque), training=training)
+            return replace(symbolic_trace(network, (*opaque, *ruled)), training=training)
         except Exception as failure:  # fx raises whatever the user's forward raises on proxies
             if example_args is None and example_kwargs is None:
                 raise TraceError(untraceable(network, failure)) from failure
             logger.info("torch.fx can't trace %s (%s); trying torch.export", type(network).__name__, failure)
-            return replace(export_trace(network, example_args or (), dict(example_kwargs or {})), training=training)
+            exported = export_trace(network, example_args or (), dict(example_kwargs or {}), ruled)
+            return replace(exported, training=training)
     finally:
         for module, mode in modes.items():
             module.training = mode

@@ -26,25 +26,40 @@ from .weighted import WEIGHTED_OPERATIONS, WEIGHTED_RULES
 
 @dataclass(frozen=True)
 class Rules:
-    """Rules in order of precedence: the first that matches a call reads it."""
+    """Rules in order of precedence: the first that matches a call reads it.
+
+    Attributes:
+        rules: all of them.
+        own: those of the user's among them.
+    """
 
     rules: tuple[Rule, ...]
+    own: tuple[Rule, ...] = ()
 
     def __iter__(self) -> Iterator[Rule]:
         return iter(self.rules)
 
     def extended(self, rules: Iterable[Rule]) -> Rules:
         """These rules with others before them: a user's rule wins over a built-in one."""
-        return Rules((*rules, *self.rules))
+        given = tuple(rules)
+        return Rules((*given, *self.rules), (*given, *self.own))
 
     def find(self, node: fx.Node, module: nn.Module | None) -> Rule | None:
         """The rule for a call, or None."""
         if node.op == "call_module":
-            # an object with a forward of its own computes something else
-            return None if "forward" in vars(module) else self._of_class(type(module))
+            return None if module is None else self.of_module(module)
         if node.op == "call_method":
             return self._of_method.get(str(node.target))
         return self._of_function.get(id(node.target)) if node.op == "call_function" else None
+
+    def of_module(self, module: nn.Module) -> Rule | None:
+        """The rule for a call of a module; an object with a forward of its own computes something else than its class."""
+        return None if "forward" in vars(module) else self._of_class(type(module))
+
+    def layers_of_own(self, network: nn.Module) -> tuple[str, ...]:
+        """The paths of the layers that a rule of the user's reads as one call, and which are not to be traced through."""
+        own = Rules(self.own)
+        return tuple(path for path, module in network.named_modules() if own.of_module(module) is not None)
 
     def _of_class(self, kind: type[Any]) -> Rule | None:
         if kind not in self._of_classes:
