@@ -116,7 +116,7 @@ class FFEBM(nn.Module):
         hidden["_steps"] = {}
         hidden["_number"] = enrol(self)
         hidden["_traceable"] = {}  # by mode, made when a compiler first asks
-        hidden["_verified"] = {}  # by what the block is made of, which is the same in both modes of most models
+        hidden["_verified"] = {}  # by the block's key: blocks of that key that differ, each with its check
         self.training = compiled.network.training
         self.register_state_dict_post_hook(_write_gains)
         self.register_load_state_dict_pre_hook(_read_gains)
@@ -382,15 +382,21 @@ class FFEBM(nn.Module):
     @property
     def verified(self) -> dict[str, Verification]:
         """The checks of the current mode's blocks so far, by block name."""
-        store = self.__dict__["_verified"]
-        return {b.name: store[b.makeup] for b in self.program.energy_blocks if b.makeup in store}
+        found = {b.name: self._check_of(b) for b in self.program.energy_blocks}
+        return {name: check for name, check in found.items() if check is not None}
+
+    def _check_of(self, block: EnergyBlock) -> Verification | None:
+        """Of a block that is equal, function by function: names say nothing of what a rule of the user's computes."""
+        checks = self.__dict__["_verified"].get(block.key, ())
+        return next((check for other, check in checks if other == block), None)
 
     def _verify_once(self, bound: BoundBlock, states: Mapping[str, Tensor]) -> None:
         """Verifies a block at its first use, whichever way and in whichever mode it is used."""
-        store, key = self.__dict__["_verified"], bound.block.makeup
-        if key not in store and _are_finite(states):
+        block = bound.block
+        if self._check_of(block) is None and _are_finite(states):
             with torch.no_grad(), out_of_sight():
-                store[key] = verify(one_sample(bound), self.program.labels)
+                check = verify(one_sample(bound), self.program.labels)
+            self.__dict__["_verified"].setdefault(block.key, []).append((block, check))
 
     def forget_run(self) -> None:
         """Drops what the last run recorded."""

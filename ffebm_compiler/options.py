@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -185,12 +185,30 @@ def _option_problems(o: Options) -> Iterator[Problem]:
                 f"holds a {type(rule).__name__}",
                 "Give ffebm_compiler.rules.Rule objects (docs/operations.md).",
             )
+        else:
+            yield from _rule_problems(rule)
     if isinstance(o.example_inputs, (str, torch.Size)) or inspect.isclass(o.example_inputs):
         yield Problem(
             "option example_inputs",
             f"is {o.example_inputs!r}",
             "Give tensors: one, a tuple of arguments, or a dict of keyword arguments.",
         )
+
+
+_SPELLINGS: Mapping[str, tuple[Callable[[object], bool], str]] = {
+    "modules": (lambda m: inspect.isclass(m) and issubclass(m, nn.Module), "module classes: modules=(MyLayer,)"),
+    "functions": (callable, "functions: functions=(my_function,)"),
+    "methods": (lambda m: isinstance(m, str), 'names of tensor methods: methods=("tanh",)'),
+}
+
+
+def _rule_problems(rule: Rule) -> Iterator[Problem]:
+    for attribute, (fits, remedy) in _SPELLINGS.items():
+        given = getattr(rule, attribute)
+        if not isinstance(given, (tuple, list)) or not all(map(fits, given)):
+            yield Problem(
+                f"option rules, rule {rule.name!r}", f"its {attribute} are {given!r}", f"Give a tuple of {remedy}."
+            )
 
 
 def _sizes(size: object, sizes: object) -> Iterator[Problem]:

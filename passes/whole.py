@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
-from typing import Any
-
 from torch import fx, nn
 
 from ..errors import Problem, TraceError
+from .calling import NamedArguments, itself, parameters_of
 from .stages import Signature, Traced
+from .traced_names import rename_apart
 
 WHOLE = ""
 """The path of the model itself."""
@@ -24,7 +22,7 @@ def as_a_whole(network: nn.Module) -> Traced:
     Raises:
         TraceError: its forward takes any number of arguments, and a graph takes so many as it has.
     """
-    signature = inspect.signature(network.forward)
+    signature = parameters_of(network.forward)
     parameters = signature.parameters.values()
     if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
         what = f"its forward takes any number of arguments, {signature}: as a whole it can't be a graph"
@@ -38,12 +36,7 @@ def as_a_whole(network: nn.Module) -> Traced:
     named = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
     args = tuple(node for name, node in given.items() if name not in named)
     graph.output(graph.call_module(WHOLE, args, {name: given[name] for name in named}))
-
-    def bind(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        return tuple(bound.arguments[name] for name in given)
-
-    return Traced(
-        network, graph, Signature(tuple(given), bind, lambda result: result), "nothing: it is called as a whole"
-    )
+    rename_apart(graph, network)
+    inputs = tuple(node.name for node in given.values())
+    called = Signature(inputs, NamedArguments(signature, tuple(given)), itself)
+    return Traced(network, graph, called, "nothing: it is called as a whole")

@@ -89,13 +89,6 @@ class EnergyBlock(Plain):
         """The names of its states, which tell it from every other block: the two modes of a model may have other blocks of one name."""
         return ",".join(s.name for s in self.states)
 
-    @cached_property
-    def makeup(self) -> tuple[Any, ...]:
-        """What it is made of: potentials and operations by name."""
-        return tuple(
-            (s.name, s.potential.name, tuple((t.name, t.operation.name) for t in s.drive.terms)) for s in self.states
-        )
-
     def state(self, name: str) -> State:
         return self._by_name[name]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -109,3 +111,18 @@ def test_a_program_of_its_own_is_verified_on_its_own() -> None:
     assert model.eval().verified
     model.train()(torch.randn(3, 4))
     assert model.verified
+
+
+def test_blocks_are_told_apart_by_what_they_compute_not_by_names() -> None:
+    """A block with every name the same, whose first operation computes something else, is not verified by the check of this one."""
+    model = fc.convert(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)), 2).eval()
+    model(torch.randn(3, 4))
+    block = model.program.energy_blocks[0]
+    first = block.states[0]
+    (term,) = first.drive.terms
+    operation = replace(term.operation, function=lambda x, weight, bias: 2 * F.linear(x, weight, bias))
+    drive = replace(first.drive, terms=(replace(term, operation=operation),))
+    other = replace(block, states=(replace(first, drive=drive), *block.states[1:]))
+    assert other.key == block.key
+    assert model._check_of(block) is model.verified[block.name]
+    assert model._check_of(other) is None

@@ -17,7 +17,11 @@ from ffebm_compiler.solve.explicit_folding import folded
 
 
 def drives(*layers: nn.Module) -> list[Coupling]:
-    model = fc.convert(nn.Sequential(*layers).double().eval(), block_size=4, norm="held")
+    net = nn.Sequential(*layers)
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.num_batches_tracked.fill_(1000)
+    model = fc.convert(net.double().eval(), block_size=4, norm="held")
     return [s.drive for b in model.blocks for s in b.block.states]
 
 

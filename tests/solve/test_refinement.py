@@ -24,6 +24,7 @@ def vgg() -> nn.Module:
         *(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
         *(nn.Conv2d(8, 8, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(128, 16), nn.ReLU(), nn.Linear(16, 5)),
     ]  # fmt: skip
+    layers[4].num_batches_tracked.fill_(1000)  # as of a trained network: the norm is held
     return nn.Sequential(*layers)
 
 
