@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from torch import fx
 
+from ..nests import outline
 from ..rules import Role
+from .calling import CallForm, ResultForm, outline_of
 from .canonicalize import Canonical
 from .contexts import context_of
 from .stages import Traced
@@ -16,7 +18,10 @@ from .stages import Traced
 
 def fingerprint(traced: Traced) -> tuple[object, ...]:
     """What a traced graph computes, and how it is called: equal for graphs that are alike. Taken before passes rewrite the graph."""
-    return (traced.tracer, traced.signature.inputs, *(_call(n) for n in traced.graph.nodes))
+    signature = traced.signature
+    called = outline_of(signature.bind) if isinstance(signature.bind, CallForm) else ()
+    returned = outline(signature.pack.part) if isinstance(signature.pack, ResultForm) else ()
+    return (traced.tracer, signature.inputs, called, returned, *(_call(n) for n in traced.graph.nodes))
 
 
 def _call(node: fx.Node) -> tuple[object, ...]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from ..errors import TraceError
-from .calling import FlatArguments, Nested
+from ..nests import Part, take_apart
+from .calling import CallForm, Input, ResultForm, form_of_call
 from .contexts import plain_contexts
 from .export_regions import open_regions
 from .exported_layers import call_layers, layers_whole
@@ -26,20 +30,8 @@ def export_trace(
     network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], whole: Sequence[str] = ()
 ) -> Traced:
     """By torch.export, with a dynamic batch where the model allows one; the layers of the paths ``whole`` are called as such."""
-    exported: Any = None
-    failure: Exception | None = None
-    args, kwargs = _two_samples(args), _two_samples(kwargs)
-    for dynamic in (True, False):
-        shapes = _batch_dimension(args, kwargs) if dynamic else None
-        try:
-            with functions_met() as met, plain_contexts(), layers_whole(network, whole):
-                exported = torch.export.export(network, args, kwargs or None, dynamic_shapes=shapes, strict=False)
-            break
-        except Exception as error:
-            failure = failure or error
-    if exported is None:
-        assert failure is not None
-        raise TraceError(untraceable(network, failure, "torch.export")) from failure
+    form = form_of_call(network.forward, args, kwargs, numbers=False)
+    exported, result, met = _exported(network, form, form(args, kwargs), whole)
     if met:
         logger.warning(
             "torch.export traced through %s: gradients are those of the forward, whatever backward is defined. Keep the layer that calls it whole by digital=[...]",
@@ -48,6 +40,7 @@ def export_trace(
     module = _module_of(exported)
     open_regions(module)
     graph = module.graph
+    graph.owning_module = None  # its constants move to the network
     read = [n for n in graph.nodes if n.op == "get_attr"]
     kept = {
         name: _keep_constant(network, name, value_at(module, name)) for name in dict.fromkeys(n.target for n in read)
@@ -60,15 +53,84 @@ def export_trace(
     call_layers(graph)
     check_regions(graph, network)
     rename_apart(graph, network)
-    codegen: Any = graph._codegen
-    placeholders = tuple(n.name for n in graph.nodes if n.op == "placeholder")
-    info = codegen.pytree_info
-    return Traced(
-        network,
-        graph,
-        Signature(placeholders, FlatArguments(info.in_spec, len(placeholders)), Nested(info.out_spec)),
-        "torch.export",
+    placeholders = [n for n in graph.nodes if n.op == "placeholder"]
+    names = tuple(n.name for n in placeholders)
+    return Traced(network, graph, Signature(names, _as_exported(form, placeholders), result), "torch.export")
+
+
+def _exported(
+    network: nn.Module, form: CallForm, tensors: Sequence[Tensor], whole: Sequence[str]
+) -> tuple[Any, ResultForm, set[str]]:
+    """The exported program of a forward that takes tensors and returns a tuple of them, the form of its result, and the functions met."""
+    failure: Exception | None = None
+    for values, dynamic in _attempts(tensors):
+        try:
+            with (
+                functions_met() as met,
+                plain_contexts(),
+                layers_whole(network, whole),
+                _flattened(network, form) as results,
+            ):
+                exported = torch.export.export(network, tuple(values), dynamic_shapes=dynamic, strict=False)
+            return exported, ResultForm(results[-1]), met
+        except Exception as error:
+            failure = failure or error
+    assert failure is not None
+    raise TraceError(untraceable(network, failure, "torch.export")) from failure
+
+
+def _attempts(tensors: Sequence[Tensor]) -> Iterator[tuple[Sequence[Tensor], Any]]:
+    """What to try: a dynamic batch where the model allows one; a batch of one would be taken for a constant, so it is doubled."""
+    doubled = [torch.cat([t, t]) if t.dim() > 0 and t.shape[0] == 1 else t for t in tensors]
+    dynamic = tuple({0: torch.export.Dim.AUTO} if t.dim() > 0 else None for t in tensors)
+    as_given = [tensors] if any(t.dim() > 0 and t.shape[0] == 1 for t in tensors) else []
+    yield from ((values, shapes) for shapes in (dynamic, None) for values in (doubled, *as_given))
+
+
+def _is_leaf(value: Any) -> bool:
+    return isinstance(value, (Tensor, torch.SymInt, torch.SymFloat, torch.SymBool))
+
+
+@contextmanager
+def _flattened(network: nn.Module, form: CallForm) -> Iterator[list[Part]]:
+    """The network with a forward that takes the tensors of a call and returns those of the result, for a while.
+
+    Yields:
+        the forms of the results of its calls.
+    """
+    own, forward = vars(network).get("forward"), network.forward
+    results: list[Part] = []
+
+    def flat(*tensors: Tensor) -> tuple[Any, ...]:
+        args, kwargs = form.made(tensors)
+        leaves, result = take_apart(forward(*args, **kwargs), _is_leaf, name="result")
+        results.append(result)
+        return tuple(leaves)
+
+    positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    flat.__signature__ = inspect.Signature([inspect.Parameter(n, positional) for n in form.names])  # type: ignore[attr-defined]
+    vars(network)["forward"] = flat
+    try:
+        yield results
+    finally:
+        if own is None:
+            del vars(network)["forward"]
+        else:
+            vars(network)["forward"] = own
+
+
+def _as_exported(form: CallForm, placeholders: Sequence[fx.Node]) -> CallForm:
+    """The form with the types and sizes that the exported graph holds for."""
+    return replace(
+        form, inputs=tuple(_held_to(i, n.meta.get("val")) for i, n in zip(form.inputs, placeholders, strict=True))
     )
+
+
+def _held_to(entry: Input, example: Any) -> Input:
+    if not isinstance(example, Tensor):
+        return entry
+    sizes = tuple(s if isinstance(s, int) else str(s) if str(s).isidentifier() else None for s in example.shape)
+    return replace(entry, dtype=example.dtype, sizes=sizes)
 
 
 def _keep_constant(network: nn.Module, name: str, value: Any) -> str:
@@ -96,22 +158,3 @@ def _module_of(exported: Any) -> fx.GraphModule:
         module = exported.module()
     assert isinstance(module, fx.GraphModule)
     return module
-
-
-def _two_samples(values: Any) -> Any:
-    """A batch of one would be taken for a constant."""
-    return torch.utils._pytree.tree_map(
-        lambda v: torch.cat([v, v]) if isinstance(v, Tensor) and v.dim() > 0 and v.shape[0] == 1 else v, values
-    )
-
-
-def _batch_dimension(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    automatic = torch.export.Dim.AUTO
-
-    def shapes(value: Any) -> Any:
-        return torch.utils._pytree.tree_map(
-            lambda v: {0: automatic} if isinstance(v, Tensor) and v.dim() > 0 else None, value
-        )
-
-    named = {k: shapes(v) for k, v in kwargs.items()}
-    return tuple(shapes(a) for a in args) if not named else (*(shapes(a) for a in args), *named.values())

@@ -16,7 +16,7 @@ class Signature:
     Attributes:
         inputs: names of the graph's placeholders.
         bind: ``(args, kwargs) -> values`` of the placeholders, in order.
-        pack: the model's result from the graph's flat or nested output.
+        pack: the model's result from the graph's output.
     """
 
     inputs: tuple[str, ...]

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import inspect
 import operator
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from .calling import NamedArguments, itself, parameters_of
+from ..nests import Fixed, Part, take_apart
+from .calling import CallForm, ResultForm, form_by_signature, form_of_call
 from .contexts import Surroundings, noted_contexts, place_in
 from .history import check_regions
 from .own_functions import functions_as_whole
 from .patching import this_thread
 from .stages import Signature, Traced
 from .traced_names import rename_apart
+
+Example = tuple[Sequence[Any], Mapping[str, Any]]
+"""A call: its arguments and its keywords."""
 
 
 class _Proxy(fx.Proxy):
@@ -47,10 +50,10 @@ class ModelTracer(fx.Tracer):
 
     proxy_buffer_attributes = True
 
-    def __init__(self, opaque: Sequence[str] = ()):
+    def __init__(self, opaque: Sequence[str], form: CallForm):
         super().__init__()
-        self.opaque = frozenset(opaque)
-        self.constants: dict[str, Any] = {}
+        self.opaque, self.form = frozenset(opaque), form
+        self.result: Part = Fixed(None)
         self.registered: dict[int, tuple[str, Tensor]] = {}
         self.surroundings = Surroundings()
         self.mine = this_thread()
@@ -108,16 +111,19 @@ class ModelTracer(fx.Tracer):
         return self.create_node("get_attr", path, (), {})
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
-        """Arguments that default to None or a flag keep that value: they choose a path, not a tensor."""
-        function, args = super().create_args_for_root(root_fn, is_module, concrete_args)
-        for i, parameter in enumerate(inspect.signature(self.root.forward).parameters.values(), start=1):
-            if i >= len(args) or not isinstance(args[i], fx.Proxy):
-                continue
-            if parameter.default is None or isinstance(parameter.default, (bool, str)):
-                self.graph.erase_node(args[i].node)
-                args[i] = parameter.default
-                self.constants[parameter.name] = parameter.default
-        return function, args
+        """A placeholder for each input of the form, and the forward called as the form says, its result taken apart."""
+        proxies = [self.create_proxy("placeholder", name, (), {}) for name in self.form.names]
+
+        def forward() -> tuple[Any, ...]:
+            args, kwargs = self.form.made(proxies)
+            leaves, self.result = take_apart(self.root.forward(*args, **kwargs), _is_leaf, name="result")
+            return tuple(leaves)
+
+        return forward, []
+
+
+def _is_leaf(value: Any) -> bool:
+    return isinstance(value, (Tensor, fx.Proxy))
 
 
 def _users_line() -> str | None:
@@ -135,8 +141,34 @@ def is_hooked(module: nn.Module) -> bool:
     return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
 
 
-def symbolic_trace(network: nn.Module, opaque: Sequence[str]) -> Traced:
-    tracer = ModelTracer(opaque)
+def symbolic_trace(network: nn.Module, opaque: Sequence[str], example: Example | None = None) -> Traced:
+    """The graph of a network, by torch.fx.
+
+    Args:
+        network: a copy of the user's, which constants may be added to.
+        opaque: paths of modules that are called as a whole.
+        example: a call whose arguments are part of the program.
+
+    Raises:
+        Exception: whatever the forward raises when it is called with proxies.
+    """
+    as_values, as_constants = (_form(network, example, numbers) for numbers in (True, False))
+    try:
+        return _trace(network, opaque, as_values)
+    except Exception:
+        if len(as_values.inputs) == len(as_constants.inputs):
+            raise
+    return _trace(network, opaque, as_constants)  # a number may choose a path as well: the length of a loop
+
+
+def _form(network: nn.Module, example: Example | None, numbers: bool) -> CallForm:
+    if example is None:
+        return form_by_signature(network.forward, numbers)
+    return form_of_call(network.forward, *example, numbers)
+
+
+def _trace(network: nn.Module, opaque: Sequence[str], form: CallForm) -> Traced:
+    tracer = ModelTracer(opaque, form)
     plain, random = set(vars(network)), torch.get_rng_state()
     with functions_as_whole(), noted_contexts() as tracer.surroundings:
         graph = tracer.trace(network)
@@ -154,5 +186,5 @@ def symbolic_trace(network: nn.Module, opaque: Sequence[str]) -> Traced:
     check_regions(graph, network)
     rename_apart(graph, network)
     placeholders = [n for n in graph.nodes if n.op == "placeholder"]
-    named = NamedArguments(parameters_of(network.forward), tuple(str(p.target) for p in placeholders), tracer.constants)
-    return Traced(network, graph, Signature(tuple(p.name for p in placeholders), named, itself), "torch.fx")
+    names = tuple(p.name for p in placeholders)
+    return Traced(network, graph, Signature(names, form, ResultForm(tracer.result)), "torch.fx")

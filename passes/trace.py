@@ -48,14 +48,16 @@ def trace(
     modes = {m: m.training for m in network.modules()}
     network.train(training)
     try:
+        example = (
+            None if example_args is None and example_kwargs is None else (example_args or (), example_kwargs or {})
+        )
         try:
-            return replace(symbolic_trace(network, (*opaque, *ruled)), training=training)
+            return replace(symbolic_trace(network, (*opaque, *ruled), example), training=training)
         except Exception as failure:  # fx raises whatever the user's forward raises on proxies
-            if example_args is None and example_kwargs is None:
+            if example is None:
                 raise TraceError(untraceable(network, failure)) from failure
             logger.info("torch.fx can't trace %s (%s); trying torch.export", type(network).__name__, failure)
-            exported = export_trace(network, example_args or (), dict(example_kwargs or {}), ruled)
-            return replace(exported, training=training)
+            return replace(export_trace(network, tuple(example[0]), dict(example[1]), ruled), training=training)
     finally:
         for module, mode in modes.items():
             module.training = mode

@@ -8,6 +8,7 @@ from typing import Any
 from torch import fx, nn
 
 from ..errors import Problem
+from ..nests import NestError
 
 
 def rename_apart(graph: fx.Graph, network: nn.Module) -> None:
@@ -34,6 +35,9 @@ def has_path(root: Any, path: str) -> bool:
 
 def untraceable(network: nn.Module, failure: Exception, tracer: str = "torch.fx") -> Problem:
     """Where the user's own code failed, from the innermost frame that is not torch's."""
+    if isinstance(failure, NestError):
+        remedy = "Use tensors, numbers, texts, and containers or objects that hold them as contents or attributes."
+        return Problem(f"model {type(network).__name__}, {failure.where}", failure.what, remedy)
     frames = [
         f
         for f in traceback.extract_tb(failure.__traceback__)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import fx, nn
 
 from ..errors import Problem, TraceError
-from .calling import NamedArguments, itself, parameters_of
+from .calling import form_of_anything, itself, parameters_of
 from .stages import Signature, Traced
 from .traced_names import rename_apart
 
@@ -38,5 +38,5 @@ def as_a_whole(network: nn.Module) -> Traced:
     graph.output(graph.call_module(WHOLE, args, {name: given[name] for name in named}))
     rename_apart(graph, network)
     inputs = tuple(node.name for node in given.values())
-    called = Signature(inputs, NamedArguments(signature, tuple(given)), itself)
+    called = Signature(inputs, form_of_anything(network.forward), itself)
     return Traced(network, graph, called, "nothing: it is called as a whole")

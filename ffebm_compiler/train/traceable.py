@@ -66,7 +66,7 @@ class Arguments:
     Attributes:
         names: the forward's parameters.
         read: those that are inputs of the program, in its order.
-        defaults: of the inputs that have one.
+        defaults: of the inputs that have one, a tensor or a number.
     """
 
     names: tuple[str, ...]
@@ -81,7 +81,7 @@ class Arguments:
         read = [n for n in parameters if waiting and _is_called(waiting[0], n) and waiting.pop(0)]
         if waiting or any(p.kind is not p.POSITIONAL_OR_KEYWORD for p in parameters.values()):
             return None
-        defaults = {n: parameters[n].default for n in read if parameters[n].default is not inspect.Parameter.empty}
+        defaults = {n: v for n in read if not _may_choose(v := parameters[n].default)}
         return Arguments(tuple(parameters), tuple(read), defaults)
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ...] | None:
@@ -91,7 +91,13 @@ class Arguments:
         repeated = len(given) != len(args) + len(kwargs)
         if repeated or any(n not in self.read for n in given) or any(n not in values for n in self.read):
             return None
-        return tuple(values[n] for n in self.read)
+        found = tuple(values[n] for n in self.read)
+        return None if any(_may_choose(v) for v in found) else found
+
+
+def _may_choose(value: Any) -> bool:
+    """Whether a value may choose the path through a model: no input of a program is like that, and no missing default."""
+    return value is None or value is inspect.Parameter.empty or isinstance(value, (bool, str))
 
 
 def _is_called(name: str, parameter: str) -> bool:
