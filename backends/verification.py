@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import Problem, VerificationError
 from ..ir import EnergyBlock
+from ..passes import State
 from ..solve import AUTOMATIC, BoundBlock, Gains
 from ..solve.iteration import peak
 from ..train import out_of_sight, run_digital
@@ -137,11 +138,13 @@ def _as_written(model: FFEBM, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
 
 @contextlib.contextmanager
 def kept_buffers(network: nn.Module) -> Iterator[None]:
-    """Puts back what a run writes into buffers: a model may count its calls, whatever its mode."""
+    """Puts back what a run writes into buffers and attributes: a model may count its calls, whatever its mode."""
+    state = State(network)
     before = [(b, b.clone()) for b in network.buffers()]
     try:
         yield
     finally:
+        state.restore()
         with torch.no_grad():
             for buffer, value in before:
                 if not torch.equal(buffer, value):  # a batch norm moves its statistics without a new version of them

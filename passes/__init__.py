@@ -17,6 +17,7 @@ from .own_copy import own_copy, share_root
 from .partition import Partitioned, partition
 from .patching import TRACING
 from .stages import Signature, Traced
+from .state import State
 from .trace import trace
 from .verify import Verification, verify
 
@@ -30,6 +31,7 @@ __all__ = [
     "Legal",
     "Partitioned",
     "Signature",
+    "State",
     "Statistics",
     "Traced",
     "Verification",

@@ -19,10 +19,12 @@ from torch import Tensor, fx, nn
 from ..ir import Origin, Weight
 from ..rules import Call, Reading, Refusal, Role, Rule, Rules
 from .history import cut_history
-from .in_place import bases_of, buffers_of, make_out_of_place, overwritten_buffers
+from .in_place import make_out_of_place
 from .naming import called_layers, module_of, origins_of
 from .stages import Traced
 from .symbolic_trace import is_hooked
+from .touched import touched_tensors
+from .writes import is_impure
 
 aten = torch.ops.aten
 
@@ -51,18 +53,16 @@ def canonicalize(traced: Traced, rules: Rules) -> Canonical:
     _drop_identity_layers(graph, traced.network)
     make_out_of_place(graph, traced.network)
     cut_history(graph, traced.network)
-    graph.eliminate_dead_code(is_impure_node=_is_impure)
+    graph.eliminate_dead_code(is_impure_node=is_impure)
     found = _found(graph, traced.network, rules)
     matched = _of_own(found.values(), rules)
-    _drop_identities(graph, traced.network, rules)
+    _drop_identities(traced, rules)
     found = _found(graph, traced.network, rules)
     readings = _read_all(graph, traced, found, matched)
     _read_batch_at_its_source(graph, readings)
-    graph.eliminate_dead_code(is_impure_node=_is_impure)
+    graph.eliminate_dead_code(is_impure_node=is_impure)
     live = set(graph.nodes)
-    bases = bases_of(graph, traced.network)
-    overwritten = overwritten_buffers(graph, bases)
-    touched = {n: shared for n in graph.nodes if (shared := frozenset(buffers_of(n, bases) & overwritten))}
+    touched = touched_tensors(graph, traced.network, traced.whole)
     readings = {n: _unless_overwritten(r, n in touched) for n, r in _read_all(graph, traced, found, matched).items()}
     return Canonical(
         traced,
@@ -95,21 +95,6 @@ def _unless_overwritten(reading: Reading | Refusal, touched: bool) -> Reading | 
     )
 
 
-def _is_impure(node: fx.Node) -> bool:
-    """Kept though nothing reads it: it writes to a buffer, or checks the user's input."""
-    if node.op in ("placeholder", "output", "call_module"):
-        return True
-    if node.op == "call_method":
-        return str(node.target).endswith("_") and not str(node.target).endswith("__")
-    if node.op != "call_function":
-        return False
-    schema = getattr(node.target, "_schema", None)
-    name = getattr(node.target, "__name__", "")
-    return (
-        bool(schema is not None and schema.is_mutable) or node.target in (torch._assert,) or name.startswith("_assert")
-    )
-
-
 # --- identities -------------------------------------------------------------------------------------------
 
 
@@ -126,11 +111,13 @@ def _drop_identity_layers(graph: fx.Graph, network: nn.Module) -> None:
             graph.erase_node(node)
 
 
-def _drop_identities(graph: fx.Graph, network: nn.Module, rules: Rules) -> None:
+def _drop_identities(traced: Traced, rules: Rules) -> None:
+    graph, network = traced.graph, traced.network
+    touched = touched_tensors(graph, network, traced.whole)  # a copy of what is overwritten later is what it was
     for node in list(graph.nodes):
         module = module_of(node, network)
         rule = rules.find(node, module)
-        if rule is None or rule.role is not Role.IDENTITY or _is_hooked(module):
+        if rule is None or rule.role is not Role.IDENTITY or _is_hooked(module) or node in touched:
             continue
         reading = rule.read(_call(node, network, rule))
         if isinstance(reading, Reading) and isinstance(reading.operands[0], fx.Node):
@@ -197,6 +184,8 @@ def _unless_unread(node: fx.Node, reading: Reading | Refusal, rule: Rule) -> Rea
 
 def _read(node: fx.Node, traced: Traced, rule: Rule | None) -> Reading | Refusal:
     network = traced.network
+    if node.op == "call_module" and node.target in traced.whole:
+        return Refusal(f"called as a whole: {traced.whole[node.target]}")
     if rule is None:
         return Refusal("no rule: this operation has no energy")
     if _is_hooked(module_of(node, network)):

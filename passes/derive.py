@@ -25,6 +25,7 @@ from ..ir import (
     Weight,
 )  # fmt: skip
 from ..rules import Reading, Role
+from .in_place import keep_type_and_shape
 from .partition import Partitioned
 
 
@@ -190,6 +191,7 @@ def _digital_block(name: str, nodes: tuple[fx.Node, ...], partitioned: Partition
 
     for node in nodes:
         copies[node] = graph.node_copy(node, _copier(copied))
+        keep_type_and_shape(copies[node])
     outputs = tuple(n for n in nodes if _read_outside(n, inside))
     graph.output(tuple(copies[n] for n in outputs))
     reasons = {origins[n].label: partitioned.reasons.get(n, "") for n in nodes}

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..errors import Problem
+from .aliases import bases_of
 from .contexts import context_of
-from .in_place import bases_of, written_by
 from .kinds import Kind, Kinds, is_tensor
 from .loses_meaning import LosesMeaning
 from .naming import enclosing_module, function_name, location_of
 from .traced_names import value_at
+from .writes import written_by
 
 _MAY_RETURN_OPERAND = frozenset((
     "to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda",

@@ -1,62 +1,123 @@
 """In-place operations become out-of-place ones: later reads of the overwritten value read the result instead.
 
-A block is a pure function of its inputs, and a digital part must not write into a block's output. What overwrites a tensor
-that is read again through a view can't be redirected so, and is refused.
+A block is a pure function of its inputs, and a digital part must not write into a block's output. Three things are written all the same:
+
+- what belongs to the model, a buffer or a parameter: the call stays as it is, in its place among the calls that read it;
+- what belongs to the caller: the model works on a copy of its argument, and writes back into it at the end;
+- a tensor that is read again through a view can't be redirected so, and is refused.
 """
 
 from __future__ import annotations
 
-import inspect
 import operator
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from ..errors import Problem, TraceError
-from .naming import function_name, module_of, names_of
+from .aliases import base_of
+from .in_place_twins import (
+    COMPARISONS,
+    ON_A_COPY,
+    OPERATORS,
+    SAME_FUNCTIONS,
+    SAME_MEANING,
+    as_out,
+    kept,
+    on_copy,
+    own,
+    set_item,
+    write_back,
+)
+from .naming import function_name, location_of, names_of
+from .writes import CONTAINER_METHODS, flag_position, has_underscore, is_flagged, operand_of, written_by
 
 aten = torch.ops.aten
-
-IN_PLACE_OPERATORS = {
-    operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
-    operator.itruediv: operator.truediv, operator.ipow: operator.pow, operator.imatmul: operator.matmul,
-    operator.ifloordiv: operator.floordiv, operator.imod: operator.mod,
-}  # fmt: skip
-
-
-def _set_item(x: Tensor, index: Any, value: Any) -> Tensor:
-    """``x[index] = value`` as a function that leaves x alone."""
-    changed = x.clone()
-    changed[index] = value
-    return changed
 
 
 def make_out_of_place(graph: fx.Graph, network: nn.Module) -> None:
     """Rewrites every in-place call of ``graph``, in one pass along it.
 
     Raises:
-        TraceError: a call overwrites a view of a tensor that is read again under its other name.
+        TraceError: calls that overwrite what is read again under another name, or that have no out-of-place form.
     """
     memory = _Memory(graph, network)
+    problems: list[Problem] = []
     for node in list(graph.nodes):
-        if (overwritten := _operand(node)) is not None:
-            _redirect(node, overwritten, memory)
+        try:
+            _redirect(node, memory)
+        except TraceError as failure:
+            problems += failure.problems
         memory.note(node)
+    if problems:
+        raise TraceError(problems)
+    for argument, result in memory.given_back.items():
+        _give_back(graph, argument, result)
 
 
-def _redirect(node: fx.Node, overwritten: fx.Node, memory: _Memory) -> None:
-    """Makes one call out-of-place, where it is in place, and lets it be read instead of what it would overwrite."""
-    if isinstance(out := node.kwargs.get("out"), fx.Node):  # torch.add(a, b, out=c)
-        node.kwargs = {k: v for k, v in node.kwargs.items() if k != "out"}
-        memory.read_instead(out, node)
-    if memory.base(overwritten).op == "get_attr":
-        return  # writes to a buffer of the model: that is what it means
-    if _make_out_of_place(node, memory.network) and not _is_number(overwritten):
-        if memory.is_read_through_a_view(node, overwritten):
-            raise TraceError(_overwritten_view(node, memory.network))
+def _redirect(node: fx.Node, memory: _Memory) -> None:
+    """Makes one call out-of-place, where it is in place, and lets its result be read instead of what it would overwrite."""
+    written = written_by(node, memory.network)
+    if not written or _is_number(written[0]):
+        _make_out_of_place(node, memory.network)  # n += 1 gives another number
+        return
+    owners = {memory.base(w).op == "get_attr" for w in written}
+    if owners == {True}:
+        return  # it writes to a tensor of the model: that is what it means
+    if len(written) > 1:
+        raise _refused(node, memory, "overwrites several tensors at once", "Write each by a call of its own.")
+    (overwritten,) = written
+    if _only_asks_for_gradients(node, memory):
         memory.read_instead(overwritten, node)
+        return
+    if memory.is_read_through_a_view(node, overwritten):
+        raise _refused(
+            node, memory, "overwrites a view of a tensor that is read again under its other name",
+            "Write it out of place, as in y = relu(x.view(...)), or keep the module that contains it out with digital=[...].",
+        )  # fmt: skip
+    _check_argument(node, overwritten, memory)
+    if "out" in node.kwargs:
+        memory.read_instead(overwritten, _without_out(node, overwritten, memory))
+    elif _make_out_of_place(node, memory.network):
+        memory.read_instead(overwritten, node)
+    else:
+        name = function_name(node.target)
+        raise _refused(node, memory, f"{name} has no out-of-place form", "Compute a new tensor instead.")
+
+
+def _only_asks_for_gradients(node: fx.Node, memory: _Memory) -> bool:
+    """``x.requires_grad_()`` of an argument is for the caller to see, and changes no value."""
+    return node.target == "requires_grad_" and memory.base(node.args[0]).op == "placeholder"  # type: ignore[arg-type]
+
+
+def _check_argument(node: fx.Node, overwritten: fx.Node, memory: _Memory) -> None:
+    """Notes what is to be written back into an argument.
+
+    Raises:
+        TraceError: the argument is written through a view of it.
+    """
+    base = memory.base(overwritten)
+    argument = base if base.op == "placeholder" else memory.argument_of.get(base)
+    if argument is None:
+        return
+    if overwritten is not base:
+        raise _refused(
+            node, memory, f"writes into the caller's {argument.target!r} through a view of it",
+            "Write into a copy of it, as in x = x.clone(), or keep the module that contains it out with digital=[...].",
+        )  # fmt: skip
+    memory.argument_of[node] = argument
+    memory.given_back[argument] = node
+
+
+def _give_back(graph: fx.Graph, argument: fx.Node, result: fx.Node) -> None:
+    """Lets the model work on a copy of an argument, and write the result into the argument at the end."""
+    last = [n for n in graph.nodes if n.op == "placeholder"][-1]
+    with graph.inserting_after(last):
+        copy = graph.call_function(own, (argument,))
+    argument.replace_all_uses_with(copy, delete_user_cb=lambda user: user is not copy)
+    with graph.inserting_before(next(n for n in graph.nodes if n.op == "output")):
+        graph.call_function(write_back, (argument, copy if result is argument else result))
 
 
 class _Memory:
@@ -64,13 +125,20 @@ class _Memory:
 
     def __init__(self, graph: fx.Graph, network: nn.Module):
         self.network = network
-        self.order = {n: i for i, n in enumerate(graph.nodes)}
+        self.order: dict[fx.Node, float] = {n: i for i, n in enumerate(graph.nodes)}
         self.bases: dict[fx.Node, fx.Node] = {}
         self.names: dict[fx.Node, list[fx.Node]] = {}  # by base: its views that may be read again, and itself
+        self.argument_of: dict[fx.Node, fx.Node] = {}  # results that an argument of the caller's is to hold
+        self.given_back: dict[fx.Node, fx.Node] = {}
 
     def note(self, node: fx.Node) -> None:
-        base = self.bases[node] = _base_of(node, self.network, self.bases)
+        base = self.bases[node] = base_of(node, self.network, self.bases)
         self.names.setdefault(base, []).append(node)
+
+    def insert(self, node: fx.Node, behind: fx.Node) -> None:
+        self.order[node] = self.order[behind] + 0.5
+        self.bases[node] = node
+        self.names[node] = [node]
 
     def base(self, node: fx.Node) -> fx.Node:
         return self.bases[node]
@@ -93,85 +161,6 @@ class _Memory:
         return bool(names)
 
 
-def _base_of(node: fx.Node, network: nn.Module, bases: Mapping[fx.Node, fx.Node]) -> fx.Node:
-    """What a chain of views looks at, given the same of the values before."""
-    first = node.args[0] if node.args else None
-    return bases[first] if isinstance(first, fx.Node) and _is_view(node, network) else node
-
-
-def bases_of(graph: fx.Graph, network: nn.Module) -> dict[fx.Node, fx.Node]:
-    """For each value what its memory belongs to: itself, or what it is a view of."""
-    bases: dict[fx.Node, fx.Node] = {}
-    for node in graph.nodes:
-        bases[node] = _base_of(node, network, bases)
-    return bases
-
-
-def written_by(node: fx.Node, network: nn.Module) -> tuple[fx.Node, ...]:
-    """The operands that a call overwrites."""
-    operand = _operand(node) if node.op.startswith("call") else None
-    flagged = node.kwargs.get("inplace") is True or getattr(module_of(node, network), "inplace", False) is True
-    return (operand,) if operand is not None and (flagged or (node.op != "call_module" and _writes(node))) else ()
-
-
-def overwritten_buffers(graph: fx.Graph, bases: Mapping[fx.Node, fx.Node]) -> frozenset[str]:
-    """Paths of the buffers that a call writes into: whoever reads one must run before or after, as the model does."""
-    written = (bases[operand] for n in graph.nodes if (operand := _operand(n)) is not None and _writes(n))
-    return frozenset(str(base.target) for base in written if base.op == "get_attr")
-
-
-def buffers_of(node: fx.Node, bases: Mapping[fx.Node, fx.Node]) -> set[str]:
-    """Paths of the attributes that a call reads or writes, itself or through views of them."""
-    return {str(base.target) for i in node.all_input_nodes if (base := bases[i]).op == "get_attr"}
-
-
-def _operand(node: fx.Node) -> fx.Node | None:
-    """What an in-place call would overwrite."""
-    first = node.args[0] if node.args else node.kwargs.get("input")
-    return first if isinstance(first, fx.Node) else None
-
-
-def _writes(node: fx.Node) -> bool:
-    """Whether a call that was left as it is writes into its first operand."""
-    if node.op == "call_method":
-        return str(node.target).endswith("_") and not str(node.target).endswith("__")
-    schema = getattr(node.target, "_schema", None)
-    return (
-        bool(schema is not None and schema.is_mutable)
-        or node.target in IN_PLACE_OPERATORS
-        or node.target is operator.setitem
-        or _functional_twin(node.target) is not None
-    )
-
-
-_VIEWS = frozenset((
-    "view", "view_as", "reshape", "reshape_as", "flatten", "ravel", "unflatten", "transpose", "swapaxes", "swapdims", "permute", "movedim", "moveaxis",
-    "squeeze", "unsqueeze", "expand", "expand_as", "broadcast_to", "narrow", "select", "slice", "chunk", "split", "split_with_sizes", "tensor_split",
-    "hsplit", "vsplit", "dsplit", "unbind", "unfold", "as_strided", "detach", "alias", "contiguous", "t", "adjoint", "diagonal", "real", "imag",
-    "view_as_real", "view_as_complex", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout",
-))  # fmt: skip
-_CONVERSIONS = frozenset(("to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda"))
-"""What returns its operand itself where that has the type already: taken for granted of a computed value, not of an argument."""
-_VIEW_LAYERS = (nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
-"""Operations whose result may share the memory of their operand."""
-
-
-def _is_view(node: fx.Node, network: nn.Module) -> bool:
-    if node.op == "call_module":
-        return isinstance(module_of(node, network), _VIEW_LAYERS)
-    if (
-        node.target is operator.getitem
-    ):  # one of several results is not a view; a slice of one, or a part of a split, is
-        source = node.args[0]
-        return not isinstance(node.args[1], int) or (
-            isinstance(source, fx.Node) and (source.op == "get_attr" or _is_view(source, network))
-        )
-    if node.target is getattr:
-        return node.args[1] in ("T", "mT", "H", "mH", "data", "real", "imag")
-    name = function_name(node.target)
-    return name in _VIEWS or (name in _CONVERSIONS and _operand(node) is not None and node.args[0].op != "placeholder")  # type: ignore[union-attr]
-
-
 def _is_number(node: fx.Node) -> bool:
     """A size, or arithmetic of sizes: ``n += 1`` gives another number, and leaves the first one as it is."""
     if node.op == "call_method":
@@ -186,11 +175,16 @@ def _is_number(node: fx.Node) -> bool:
     return of_numbers and bool(node.all_input_nodes) and all(_is_number(i) for i in node.all_input_nodes)
 
 
-def _overwritten_view(node: fx.Node, network: nn.Module) -> Problem:
-    return Problem(
-        f"layer {names_of(node, network)[2]}", "overwrites a view of a tensor that is read again under its other name",
-        "Write it out of place, as in y = relu(x.view(...)), or keep the module that contains it out with digital=[...].",
-    )  # fmt: skip
+def _refused(node: fx.Node, memory: _Memory, what: str, remedy: str) -> TraceError:
+    place = location_of(node)
+    label = names_of(node, memory.network)[2]
+    return TraceError(Problem(f"layer {label}{f', at {place}' if place else ''}", what, remedy))
+
+
+# --- one call ---------------------------------------------------------------------------------------------
+
+IN_PLACE = "in_place"
+"""Marks a call, in its ``meta``, that was in place: it keeps the type and shape of its operand."""
 
 
 def _make_out_of_place(node: fx.Node, network: nn.Module) -> bool:
@@ -198,56 +192,100 @@ def _make_out_of_place(node: fx.Node, network: nn.Module) -> bool:
     if node.op == "call_module":
         module = network.get_submodule(str(node.target))
         return getattr(module, "inplace", False) is True  # the flag stays for the next mode; convert() clears it last
+    if is_flagged(node):
+        _clear_flag(node)
+        return True
+    twin = _twin(node)
+    if twin is None:
+        return False
+    if node.op == "call_function" or callable(twin):
+        node.args, node.kwargs = (operand_of(node), *node.args[1:]), _without_operand(node)
+    node.op = "call_method" if isinstance(twin, str) else "call_function"
+    node.target = twin
+    node.meta[IN_PLACE] = True
+    return True
+
+
+def _twin(node: fx.Node) -> Any:
+    """The function, or the name of the method, that returns what an in-place call writes."""
     if node.op == "call_method":
-        name = str(node.target)
-        if name.endswith("_") and not name.endswith("__") and hasattr(Tensor, name[:-1]):
-            node.target = name[:-1]
-            return True
-        return False
-    if node.op != "call_function":
-        return False
-    if node.kwargs.get("inplace") is True or _positional_inplace(node):
-        node.kwargs = {k: v for k, v in node.kwargs.items() if k != "inplace"}
-        return True
-    if node.target in IN_PLACE_OPERATORS:
-        node.target = IN_PLACE_OPERATORS[node.target]
-        return True
+        return _twin_of_method(str(node.target))
     if node.target is operator.setitem:
-        node.target = _set_item
-        return True
-    twin = _functional_twin(node.target)
-    if twin is not None:
-        node.target = twin
-        return True
-    return False
+        return set_item
+    if node.target in OPERATORS:
+        return OPERATORS[node.target]
+    if isinstance(node.target, torch._ops.OpOverload):
+        return _twin_of_overload(node.target)
+    return _twin_of_function(node.target)
 
 
-def _positional_inplace(node: fx.Node) -> bool:
-    """``F.relu(x, True)``."""
-    try:
-        names = list(inspect.signature(node.target).parameters)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return False
-    if "inplace" not in names:
-        return False
-    i = names.index("inplace")
-    if i < len(node.args) and node.args[i] is True:
-        node.args = (*node.args[:i], False, *node.args[i + 1 :])
-        return True
-    return False
+def _twin_of_method(name: str) -> Any:
+    if name in ON_A_COPY or name in CONTAINER_METHODS:
+        return getattr(on_copy, name, None)
+    return name[:-1] if has_underscore(name) and name[:-1] in SAME_MEANING else None
 
 
-def _functional_twin(target: Any) -> Any:
-    """``torch.relu_`` -> ``torch.relu``; ``aten.add_.Tensor`` -> ``aten.add.Tensor``."""
-    if isinstance(target, torch._ops.OpOverload):
-        packet, overload = target._schema.name.split("::")[-1], target._overloadname
-        if not packet.endswith("_") or packet.endswith("__") or target.namespace != "aten":
-            return None
-        return getattr(getattr(aten, packet[:-1], None), overload, None)
-    name = getattr(target, "__name__", "")
-    if not callable(target) or not name.endswith("_") or name.endswith("__") or name.startswith("_"):
+def _twin_of_overload(target: torch._ops.OpOverload) -> Any:
+    """``aten.add_.Tensor`` -> ``aten.add.Tensor``."""
+    packet, overload = target._schema.name.split("::")[-1], target._overloadname
+    if target.namespace != "aten" or not has_underscore(packet):
         return None
-    for home in (torch, torch.nn.functional):
-        if getattr(home, name, None) is target:
-            return getattr(home, name[:-1], None) or getattr(torch, name[:-1], None)
-    return None
+    if packet in ON_A_COPY:
+        return getattr(on_copy, packet)
+    known = packet[:-1] in SAME_MEANING or packet in _SAME_ACTIVATIONS
+    return getattr(getattr(aten, packet[:-1], None), overload, None) if known else None
+
+
+_SAME_ACTIVATIONS = frozenset((
+    "celu_", "elu_", "gelu_", "hardsigmoid_", "hardswish_", "hardtanh_", "leaky_relu_", "mish_", "relu6_", "rrelu_",
+    "selu_", "silu_", "threshold_",
+))  # fmt: skip
+
+
+def _twin_of_function(target: Any) -> Any:
+    """``torch.relu_`` -> ``torch.relu``."""
+    if target in SAME_FUNCTIONS:
+        return SAME_FUNCTIONS[target]
+    name = getattr(target, "__name__", "")
+    if getattr(nn.init, name, None) is target:
+        return getattr(on_copy, f"init_{name}", None)
+    if getattr(torch, name, None) is not target:
+        return None
+    return getattr(on_copy, name) if name in ON_A_COPY else _torchs(name)
+
+
+def _torchs(name: str) -> Any:
+    return getattr(torch, name[:-1], None) if has_underscore(name) and name[:-1] in SAME_MEANING else None
+
+
+def keep_type_and_shape(node: fx.Node) -> None:
+    """Makes a call that was in place insist on the type and the shape of its operand, if it is made outside of blocks.
+
+    Inside one, all values have the type of the weights.
+    """
+    name = function_name(node.target)
+    if IN_PLACE in node.meta and name in vars(kept) and (len(node.all_input_nodes) > 1 or name in COMPARISONS):
+        node.op, node.target = "call_function", getattr(kept, name)
+
+
+def _without_operand(node: fx.Node) -> dict[str, Any]:
+    """The keywords of a call whose operand becomes positional."""
+    return dict(node.kwargs) if node.args else {k: v for k, v in node.kwargs.items() if v is not operand_of(node)}
+
+
+def _clear_flag(node: fx.Node) -> None:
+    position = flag_position(node)
+    if position is not None:
+        node.args = (*node.args[:position], False, *node.args[position + 1 :])
+    node.kwargs = {k: v for k, v in node.kwargs.items() if k != "inplace"}
+
+
+def _without_out(node: fx.Node, out: fx.Node, memory: _Memory) -> fx.Node:
+    """``torch.add(a, b, out=c)`` as a value of c's type."""
+    node.kwargs = {k: v for k, v in node.kwargs.items() if k != "out"}
+    with node.graph.inserting_after(node):
+        result = node.graph.call_function(as_out, (node, out))
+    result.meta.update(node.meta)
+    memory.insert(result, node)
+    node.replace_all_uses_with(result, delete_user_cb=lambda user: user is not result)
+    return result

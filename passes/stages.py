@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import fx, nn
@@ -34,6 +34,7 @@ class Traced:
         signature: how it is called.
         tracer: ``"torch.fx"`` or ``"torch.export"``, or that nothing was traced.
         training: the mode that was traced.
+        whole: by path, why a module is called as a whole though it could be traced.
     """
 
     network: nn.Module
@@ -41,3 +42,4 @@ class Traced:
     signature: Signature
     tracer: str
     training: bool = False
+    whole: Mapping[str, str] = field(default_factory=dict)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
@@ -17,32 +16,12 @@ from .contexts import Surroundings, noted_contexts, place_in
 from .history import check_regions
 from .own_functions import functions_as_whole
 from .patching import this_thread
+from .recording import RecordingProxy
 from .stages import Signature, Traced
 from .traced_names import rename_apart
 
 Example = tuple[Sequence[Any], Mapping[str, Any]]
 """A call: its arguments and its keywords."""
-
-
-class _Proxy(fx.Proxy):
-    """A proxy that records ``x += y`` as what it is: it changes x under its other names too."""
-
-
-def _recorder(function: Callable[..., Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
-    return lambda self, other: self.tracer.create_proxy("call_function", function, (self, other), {})
-
-
-for _function in (
-    operator.iadd,
-    operator.isub,
-    operator.imul,
-    operator.itruediv,
-    operator.ipow,
-    operator.imatmul,
-    operator.ifloordiv,
-    operator.imod,
-):
-    setattr(_Proxy, f"__{_function.__name__}__", _recorder(_function))
 
 
 class ModelTracer(fx.Tracer):
@@ -59,7 +38,7 @@ class ModelTracer(fx.Tracer):
         self.mine = this_thread()
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Proxy(node, self)
+        return RecordingProxy(node, self)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """With the line of the user's code alone: the whole stack, read and formatted, takes half the time of a trace."""

@@ -9,16 +9,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from ..errors import TraceError
 from .export_trace import export_trace
+from .loses_meaning import LosesMeaning
 from .stages import Traced
 from .symbolic_trace import symbolic_trace
 from .traced_names import untraceable
 from .whole import WHOLE, as_a_whole
+from .whole_calls import trace_what_is_kept
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +55,12 @@ def trace(
             None if example_args is None and example_kwargs is None else (example_args or (), example_kwargs or {})
         )
         try:
-            return replace(symbolic_trace(network, (*opaque, *ruled), example), training=training)
+            tracer = partial(symbolic_trace, example=example)
+            return replace(trace_what_is_kept(tracer, network, (*opaque, *ruled)), training=training)
         except Exception as failure:  # fx raises whatever the user's forward raises on proxies
             if example is None:
+                if isinstance(failure, LosesMeaning):
+                    raise
                 raise TraceError(untraceable(network, failure)) from failure
             logger.info("torch.fx can't trace %s (%s); trying torch.export", type(network).__name__, failure)
             return replace(export_trace(network, tuple(example[0]), dict(example[1]), ruled), training=training)

@@ -1,0 +1,49 @@
+"""Which modules' forwards are running, from the frames of Python: the innermost first, the model itself last."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from types import FrameType
+
+from torch import nn
+
+from .state import Owned
+
+_NOT_THE_USERS = frozenset(("torch", "ffebm_compiler", *sys.stdlib_module_names))
+
+
+def paths_of(network: nn.Module) -> dict[int, str]:
+    """The path of each module, by its identity."""
+    return {id(m): path for path, m in network.named_modules()}
+
+
+def running(frame: FrameType | None, paths: Mapping[int, str]) -> list[str]:
+    """The paths of the modules one of whose methods is running, from a frame outwards."""
+    found: list[str] = []
+    while frame is not None:
+        code = frame.f_code
+        owner = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+        if isinstance(owner, nn.Module) and id(owner) in paths and (path := paths[id(owner)]) not in found:
+            found.append(path)
+        frame = frame.f_back
+    return found
+
+
+def caller_of(stack: Sequence[str], owned: Iterable[Owned], except_for: Iterable[str] = ()) -> str:
+    """The innermost running module that holds all of a state; ``""``, the model itself, if there is no other."""
+    state, known = list(owned), set(except_for)
+    return next((path for path in stack if path not in known and all(_holds(path, o) for o in state)), "")
+
+
+def _holds(path: str, owned: Owned) -> bool:
+    return owned.path is not None and (owned.path == path or owned.path.startswith(f"{path}."))
+
+
+def is_users(frame: FrameType) -> bool:
+    """Whether a frame runs the user's own code."""
+    return str(frame.f_globals.get("__name__", "")).split(".")[0] not in _NOT_THE_USERS
+
+
+def place_of(frame: FrameType) -> str:
+    return f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.f_lineno}"

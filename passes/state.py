@@ -1,0 +1,271 @@
+"""What Python keeps between calls of a model: the attributes of its modules and all that they hold, and what forwards keep in classes,
+in their file and in closures.
+
+Registered tensors are no part of it, since whoever reads one reads it live; their places are. Plain tensors are.
+"""
+
+from __future__ import annotations
+
+import random
+import types
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+TRACERS_OWN = "_tensor_constant"
+"""What the tracer hangs on the model begins so, and is no state of the model's."""
+
+_BOOK = "_non_persistent_buffers_set"
+"""Where torch notes which buffers are not saved; the tracer's are not."""
+
+_REGISTRIES = ("_parameters", "_buffers", "_modules")
+_FOREIGN = ("torch", "numpy", "logging", "threading", "builtins", "ffebm_compiler", "importlib")
+"""Whose classes and objects no forward keeps its own state in."""
+
+
+@dataclass(frozen=True)
+class Owned:
+    """Whose state something is: an attribute of the module at a path, or, without a path, a name in the user's file."""
+
+    path: str | None
+    name: str
+
+    def __str__(self) -> str:
+        return f"attribute {self.name!r}" if self.path is not None else f"{self.name!r}"
+
+
+@dataclass
+class Holder:
+    """Something that holds state, and what it held.
+
+    Attributes:
+        value: a dict, a list, an object's or a class's attributes, a tensor, a source of random numbers.
+        content: what it held, read by its kind.
+        owners: whose it is; more than one if modules share it. An owner without a name stands for the keys of the dict.
+    """
+
+    value: Any
+    content: Any
+    owners: list[Owned] = field(default_factory=list)
+
+    def changes(self) -> set[Owned]:
+        """What has changed since."""
+        now = kind_of(self.value).read(self.value)
+        if _alike(now, self.content):
+            return set()
+        return {changed for owner in self.owners for changed in self._named(owner, now)}
+
+    def _named(self, owner: Owned, now: Any) -> Iterator[Owned]:
+        if owner.name:
+            keys = [] if owner.name == _BOOK else [owner.name]
+        else:
+            keys = [str(k) for k in {**now, **self.content} if not _alike(now.get(k, self), self.content.get(k, self))]
+        yield from (Owned(owner.path, key) for key in keys if not key.startswith(TRACERS_OWN))
+
+    def restore(self, keep: Callable[[str], bool]) -> None:
+        content = self.content
+        if isinstance(self.value, dict):
+            content = {**content, **{k: v for k, v in self.value.items() if isinstance(k, str) and keep(k)}}
+        kind_of(self.value).write(self.value, content)
+
+
+class State:
+    """The state of a model at one time, to be compared with and gone back to."""
+
+    def __init__(self, network: nn.Module):
+        self.holders: dict[int, Holder] = {}
+        for path, module in network.named_modules():
+            self._hold(vars(module), Owned(path, ""))
+            for name in _REGISTRIES:
+                self._hold(vars(module)[name], Owned(path, ""))
+            for name, value in vars(module).items():
+                if name not in _REGISTRIES:
+                    self._walk(value, Owned(path, name))
+        for kind in dict.fromkeys(type(m) for m in network.modules()):
+            self._walk_class(kind)
+
+    def changes(self) -> dict[int, set[Owned]]:
+        """By holder, what has changed since."""
+        found = {key: holder.changes() for key, holder in self.holders.items()}
+        return {key: owned for key, owned in found.items() if owned}
+
+    def restore(self, keep_constants: bool = False) -> None:
+        """Puts everything back, in the very objects that held it.
+
+        Args:
+            keep_constants: whether what the tracer has hung on the model stays.
+        """
+        changed = [h for h in self.holders.values() if h.changes()]
+        for holder in changed:
+            holder.restore(lambda name: keep_constants and name.startswith(TRACERS_OWN))
+
+    def _walk_class(self, kind: type) -> None:
+        for base in kind.__mro__:
+            if base.__module__.split(".")[0] in _FOREIGN:
+                continue
+            self._hold(base, Owned(None, ""))
+            for name, value in _own_values(base).items():
+                self._walk(value, Owned(None, name))
+            forward = vars(base).get("forward")
+            if isinstance(forward, types.FunctionType):
+                self._walk_function(forward)
+
+    def _walk_function(self, function: types.FunctionType) -> None:
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            if (content := _in_cell(cell)) and name != "__class__":
+                self._hold(cell, Owned(None, name))
+                self._walk(content[0], Owned(None, name))
+        used = function.__globals__
+        for name in function.__code__.co_names:
+            if name in used and isinstance(used[name], (*_CONTAINERS, *_DRAWS)):
+                self._walk(used[name], Owned(None, name))
+
+    def _walk(self, value: Any, owner: Owned) -> None:
+        if isinstance(value, (tuple, frozenset)):
+            inside: Any = value
+        elif isinstance(value, (*_CONTAINERS, *_DRAWS, np.ndarray)) or _is_plain_tensor(value):
+            if not self._hold(value, owner):
+                return
+            inside = value.values() if isinstance(value, dict) else value if isinstance(value, _CONTAINERS) else ()
+        elif _is_own_object(value):
+            if not self._hold(vars(value), owner):
+                return
+            inside = vars(value).values()
+        else:
+            return
+        for each in list(inside):
+            self._walk(each, owner)
+
+    def _hold(self, value: Any, owner: Owned) -> bool:
+        """Notes a holder and one more owner of it; says whether it is new to this owner."""
+        holder = self.holders.get(id(value))
+        if holder is None:
+            holder = self.holders[id(value)] = Holder(value, kind_of(value).read(value))
+        if owner in holder.owners:
+            return False
+        holder.owners.append(owner)
+        return True
+
+
+def _is_plain_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
+
+
+def _is_own_object(value: Any) -> bool:
+    """An object of the user's, whose attributes are state."""
+    if isinstance(value, (nn.Module, Tensor, type, types.ModuleType, types.FunctionType, types.MethodType)):
+        return False
+    return hasattr(value, "__dict__") and type(value).__module__.split(".")[0] not in _FOREIGN
+
+
+# --- kinds of holders --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How a holder's content is read, and written back."""
+
+    read: Callable[[Any], Any]
+    write: Callable[[Any, Any], None]
+
+
+def _refill(holder: Any, content: Any) -> None:
+    holder.clear()
+    holder.update(content)
+
+
+def _refill_in_order(holder: Any, content: Any) -> None:
+    holder.clear()
+    holder.extend(content)
+
+
+def _own_values(owner: type) -> dict[str, Any]:
+    """The attributes of a class that are values, not methods or descriptors."""
+    return {
+        k: v for k, v in vars(owner).items() if not k.startswith("__") and not callable(v) and not hasattr(v, "__get__")
+    }
+
+
+def _set_values(owner: type, content: Mapping[str, Any]) -> None:
+    for name in _own_values(owner).keys() - content.keys():
+        delattr(owner, name)
+    for name, value in content.items():
+        setattr(owner, name, value)
+
+
+def _in_cell(cell: Any) -> tuple[Any, ...]:
+    try:
+        return (cell.cell_contents,)
+    except ValueError:  # not bound yet
+        return ()
+
+
+def _write_cell(cell: Any, content: tuple[Any, ...]) -> None:
+    cell.cell_contents = content[0]
+
+
+class _Numbers:
+    """A copy of a tensor, equal to one of the same numbers."""
+
+    def __init__(self, tensor: Tensor):
+        self.value = tensor.detach().clone()
+
+    def __eq__(self, other: object) -> bool:
+        assert isinstance(other, _Numbers)
+        a, b = self.value, other.value
+        if (a.shape, a.dtype, a.device) != (b.shape, b.dtype, b.device):
+            return False
+        return a.is_meta or bool(((a == b) | ((a != a) & (b != b))).all())
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def write(self, tensor: Tensor) -> None:
+        with torch.no_grad():
+            tensor.copy_(self.value)
+
+
+_KINDS: Mapping[type, _Kind] = {
+    dict: _Kind(dict, _refill),
+    list: _Kind(list, _refill_in_order),
+    deque: _Kind(list, _refill_in_order),
+    set: _Kind(set, _refill),
+    type: _Kind(_own_values, _set_values),
+    types.CellType: _Kind(_in_cell, _write_cell),
+    Tensor: _Kind(_Numbers, lambda t, content: content.write(t)),
+    np.ndarray: _Kind(np.copy, lambda a, content: np.copyto(a, content)),
+    torch.Generator: _Kind(lambda g: _Numbers(g.get_state()), lambda g, content: g.set_state(content.value)),
+    random.Random: _Kind(lambda r: r.getstate(), lambda r, content: r.setstate(content)),
+    np.random.RandomState: _Kind(lambda r: r.get_state(legacy=False), lambda r, content: r.set_state(content)),
+    np.random.Generator: _Kind(
+        lambda r: dict(r.bit_generator.state), lambda r, content: setattr(r.bit_generator, "state", content)
+    ),
+}
+_CONTAINERS = (dict, list, deque, set)
+_DRAWS = (torch.Generator, random.Random, np.random.RandomState, np.random.Generator)
+
+
+def kind_of(holder: Any) -> _Kind:
+    return next(_KINDS[base] for base in type(holder).__mro__ if base in _KINDS)
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """The same object, or the same plain values."""
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(_alike, a, b))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_alike(v, b[k]) for k, v in a.items())
+    if isinstance(a, np.ndarray):
+        return np.array_equal(a, b, equal_nan=a.dtype.kind in "fc")
+    return isinstance(a, _VALUES) and bool(a == b)
+
+
+_VALUES = (int, float, complex, str, bytes, bool, set, frozenset, torch.dtype, torch.device, _Numbers)
