@@ -45,6 +45,7 @@ from ..solve import (
 from ..solve.loop_gain import one_sample
 from ..train import BlockCall, attribute, out_of_sight, run_block, run_digital, training_code
 from ..train.enrolment import enrol, find
+from ..train.first_derivatives import refuse_forward_mode, refuse_transforms
 from ..train.traceable import Traceable
 from ..view import Report, build_report, draw_graph, partition_graph
 from .call_inputs import input_problems
@@ -182,6 +183,7 @@ class FFEBM(nn.Module):
             with torch.inference_mode(False), torch.no_grad():
                 return self._run(ordinary(args), ordinary(kwargs), keep)
         mode = self.mode
+        refuse_transforms(step for step in mode.program if isinstance(step, EnergyBlock))
         values = self.bind_inputs(args, kwargs)
         phases: list[FreePhase] = []
         for step in mode.program:
@@ -262,8 +264,9 @@ class FFEBM(nn.Module):
 
     def bound(self, block: EnergyBlock, values: Mapping[str, Any]) -> BoundBlock:
         """A block with the values and weights that it reads, at unit feedback."""
-        weights = {p: self._weight(p) for p in block.weights}
-        return BoundBlock(block, {n: values[n] for n in block.inputs}, weights, unit_gains(block).layer_weights)
+        inputs, weights = {n: values[n] for n in block.inputs}, {p: self._weight(p) for p in block.weights}
+        refuse_forward_mode(block, (*inputs.values(), *weights.values()))
+        return BoundBlock(block, inputs, weights, unit_gains(block).layer_weights)
 
     def block_call(
         self, block: EnergyBlock, values: Mapping[str, Any], record: Callable[[FreePhase], None] = lambda p: None

@@ -13,6 +13,7 @@ from .compare import GradientComparison, compare_gradients
 from .errors import (
     ConvergenceWarning,
     ConversionWarning,
+    DerivativeError,
     FFEBMError,
     GradientWarning,
     InputError,
@@ -34,6 +35,7 @@ __all__ = [
     "CenteredEP",
     "ConvergenceWarning",
     "ConversionWarning",
+    "DerivativeError",
     "FFEBMError",
     "GradientComparison",
     "GradientWarning",

@@ -72,6 +72,10 @@ class VerificationError(FFEBMError, AssertionError):
     """A block's printed energy and the equations the solver runs disagree: a bug, in a rule or here."""
 
 
+class DerivativeError(FFEBMError, NotImplementedError):
+    """A derivative that blocks don't have: a second one, one in forward mode, one by a transform of torch.func."""
+
+
 class ConversionWarning(UserWarning):
     """What was asked of a conversion was done, and may not be what was meant: a norm held without statistics, a rule that matched nothing."""
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..estimate import Estimate, Estimator, FreePhase
 from ..ir import EnergyBlock
 from ..solve import AUTOMATIC, BoundBlock, Contraction, Differentiation, Equilibrium, Relaxation, Tolerance, relax
+from .first_derivatives import once, refuse_transforms
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,11 @@ def _unheard(phase: FreePhase) -> None:
 
 
 def run_block(call: BlockCall) -> dict[str, Tensor]:
-    """The outputs of a block at its equilibrium, differentiable by the call's estimator."""
+    """The outputs of a block at its equilibrium, differentiable by the call's estimator.
+
+    Raises:
+        DerivativeError: in backward, where other derivatives than first ones, by ordinary backward passes, are asked for.
+    """
     tensors = call.differentiable()
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors.values()):
         outputs = _Block.apply(call, tuple(tensors), *tensors.values())
@@ -141,15 +145,16 @@ class _Block(torch.autograd.Function):
         return tuple(o.clone() if any(o is t for t in tensors) else o for o in outputs)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *errors: Tensor | None) -> tuple[Any, ...]:
         call: BlockCall = ctx.call
+        refuse_transforms([call.block], errors)
         saved = ctx.saved_tensors
         tensors = dict(zip(ctx.names, saved, strict=False))
         states = dict(zip(ctx.states, saved[len(ctx.names) :], strict=True))
         arrived = {n: e for n, e in zip(call.block.outputs, errors, strict=True) if e is not None}
         wanted = [n for n, needed in zip(ctx.names, ctx.needs_input_grad[2:], strict=True) if needed]
-        with torch.autocast(**ctx.autocast):
+        with torch.no_grad(), torch.autocast(**ctx.autocast):
             estimate = estimated(call, tensors, states, ctx.relaxation, ctx.winners, arrived, wanted)
         call.nudged(call.block, estimate)
-        return (None, None, *(estimate.gradients.get(n) for n in ctx.names))
+        gradients = [estimate.gradients.get(n) for n in ctx.names]
+        return (None, None, *once(call.block, gradients, [*tensors.values(), *arrived.values()]))
