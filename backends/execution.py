@@ -23,6 +23,7 @@ class Execution:
         estimator: how backward gets its gradients.
         tolerance: when relaxations stop.
         loop_gain: the bound on each coupling's loop gain; None for unit feedback.
+        verify: whether the first input of each mode is used to hold the program against the model itself.
 
     Raises:
         OptionError: with every option that can't be used.
@@ -31,6 +32,7 @@ class Execution:
     estimator: Estimator = field(default_factory=TangentEP)
     tolerance: Tolerance = field(default_factory=Tolerance)
     loop_gain: float | None = DEFAULT_LOOP_GAIN
+    verify: bool = True
 
     def __post_init__(self) -> None:
         problems = [

@@ -22,7 +22,7 @@ def candidates(network: nn.Module) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(0)
 
     def sample(*shape: int) -> Tensor:
-        return torch.randn(1, *shape, generator=generator).to(parameter)
+        return torch.randn(2, *shape, generator=generator).to(parameter)
 
     if isinstance(first, nn.Linear):
         yield sample(first.in_features)

@@ -14,7 +14,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -54,6 +54,7 @@ from .execution import Execution
 from .gain_store import GainStore
 from .script import script_of
 from .values import map_leaves, ordinary
+from .verification import verify_first_input
 from .views import BlockView
 from .weight_range import check_weights
 
@@ -118,6 +119,7 @@ class FFEBM(nn.Module):
         hidden["_number"] = enrol(self)
         hidden["_traceable"] = {}  # by mode, made when a compiler first asks
         hidden["_verified"] = {}  # by the block's key: blocks of that key that differ, each with its check
+        hidden["_compared"] = set()  # modes whose program has been held against the network itself
         self.training = compiled.network.training
         self.register_state_dict_post_hook(_write_gains)
         self.register_load_state_dict_pre_hook(_read_gains)
@@ -233,7 +235,19 @@ class FFEBM(nn.Module):
             ) from failure
         values = dict(zip(mode.program.inputs, given, strict=True))
         self.begin_run(values)
+        self._compare_once(args, kwargs)
         return values
+
+    def _compare_once(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Holds the program of a mode against the network itself, at the first input of that mode."""
+        compared: set[bool] = self.__dict__["_compared"]
+        if self.execution.verify and self.training not in compared:
+            compared.add(self.training)
+            try:
+                verify_first_input(self, (args, kwargs))
+            except BaseException:
+                compared.discard(self.training)
+                raise
 
     def begin_run(self, values: Mapping[str, Any]) -> None:
         """Checks the program's inputs, and begins a new run with no relaxations recorded.
@@ -383,6 +397,11 @@ class FFEBM(nn.Module):
     # --- verification ----------------------------------------------------------------------------------
 
     @property
+    def verified_makeups(self) -> Collection[Any]:
+        """What the blocks are made of that have been verified."""
+        return self.__dict__["_verified"].keys()  # type: ignore[no-any-return]
+
+    @property
     def verified(self) -> dict[str, Verification]:
         """The checks of the current mode's blocks so far, by block name."""
         found = {b.name: self._check_of(b) for b in self.program.energy_blocks}
@@ -447,6 +466,7 @@ class FFEBM(nn.Module):
                 stop.narrow if narrow is None else narrow,
             ),
             before.loop_gain if isinstance(loop_gain, EllipsisType) else loop_gain,
+            before.verify,
         )
         try:
             yield self

@@ -32,3 +32,12 @@ def map_leaves(value: Any, f: Callable[[Any], Any]) -> Any:
     if isinstance(value, slice):
         return slice(map_leaves(value.start, f), map_leaves(value.stop, f), map_leaves(value.step, f))
     return value
+
+
+def flattened(value: Any) -> dict[str, Tensor]:
+    """Every tensor of a nest by its place: ``[0]``, ``.logits``, ``['mask'][1]``; a tensor itself at ``""``."""
+    return {
+        torch.utils._pytree.keystr(path): leaf
+        for path, leaf in torch.utils._pytree.tree_flatten_with_path(value)[0]
+        if isinstance(leaf, Tensor)
+    }

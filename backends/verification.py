@@ -1,89 +1,295 @@
-"""Is the compiled program the model? Run without feedback, block by block, it must give the model's own output.
+"""Is the compiled program the model? Without feedback it must do what the model's own forward does, in all that a call does.
 
-Checked as early as an input is known, together with each block's energy. This catches what the check of each block's energy can't: an operation that a rule reads wrongly, a value that the partition
-mixes up, an overwritten alias.
+On the first input of each mode, and at conversion where an input is known, the user's model and the program without feedback
+are run on two samples, with the same random numbers, on the code that users run: what they return, the gradients of parameters and inputs,
+the buffers and attributes that they leave, the random numbers that they draw. Any difference is an error that names the layer, the parameter or
+the attribute. What feedback adds is checked block by block: couplings and their transposes, printed energies and solvers (:mod:`ffebm_compiler.passes.verify`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import Problem, VerificationError
+from ..errors import FFEBMError, InputError, Problem, VerificationError
 from ..ir import EnergyBlock
-from ..passes import State
-from ..solve import AUTOMATIC, BoundBlock, Gains
-from ..solve.iteration import peak
-from ..train import out_of_sight, run_digital
-from .gain_store import GainStore
+from ..solve import BoundBlock
+from ..solve.loop_gain import one_sample
+from ..train import run_digital
+from ..train.without_feedback import feedforward_states, linearised_without_feedback, mismatches, without_feedback
+from .comparison import differences, relative_differences, tolerance_of
+from .locating import Values, first_difference, layers_heard, note, note_block
+from .observation import Observation, observed, unseen
 from .probe import candidates
+from .values import ordinary
 
 if TYPE_CHECKING:
     from .torch_ep import FFEBM
 
 logger = logging.getLogger(__name__)
 
-FEW = 3
-"""Steps for gains that only verify, on an input that was guessed."""
+Example = tuple[tuple[Any, ...], Mapping[str, Any]]
+"""Arguments and keywords of a call."""
+
+SAMPLES = 2
+"""Of an input, one would hide whatever couples the samples of a batch."""
+
+NOISE = 30
+"""Differences of so many times those that rounding the weights and inputs makes in the model itself are roundings."""
+
+SHOWN = 8
+"""Problems of one check that are listed."""
 
 
-def verify_early(model: FFEBM, examples: tuple[tuple[Any, ...], Mapping[str, Any]] | None) -> None:
-    """Verifies a model on the example inputs, or on one guessed from its first layer; otherwise its first input will do.
+def verify_early(model: FFEBM, example: Example | None) -> None:
+    """Verifies a model in both modes on the example inputs, or on one guessed from its first layer; otherwise its first inputs will do.
 
     Raises:
         VerificationError: a block's energy and its solver disagree, or the program and the model.
+        InputError: the model itself does not take the example inputs.
     """
-    with evaluating(model):
-        if examples is None:
-            any(_fits(model, sample) for sample in candidates(model.network))
+    with as_before(model):
+        if example is None:
+            _verify_on_guess(model)
             return
-        ours = _feedforward(model, *examples, _measured)
-        _compare(model.network, ours, _as_written(model, *examples))
+        failures = []
+        for training in (False, True):
+            model.train(training)
+            try:
+                verify_call(model, example)
+                model.forget_run()
+                with torch.no_grad():
+                    _measure(model, example)
+            except _RefusedError as refusal:  # such as one sample for a batch norm in training
+                failures.append(refusal)
+        if len(failures) == 2:
+            _explain(model, example, "example_inputs", failures[0])
 
 
-def _fits(model: FFEBM, sample: Tensor) -> bool:
+def verify_first_input(model: FFEBM, example: Example) -> None:
+    """Verifies a model on an input that it is called with.
+
+    Raises:
+        VerificationError: the program does otherwise than the model, which may be to refuse the input.
+    """
+    example = _ordinary(example)
+    try:
+        verify_call(model, example)
+    except _RefusedError as refusal:
+        _explain(model, example, f"call of {type(model.network).__name__}", refusal)
+
+
+def _explain(model: FFEBM, example: Example, where: str, refusal: _RefusedError) -> NoReturn:
+    """Raises the program's own error, which names the layer; or says that the program takes what the model refuses."""
+    with unseen():
+        _observed_program(model, example, [])
+    raise refusal.as_error(where) from refusal.failure
+
+
+def _ordinary(example: Example) -> Example:
+    with torch.inference_mode(False):
+        args, kwargs = ordinary((tuple(example[0]), dict(example[1])))
+    return args, kwargs
+
+
+def _verify_on_guess(model: FFEBM) -> None:
+    for sample in candidates(model.network):
+        fits = [_fits(model.train(training), ((sample,), {})) for training in (False, True)]
+        if any(fits):
+            return
+
+
+def _fits(model: FFEBM, example: Example) -> bool:
     """Verifies a model on a guessed input, if it takes one of this shape."""
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Using a non-tuple sequence")  # a tensor where the model takes a dict
-            theirs = _as_written(model, (sample,), {})  # a wrong guess fails here, before any block relaxes
-            ours = _feedforward(model, (sample,), {}, _thrown_away)
-        _compare(model.network, ours, theirs)
+            warnings.simplefilter("ignore")  # of the user's code, about an input that is not theirs
+            verify_call(model, example)
     except VerificationError:
         raise
     except Exception as failure:  # a guess may fail anywhere in the user's code
-        logger.debug("a guessed input of shape %s does not fit: %s", tuple(sample.shape), failure)
+        logger.debug("a guessed input does not fit: %s", failure)
         return False
     return True
 
 
-Measure = Callable[["FFEBM", BoundBlock, tuple[int, ...]], Gains]
-"""How a block gets its gains: of a model, the block, and the version of the weights."""
+class _RefusedError(Exception):
+    """The user's own model raises on an input."""
+
+    def __init__(self, failure: Exception):
+        super().__init__(str(failure))
+        self.failure = failure
+
+    def as_error(self, where: str) -> InputError:
+        line = (str(self.failure).strip().splitlines() or [type(self.failure).__name__])[0]
+        what = f"is refused by the model itself: {type(self.failure).__name__}: {line}"
+        return InputError(Problem(where, what, "Give what the original model takes."))
 
 
-def _measured(model: FFEBM, bound: BoundBlock, version: tuple[int, ...]) -> Gains:
-    """As at first use, and kept as those."""
-    with out_of_sight():
-        return model.gain_store.measure(bound, model.execution.loop_gain, version, False, model.differentiation)
+def verify_call(model: FFEBM, example: Example) -> None:
+    """Compares the program of the present mode with the model itself, on two samples of a call.
+
+    Raises:
+        VerificationError: with every difference.
+    """
+    if _holds_a_functions_norm(model):
+        logger.debug("a norm that is called as a function is held, and can't be held in the model itself")
+        return
+    with unseen():
+        sample, theirs = _observed_model(model, example)
+        visited: list[BoundBlock] = []
+        ours = _observed_program(model, sample, visited)
+        found = list(differences(ours, theirs, {}))
+        if found:  # it may still be rounding
+            found = list(differences(ours, theirs, _noise(model, sample, theirs)))
+        if found:
+            raise VerificationError([*_located(model, sample), *found[:SHOWN], *_left_off(found)])
+        for bound in visited:
+            _verify_block(model, bound)
 
 
-def _thrown_away(model: FFEBM, bound: BoundBlock, version: tuple[int, ...]) -> Gains:
-    """The gains of a guessed shape: few steps, without code derived for later uses, and forgotten."""
-    return GainStore(steps=FEW).measure(bound, model.execution.loop_gain, version, False, AUTOMATIC)
+def _holds_a_functions_norm(model: FFEBM) -> bool:
+    held = (o for b in model.program.energy_blocks for o in b.held_norms)
+    return model.training and any(not hasattr(_module_at(model.network, o.layer), "running_mean") for o in held)
+
+
+def _observed_model(model: FFEBM, example: Example) -> tuple[Example, Observation]:
+    """What the user's model does, on two samples; on the whole input where it does not take two."""
+    cut = first_samples(example)
+    for sample in (cut, example) if cut is not example else (example,):
+        try:
+            with as_written(model):
+                return sample, observed(model.network, lambda a, k: model.network(*a, **k), *sample)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as failure:  # whatever the user's own code raises
+            refusal = _RefusedError(failure)
+    raise refusal
+
+
+def _observed_program(model: FFEBM, sample: Example, visited: list[BoundBlock]) -> Observation:
+    try:
+        return observed(model.network, lambda a, k: _run(model, (a, k), visited), *sample)
+    except (FFEBMError, torch.OutOfMemoryError):
+        raise
+    except Exception as failure:
+        line = (str(failure).strip().splitlines() or [""])[0]
+        problem = Problem(
+            f"model {type(model.network).__name__}",
+            f"the compiled program fails where the model does not: {type(failure).__name__}: {line}",
+            "Keep the layer that fails out with digital=[...], or give example_inputs= to trace by torch.export.",
+        )
+        raise VerificationError(problem) from failure
+
+
+def _run(model: FFEBM, example: Example, visited: list[BoundBlock], values_of: Values | None = None) -> Any:
+    """The program without feedback; blocks are kept in ``visited``, the values of layers in ``values_of``."""
+    args, kwargs = example
+    values = dict(zip(model.program.inputs, model.mode.signature.bind(args, kwargs), strict=True))
+
+    def heard(origin: Any, call: Any) -> Any:
+        result = call()
+        if values_of is not None:
+            note(values_of, origin.label, result)
+        return result
+
+    for step in model.program:
+        if isinstance(step, EnergyBlock):
+            bound = model.bound(step, values)
+            visited.append(bound)
+            if values_of is not None:
+                note_block(values_of, bound)
+            values.update(without_feedback(bound, model.differentiation))
+        else:
+            values.update(run_digital(step, model.network, values, heard))
+    return model.pack_output(values)
+
+
+def _noise(model: FFEBM, sample: Example, theirs: Observation) -> dict[str, float]:
+    """By output and gradient, the relative difference that is rounding: of the model itself, run on rounded weights and inputs."""
+    with as_written(model):
+        shaken = observed(model.network, lambda a, k: model.network(*a, **k), *sample, shake=True)
+    return {n: NOISE * far for n, far in relative_differences(shaken, theirs).items()}
+
+
+def _located(model: FFEBM, sample: Example) -> Iterator[Problem]:
+    ours: Values = {}
+    with layers_heard(model.network) as theirs, as_written(model):
+        observed(model.network, lambda a, k: model.network(*a, **k), *sample)
+    observed(model.network, lambda a, k: _run(model, (a, k), [], ours), *sample)
+    found = first_difference(model, ours, theirs)
+    if found is not None:
+        origin, far = found
+        yield Problem(
+            f"layer {origin}",
+            f"is the first whose value differs from the model's own, by {far:.1e} of its largest",
+            "It is read wrongly, or what it reads is: by a rule of rules= where you gave some.",
+        )
+
+
+def _left_off(found: list[Problem]) -> Iterator[Problem]:
+    if len(found) > SHOWN:
+        yield Problem("more", f"{len(found) - SHOWN} further differences", "They mostly follow from the first.")
+
+
+def _verify_block(model: FFEBM, bound: BoundBlock) -> None:
+    """What a block's feedback rests on: J and its transpose, and the printed energy."""
+    bound = one_sample(bound.detached())
+    if bound.block.makeup in model.verified_makeups:
+        return
+    states = feedforward_states(bound, model.differentiation)
+    if not all(bool(torch.isfinite(s).all()) for s in states.values()):
+        return
+    with torch.no_grad():
+        linear = linearised_without_feedback(bound, states, model.differentiation)
+        problems = [
+            _untransposed(model, m.state, m.relative)
+            for m in mismatches(linear)
+            if not m.relative <= tolerance_of(states[m.state].dtype)
+        ]
+    if problems:
+        raise VerificationError(problems)
+    model._verify_once(bound, states)
+
+
+def _untransposed(model: FFEBM, state: str, relative: float) -> Problem:
+    origin = model.program.origins[state]
+    return Problem(
+        f"layer {origin}",
+        f"its coupling and the transpose of it disagree by {relative:.1e}",
+        "A rule gives a function that torch differentiates wrongly; keep the layer out with digital=[...].",
+    )
+
+
+def _measure(model: FFEBM, example: Example) -> None:
+    """The gains of every block on a known input, for reports; what is verified needs none."""
+    model.ensure_gains(*example[0], **example[1])
+
+
+def first_samples(example: Example) -> Example:
+    """A call on the first samples of the batch, as far as that can be told: every tensor as long as the first one is cut."""
+    leaves = [v for v in torch.utils._pytree.tree_leaves(example) if isinstance(v, Tensor) and v.dim() > 0]
+    if not leaves or leaves[0].shape[0] <= SAMPLES:
+        return example
+    batch = leaves[0].shape[0]
+
+    def cut(v: Any) -> Any:
+        return v[:SAMPLES] if isinstance(v, Tensor) and v.dim() > 0 and v.shape[0] == batch else v
+
+    args, kwargs = torch.utils._pytree.tree_map(cut, (tuple(example[0]), dict(example[1])))
+    return args, kwargs
 
 
 @contextlib.contextmanager
-def evaluating(model: FFEBM) -> Iterator[None]:
-    """Evaluation mode for a while; afterwards every module is in its own mode again."""
+def as_before(model: FFEBM) -> Iterator[None]:
+    """Afterwards every module is in its own mode again, and nothing is recorded of the runs in between."""
     modes = {m: m.training for m in (model, *model.network.modules())}
-    model.eval()
     try:
         yield
     finally:
@@ -92,48 +298,12 @@ def evaluating(model: FFEBM) -> Iterator[None]:
         model.forget_run()
 
 
-def _compare(network: nn.Module, ours: Any, theirs: Any) -> None:
-    """Compares the outputs of the program, run feedforward, and of the network, on one input in evaluation mode.
-
-    Raises:
-        VerificationError: they differ by more than rounding.
-    """
-    for index, (a, b) in enumerate(zip(_tensors(ours), _tensors(theirs), strict=False)):
-        difference = _difference(a, b)
-        if not difference <= 1e3 * torch.finfo(a.dtype).eps:
-            raise VerificationError(
-                Problem(
-                    f"model {type(network).__name__}, output {index}",
-                    f"the compiled program, run without feedback, differs from the model itself by {difference:.1e} of its largest value",
-                    "An operation is read wrongly: a rule of rules= where you gave some, otherwise a bug here. "
-                    "Keep layers out with digital=[...] until it is gone, and report the one that made it.",
-                )
-            )
-
-
-def _feedforward(model: FFEBM, args: tuple[Any, ...], kwargs: Mapping[str, Any], measure: Measure) -> Any:
-    """The program's result without feedback; verifies each block on what it reads there, at gains that ``measure`` finds."""
-    assert not model.training, "batch statistics and dropout would differ"
-    version = model._weights_version
-    with torch.no_grad(), torch.random.fork_rng(), kept_buffers(model.network):
-        values = model.bind_inputs(_copies(args), _copies(dict(kwargs)))
-        for step in model.program:
-            if isinstance(step, EnergyBlock):
-                bound = model.bound(step, values)
-                states = bound.feedforward()
-                weights = measure(model, bound, version).layer_weights
-                if all(map(math.isfinite, weights.values())):  # otherwise its first use will say that it diverges
-                    model._verify_once(bound.with_layer_weights(weights), states)
-                values.update({n: states[n] for n in step.outputs})
-            else:
-                values.update(run_digital(step, model.network, values))
-        return model.pack_output(values)
-
-
-def _as_written(model: FFEBM, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """The network's own result, from the same random numbers."""
-    with torch.no_grad(), torch.random.fork_rng(), kept_buffers(model.network), _in_place(model):
-        return model.network(*_copies(args), **_copies(dict(kwargs)))
+@contextlib.contextmanager
+def evaluating(model: FFEBM) -> Iterator[None]:
+    """Evaluation mode for a while; afterwards every module is in its own mode again."""
+    with as_before(model):
+        model.eval()
+        yield
 
 
 @contextlib.contextmanager
@@ -152,33 +322,29 @@ def kept_buffers(network: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _in_place(model: FFEBM) -> Iterator[None]:
-    """The network with its in-place layers in place, as its author wrote it."""
-    modules = [model.network.get_submodule(name) for name in model.compiled.in_place]
+def as_written(model: FFEBM) -> Iterator[None]:
+    """The network as its author wrote it, its in-place layers in place; norms that blocks hold are held."""
+    in_place = [model.network.get_submodule(name) for name in model.compiled.in_place]
+    held = [m for b in model.program.energy_blocks for o in b.held_norms if (m := _module_at(model.network, o.layer))]
+    with _attribute(in_place, "inplace", True), _attribute(held, "training", False):
+        yield
+
+
+@contextlib.contextmanager
+def _attribute(modules: Sequence[nn.Module], name: str, value: bool) -> Iterator[None]:
+    before = [(m, getattr(m, name)) for m in modules]
     try:
         for module in modules:
-            module.inplace = True  # type: ignore[assignment]
+            setattr(module, name, value)
         yield
     finally:
-        for module in modules:
-            module.inplace = False  # type: ignore[assignment]
+        for module, former in before:
+            setattr(module, name, former)
 
 
-def _copies(values: Any) -> Any:
-    return torch.utils._pytree.tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, values)
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    leaves = torch.utils._pytree.tree_leaves(output)
-    return [v.detach() for v in leaves if isinstance(v, Tensor) and v.is_floating_point()]
-
-
-def _difference(a: Tensor, b: Tensor) -> float:
-    """The largest difference relative to the largest value; entries that are alike infinite or no number count as equal."""
-    if a.shape != b.shape:
-        return float("inf")
-    if a.numel() == 0:
-        return 0.0
-    same = (a == b) | (a.isnan() & b.isnan())
-    scale = peak(torch.where(torch.isfinite(b), b, 0.0)).clamp(min=torch.finfo(b.dtype).tiny)
-    return float(peak(torch.where(same, 0.0, a - b)) / scale)
+def _module_at(network: nn.Module, path: str) -> nn.Module | None:
+    """The layer of that name; None for a function's."""
+    try:
+        return network.get_submodule(path) if path else None
+    except AttributeError:
+        return None

@@ -65,6 +65,7 @@ def convert(
     example_inputs: Any = None,
     rules: Iterable[Rule] = (),
     copy: bool = True,
+    verify: bool = True,
 ) -> FFEBM:
     """Compiles an ordinary PyTorch model to a feedforward-tied energy-based model (Nest & Ernoult, arXiv 2409.03306).
 
@@ -97,6 +98,9 @@ def convert(
         copy: whether the result has parameters and buffers of its own. With False they are the model's, the same objects:
             nothing is copied, an optimizer that was made for the model trains the result, and the model sees each step.
             Modes, hooks and flags are each one's own. Don't restructure the model afterwards (parametrize, prune).
+        verify: whether the first input of each mode, and the example inputs, are used to hold the compiled program against the model itself:
+            without feedback both must do the same (outputs, gradients, buffers, attributes, random numbers). It costs at most three forward
+            and backward passes of the model on two samples, once a mode.
 
     Raises:
         OptionError: options that can't be used, names of layers that are not called among them, all at once.
@@ -105,13 +109,13 @@ def convert(
         VerificationError: a block's energy and its solver disagree, or the program and the model (a rule is wrong).
     """
     options = Options(
-        _size(block_size, block_sizes), block_sizes, digital, analog, norm, loop_gain, estimator, tolerance, max_sweeps, example_inputs, _given(rules), copy, narrow
+        _size(block_size, block_sizes), block_sizes, digital, analog, norm, loop_gain, estimator, tolerance, max_sweeps, example_inputs, _given(rules), copy, narrow, verify
     )  # fmt: skip
     compiled = compile_model(model, options)
-    lowered = TorchEP(Execution(estimator or TangentEP(), Tolerance(tolerance, max_sweeps, narrow), loop_gain)).lower(
-        compiled
-    )
-    verify_early(lowered, options.examples)
+    stop = Tolerance(tolerance, max_sweeps, narrow)
+    lowered = TorchEP(Execution(estimator or TangentEP(), stop, loop_gain, verify)).lower(compiled)
+    if verify:
+        verify_early(lowered, options.examples)
     return lowered
 
 

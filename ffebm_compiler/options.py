@@ -38,6 +38,7 @@ class Options:
     rules: tuple[Rule, ...] = ()
     copy: bool = True
     narrow: bool = False
+    verify: bool = True
 
     def __post_init__(self) -> None:
         """Names are read more than once: a generator or a set of them becomes a tuple."""
@@ -61,7 +62,7 @@ class Options:
         return {
             f.name: _plain(getattr(self, f.name))
             for f in fields(self)
-            if f.name not in ("example_inputs", "rules", "copy", "narrow")
+            if f.name not in ("example_inputs", "rules", "copy", "narrow", "verify")
         }
 
 
@@ -177,6 +178,12 @@ def _option_problems(o: Options) -> Iterator[Problem]:
             "option narrow",
             f"is {o.narrow!r}",
             "Give True for starts and corrections in bfloat16, False for one precision.",
+        )
+    if not isinstance(o.verify, bool):
+        yield Problem(
+            "option verify",
+            f"is {o.verify!r}",
+            "Give True to hold the program against the model at the first input of each mode, False to trust it.",
         )
     for rule in o.rules:
         if not isinstance(rule, Rule):

@@ -3,7 +3,7 @@
 from .automatic import AUTOMATIC, Automatic
 from .binding import BoundBlock, States
 from .contraction import Contraction
-from .differentiation import Differentiation, Gradients, Linearised, gradients_of
+from .differentiation import Differentiation, Gradients, Interaction, Linearised, UnderivableError, gradients_of
 from .displacement import displace
 from .explicit import EXPLICIT, Explicit
 from .explicit_prepare import prepare
@@ -26,11 +26,13 @@ __all__ = [
     "Explicit",
     "Gains",
     "Gradients",
+    "Interaction",
     "Linearisation",
     "Linearised",
     "Relaxation",
     "States",
     "Tolerance",
+    "UnderivableError",
     "bounded_gains",
     "certify",
     "contraction_of",

@@ -136,6 +136,10 @@ class Linearised(Products, Protocol):
         the mean (none: zero); zero for what it does not depend on."""
         ...
 
+    def gradient(self, state: State, cotangent: Tensor) -> Gradients:
+        """The gradient of ``<c, f_m>`` of one state's drive, its sources held, in those of the wanted that it reads."""
+        ...
+
 
 class Differentiation(Protocol):
     """A way to differentiate the interaction of any block."""

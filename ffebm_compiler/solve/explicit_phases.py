@@ -200,6 +200,15 @@ class ExplicitLinearisation:
                 total.add(factor, self._directional(state, difference, mean))
         return total.gradients
 
+    def gradient(self, state: State, cotangent: Tensor) -> Gradients:
+        still = {n: torch.zeros_like(self.states[n]) for n in state.drive.sources}
+        try:
+            with torch.no_grad():
+                found = self._directional(state, {state.name: cotangent, **still}, {})
+        except UnderivableError:
+            return AUTOMATIC.linearise(self.bound, self.states, self.wanted).gradient(state, cotangent)
+        return {key.path if isinstance(key, Weight) else str(key): g for key, g in found.items()}
+
     def _directional(
         self, state: State, difference: Mapping[str, Tensor], mean: Mapping[str, Tensor]
     ) -> dict[Key, Tensor]:

@@ -102,6 +102,13 @@ class Linearisation:
             terms = [w[s.name] * self._directional(s, difference, mean) for s in states]
             return gradients_of(-scale * torch.stack(terms).sum(), self.leaves)
 
+    def gradient(self, state: State, cotangent: Tensor) -> Gradients:
+        f, leaves = self.drives[state.name].f, list(self.leaves.values())
+        if not (leaves and f.requires_grad):
+            return {}
+        found = torch.autograd.grad(f, leaves, cotangent, retain_graph=True, allow_unused=True)
+        return {n: g for n, g in zip(self.leaves, found, strict=True) if g is not None}
+
     def _directional(self, state: State, difference: Mapping[str, Tensor], mean: Mapping[str, Tensor]) -> Tensor:
         """``<D_m, f_m(s* + h)> + <s_m* + h_m, J_m D>`` of one state, as a function of weights and inputs."""
         drive = self.drives[state.name]

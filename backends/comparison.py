@@ -1,0 +1,196 @@
+"""Do two ways to run a model do the same? Differences of two observations, each as a problem in the user's names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from ..errors import Problem
+from ..solve.iteration import peak
+from .module_state import GONE, is_alike
+from .observation import Observation
+
+ROUNDINGS = 1e3
+"""Differences of so many roundings of the type, relative to the largest value, say nothing."""
+
+LARGEST = 0.05
+"""In a narrow type so many roundings would be any difference at all."""
+
+FLOOR = 100
+"""A gradient whose terms cancel is noise of so many roundings of the largest gradient of all."""
+
+
+def tolerance_of(dtype: torch.dtype) -> float:
+    return min(ROUNDINGS * torch.finfo(dtype).eps, LARGEST)
+
+
+def differences(ours: Observation, theirs: Observation, noise: Mapping[str, float]) -> Iterator[Problem]:
+    """What the program does otherwise than the model.
+
+    Args:
+        ours, theirs: what the program and the model did.
+        noise: by the key of an output or gradient, the relative difference that rounding alone makes there.
+    """
+    results = list(_results(ours, theirs, noise))
+    yield from results or _gradients(ours, theirs, noise)  # which follow from results
+    yield from _buffers(ours, theirs)
+    yield from _attributes(ours, theirs)
+    yield from _draws(ours, theirs)
+
+
+def relative_differences(ours: Observation, theirs: Observation) -> dict[str, float]:
+    """By output and gradient, how far two observations are apart, relative to the largest value."""
+    found = {f"output{n}": difference(v, theirs.tensors[n]) for n, v in ours.tensors.items() if n in theirs.tensors}
+    largest = _largest(theirs.gradients)
+    for name in ours.gradients.keys() & theirs.gradients.keys():
+        found[name] = _gap(ours.gradients[name], theirs.gradients[name], largest)
+    return found
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    """The largest difference relative to the largest value; entries that are alike infinite or no number count as equal."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return float("inf")
+    if a.numel() == 0:
+        return 0.0
+    if not (a.is_floating_point() or a.is_complex()):
+        return 0.0 if torch.equal(a, b) else float("inf")
+    same = (a == b) | (a.isnan() & b.isnan())
+    scale = peak(torch.where(torch.isfinite(b), b, 0.0)).clamp(min=torch.finfo(b.dtype).tiny)
+    return float(peak(torch.where(same, 0.0, a - b)) / scale)
+
+
+def _results(ours: Observation, theirs: Observation, noise: Mapping[str, float]) -> Iterator[Problem]:
+    a, b = type(ours.result), type(theirs.result)
+    if a is not b:
+        yield Problem("result", f"is of type {a.__name__}, the model's of type {b.__name__}", _REMEDY)
+    if ours.tensors.keys() != theirs.tensors.keys():
+        yield Problem(
+            "result", f"holds tensors at {_listed(ours.tensors)}, the model's at {_listed(theirs.tensors)}", _REMEDY
+        )
+        return
+    for place, mine in ours.tensors.items():
+        other, where = theirs.tensors[place], f"output{place}" if place else "output"
+        if mine.shape != other.shape or mine.dtype != other.dtype:
+            yield Problem(where, f"is {_kind(mine)}, the model's {_kind(other)}", _REMEDY)
+        elif not (far := difference(mine, other)) <= max(_allowed(other), noise.get(f"output{place}", 0.0)):
+            yield Problem(where, f"differs from the model's own by {far:.1e} of its largest value", _REMEDY)
+        elif ours.requires_grad[place] != theirs.requires_grad[place]:
+            has, has_not = ("it", "the model's") if ours.requires_grad[place] else ("the model's", "it")
+            yield Problem(where, f"{has} has a gradient, {has_not} has none (a no_grad or detach is lost)", _REMEDY)
+    if not is_alike(_plain(ours), _plain(theirs), 1e-6):
+        yield Problem("result", "differs from the model's in what is no tensor", _REMEDY)
+
+
+def _plain(o: Observation) -> list[object]:
+    """The leaves of a result that are no tensors."""
+    return [v for v in torch.utils._pytree.tree_leaves(o.result) if not isinstance(v, Tensor)]
+
+
+def _gradients(ours: Observation, theirs: Observation, noise: Mapping[str, float]) -> Iterator[Problem]:
+    if theirs.backward_failure is not None or not _is_finite(theirs):
+        return
+    if ours.backward_failure is not None:
+        yield Problem("backward pass", f"fails, where the model's does not: {_line(ours.backward_failure)}", _REMEDY)
+        return
+    largest = _largest(theirs.gradients)
+    for name, other in theirs.gradients.items():
+        mine = ours.gradients.get(name)
+        like = other if other is not None else mine
+        if like is None or (far := _gap(mine, other, largest)) <= max(_allowed(like), noise.get(name, 0.0)):
+            continue
+        where = name if name.startswith("input ") else f"parameter {name}"
+        if _is_nothing(mine):
+            yield Problem(where, "has no gradient, and one in the model", _REMEDY)
+        elif _is_nothing(other):
+            yield Problem(where, "has a gradient, and none in the model (a no_grad or detach is lost)", _REMEDY)
+        else:
+            yield Problem(
+                where, f"has a gradient that differs from the model's by {far:.1e} of its largest value", _REMEDY
+            )
+
+
+def _is_finite(o: Observation) -> bool:
+    """Gradients of what is no number, or infinite, say nothing."""
+    judged = [v for v in (*o.tensors.values(), *o.gradients.values()) if v is not None and v.is_floating_point()]
+    return all(bool(torch.isfinite(v).all()) for v in judged)
+
+
+def _is_nothing(gradient: Tensor | None) -> bool:
+    return gradient is None or not bool(gradient.any())
+
+
+def _gap(mine: Tensor | None, other: Tensor | None, largest: float) -> float:
+    """Relative to the largest entry of ``other``; none where it is the noise that the largest gradient of all leaves. None counts as zero."""
+    if mine is None or other is None:
+        given = mine if other is None else other
+        if given is None:
+            return 0.0
+        mine, other = (torch.zeros_like(given) if g is None else g for g in (mine, other))
+    if mine.shape != other.shape:
+        return math.inf
+    same = (mine == other) | (mine.isnan() & other.isnan())
+    gap = float(peak(torch.where(same, 0.0, mine - other))) if mine.numel() else 0.0
+    if gap <= FLOOR * torch.finfo(other.dtype).eps * largest:
+        return 0.0
+    scale = float(peak(torch.where(torch.isfinite(other), other, 0.0)))
+    return gap / scale if scale and not math.isnan(gap) else math.inf
+
+
+def _largest(gradients: Mapping[str, Tensor | None]) -> float:
+    peaks = [float(peak(g)) for g in gradients.values() if g is not None and g.numel()]
+    return max((p for p in peaks if math.isfinite(p)), default=0.0)
+
+
+def _allowed(like: Tensor) -> float:
+    return tolerance_of(like.dtype) if like.is_floating_point() or like.is_complex() else 0.0
+
+
+def _buffers(ours: Observation, theirs: Observation) -> Iterator[Problem]:
+    for name, other in theirs.buffers.items():
+        mine = ours.buffers.get(name)
+        if mine is None:
+            yield Problem(f"buffer {name}", "is gone afterwards, and is there after a call of the model", _REMEDY)
+        elif not (far := difference(mine, other)) <= _allowed(other):
+            yield Problem(
+                f"buffer {name}", f"differs by {far:.1e} afterwards from what a call of the model leaves", _REMEDY
+            )
+
+
+def _attributes(ours: Observation, theirs: Observation) -> Iterator[Problem]:
+    for path in dict.fromkeys((*theirs.attributes, *ours.attributes)):
+        mine, other = ours.attributes.get(path, GONE), theirs.attributes.get(path, GONE)
+        if is_alike(mine, other, 1e-3):
+            continue
+        what = "is written by the model's forward, and not here" if path not in ours.attributes else (
+            "is written here, and not by the model's forward" if path not in theirs.attributes else "gets another value than from the model's forward"
+        )  # fmt: skip
+        yield Problem(f"attribute {path}", what, _REMEDY)
+
+
+def _draws(ours: Observation, theirs: Observation) -> Iterator[Problem]:
+    for name in ours.randoms.differing(theirs.randoms):
+        yield Problem(
+            f"random numbers of {name}", "are drawn otherwise than by the model (in another number or order)", _REMEDY
+        )
+
+
+def _kind(v: Tensor) -> str:
+    return f"{tuple(v.shape)} {str(v.dtype).removeprefix('torch.')}"
+
+
+def _listed(tensors: Mapping[str, Tensor]) -> str:
+    return ", ".join(n or "the top" for n in tensors) or "no place"
+
+
+def _line(failure: Exception) -> str:
+    return (str(failure).strip().splitlines() or [type(failure).__name__])[0]
+
+
+_REMEDY = (
+    "Keep the layer that makes the difference out with digital=[...], or give example_inputs= to trace by torch.export. "
+    "If no rule of your own reads it, please report it."
+)

@@ -1,0 +1,197 @@
+"""Everything that one call of a model does, observed without leaving a trace.
+
+The call is made on stand-ins for the model's parameters and buffers, its backward pass with fixed random cotangents, and whatever
+it writes into attributes or draws from random generators is put back. Two ways to compute the same model are held against each
+other by what is observed (:mod:`.comparison`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from .module_state import RandomStates, only_looking
+from .values import flattened
+
+Call = Callable[[tuple[Any, ...], Mapping[str, Any]], Any]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a call did.
+
+    Attributes:
+        result: what it returned, tensors detached, and the tensors in it by their place.
+        requires_grad: by place, whether a tensor has history.
+        gradients: by the name of a parameter, or ``input x`` of an argument; None where nothing arrived; no entries where backward failed.
+        buffers: every buffer afterwards.
+        attributes: what the call wrote into plain attributes, by path.
+        randoms: where the random generators stood afterwards.
+        backward_failure: what the backward pass raised.
+    """
+
+    result: Any
+    tensors: Mapping[str, Tensor]
+    requires_grad: Mapping[str, bool]
+    gradients: Mapping[str, Tensor | None]
+    buffers: Mapping[str, Tensor]
+    attributes: Mapping[str, Any]
+    randoms: RandomStates = field(repr=False)
+    backward_failure: Exception | None = None
+
+
+@contextmanager
+def unseen() -> Iterator[None]:
+    """Keeps what runs inside from hooks on saved tensors: activation checkpointing counts them."""
+    with torch.autograd.graph.saved_tensors_hooks(_packed, _unpacked):
+        yield
+
+
+def _packed(tensor: Tensor) -> tuple[Tensor, int]:
+    return tensor, tensor._version
+
+
+def _unpacked(packed: tuple[Tensor, int]) -> Tensor:
+    tensor, version = packed
+    if tensor._version != version:
+        raise RuntimeError("a tensor that the backward pass needs was overwritten in place")
+    return tensor
+
+
+@contextmanager
+def without_own_hooks(network: nn.Module) -> Iterator[None]:
+    """Takes the user's own hooks off all modules for a while: they may count calls, or keep what they see.
+
+    The hooks that torch hangs on layers (weight norm, pruning) are part of the model, and stay.
+    """
+    before = [(m, name, vars(m)[name]) for m in network.modules() for name in _HOOKS if vars(m).get(name)]
+    try:
+        for module, name, hooks in before:
+            kept = (
+                (k, hook) for k, hook in hooks.items() if _module_of(hook).startswith(("torch.", "ffebm_compiler."))
+            )
+            vars(module)[name] = type(hooks)(kept)
+        yield
+    finally:
+        for module, name, hooks in before:
+            vars(module)[name] = hooks
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def _module_of(hook: Any) -> str:
+    return str(getattr(hook, "__module__", None) or type(hook).__module__)
+
+
+class _Through(nn.Module):
+    """A module whose forward is any call that reads ``network``'s tensors, so that others can be put in their place."""
+
+    def __init__(self, network: nn.Module, call: Call):
+        super().__init__()
+        self.network = network
+        self.call = call
+        self.training = network.training
+
+    def forward(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        return self.call(args, kwargs)
+
+
+def observed(
+    network: nn.Module, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any], shake: bool = False
+) -> Observation:
+    """What ``call(args, kwargs)`` does, whose parameters and buffers are those of ``network``.
+
+    Args:
+        shake: whether parameters and inputs are moved by a rounding each, to see what roundings do.
+
+    Raises:
+        Exception: whatever the call raises; the network and the random generators are as before then, too.
+    """
+    state = _stand_ins(network)
+    args, kwargs = leaves_like((args, dict(kwargs)))
+    if shake:
+        state, (args, kwargs) = _shaken(state), _shaken((args, kwargs))
+    with only_looking(network) as attributes, without_own_hooks(network), torch.enable_grad():
+        written = {f"network.{k}": v for k, v in state.items()}
+        result = functional_call(_Through(network, call), written, (args, kwargs))
+        changed, randoms = attributes.changes(), RandomStates.now()
+        tensors = flattened(result)
+        gradients, failure = _gradients(tensors, {**state, **_inputs(args, kwargs)})
+    return Observation(
+        _detached(result),
+        {k: v.detach() for k, v in tensors.items()},
+        {k: v.requires_grad for k, v in tensors.items()},
+        gradients,
+        {k: written[f"network.{k}"].detach() for k, _ in network.named_buffers()},
+        changed,
+        randoms,
+        failure,
+    )
+
+
+def _stand_ins(network: nn.Module) -> dict[str, Tensor]:
+    """Leaves in place of the parameters, which share their memory; copies in place of the buffers, which a call may overwrite."""
+    parameters = {n: p.detach().requires_grad_(p.requires_grad) for n, p in network.named_parameters()}
+    buffers = {n: b.detach().clone() for n, b in network.named_buffers()}
+    return {**parameters, **buffers}
+
+
+def leaves_like(values: Any) -> Any:
+    """The same nest with tensors of its own; those that can have a gradient ask for one."""
+
+    def leaf(v: Any) -> Any:
+        if not isinstance(v, Tensor):
+            return v
+        own = v.detach().clone()
+        return own.requires_grad_() if own.is_floating_point() or own.is_complex() else own
+
+    return torch.utils._pytree.tree_map(leaf, values)
+
+
+def _shaken(values: Any) -> Any:
+    """The same nest with every entry that has a gradient moved by a rounding, up or down."""
+
+    def shaken(v: Any) -> Any:
+        if not (isinstance(v, Tensor) and v.is_floating_point()):
+            return v
+        ups = torch.rand(v.shape, generator=torch.Generator().manual_seed(v.numel())).to(v.device) > 0.5
+        moved = v.detach() * torch.where(ups, 1 + torch.finfo(v.dtype).eps, 1 - torch.finfo(v.dtype).eps).to(v.dtype)
+        return moved.requires_grad_(v.requires_grad)
+
+    return torch.utils._pytree.tree_map(shaken, values)
+
+
+def _inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The arguments that ask for a gradient, by their place in the call."""
+    return {f"input {place}": v for place, v in flattened([*args, dict(kwargs)]).items() if v.requires_grad}
+
+
+def _gradients(
+    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor | None], Exception | None]:
+    roots = [v for v in tensors.values() if v.requires_grad and (v.is_floating_point() or v.is_complex())]
+    leaves = {n: v for n, v in wanted.items() if v.requires_grad and v.is_leaf}
+    if not (roots and leaves):
+        return dict.fromkeys(leaves), None
+    cotangents = [_cotangent(v, i) for i, v in enumerate(roots)]
+    try:
+        found = torch.autograd.grad(roots, list(leaves.values()), cotangents, allow_unused=True)
+    except Exception as failure:  # whatever a backward of the user's own raises
+        return {}, failure
+    return dict(zip(leaves, found, strict=True)), None
+
+
+def _cotangent(like: Tensor, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+
+
+def _detached(result: Any) -> Any:
+    return torch.utils._pytree.tree_map(lambda v: v.detach() if isinstance(v, Tensor) else v, result)

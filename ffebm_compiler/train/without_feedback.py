@@ -1,0 +1,146 @@
+"""A block without feedback, as one differentiable operator on the very code that relaxations and contrasts run.
+
+With every reverse gain at zero a block's equilibrium is its feedforward pass and equilibrium propagation is backpropagation:
+
+    s_l = sigma_l(f_l(s_<l, x)),      c_l = sigma_l'(a_l) (e_l + sum_m J_lm^T c_m),      dtheta = sum_l d<c_l, f_l>/dtheta
+
+with ``e_l`` the error that arrives at an output. So the program without feedback must be the user's own model in all that a call
+does, and whatever sets them apart is a fault of the program. What feedback needs besides, the Jacobian J itself, is held against its
+transpose: ``<J d, c> = <d, J^T c>`` for random d and c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..solve import AUTOMATIC, BoundBlock, Differentiation, Gradients, Interaction, Linearised, States, UnderivableError
+
+
+class WithoutFeedback(BoundBlock):
+    """A block whose reverse gains are all zero, whatever its layer weights."""
+
+    def reverse_gain(self, source: str, target: str) -> float:
+        return 0.0
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A coupling whose Jacobian is not the transpose of its transpose, by this part of the products' size."""
+
+    state: str
+    relative: float
+
+
+def without_feedback(bound: BoundBlock, differentiation: Differentiation) -> dict[str, Tensor]:
+    """The outputs of a block without feedback; its gradients are those of backpropagation, by the block's own derivatives."""
+    bound = _unfed(bound)
+    values = {**bound.inputs, **bound.weights}
+    tensors = {k: v for k, v in values.items() if isinstance(v, Tensor) and v.is_floating_point()}
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors.values()):
+        outputs = _Feedforward.apply(bound, differentiation, tuple(tensors), *tensors.values())
+        return dict(zip(bound.block.outputs, outputs, strict=True))
+    states = feedforward_states(bound, differentiation)
+    return {n: states[n] for n in bound.block.outputs}
+
+
+def feedforward_states(bound: BoundBlock, differentiation: Differentiation) -> States:
+    """Every state, its drive by the code of ``differentiation``."""
+    with torch.no_grad():
+        try:
+            return _swept(bound, differentiation.interaction(bound))
+        except UnderivableError:
+            return _swept(bound, AUTOMATIC.interaction(bound))
+
+
+def _swept(bound: BoundBlock, interaction: Interaction) -> States:
+    states: States = {}
+    for state in bound.block.states:
+        drive = interaction.drive(state, states)
+        states[state.name] = interaction.leaf(state.potential.activation(drive.f.detach()))
+    return {n: s.detach() for n, s in states.items()}
+
+
+def backpropagated(linear: Linearised, errors: Mapping[str, Tensor]) -> Gradients:
+    """The gradients, in what the linearisation was made for, of errors at the outputs."""
+    arrived: States = dict(errors)
+    total: Gradients = {}
+    for state in reversed(linear.bound.block.states):
+        if state.name not in arrived:
+            continue
+        cotangent = linear.tangents[state.name](arrived[state.name])
+        _add(total, linear.gradient(state, cotangent))
+        _add(arrived, linear.pull(state, cotangent))
+    return total
+
+
+def mismatches(linear: Linearised) -> list[Mismatch]:
+    """Every state whose drive's ``J`` and ``J^T`` are not each other's transposes, with the relative difference; all are listed."""
+    found = []
+    for i, state in enumerate(linear.bound.block.states):
+        if not state.drive.sources:
+            continue
+        d = {n: _random(linear.states[n], 2 * i) for n in state.drive.sources}
+        ahead, _ = linear.push(state, d)
+        if ahead is None:
+            continue
+        cotangent = _random(ahead, 2 * i + 1)
+        back = linear.pull(state, cotangent)
+        forward, backward = _inner(ahead, cotangent), sum(_inner(d[n], back[n]) for n in d)
+        size = float(ahead.double().norm() * cotangent.double().norm())
+        found.append(Mismatch(state.name, abs(forward - backward) / size if size else abs(forward - backward)))
+    return found
+
+
+def _unfed(bound: BoundBlock) -> WithoutFeedback:
+    return WithoutFeedback(bound.block, bound.inputs, bound.weights, bound.layer_weights)
+
+
+def _linearised(
+    bound: BoundBlock, states: States, differentiation: Differentiation, wanted: Sequence[str] = ()
+) -> Linearised:
+    """The block around its feedforward states, the winners of its maxima held as the nudged phases hold them."""
+    return differentiation.linearise(bound.holding(bound.winners(states)), states, wanted)
+
+
+def linearised_without_feedback(bound: BoundBlock, states: States, differentiation: Differentiation) -> Linearised:
+    """A block around its feedforward states, without feedback."""
+    return _linearised(_unfed(bound), states, differentiation)
+
+
+def _add(total: dict[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    for name, value in found.items():
+        total[name] = total[name] + value if name in total else value
+
+
+def _random(like: Tensor, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+
+
+def _inner(a: Tensor, b: Tensor) -> float:
+    return float((a.double() * b.double()).sum())
+
+
+class _Feedforward(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, bound: WithoutFeedback, differentiation: Differentiation, names: tuple[str, ...], *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        states = feedforward_states(bound, differentiation)
+        ctx.bound, ctx.differentiation, ctx.names, ctx.found = bound.detached(), differentiation, names, states
+        return tuple(states[n].clone() for n in bound.block.outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *errors: Tensor | None) -> tuple[Any, ...]:
+        bound: WithoutFeedback = ctx.bound
+        wanted = [n for n, needed in zip(ctx.names, ctx.needs_input_grad[3:], strict=True) if needed]
+        arrived = {n: e for n, e in zip(bound.block.outputs, errors, strict=True) if e is not None}
+        with torch.no_grad():
+            linear = _linearised(bound, ctx.found, ctx.differentiation, wanted)
+            gradients = backpropagated(linear, arrived)
+        return (None, None, None, *(gradients.get(n) for n in ctx.names))
