@@ -116,7 +116,7 @@ def _gradients(ours: Observation, theirs: Observation, noise: Mapping[str, float
 def _is_finite(o: Observation) -> bool:
     """Gradients of what is no number, or infinite, say nothing."""
     judged = [v for v in (*o.tensors.values(), *o.gradients.values()) if v is not None and v.is_floating_point()]
-    return all(bool(torch.isfinite(v).all()) for v in judged)
+    return all(math.isfinite(float(peak(v))) for v in judged if v.numel())
 
 
 def _is_nothing(gradient: Tensor | None) -> bool:
@@ -132,12 +132,10 @@ def _gap(mine: Tensor | None, other: Tensor | None, largest: float) -> float:
         mine, other = (torch.zeros_like(given) if g is None else g for g in (mine, other))
     if mine.shape != other.shape:
         return math.inf
-    same = (mine == other) | (mine.isnan() & other.isnan())
-    gap = float(peak(torch.where(same, 0.0, mine - other))) if mine.numel() else 0.0
+    gap, scale = (float(peak(v)) if v.numel() else 0.0 for v in (mine - other, other))
     if gap <= FLOOR * torch.finfo(other.dtype).eps * largest:
         return 0.0
-    scale = float(peak(torch.where(torch.isfinite(other), other, 0.0)))
-    return gap / scale if scale and not math.isnan(gap) else math.inf
+    return gap / scale if scale and math.isfinite(gap) else math.inf
 
 
 def _largest(gradients: Mapping[str, Tensor | None]) -> float:

@@ -126,7 +126,7 @@ def observed(
         gradients, failure = _gradients(tensors, {**state, **_inputs(args, kwargs)})
     return Observation(
         _detached(result),
-        {k: v.detach() for k, v in tensors.items()},
+        {k: _dense(v.detach()) for k, v in tensors.items()},
         {k: v.requires_grad for k, v in tensors.items()},
         gradients,
         {k: written[f"network.{k}"].detach() for k, _ in network.named_buffers()},
@@ -185,7 +185,13 @@ def _gradients(
         found = torch.autograd.grad(roots, list(leaves.values()), cotangents, allow_unused=True)
     except Exception as failure:  # whatever a backward of the user's own raises
         return {}, failure
-    return dict(zip(leaves, found, strict=True)), None
+    return {n: g if g is None else _dense(g) for n, g in zip(leaves, found, strict=True)}, None
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    """Of a sparse embedding, or of complex numbers, in entries that can be compared."""
+    gradient = gradient.to_dense() if gradient.layout is not torch.strided else gradient
+    return torch.view_as_real(gradient) if gradient.is_complex() else gradient
 
 
 def _cotangent(like: Tensor, seed: int) -> Tensor:
