@@ -14,7 +14,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,7 @@ from ..solve import (
     relax,
     unit_gains,
 )
-from ..solve.loop_gain import one_sample
+from ..solve.loop_gain import cut_like, one_sample
 from ..train import BlockCall, attribute, out_of_sight, run_block, run_digital, training_code
 from ..train.enrolment import enrol, find
 from ..train.first_derivatives import refuse_forward_mode, refuse_transforms
@@ -300,7 +300,7 @@ class FFEBM(nn.Module):
             self.__dict__["_records"].append(phase.relaxation)
             record(phase)
             if math.isfinite(phase.relaxation.residual):
-                self._verify_once(bound.with_layer_weights(gains.layer_weights), phase.states)
+                self.verify_block(block, phase.bound, phase.states, phase.relaxation)
             self._warn(phase.relaxation, block, "free phase")
 
         return BlockCall(
@@ -397,11 +397,6 @@ class FFEBM(nn.Module):
     # --- verification ----------------------------------------------------------------------------------
 
     @property
-    def verified_makeups(self) -> Collection[Any]:
-        """What the blocks are made of that have been verified."""
-        return self.__dict__["_verified"].keys()  # type: ignore[no-any-return]
-
-    @property
     def verified(self) -> dict[str, Verification]:
         """The checks of the current mode's blocks so far, by block name."""
         found = {b.name: self._check_of(b) for b in self.program.energy_blocks}
@@ -412,13 +407,26 @@ class FFEBM(nn.Module):
         checks = self.__dict__["_verified"].get(block.key, ())
         return next((check for other, check in checks if other == block), None)
 
-    def _verify_once(self, bound: BoundBlock, states: Mapping[str, Tensor]) -> None:
-        """Verifies a block at its first use, whichever way and in whichever mode it is used."""
-        block = bound.block
-        if self._check_of(block) is None and _are_finite(states):
-            with torch.no_grad(), out_of_sight():
-                check = verify(one_sample(bound), self.program.labels)
-            self.__dict__["_verified"].setdefault(block.key, []).append((block, check))
+    def verify_block(
+        self,
+        block: EnergyBlock,
+        bound: BoundBlock,
+        states: Mapping[str, Tensor],
+        relaxation: Relaxation | None = None,
+    ) -> None:
+        """Verifies a block once: at its first use, whichever way and in whichever mode it is used, or before that without a relaxation.
+
+        Raises:
+            VerificationError: its energy and its solver disagree.
+        """
+        known, found = self._check_of(block), relaxation is not None and relaxation.converged
+        if (known is not None and (known.converged or not found)) or not _are_finite(states):
+            return
+        with torch.no_grad(), out_of_sight():
+            cut = one_sample(bound)
+            check = verify(cut, cut_like(cut, states), self.program.labels, self.differentiation, relaxation)
+        others = [(b, c) for b, c in self.__dict__["_verified"].get(block.key, ()) if b != block]
+        self.__dict__["_verified"][block.key] = [*others, (block, check)]
 
     def forget_run(self) -> None:
         """Drops what the last run recorded."""

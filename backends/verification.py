@@ -81,7 +81,7 @@ def verify_first_input(model: FFEBM, example: Example) -> None:
     """
     example = _ordinary(example)
     try:
-        verify_call(model, example)
+        verify_call(model, example, will_relax=True)
     except _RefusedError as refusal:
         _explain(model, example, f"call of {type(model.network).__name__}", refusal)
 
@@ -133,8 +133,11 @@ class _RefusedError(Exception):
         return InputError(Problem(where, what, "Give what the original model takes."))
 
 
-def verify_call(model: FFEBM, example: Example) -> None:
+def verify_call(model: FFEBM, example: Example, will_relax: bool = False) -> None:
     """Compares the program of the present mode with the model itself, on two samples of a call.
+
+    Args:
+        will_relax: whether every block is about to be used on this input.
 
     Raises:
         VerificationError: with every difference.
@@ -153,7 +156,7 @@ def verify_call(model: FFEBM, example: Example) -> None:
         if found:
             raise VerificationError([*_located(model, sample), *found[:SHOWN], *_left_off(found)])
         for bound in visited:
-            _verify_block(model, bound)
+            _verify_block(model, bound, will_relax)
 
 
 def _holds_a_functions_norm(model: FFEBM) -> bool:
@@ -246,11 +249,11 @@ def _left_off(found: list[Problem]) -> Iterator[Problem]:
         yield Problem("more", f"{len(found) - SHOWN} further differences", "They mostly follow from the first.")
 
 
-def _verify_block(model: FFEBM, bound: BoundBlock) -> None:
-    """What a block's feedback rests on: J and its transpose, and the printed energy."""
-    bound = one_sample(bound.detached())
-    if bound.block.makeup in model.verified_makeups:
+def _verify_block(model: FFEBM, bound: BoundBlock, will_relax: bool) -> None:
+    """What a block's feedback rests on: J and its transpose, and the printed energy, if no relaxation will show that at once."""
+    if bound.block.name in model.verified:
         return
+    bound = one_sample(bound.detached())
     states = feedforward_states(bound, model.differentiation)
     if not all(bool(torch.isfinite(s).all()) for s in states.values()):
         return
@@ -263,7 +266,8 @@ def _verify_block(model: FFEBM, bound: BoundBlock) -> None:
         ]
     if problems:
         raise VerificationError(problems)
-    model._verify_once(bound, states)
+    if not will_relax:
+        model.verify_block(bound.block, bound, states)
 
 
 def _untransposed(model: FFEBM, state: str, relative: float) -> Problem:

@@ -179,14 +179,14 @@ def test_an_input_shape_measures_the_gains(ffebm: Run) -> None:
     out = ffebm("explain", "zoo_file:Net", "--input-shape", "2,3,8,8", "--loop-gain", "0.05")[1]
     assert "strictly convex: coupling" in out
     assert "at most 0.05" in out
-    assert "verified in float64" in out
+    assert "verified" in out
     assert "unit reverse gains" in ffebm("explain", "zoo_file:Net", "--loop-gain", "none")[1]
 
 
 def test_several_inputs_of_whole_and_real_numbers(ffebm: Run) -> None:
     status, out, err = ffebm("explain", "zoo_file:Tokens", "--input-shape", "2,5:11", "--input-shape", "2,5,1")
     assert (status, err) == (0, "")
-    assert "verified in float64" in out
+    assert "verified" in out
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from energies import verified_in_float64
 from graphs import Plan, plans
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from torch import Tensor, fx, nn
 
 import ffebm_compiler as fc
 from ffebm_compiler.ir import DigitalBlock, EnergyBlock
-from ffebm_compiler.passes import canonicalize, legality, partition, trace, verify
+from ffebm_compiler.passes import canonicalize, legality, partition, trace
 from ffebm_compiler.rules import RULES
 from ffebm_compiler.solve import BoundBlock
 from ffebm_compiler.train import attribute
@@ -115,7 +116,9 @@ def test_every_energy_is_the_one_that_is_relaxed(
         weights = {p: attribute(model.network, p) for p in view.block.weights}
         gains = model.gains(view.block)
         assert gains is not None
-        record = verify(BoundBlock(view.block, found.inputs, weights, gains.layer_weights), model.program.labels)
+        record = verified_in_float64(
+            BoundBlock(view.block, found.inputs, weights, gains.layer_weights), model.program.labels
+        )
         assert record.ok
         assert record.converged
         assert str(view.energy).startswith("E(")

@@ -70,8 +70,11 @@ class BundleModel(FFEBM):
             prepare(self.differentiation, bound, wanted)
             derived.add(key)
 
-    def _verify_once(self, bound: Any, states: Any) -> None:
+    def verify_block(self, block: Any, bound: Any, states: Any, relaxation: Any = None) -> None:
         """Done when the bundle was compiled."""
+
+    def _compare_once(self, args: Any, kwargs: Any) -> None:
+        """Done when the bundle was compiled, which is without the model's code."""
 
     @property
     def training_code(self) -> str:

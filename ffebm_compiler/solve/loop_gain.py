@@ -151,6 +151,13 @@ def cut_to_one(bound: BoundBlock, batch: int) -> BoundBlock:
     return replace(bound, inputs={k: cut(v) for k, v in bound.inputs.items()}, fixed={})
 
 
+def cut_like(cut: BoundBlock, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """States of a block on a batch, as states of the block that :func:`one_sample` cut from it."""
+    with torch.no_grad():
+        shapes = {n: s.shape for n, s in cut.feedforward().items()}
+    return {n: s if s.shape == shapes[n] else s[: shapes[n][0]] for n, s in states.items()}
+
+
 def sampled(bound: BoundBlock) -> tuple[BoundBlock, Sample]:
     """A block on one sample, and where its couplings are linearised."""
     cut = one_sample(bound)

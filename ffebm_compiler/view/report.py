@@ -215,7 +215,13 @@ def _block_row(
 
 
 def _residuals(check: Verification) -> dict[str, Any]:
-    return dict(ok=check.ok, stationarity=check.stationarity, gradient=check.gradient, converged=check.converged)
+    return {
+        "ok": check.ok,
+        "stationarity": check.stationarity,
+        "gradient": check.gradient,
+        "converged": check.converged,
+        "increments": max(check.increments, check.inverse),
+    }
 
 
 def _read(found: Sequence[UserOperation], network: nn.Module) -> dict[int, nn.Parameter]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 import ffebm_compiler as fc
 from ffebm_compiler.ir import Operation
 from ffebm_compiler.rules import Call, Reading, Role, Rule
+from ffebm_compiler.solve.explicit_phases import ExplicitLinearisation
 
 
 def _forgets_the_stride(call: Call) -> Reading:
@@ -90,7 +92,7 @@ def test_each_program_is_verified_at_first_use_also_by_the_generated_step() -> N
     model.eval()
     model(torch.randn(3, 4), torch.randn(3, 4))
     assert set(model.verified) == {b.name for b in model.blocks}
-    assert "verified in float64 for" in str(model.report())
+    assert "verified for" in str(model.report())
 
 
 class TwoWays(nn.Module):
@@ -125,3 +127,44 @@ def test_blocks_are_told_apart_by_what_they_compute_not_by_names() -> None:
     assert other.key == block.key
     assert model._check_of(block) is model.verified[block.name]
     assert model._check_of(other) is None
+
+
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [
+        ("push", "its coupling and the transpose of it disagree"),
+        ("pull", "gradient that differs"),
+        ("gradient", "gradient that differs"),
+    ],
+)
+def test_derived_code_that_is_wrong_is_found(part: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the derivatives that relaxations and contrasts run, off by a tenth."""
+    exact = getattr(ExplicitLinearisation, part)
+    monkeypatch.setattr(ExplicitLinearisation, part, lambda *given: _scaled(exact(*given)))
+    with pytest.raises(fc.VerificationError, match=says):
+        fc.convert(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)), 2)
+
+
+def _scaled(found: Any) -> Any:
+    return torch.utils._pytree.tree_map(lambda v: 1.1 * v if isinstance(v, Tensor) else v, found)
+
+
+def test_a_check_can_be_switched_off() -> None:
+    x = torch.randn(2, 2, 9, 9)
+    wrong = fc.convert(strided(), 2, rules=[WRONG], example_inputs=x, verify=False)
+    assert wrong(x).shape == (2, 2)
+    assert not wrong._compared
+
+
+def test_the_first_input_of_each_mode_is_used_once() -> None:
+    """An input that was not known at conversion; the next ones of that mode are not looked at."""
+    model = fc.convert(Flagged(), 2)
+    calls: list[bool] = []
+    forward = model.network.forward
+    model.network.forward = lambda *a: calls.append(model.training) or forward(*a)
+    for _ in range(3):
+        model(torch.randn(3, 4), torch.randn(3, 4))
+    model.eval()
+    for _ in range(3):
+        model(torch.randn(3, 4), torch.randn(3, 4))
+    assert calls == [True, False]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
+from energies import verified_in_float64
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
@@ -15,7 +15,8 @@ from ffebm_compiler.passes import Verification, verify
 from ffebm_compiler.rules import RULES, Reading, Rule
 from ffebm_compiler.rules.exponential import TANH
 from ffebm_compiler.rules.rule import Call, Refusal
-from ffebm_compiler.solve import BoundBlock, Equilibrium, Tolerance, relax, unit_gains
+from ffebm_compiler.solve import AUTOMATIC, EXPLICIT, BoundBlock, unit_gains
+from ffebm_compiler.solve.explicit_phases import Sweeping
 
 
 class OptionalSecond(nn.Module):
@@ -63,7 +64,7 @@ def _wrong_rule(**wrong: object) -> Rule:
 def test_a_rule_with_the_wrong_energy_is_found_at_compile_time(wrong: dict[str, object]) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
-    with pytest.raises(fc.VerificationError, match=r"block1.*1"):
+    with pytest.raises(fc.VerificationError, match=r"block1.*1|layer 1 \(Tanh\)"):
         fc.convert(net, block_size=2, rules=[_wrong_rule(**wrong)])
 
 
@@ -78,10 +79,12 @@ def test_the_residuals_are_those_of_float64() -> None:
     _, (found,) = model.equilibrium(x)
     weights = dict(model.named_parameters())
     for gains in (view.block and model.gains(view.block).layer_weights, unit_gains(view.block).layer_weights):
-        record = verify(BoundBlock(view.block, found.inputs, weights, gains), model.program.labels, 5000)
-        assert record.converged
-        assert record.stationarity < 1e-12
-        assert record.gradient < 1e-8
+        bound = BoundBlock(view.block, found.inputs, weights, gains)
+        for how in (AUTOMATIC, EXPLICIT):
+            record = verified_in_float64(bound, model.program.labels, 5000, how)
+            assert record.converged
+            assert record.gradient < 1e-8
+            assert record.stationarity < 1e-12
 
 
 @pytest.mark.parametrize("size", [1, 2])
@@ -139,13 +142,28 @@ def test_an_energy_that_is_no_number_inside_its_domain_is_wrong() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-20, 1e-12, 1.0])
-def test_tiny_states_that_are_not_those_of_the_energy_are_found(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiny_states_that_are_not_those_of_the_energy_are_found(scale: float) -> None:
     """The solver's states are off by a thousandth: the rounding of grad G hides that in tiny states, sigma doesn't."""
+    net, x = _scaled(nn.Tanh, scale, True).double(), torch.randn(4, 6, dtype=torch.float64)
+    model = fc.convert(net, 4)
+    _, (found,) = model.equilibrium(x)
+    bound = BoundBlock(model.blocks[0].block, found.inputs, dict(model.named_parameters()), found_gains(model))
+    states = {n: 1.001 * s for n, s in found.states.items()}
+    assert verify(bound, found.states, model.program.labels, EXPLICIT, found.relaxation).ok
+    with pytest.raises(fc.VerificationError, match=r"gradient 1\.0e-03"):
+        verify(bound, states, model.program.labels, EXPLICIT, found.relaxation)
 
-    def off(bound: BoundBlock, tolerance: Tolerance) -> Equilibrium:
-        found = relax(bound, tolerance)
-        return replace(found, states={n: 1.001 * s for n, s in found.states.items()})
 
-    monkeypatch.setattr(sys.modules["ffebm_compiler.passes.verify"], "relax", off)
-    with pytest.raises(fc.VerificationError, match="gradient"):
-        fc.convert(_scaled(nn.Tanh, scale, True), 4, example_inputs=(torch.randn(4, 6),))
+def found_gains(model: fc.FFEBM) -> dict[str, float]:
+    gains = model.gains(model.blocks[0].block)
+    assert gains is not None
+    return dict(gains.layer_weights)
+
+
+def test_a_solver_of_other_equations_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Derived code that pulls with half of the transpose."""
+    net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
+    pull = Sweeping.pull
+    monkeypatch.setattr(Sweeping, "pull", lambda *a: {n: v / 2 for n, v in pull(*a).items()})
+    with pytest.raises(fc.VerificationError, match="stationarity"):
+        fc.convert(net, 2)

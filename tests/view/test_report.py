@@ -129,7 +129,7 @@ def test_repeated_reasons_are_said_once() -> None:
 
 def test_verification_is_reported() -> None:
     model = fc.convert(small(), example_inputs=torch.randn(2, 6))
-    assert "verified in float64 for 2 of 2 blocks" in str(model.report())
+    assert "verified for 2 of 2 blocks" in str(model.report())
     assert all(b.verified["ok"] for b in model.report().blocks)
     assert "not verified" in str(fc.explain(small()))
 
