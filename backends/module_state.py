@@ -17,69 +17,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_OWN = frozenset(vars(nn.Module())) | {"training"}
-"""What torch keeps in a module: registries and hooks, which are no values of the model's."""
-
-_DEPTH = 6
-"""How many containers within containers are looked into."""
+from ..passes import State
 
 GONE = object()
 """Stands for an attribute that is there no more."""
 
 
-@dataclass(frozen=True)
-class Held:
-    """A thing that can be changed in place, and what it held."""
-
-    path: str
-    thing: Any
-    content: Any
-
-    def put_back(self) -> None:
-        if isinstance(self.thing, Tensor):
-            if not _same_tensor(self.thing, self.content):
-                with torch.no_grad():
-                    self.thing.copy_(self.content)
-        elif isinstance(self.thing, (list, deque)):
-            self.thing.clear()
-            self.thing.extend(self.content)
-        elif isinstance(self.thing, (dict, set)):
-            self.thing.clear()
-            self.thing.update(self.content)
-        else:
-            held = vars(self.thing)
-            for name in [n for n in held if n not in self.content and not _is_torchs(self.thing, n)]:
-                del held[name]
-            held.update(self.content)
+_SECOND_LIST = "_flat_weight"
+"""An LSTM's other list of its weights, which torch keeps."""
 
 
-@dataclass(frozen=True)
-class Attributes:
-    """The plain attributes of all modules of a model, and everything that can be reached from them."""
-
-    held: tuple[Held, ...]
-
-    @classmethod
-    def of(cls, network: nn.Module) -> Attributes:
-        return cls(tuple(_reached(network)))
-
-    def put_back(self) -> None:
-        for held in self.held:
-            held.put_back()
-
-    def changes(self) -> dict[str, Any]:
-        """By the path of what has changed since: its value now, or :data:`GONE`."""
-        found: dict[str, Any] = {}
-        for held in self.held:
-            now = _content(held.thing)
-            if isinstance(held.content, Mapping) and isinstance(now, Mapping):
-                for key in (*held.content, *(k for k in now if k not in held.content)):
-                    before, after = held.content.get(key, GONE), now.get(key, GONE)
-                    if before is not after and not is_alike(before, after):
-                        found[f"{held.path}.{key}".lstrip(".")] = _frozen(after)
-            elif not is_alike(held.content, now):
-                found[held.path] = _frozen(now)
-        return found
+def written(state: State) -> dict[str, Any]:
+    """By the path of an attribute that has changed since: what holds it now."""
+    found: dict[str, Any] = {}
+    for key, owners in state.changes().items():
+        holder = state.holders[key].value
+        for owner in (o for o in owners if not o.name.startswith(_SECOND_LIST)):
+            path = ".".join(p for p in (owner.path, owner.name) if p)
+            inner = holder.get(owner.name, GONE) if isinstance(holder, dict) and owner.name in holder else holder
+            found[path] = _frozen(inner)
+    return found
 
 
 def is_alike(a: Any, b: Any, tolerance: float = 0.0) -> bool:
@@ -122,54 +79,6 @@ def _same_tensor(a: Tensor, b: Tensor) -> bool:
         if a.is_floating_point() or a.is_complex():
             return bool(((a == b) | ((a != a) & (b != b))).all())
         return torch.equal(a, b)
-
-
-def _reached(network: nn.Module) -> Iterator[Held]:
-    """Every module's attributes, and what can be changed in place behind them, each once."""
-    met: set[int] = set()
-    waiting: list[tuple[str, Any, int]] = [(path, module, 0) for path, module in network.named_modules()]
-    while waiting:
-        path, thing, depth = waiting.pop()
-        if id(thing) in met or not _is_held(thing, depth):
-            continue
-        met.add(id(thing))
-        content = _content(thing)
-        yield Held(path, thing, content)
-        if isinstance(content, Mapping):
-            waiting += [(f"{path}.{k}".lstrip("."), v, depth + 1) for k, v in content.items()]
-        elif isinstance(content, (list, tuple)):
-            waiting += [(f"{path}[{i}]", v, depth + 1) for i, v in enumerate(content)]
-
-
-def _is_held(thing: Any, depth: int) -> bool:
-    """Whether a value can be changed in place by a model's forward; classes, functions and what torch owns are not."""
-    if isinstance(thing, nn.Module):
-        return depth == 0
-    if depth > _DEPTH or isinstance(thing, (nn.Parameter, type)) or callable(thing):
-        return False
-    if isinstance(thing, (Tensor, list, dict, set, deque)):
-        return True
-    return hasattr(thing, "__dict__") and not type(thing).__module__.startswith(("torch", "builtins", "numpy"))
-
-
-def _content(thing: Any) -> Any:
-    """A shallow copy of what a thing holds now."""
-    if isinstance(thing, Tensor):
-        return thing.detach().clone()
-    if isinstance(thing, (list, deque)):
-        return list(thing)
-    if isinstance(thing, (dict, set)):
-        return (
-            type(thing)(thing)
-            if type(thing) in (dict, set)
-            else (dict(thing) if isinstance(thing, dict) else set(thing))
-        )
-    return {n: v for n, v in vars(thing).items() if not _is_torchs(thing, n)}
-
-
-def _is_torchs(thing: Any, name: str) -> bool:
-    """Registries and hooks, and an LSTM's second list of its weights."""
-    return isinstance(thing, nn.Module) and (name in _OWN or (isinstance(thing, nn.RNNBase) and name[:5] == "_flat"))
 
 
 def _frozen(value: Any) -> Any:
@@ -216,11 +125,11 @@ class RandomStates:
 
 
 @contextmanager
-def only_looking(network: nn.Module) -> Iterator[Attributes]:
-    """Puts attributes of the network's modules, and random generators, back afterwards as they were."""
-    attributes, randoms = Attributes.of(network), RandomStates.now()
+def only_looking(network: nn.Module) -> Iterator[State]:
+    """Puts what the network keeps between calls, and random generators, back afterwards as they were."""
+    state, randoms = State(network), RandomStates.now()
     try:
-        yield attributes
+        yield state
     finally:
-        attributes.put_back()
+        state.restore()
         randoms.put_back()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .module_state import RandomStates, only_looking
+from .module_state import RandomStates, only_looking, written
 from .values import flattened
 
 Call = Callable[[tuple[Any, ...], Mapping[str, Any]], Any]
@@ -118,10 +118,10 @@ def observed(
     args, kwargs = leaves_like((args, dict(kwargs)))
     if shake:
         state, (args, kwargs) = _shaken(state), _shaken((args, kwargs))
-    with only_looking(network) as attributes, without_own_hooks(network), torch.enable_grad():
-        written = {f"network.{k}": v for k, v in state.items()}
-        result = functional_call(_Through(network, call), written, (args, kwargs))
-        changed, randoms = attributes.changes(), RandomStates.now()
+    with only_looking(network) as before, without_own_hooks(network), torch.enable_grad():
+        tensors_given = {f"network.{k}": v for k, v in state.items()}
+        result = functional_call(_Through(network, call), tensors_given, (args, kwargs))
+        changed, randoms = written(before), RandomStates.now()
         tensors = flattened(result)
         gradients, failure = _gradients(tensors, {**state, **_inputs(args, kwargs)})
     return Observation(
@@ -129,7 +129,7 @@ def observed(
         {k: _dense(v.detach()) for k, v in tensors.items()},
         {k: v.requires_grad for k, v in tensors.items()},
         gradients,
-        {k: written[f"network.{k}"].detach() for k, _ in network.named_buffers()},
+        {k: tensors_given[f"network.{k}"].detach() for k, _ in network.named_buffers()},
         changed,
         randoms,
         failure,

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import FFEBMError, InputError, Problem, VerificationError
 from ..ir import EnergyBlock
+from ..passes import State
 from ..solve import BoundBlock
 from ..solve.loop_gain import one_sample
 from ..train import run_digital

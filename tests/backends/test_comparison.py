@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ffebm_compiler.backends.comparison import differences
-from ffebm_compiler.backends.module_state import Attributes, RandomStates
+from ffebm_compiler.backends.module_state import RandomStates
 from ffebm_compiler.backends.observation import Observation, observed
+from ffebm_compiler.passes import State
 
 
 class Net(nn.Module):
@@ -132,7 +133,7 @@ def test_whatever_a_call_does_otherwise_is_named(call: Callable[[Any, Tensor], A
 def test_an_observed_call_leaves_no_trace(call: Callable[[Any, Tensor], Any]) -> None:
     net = Net()
     state = {k: v.clone() for k, v in net.state_dict().items()}
-    attributes, randoms, objects = Attributes.of(net), RandomStates.now(), dict(net.named_parameters())
+    attributes, randoms, objects = State(net), RandomStates.now(), dict(net.named_parameters())
     with contextlib.suppress(ZeroDivisionError):
         look(net, call)
     assert attributes.changes() == {}
