@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..ir import Origin, Weight
-from ..rules import Call, Reading, Refusal, Role, Rule, Rules
+from ..rules import REMAKES, Call, Reading, Refusal, Role, Rule, Rules
+from ..rules.own_names import named_apart
 from .history import cut_history
 from .in_place import make_out_of_place
 from .naming import called_layers, module_of, origins_of
@@ -171,15 +172,17 @@ def _read_all(
 ) -> dict[fx.Node, Reading | Refusal]:
     readings = {n: _read(n, traced, found.get(n)) for n in graph.nodes if n.op.startswith("call")}
     ids = {id(rule) for rule in own}
-    return {n: _unless_unread(n, r, found[n]) if id(found.get(n)) in ids else r for n, r in readings.items()}
+    return {n: _of_own_rule(n, r, found[n]) if id(found.get(n)) in ids else r for n, r in readings.items()}
 
 
-def _unless_unread(node: fx.Node, reading: Reading | Refusal, rule: Rule) -> Reading | Refusal:
+def _of_own_rule(node: fx.Node, reading: Reading | Refusal, rule: Rule) -> Reading | Refusal:
     """A rule of the user's reads every value that its call is given: one that it leaves out would be lost without a word."""
     if isinstance(reading, Refusal):
         return reading
     unread = [n for n in node.all_input_nodes if n not in reading.operands and n.op != "get_attr"]
-    return Refusal(f"its rule {rule.name!r} does not read {unread[0].name}, which it is given") if unread else reading
+    if unread:
+        return Refusal(f"its rule {rule.name!r} does not read {unread[0].name}, which it is given")
+    return named_apart(reading, REMAKES)
 
 
 def _read(node: fx.Node, traced: Traced, rule: Rule | None) -> Reading | Refusal:

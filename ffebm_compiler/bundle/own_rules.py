@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from ..errors import Problem
 from ..ir import Operation, Origin, Potential, Program, State, Term
 from ..rules import Remakes
-from ..rules.remake import fitting, same
+from ..rules.own_names import remade
+from ..rules.remake import same
 from .contents import Contents
 
 _REMEDY = (
@@ -27,28 +28,12 @@ def own_rule_problems(contents: Contents, known: Remakes) -> Iterator[Problem]:
 
 def _program_problems(program: Program, known: Remakes) -> Iterator[tuple[Origin, Problem]]:
     for state in (s for block in program.energy_blocks for s in block.states):
-        if not _is_known_potential(state.potential, known):
+        if not same(remade(state.potential, known.potentials), state.potential):
             yield state.origin, _problem(state, state.potential, "potential", "potentials")
         for term in state.drive.terms:
-            if not _is_known_operation(term, known):
+            given = [o is not None for o in term.operands]
+            if not same(remade(term.operation, known.operations, given), term.operation):
                 yield term.origin, _problem(term, term.operation, "operation", "operations")
-
-
-def _is_known_potential(potential: Potential, known: Remakes) -> bool:
-    spellings = known.potentials.get(potential.name)
-    if spellings is None:
-        return False
-    remake = fitting(spellings, potential.options)
-    return not any(remake.problems(potential.options)) and same(remake(potential.options), potential)
-
-
-def _is_known_operation(term: Term, known: Remakes) -> bool:
-    operation, given = term.operation, tuple(o is not None for o in term.operands)
-    spellings = known.operations.get(operation.name)
-    if spellings is None:
-        return False
-    remake = fitting(spellings, operation.options)
-    return not any(remake.problems(operation.options, given)) and same(remake(operation.options, given), operation)
 
 
 def _problem(place: State | Term, thing: Operation | Potential, kind: str, table: str) -> Problem:

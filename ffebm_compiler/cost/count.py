@@ -184,7 +184,8 @@ def _matrix(term: Term, weight: Tensor) -> tuple[int, int, int]:
 
 def _filled(term: Term, operand: Tensor, weight: Tensor, products: int) -> float:
     """A transposed convolution uses each input value once with each of its weights: the rest are inserted zeros."""
-    if not term.operation.name.startswith("conv_transpose"):
+    name = term.operation.name
+    if name not in MAPPABLE or not name.startswith("conv_transpose"):
         return 1.0
     return min(1.0, operand.numel() * math.prod(weight.shape[1:]) / max(1, products))
 
