@@ -23,13 +23,15 @@ _forwards: ContextVar[Mapping[str, Callable[..., Any]]] = ContextVar("forwards")
 """What the layers that are whole compute, by their paths, while a model is exported."""
 
 
-@torch.library.register_fake("ffebm_trace::layer", lib=_library)
 def _shape_of(inputs: list[Tensor], path: str) -> Tensor:
     result = _forwards.get()[path](*inputs)
     if not isinstance(result, Tensor):
         what = f"returns a {type(result).__name__}: a rule reads a call with one tensor as its result"
         raise TraceError(Problem(f"layer {path}", what, "Give the rule a layer that returns a tensor."))
     return torch.empty_like(result)
+
+
+torch.library.register_fake("ffebm_trace::layer", _shape_of, lib=_library)
 
 
 @contextmanager
@@ -40,7 +42,7 @@ def layers_whole(network: nn.Module, paths: Sequence[str]) -> Iterator[None]:
     token = _forwards.set(forwards)
     try:
         for path, module in modules.items():
-            module.forward = _shut(path, forwards[path])  # type: ignore[method-assign]
+            module.forward = _shut(path, forwards[path])
         yield
     finally:
         for module in modules.values():
@@ -64,7 +66,7 @@ def call_layers(graph: fx.Graph) -> None:
         if node.op == "call_function" and node.target is torch.ops.ffebm_trace.layer.default:
             inputs, path = node.args
             with graph.inserting_before(node):
-                call = graph.create_node("call_module", str(path), tuple(inputs))  # type: ignore[arg-type]
+                call = graph.create_node("call_module", str(path), tuple(inputs))
             call.meta, call.stack_trace = dict(node.meta), node.stack_trace
             node.replace_all_uses_with(call)
             graph.erase_node(node)

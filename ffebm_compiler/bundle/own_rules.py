@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ..errors import Problem
 from ..ir import Operation, Origin, Potential, Program, State, Term
 from ..rules import Remakes
-from ..rules.own_names import remade
+from ..rules.own_names import OWN, remade
 from ..rules.remake import same
 from .contents import Contents
 
@@ -38,5 +38,5 @@ def _program_problems(program: Program, known: Remakes) -> Iterator[tuple[Origin
 
 def _problem(place: State | Term, thing: Operation | Potential, kind: str, table: str) -> Problem:
     remedy = _REMEDY.format(layer=place.origin.layer or place.origin.label, kind=kind, table=table, name=thing.name)
-    what = f"has the {kind} {thing.name} of a rule of your own, which its name and options do not make again"
+    what = f"has the {kind} {thing.name.removeprefix(OWN)} of a rule of your own, which its name and options do not make again"
     return Problem(f"layer {place.origin}", what, remedy)

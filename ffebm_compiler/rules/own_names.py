@@ -12,6 +12,9 @@ from dataclasses import replace
 from .remake import Made, Remake, Remakes, fitting, same
 from .rule import Reading
 
+OWN = "own "
+"""Before the name of what a user's rule reads, where the library knows something else by it."""
+
 
 def named_apart(reading: Reading, known: Remakes) -> Reading:
     """The same reading, with ``own`` before the name of an operation or potential that computes something else than the one known by it."""
@@ -20,11 +23,11 @@ def named_apart(reading: Reading, known: Remakes) -> Reading:
         given = [o is not None for o in reading.operands]
         made = remade(operation, known.operations, given)
         if made is None or not same(replace(operation, text=made.text, tex=made.tex), made):
-            operation = replace(operation, name=f"own {operation.name}")
+            operation = replace(operation, name=OWN + operation.name)
     if potential is not None and potential.name in known.potentials:
         again = remade(potential, known.potentials)
         if again is None or not same(replace(potential, text=again.text, tex=again.tex), again):
-            potential = replace(potential, name=f"own {potential.name}")
+            potential = replace(potential, name=OWN + potential.name)
     return replace(reading, operation=operation, potential=potential)
 
 
