@@ -230,15 +230,18 @@ def _batch_sources(graph: fx.Graph, readings: Mapping[fx.Node, Reading | Refusal
     sources: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
         reading = readings.get(node)
-        read = (
-            [o for o in reading.operands if o not in reading.given]
-            if isinstance(reading, Reading) and reading.keeps_batch
-            else []
-        )
+        read = _same_batch(reading) if isinstance(reading, Reading) else []
         found = {sources[o] for o in read if isinstance(o, fx.Node)}
         first = isinstance(next(iter(read), None), fx.Node)
         sources[node] = found.pop() if first and len(found) == 1 else node
     return sources
+
+
+def _same_batch(reading: Reading) -> list[fx.Node | Weight | None]:
+    """What a call reads that has the batch of its result."""
+    if reading.batch_size is not None:
+        return [_batch_size_of(reading.batch_size)]
+    return [o for o in reading.operands if o not in reading.given] if reading.keeps_batch else []
 
 
 def _batch_size_of(node: fx.Node) -> fx.Node | None:

@@ -16,11 +16,12 @@ from torch import Tensor
 
 
 class Sizes(tuple):
-    """A target shape whose ``None`` entries are filled by the sizes given at run time, in order."""
+    """A target shape whose ``None`` entries are filled by what is given at run time, in order: a size, or a tuple of them."""
 
-    def fill(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
-        remaining = iter(sizes)
-        return tuple(next(remaining) if s is None else s for s in self)
+    def fill(self, given: tuple[int | tuple[int, ...], ...]) -> tuple[int, ...]:
+        remaining = iter(given)
+        filled = [next(remaining) if s is None else s for s in self]
+        return tuple(size for entry in filled for size in (entry if isinstance(entry, (tuple, list)) else (entry,)))
 
 
 def times(a: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
@@ -50,7 +51,7 @@ def quotient(a: Tensor, divisor: float) -> Tensor:
     return a / divisor
 
 
-def reshaped(a: Tensor, *sizes: int, shape: Sizes) -> Tensor:
+def reshaped(a: Tensor, *sizes: int | tuple[int, ...], shape: Sizes) -> Tensor:
     return a.reshape(shape.fill(sizes))
 
 

@@ -96,7 +96,11 @@ def _mean(call: Call) -> Reading | Refusal:
     if 0 in chosen:
         return Refusal("a mean over the batch mixes the samples")
     keep = bool(call.option("keepdim", False))
-    return Reading(operands=(call.as_operand(call.value()),), operation=_averaged(dict(dim=chosen, keepdim=keep)))
+    return Reading(
+        operands=(call.as_operand(call.value()),),
+        operation=_averaged(dict(dim=chosen, keepdim=keep)),
+        keeps_batch=all(d > 0 for d in chosen),  # one that counts from the end may be the first
+    )
 
 
 def _averaged(chosen: Options, given: Given = ()) -> Operation:

@@ -43,7 +43,8 @@ class Reading:
         operands: in the operation's order: a node that may be a state, a weight, or None.
         given: nodes among ``operands`` that must be known before the block relaxes (a weight that is
             computed, a size).
-        keeps_batch: dimension 0 of the result is dimension 0 of the first operand.
+        keeps_batch: dimension 0 of the result is dimension 0 of the first operand, whatever the number of dimensions.
+        batch_size: of the nodes ``given``, the one whose number is dimension 0 of the result.
     """
 
     operands: tuple[fx.Node | Weight | None, ...]
@@ -51,6 +52,7 @@ class Reading:
     potential: Potential | None = None
     given: frozenset[fx.Node] = frozenset()
     keeps_batch: bool = True
+    batch_size: fx.Node | None = None
 
     @property
     def weighted(self) -> bool:

@@ -62,6 +62,16 @@ def rearrangement(
     return read
 
 
+def behind_batch(*names: str) -> Callable[[dict[str, Any]], bool]:
+    """Whether the dimensions of those options are behind the first; one that counts from the end may be any."""
+
+    def keeps(chosen: dict[str, Any]) -> bool:
+        dims = [d for n in names for d in (chosen[n] if isinstance(chosen[n], tuple) else (chosen[n],))]
+        return all(isinstance(d, int) and d > 0 for d in dims)
+
+    return keeps
+
+
 def _flat_arguments(call: Call) -> tuple[Any, ...]:
     """The shape or dimensions, however they were passed: x.view(2, 3), x.view((2, 3)), torch.permute(x, (1, 0))."""
     given = call.node.args[1:] or tuple(
@@ -76,22 +86,14 @@ def _reshape(call: Call) -> Reading | Refusal:
     given = _flat_arguments(call)
     if not given or any(isinstance(g, torch.dtype) for g in given):
         return Refusal("it reinterprets the type")
-    if len(given) == 1 and isinstance(given[0], fx.Node) and given[0].op != "get_attr" and not _is_size(given[0]):
-        return Refusal("its whole shape is computed at run time")
     sizes = tuple(g for g in given if isinstance(g, fx.Node))
     shape = Sizes(None if isinstance(g, fx.Node) else int(g) for g in given)
     return Reading(
         operands=(call.as_operand(call.value()), *sizes),
         operation=moved("reshape", reshaped, dict(shape=shape)),
         given=frozenset(sizes),
-        keeps_batch=shape[0] is None,
-    )
-
-
-def _is_size(node: fx.Node) -> bool:
-    """Whether a node is one integer: ``x.size(0)``, an element of a shape, arithmetic of those."""
-    return (node.target in ("size",) and len(node.args) > 1) or (
-        node.op == "call_function" and node.target is not getattr
+        batch_size=given[0] if isinstance(given[0], fx.Node) else None,
+        keeps_batch=False,
     )
 
 
@@ -116,6 +118,7 @@ def _cat(call: Call) -> Reading | Refusal:
     return Reading(
         operands=tuple(call.as_operand(p) for p in parts),
         operation=_joined(dict(dim=dim), (True,) * len(parts)),
+        keeps_batch=dim > 0,
     )
 
 
@@ -126,18 +129,10 @@ def _joined(chosen: Options, given: Given) -> Operation:
     )
 
 
-def _unflatten_dimension(o: dict[str, Any]) -> bool:
-    return bool(o["dim"] != 0)
-
-
 def _unflatten_layer(call: Call) -> Reading | Refusal:
     """The module names its sizes in another way than the function."""
     sizes = dict(dim=call.option("dim"), sizes=call.option("unflattened_size"))
-    return rearrangement("unflatten", torch.unflatten, sizes, _unflatten_dimension)(call)
-
-
-def _flatten_keeps(o: dict[str, Any]) -> bool:
-    return bool(o["start_dim"] != 0)
+    return rearrangement("unflatten", torch.unflatten, sizes, behind_batch("dim"))(call)
 
 
 def _contiguous(call: Call) -> Reading | Refusal:
@@ -151,7 +146,7 @@ SHAPE_RULES: tuple[Rule, ...] = (
     Rule(
         "flatten",
         Role.COUPLING,
-        rearrangement("flatten", torch.flatten, dict(start_dim=0, end_dim=-1), _flatten_keeps),
+        rearrangement("flatten", torch.flatten, dict(start_dim=0, end_dim=-1), behind_batch("start_dim")),
         "flatten dimensions",
         functions=(torch.flatten, aten.flatten.using_ints),
         methods=("flatten",),
@@ -160,7 +155,7 @@ SHAPE_RULES: tuple[Rule, ...] = (
     Rule(
         "flatten_layer",
         Role.COUPLING,
-        rearrangement("flatten", torch.flatten, dict(start_dim=1, end_dim=-1), _flatten_keeps),
+        rearrangement("flatten", torch.flatten, dict(start_dim=1, end_dim=-1), behind_batch("start_dim")),
         "flatten dimensions",
         modules=(nn.Flatten,),
         examples=((nn.Flatten, (2, 3, 4)),),
@@ -168,7 +163,7 @@ SHAPE_RULES: tuple[Rule, ...] = (
     Rule(
         "unflatten",
         Role.COUPLING,
-        rearrangement("unflatten", torch.unflatten, dict(dim=..., sizes=...), _unflatten_dimension),
+        rearrangement("unflatten", torch.unflatten, dict(dim=..., sizes=...), behind_batch("dim")),
         "split a dimension",
         functions=(torch.unflatten, aten.unflatten.int),
         methods=("unflatten",),
@@ -203,9 +198,7 @@ SHAPE_RULES: tuple[Rule, ...] = (
     Rule(
         "transpose",
         Role.COUPLING,
-        rearrangement(
-            "transpose", torch.transpose, dict(dim0=..., dim1=...), lambda o: 0 not in (o["dim0"], o["dim1"])
-        ),
+        rearrangement("transpose", torch.transpose, dict(dim0=..., dim1=...), behind_batch("dim0", "dim1")),
         "two dimensions exchanged",
         functions=(torch.transpose, torch.swapaxes, aten.transpose.int),
         methods=("transpose", "swapaxes"),
@@ -214,7 +207,7 @@ SHAPE_RULES: tuple[Rule, ...] = (
     Rule(
         "squeeze",
         Role.COUPLING,
-        rearrangement("squeeze", torch.squeeze, dict(dim=...), lambda o: o["dim"] != 0),
+        rearrangement("squeeze", torch.squeeze, dict(dim=...), behind_batch("dim")),
         "a dimension of size 1 removed",
         functions=(torch.squeeze, aten.squeeze.dim),
         methods=("squeeze",),
@@ -223,7 +216,7 @@ SHAPE_RULES: tuple[Rule, ...] = (
     Rule(
         "unsqueeze",
         Role.COUPLING,
-        rearrangement("unsqueeze", torch.unsqueeze, dict(dim=...), lambda o: o["dim"] != 0),
+        rearrangement("unsqueeze", torch.unsqueeze, dict(dim=...), lambda o: o["dim"] > 0 or o["dim"] == -1),
         "a dimension of size 1 added",
         functions=(torch.unsqueeze, aten.unsqueeze.default),
         methods=("unsqueeze",),
