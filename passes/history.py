@@ -22,6 +22,7 @@ from .aliases import bases_of
 from .contexts import context_of
 from .kinds import Kind, Kinds, is_tensor
 from .loses_meaning import LosesMeaning
+from .made_tensors import is_new
 from .naming import enclosing_module, function_name, location_of
 from .traced_names import value_at
 from .writes import written_by
@@ -73,7 +74,7 @@ def check_regions(graph: fx.Graph, network: nn.Module) -> None:
     region, bases = _region(graph), bases_of(graph, network)
     for node in region:
         for base in (bases[w] for w in written_by(node, network)):
-            if base not in region and not _is_buffer(base, network):
+            if base not in region and not _is_buffer(base, network) and not is_new(base):
                 what = f"parameter {base.target}" if base.op == "get_attr" else "a value from outside of it"
                 problem = Problem(
                     location_of(node) or f"model {type(network).__name__}",

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ..errors import Problem, TraceError
+from ..errors import Problem
 from .aliases import base_of
 from .in_place_twins import (
     COMPARISONS,
@@ -30,7 +30,8 @@ from .in_place_twins import (
     set_item,
     write_back,
 )
-from .naming import function_name, location_of, names_of
+from .loses_meaning import LosesMeaning
+from .naming import enclosing_module, function_name, location_of, names_of
 from .writes import CONTAINER_METHODS, flag_position, has_underscore, is_flagged, operand_of, written_by
 
 aten = torch.ops.aten
@@ -40,20 +41,34 @@ def make_out_of_place(graph: fx.Graph, network: nn.Module) -> None:
     """Rewrites every in-place call of ``graph``, in one pass along it.
 
     Raises:
-        TraceError: calls that overwrite what is read again under another name, or that have no out-of-place form.
+        LosesMeaning: with every call that overwrites what is read again under another name, or that has no out-of-place form.
     """
     memory = _Memory(graph, network)
-    problems: list[Problem] = []
+    lost: list[LosesMeaning] = []
     for node in list(graph.nodes):
         try:
             _redirect(node, memory)
-        except TraceError as failure:
-            problems += failure.problems
+        except LosesMeaning as failure:
+            lost.append(failure)
         memory.note(node)
-    if problems:
-        raise TraceError(problems)
+    if lost:
+        raise LosesMeaning([p for failure in lost for p in failure.problems], lost[0].path)
     for argument, result in memory.given_back.items():
         _give_back(graph, argument, result)
+
+
+def check_in_place(graph: fx.Graph, network: nn.Module) -> None:
+    """Whether a graph can be made out-of-place, which leaves it as it is.
+
+    Raises:
+        LosesMeaning: as :func:`make_out_of_place`.
+    """
+    copy = fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {}
+    copy.output(copy.graph_copy(graph, copied))
+    for node, twin in copied.items():
+        twin.stack_trace = node.stack_trace
+    make_out_of_place(copy, network)
 
 
 def _redirect(node: fx.Node, memory: _Memory) -> None:
@@ -70,6 +85,9 @@ def _redirect(node: fx.Node, memory: _Memory) -> None:
     (overwritten,) = written
     if _only_asks_for_gradients(node, memory):
         memory.read_instead(overwritten, node)
+        return
+    if _is_put_back_at_once(node, overwritten, memory):
+        _make_out_of_place(node, memory.network)
         return
     if memory.is_read_through_a_view(node, overwritten):
         raise _refused(
@@ -91,11 +109,25 @@ def _only_asks_for_gradients(node: fx.Node, memory: _Memory) -> bool:
     return node.target == "requires_grad_" and memory.base(node.args[0]).op == "placeholder"  # type: ignore[arg-type]
 
 
+def _is_put_back_at_once(node: fx.Node, overwritten: fx.Node, memory: _Memory) -> bool:
+    """``y[i] += x``, which Python makes of three calls: ``v = y[i]; v += x; y[i] = v``, with nothing between that reads y."""
+    if node.target not in OPERATORS or overwritten.target is not operator.getitem:
+        return False
+    readers = [r for name in memory.names[memory.base(overwritten)] for r in memory.readers_after(name, node)]
+    following = min((*readers, *node.users), key=memory.order.__getitem__, default=None)
+    return (
+        following is not None
+        and following.target is operator.setitem
+        and following.args == (*overwritten.args, node)
+        and all(r is following for r in memory.readers_after(overwritten, node))
+    )
+
+
 def _check_argument(node: fx.Node, overwritten: fx.Node, memory: _Memory) -> None:
     """Notes what is to be written back into an argument.
 
     Raises:
-        TraceError: the argument is written through a view of it.
+        LosesMeaning: the argument is written through a view of it.
     """
     base = memory.base(overwritten)
     argument = base if base.op == "placeholder" else memory.argument_of.get(base)
@@ -175,10 +207,11 @@ def _is_number(node: fx.Node) -> bool:
     return of_numbers and bool(node.all_input_nodes) and all(_is_number(i) for i in node.all_input_nodes)
 
 
-def _refused(node: fx.Node, memory: _Memory, what: str, remedy: str) -> TraceError:
+def _refused(node: fx.Node, memory: _Memory, what: str, remedy: str) -> LosesMeaning:
     place = location_of(node)
     label = names_of(node, memory.network)[2]
-    return TraceError(Problem(f"layer {label}{f', at {place}' if place else ''}", what, remedy))
+    problem = Problem(f"layer {label}{f', at {place}' if place else ''}", what, remedy)
+    return LosesMeaning(problem, enclosing_module(node))
 
 
 # --- one call ---------------------------------------------------------------------------------------------
@@ -274,7 +307,7 @@ def _without_operand(node: fx.Node) -> dict[str, Any]:
 
 
 def _clear_flag(node: fx.Node) -> None:
-    position = flag_position(node)
+    position = flag_position(node.target, node.args)
     if position is not None:
         node.args = (*node.args[:position], False, *node.args[position + 1 :])
     node.kwargs = {k: v for k, v in node.kwargs.items() if k != "inplace"}

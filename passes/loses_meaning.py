@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..errors import Problem, TraceError
 
 
@@ -12,9 +14,9 @@ class LosesMeaning(TraceError):  # noqa: N818 -- it reads as what happened
         path: the innermost module that was being traced, ``""`` for the model itself, which has no caller to call it as a whole.
     """
 
-    def __init__(self, problem: Problem, path: str = ""):
-        super().__init__(problem)
+    def __init__(self, problems: Problem | Iterable[Problem], path: str = ""):
+        super().__init__(problems)
         self.path = path
 
     def __reduce__(self) -> tuple:
-        return type(self), (self.problems[0], self.path)
+        return type(self), (self.problems, self.path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from types import FrameType
+from types import CodeType, FrameType
 
 from torch import nn
 
@@ -47,3 +47,19 @@ def is_users(frame: FrameType) -> bool:
 
 def place_of(frame: FrameType) -> str:
     return f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.f_lineno}"
+
+
+def users_frame(outermost: CodeType | None = None) -> FrameType | None:
+    """The innermost frame of the user's own code, within a call of ``outermost``."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not outermost:
+        if is_users(frame):
+            return frame
+        frame = frame.f_back
+    return None
+
+
+def users_place() -> str | None:
+    """The innermost line of the user's own code that is running."""
+    frame = users_frame()
+    return None if frame is None else place_of(frame)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from types import FrameType
 from typing import Any
 
 import torch
@@ -14,9 +12,12 @@ from ..nests import Fixed, Part, take_apart
 from .calling import CallForm, ResultForm, form_by_signature, form_of_call
 from .contexts import Surroundings, noted_contexts, place_in
 from .history import check_regions
+from .in_place import check_in_place
+from .made_tensors import MadeTensors, WritesIntoConstant, sizes_of_values
 from .own_functions import functions_as_whole
 from .patching import this_thread
 from .recording import RecordingProxy
+from .running_modules import users_frame
 from .stages import Signature, Traced
 from .traced_names import rename_apart
 
@@ -36,6 +37,9 @@ class ModelTracer(fx.Tracer):
         self.registered: dict[int, tuple[str, Tensor]] = {}
         self.surroundings = Surroundings()
         self.mine = this_thread()
+        self.captured: list[
+            tuple[Tensor, Tensor, str]
+        ] = []  # constants, what they were when a call first read them, and in which module
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return RecordingProxy(node, self)
@@ -87,6 +91,7 @@ class ModelTracer(fx.Tracer):
         if path is None:
             path = self.tensor_attrs[a] = self.get_fresh_qualname("_tensor_constant")
             setattr(self.root, path, a)
+            self.captured.append((a, a.detach().clone(), self.scope.module_path))
         return self.create_node("get_attr", path, (), {})
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
@@ -106,14 +111,13 @@ def _is_leaf(value: Any) -> bool:
 
 
 def _users_line() -> str | None:
-    """The innermost line of the forward that is traced which is not torch's, as a traceback prints it."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code is not fx.Tracer.trace.__code__:
-        file = frame.f_code.co_filename
-        if "/torch/" not in file and file != __file__:
-            return f'File "{file}", line {frame.f_lineno}, in {frame.f_code.co_name}'
-        frame = frame.f_back
-    return None
+    """The innermost line of the user's own code that is running, as a traceback prints it."""
+    frame = users_frame(fx.Tracer.trace.__code__)
+    return (
+        None
+        if frame is None
+        else f'File "{frame.f_code.co_filename}", line {frame.f_lineno}, in {frame.f_code.co_name}'
+    )
 
 
 def is_hooked(module: nn.Module) -> bool:
@@ -147,10 +151,30 @@ def _form(network: nn.Module, example: Example | None, numbers: bool) -> CallFor
 
 
 def _trace(network: nn.Module, opaque: Sequence[str], form: CallForm) -> Traced:
-    tracer = ModelTracer(opaque, form)
+    plain = set(vars(network))
+    try:
+        return _traced(network, ModelTracer(opaque, form), makes_tensors=False)
+    except WritesIntoConstant as failure:
+        first = failure
+    for name in set(vars(network)) - plain:
+        del vars(network)[name]
+    try:
+        return _traced(network, ModelTracer(opaque, form), makes_tensors=True)
+    except Exception as failure:  # such as control flow on a tensor that was a constant before
+        raise first from failure
+
+
+def _traced(network: nn.Module, tracer: ModelTracer, makes_tensors: bool) -> Traced:
+    """One trace.
+
+    Args:
+        makes_tensors: whether the graph makes the tensors that the forward makes, instead of holding them as constants.
+    """
     plain, random = set(vars(network)), torch.get_rng_state()
-    with functions_as_whole(), noted_contexts() as tracer.surroundings:
+    made = MadeTensors(tracer, makes_tensors)
+    with functions_as_whole(), noted_contexts() as tracer.surroundings, sizes_of_values(), made:
         graph = tracer.trace(network)
+    made.check_constants()
     if not torch.equal(random, torch.get_rng_state()):
         torch.set_rng_state(random)
         raise RuntimeError(
@@ -163,7 +187,8 @@ def _trace(network: nn.Module, opaque: Sequence[str], form: CallForm) -> Traced:
         else:
             setattr(network, name, value)
     check_regions(graph, network)
+    check_in_place(graph, network)
     rename_apart(graph, network)
     placeholders = [n for n in graph.nodes if n.op == "placeholder"]
     names = tuple(p.name for p in placeholders)
-    return Traced(network, graph, Signature(names, form, ResultForm(tracer.result)), "torch.fx")
+    return Traced(network, graph, Signature(names, tracer.form, ResultForm(tracer.result)), "torch.fx")

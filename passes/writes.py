@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from inspect import signature
 from typing import Any
 
@@ -86,18 +87,23 @@ def _is_of_torch(function: Any) -> bool:
 
 def is_flagged(node: fx.Node) -> bool:
     """``F.relu(x, inplace=True)``, or ``F.relu(x, True)``."""
-    position = flag_position(node)
+    position = flag_position(node.target, node.args)
     return node.kwargs.get("inplace") is True or (position is not None and node.args[position] is True)
 
 
-def flag_position(node: fx.Node) -> int | None:
+def flag_position(function: Any, args: Sequence[Any]) -> int | None:
     """Which positional argument is ``inplace``."""
+    names = _parameters(function)
+    position = names.index("inplace") if "inplace" in names else len(args)
+    return position if position < len(args) else None
+
+
+@functools.lru_cache(maxsize=1024)
+def _parameters(function: Any) -> tuple[str, ...]:
     try:
-        names = list(signature(node.target).parameters)  # type: ignore[arg-type]
+        return tuple(signature(function).parameters)
     except (TypeError, ValueError):
-        return None
-    position = names.index("inplace") if "inplace" in names else len(node.args)
-    return position if position < len(node.args) else None
+        return ()
 
 
 def statistics_of(node: fx.Node) -> tuple[fx.Node, ...]:

@@ -1,0 +1,145 @@
+"""Tensors that a forward makes itself, and writes into: ``y = torch.zeros(3, 4); y[:, 1:] = x``.
+
+torch.fx takes a tensor that no value of the graph has entered for a constant, and what is written into it later for nothing, or for a write
+at every call. So writes into such tensors are watched while a model is traced:
+
+- into a parameter or buffer, reached past its name (``for p in self.parameters()``): it is recorded like any other;
+- into a constant that no call has read yet, without values of the graph: it is made once, while tracing, and the constant is the result;
+- else the forward is traced again with every creation of a tensor recorded as a call; where that can't be, it is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx
+from torch.overrides import TorchFunctionMode
+
+from ..errors import Problem
+from .loses_meaning import LosesMeaning
+from .patching import replaced, this_thread
+from .running_modules import users_place
+from .writes import flag_position, has_underscore
+
+if TYPE_CHECKING:
+    from .symbolic_trace import ModelTracer
+
+_EMPTY = (
+    "zeros", "ones", "full", "empty", "rand", "randn", "randint", "randperm", "arange", "linspace", "logspace", "eye", "tensor",
+    "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "randint_like", "tril_indices", "triu_indices",
+)  # fmt: skip
+_EMPTY_METHODS = ("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor")
+_NEW = frozenset((*(getattr(torch, n) for n in _EMPTY), *(getattr(Tensor, n) for n in _EMPTY_METHODS)))
+CREATIONS = frozenset((*_NEW, torch.clone, Tensor.clone))
+"""Functions that make a tensor which nobody else has."""
+
+
+def is_new(node: fx.Node) -> bool:
+    """Whether a call makes a tensor that has no history."""
+    return node.target in (_EMPTY_METHODS if node.op == "call_method" else _NEW)
+
+
+_SIZES_APART = ("zeros", "ones", "empty", "rand", "randn")
+"""Functions that take sizes as ``f(2, 3)`` too."""
+
+_SETTERS = frozenset((Tensor.data.__set__,))  # type: ignore[attr-defined]
+
+
+class WritesIntoConstant(LosesMeaning):
+    """A write into a tensor that a graph holds as a constant."""
+
+
+class MadeTensors(TorchFunctionMode):
+    """Watches the writes of a forward into tensors that are no values of the graph.
+
+    Attributes:
+        records: whether the creation of a tensor is a call of the graph.
+    """
+
+    def __init__(self, tracer: ModelTracer, records: bool):
+        super().__init__()
+        self.tracer, self.records = tracer, records
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        for tensor in _written(function, args, kwargs):
+            if (path := self.tracer.path_of_tensor(tensor)) is not None:
+                return self._recorded(function, tensor, path, args, kwargs)
+            self._check(tensor, args, kwargs)
+        if self.records and function in CREATIONS:
+            return self.tracer.create_proxy("call_function", function, args, kwargs)
+        return function(*args, **kwargs)
+
+    def check_constants(self) -> None:
+        """Whether the constants are at the end what they were when a call read them, however they may have been written.
+
+        Raises:
+            WritesIntoConstant: one is not.
+        """
+        for constant, before, path in self.tracer.captured:
+            if not constant.is_meta and not torch.equal(torch.nan_to_num(constant), torch.nan_to_num(before)):
+                raise self._lost("writes into a tensor that is a constant of the graph", WritesIntoConstant, path)
+
+    def _recorded(self, function: Any, tensor: Tensor, path: str, args: Any, kwargs: dict[str, Any]) -> Any:
+        """The call with a tensor of the model as a value of the graph."""
+        value = self.tracer.create_proxy("get_attr", path, (), {})
+        args, kwargs = torch.utils._pytree.tree_map(lambda v: value if v is tensor else v, (args, kwargs))
+        if args and args[0] is value and getattr(Tensor, function.__name__, None) is function:
+            return getattr(value, function.__name__)(*args[1:], **kwargs)
+        return function(*args, **kwargs)
+
+    def _check(self, tensor: Tensor, args: Any, kwargs: Mapping[str, Any]) -> None:
+        memory = _memory(tensor)
+        named = {_memory(t): path for path, t in self.tracer.registered.values()}
+        if memory in named:
+            raise self._lost(f"writes into {named[memory]} through another tensor", LosesMeaning)
+        held = memory in {_memory(t) for t in self.tracer.tensor_attrs if isinstance(t, Tensor)}
+        if held or any(isinstance(v, fx.Proxy) for v in torch.utils._pytree.tree_leaves((args, dict(kwargs)))):
+            raise self._lost("writes into a tensor that is a constant of the graph", WritesIntoConstant)
+
+    def _lost(self, what: str, kind: type[LosesMeaning], path: str | None = None) -> LosesMeaning:
+        problem = Problem(
+            users_place() or f"model {type(self.tracer.root).__name__}",
+            f"the forward {what}",
+            "Make the tensor by a call that takes values, as in torch.zeros_like(x), or keep the module out with digital=[...].",
+        )
+        return kind(problem, self.tracer.scope.module_path if path is None else path)
+
+
+_AUGMENTED = ("__iadd__", "__isub__", "__imul__", "__itruediv__", "__ipow__", "__ifloordiv__", "__imod__")
+
+
+def _written(function: Any, args: Any, kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
+    """The tensors, not values of the graph, that a call overwrites."""
+    name = getattr(function, "__name__", "")
+    position = flag_position(function, args)
+    in_place = has_underscore(name) or name == "__setitem__" or name in _AUGMENTED or function in _SETTERS
+    flagged = kwargs.get("inplace") is True or (position is not None and args[position] is True)
+    first = args[0] if args else kwargs.get("input", kwargs.get("tensor"))
+    written = [kwargs.get("out"), first if in_place or flagged else None]
+    return (t for t in torch.utils._pytree.tree_leaves(written) if isinstance(t, Tensor))
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr() or id(tensor)
+
+
+@contextmanager
+def sizes_of_values() -> Iterator[None]:
+    """Lets ``torch.zeros(x.shape[0], 4)`` be recorded, which torch refuses before anyone is asked, as ``torch.zeros((x.shape[0], 4))``."""
+    mine = this_thread()
+
+    def together(plain: Any) -> Any:
+        def call(*sizes: Any, **kwargs: Any) -> Any:
+            apart = mine() and any(isinstance(s, fx.Proxy) for s in sizes) and not isinstance(sizes[0], (tuple, list))
+            return plain(tuple(sizes), **kwargs) if apart else plain(*sizes, **kwargs)
+
+        return call
+
+    with ExitStack() as stack:
+        for name in _SIZES_APART:
+            stack.enter_context(replaced(torch, name, together(getattr(torch, name))))
+        yield
