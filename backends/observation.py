@@ -137,8 +137,8 @@ def observed(
 
 
 def _stand_ins(network: nn.Module) -> dict[str, Tensor]:
-    """Leaves in place of the parameters, which share their memory; copies in place of the buffers, which a call may overwrite."""
-    parameters = {n: p.detach().requires_grad_(p.requires_grad) for n, p in network.named_parameters()}
+    """Leaves in place of the parameters, and copies in place of the buffers: a call may overwrite either."""
+    parameters = {n: p.detach().clone().requires_grad_(p.requires_grad) for n, p in network.named_parameters()}
     buffers = {n: b.detach().clone() for n, b in network.named_buffers()}
     return {**parameters, **buffers}
 

@@ -33,10 +33,11 @@ def running(frame: FrameType | None, paths: Mapping[int, str]) -> list[str]:
 def caller_of(stack: Sequence[str], owned: Iterable[Owned], except_for: Iterable[str] = ()) -> str:
     """The innermost running module that holds all of a state; ``""``, the model itself, if there is no other."""
     state, known = list(owned), set(except_for)
-    return next((path for path in stack if path not in known and all(_holds(path, o) for o in state)), "")
+    return next((path for path in stack if path not in known and all(holds(path, o) for o in state)), "")
 
 
-def _holds(path: str, owned: Owned) -> bool:
+def holds(path: str, owned: Owned) -> bool:
+    """Whether a state is that of the module at a path, or of one inside of it."""
     return owned.path is not None and (owned.path == path or owned.path.startswith(f"{path}."))
 
 

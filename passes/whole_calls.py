@@ -20,7 +20,7 @@ from torch import fx, nn
 
 from ..errors import Problem
 from .loses_meaning import LosesMeaning
-from .running_modules import caller_of
+from .running_modules import caller_of, holds
 from .stages import Traced
 from .state import Owned, State
 from .stopgap import held_back
@@ -72,8 +72,9 @@ def _attempt(trace: Tracer, network: nn.Module, opaque: Sequence[str]) -> Traced
     try:
         traced = trace(network, opaque)
     except LosesMeaning as loss:
+        changed = {o for owned in state.changes().values() for o in owned if holds(loss.path, o)}
         state.restore()
-        return _Loss(loss, loss.problems[0].what)
+        return _Loss(loss, loss.problems[0].what, frozenset(changed))
     except Exception as error:  # perhaps because of what an earlier call has left in the state
         failure = error
     _forget_aliases(network, state)

@@ -46,7 +46,8 @@ class _Watch:
         if not is_users(frame):
             return None
         self.look()
-        self.last = (frame, frame.f_lineno)
+        running = frame.f_back if event == "return" else frame  # the caller goes on with its line
+        self.last = None if running is None else (running, running.f_lineno)
         return self
 
     def look(self) -> None:

@@ -143,8 +143,7 @@ def test_a_module_with_a_state_does_what_it_does_in_the_model(
         torch.testing.assert_close(model.get_buffer("1.c"), own.get_buffer("1.c"))
         assert model.get_submodule("1").n == own[1].n
         assert len(model.get_submodule("1").values) == len(own[1].values)
-    reasons = [r for r in str(model.report()).splitlines() if "called as a whole: its forward writes" in r]
-    assert write is _numpy or reasons
+    assert "called as a whole: " in str(model.report())
 
 
 @pytest.mark.parametrize("write", [w for w in WRITES if w not in (_plain_tensor,)], ids=lambda f: f.__name__)
