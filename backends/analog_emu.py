@@ -31,7 +31,7 @@ from ..hardware.mapping import Tiling
 from ..ir import EnergyBlock
 from ..resistive import realise
 from ..solve import BoundBlock, Relaxation
-from ..solve.loop_gain import one_sample
+from ..solve.norm_sample import one_sample
 from ..spice.folder import write_netlists
 from ..spice.testbench import Bench
 from ..train import BlockCall, attribute, out_of_sight, run_digital
@@ -94,10 +94,15 @@ class AnalogFFEBM(FFEBM):
     # --- a block on the chip --------------------------------------------------------------------------
 
     def block_call(
-        self, block: EnergyBlock, values: Mapping[str, Any], record: Callable[[FreePhase], None] = lambda p: None
+        self,
+        block: EnergyBlock,
+        values: Mapping[str, Any],
+        record: Callable[[FreePhase], None] = lambda p: None,
+        weights: Mapping[str, Tensor] | None = None,
+        trains: bool | None = None,
     ) -> BlockCall:
         """One use of a block on the chip: its inputs through the DAC, its outputs through the ADC."""
-        call = super().block_call(block, values, record)
+        call = super().block_call(block, values, record, weights, trains)
         if self.__dict__["_calibrating"]:
             return self._as_designed(self._as_held(call))
         if self.__dict__["_ideal"]:

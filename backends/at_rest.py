@@ -18,7 +18,7 @@ from ..emulate import Chip, Drawing
 from ..errors import InputError, Problem
 from ..estimate import FreePhase
 from ..ir import EnergyBlock
-from ..solve.loop_gain import one_sample
+from ..solve.norm_sample import one_sample
 from ..train import BlockCall, free_phase, run_digital
 
 if TYPE_CHECKING:

@@ -20,7 +20,6 @@ from ..export import FORWARD, TRAINING, VJP, WEIGHTS, ExportedPart, Unexportable
 from ..export.part import parts_of
 from ..export.parts import export_parts
 from ..ir import DigitalBlock, Program, Step
-from ..solve import Gains
 from ..train.bundle_code import bundle_training_script
 from .bundle_check import without, wrong_graphs
 from .bundle_options import BundleOptions
@@ -150,7 +149,7 @@ def _described(subject: Subject, exported: Mapping[bool, Sequence[ExportedPart]]
         frozen=tuple(name for name, p in network.named_parameters() if not p.requires_grad),
         aliases=aliases,
         hidden=tuple(name for name in tensors if name not in saved),
-        gains=described_gains(model),
+        gains=model.saved_gains(),
         graphs={
             graph_file(part.name, graph.interface.kind): graph.model.SerializeToString(deterministic=True)
             for parts in exported.values()
@@ -183,15 +182,6 @@ def held_tensors(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]
         first.setdefault(id(tensor), name)
     tensors = {n: t.detach().contiguous() for n, t in everything if first[id(t)] == n}
     return tensors, {n: first[id(t)] for n, t in everything if first[id(t)] != n}
-
-
-def described_gains(model: FFEBM) -> dict[str, Gains]:
-    """The reverse gains, those that were measured at other weights marked as outdated."""
-    present = model._weights_version
-    return {
-        f"{name}|{loop_gain!r}": replace(gains, outdated=version not in (None, present))
-        for (name, loop_gain), (gains, version) in model.gain_store.known.items()
-    }
 
 
 def described_execution(execution: Execution) -> dict[str, Any]:

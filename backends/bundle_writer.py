@@ -47,7 +47,7 @@ def private_copy(model: FFEBM) -> FFEBM:
     """The model by itself, on the CPU, in the torch executor, with the gains that it has."""
     network = copy.deepcopy(model.network).cpu()
     own = TorchEP(model.execution).lower(replace(model.compiled, network=network))
-    own.share_gains(model, outdated=True)
+    own.gain_store.take(model.gain_store)
     own.training = model.training
     return own
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..emulate import Chip, Phases, realised
 from ..solve import BoundBlock
-from ..solve.loop_gain import one_sample
+from ..solve.norm_sample import one_sample
 from ..train import BlockCall, out_of_sight
 
 

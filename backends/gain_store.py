@@ -1,13 +1,16 @@
-"""The reverse gains of a model's blocks: measured at first use, refreshed by training steps, saved with the weights."""
+"""The reverse gains of a model's blocks: functions of the weights while it evaluates, followed while it trains, saved with the weights.
+
+Whether weights are those that gains belong to is told by their values (:mod:`ffebm_compiler.solve.fingerprint`), whoever wrote them. Two kinds
+of gains are kept apart, so that evaluating in the middle of a training leaves no trace in it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
-
-import torch
 
 from ..ir import EnergyBlock
 from ..solve import (
@@ -21,16 +24,34 @@ from ..solve import (
     followed_gains,
     unit_gains,
 )
-from ..solve.loop_gain import STEPS
+from ..solve.fingerprint import fingerprint
+from ..solve.lanczos import STEPS
+from ..solve.norm_sample import Sample, Shapes, given
 
 METADATA = "ffebm_gains"
 """Where the gains stand in a state dict's metadata: the keys stay the original model's."""
 
-Key = tuple[str, float]
-Version = tuple[int, ...] | None
+SIZES = 64
+"""A block's gains are kept for so many sizes of its inputs."""
 
-OUTDATED: Version = (-1,)
-"""The version of no weights: gains of it are measured again by the next training step."""
+Key = tuple[str, float]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Gains and what they follow from.
+
+    Attributes:
+        weights: the fingerprint of the weights; None where gains came without one.
+        shapes: of the sample that they were measured on; None where that is not known.
+    """
+
+    gains: Gains
+    weights: int | None
+    shapes: Shapes | None
+
+    def is_of(self, weights: int, shapes: Shapes) -> bool:
+        return self.weights == weights and self.shapes in (None, shapes)
 
 
 @dataclass
@@ -38,61 +59,87 @@ class GainStore:
     """Gains by block and loop gain.
 
     Attributes:
-        known: the gains and the version of the weights that they belong to.
-        steps: Lanczos steps of a first measurement.
+        converged: from norms that were iterated to their end, by the sizes of inputs: what evaluation uses.
+        followed: by one power step at each training step.
+        held: given for a while, as long as the weights are those that they were first used with.
+        used: what each block was last given.
+        loaded: what a file said of the weights that came with it.
+        are_held: whether blocks keep the gains that they have, whatever becomes of the weights.
+        steps: Lanczos steps of a measurement, at most.
     """
 
-    known: dict[Key, tuple[Gains, Version]] = field(default_factory=dict)
+    converged: dict[Key, OrderedDict[Shapes, Measured]] = field(default_factory=dict)
+    followed: dict[Key, Measured] = field(default_factory=dict)
+    held: dict[Key, Measured] = field(default_factory=dict)
+    used: dict[Key, Gains] = field(default_factory=dict)
+    loaded: dict[Key, Measured] = field(default_factory=dict)
+    are_held: bool = False
     steps: int = STEPS
+    _samples: dict[str, OrderedDict[Shapes | None, Sample]] = field(default_factory=dict, repr=False, compare=False)
     _contractions: dict[str, tuple[Gains, EnergyBlock, Contraction | None]] = field(
         default_factory=dict, repr=False, compare=False
     )
 
+    # --- what a pass asks for -------------------------------------------------------------------------
+
     def find(self, block: EnergyBlock, loop_gain: float | None) -> Gains | None:
-        """The gains that a block has; None before its first use."""
+        """The gains that a block was last given; None before its first use."""
         if loop_gain is None or not block.has_feedback:
             return unit_gains(block)
-        found = self.known.get((block.key, loop_gain))
-        return None if found is None else found[0]
-
-    def is_outdated(self, block: EnergyBlock, loop_gain: float | None, version: Version) -> bool:
-        """Whether a block's gains were measured at other weights; gains that were loaded are those of the weights beside them."""
-        if loop_gain is None or (key := (block.key, loop_gain)) not in self.known:
-            return False
-        return self.known[key][1] not in (None, version)
+        return self.used.get((block.key, loop_gain))
 
     def measure(
         self,
         bound: BoundBlock,
         loop_gain: float | None,
-        version: Version | Callable[[], Version],
-        refresh: bool,
+        follow: bool,
         differentiation: Differentiation = AUTOMATIC,
+        weights: int | None = None,
     ) -> Gains:
-        """The gains of a block on its present inputs and weights.
+        """The gains of a block with its present weights, on inputs of these shapes.
 
         Args:
-            version: of the weights, or what tells it, asked only where it matters; gains of the same version stand.
-            refresh: whether gains of another version are measured again, from where they were.
+            follow: whether weights train: the gains then go on from those of the last training step.
             differentiation: how the couplings' transposes are found.
+            weights: the fingerprint of the weights, where it is known already.
+
+        Raises:
+            InfiniteNormError: a coupling whose norm is no finite number.
         """
         block = bound.block
-        found = self.find(block, loop_gain)
         if loop_gain is None or not block.has_feedback:
-            assert found is not None
-            return found
-        if found is not None and not refresh:
-            return found
-        key, version = (block.key, loop_gain), version() if callable(version) else version
-        if found is not None and self.known[key][1] == version:
-            return found
-        with torch.no_grad():
-            if found is not None and found.directions:
-                gains = followed_gains(bound, loop_gain, found, differentiation)
-            else:
-                gains = bounded_gains(bound, loop_gain, found, self.steps, differentiation)
-        self.known[key] = (gains, version)
-        return gains
+            return unit_gains(block)
+        key = (block.key, loop_gain)
+        if self.are_held and key in self.used:
+            return self.used[key]
+        weights = weights_of(bound) if weights is None else weights
+        found = self._held(key, weights)
+        if found is None:
+            sample = self._sample(bound)
+            find = self._follow if follow else self._converge
+            found = find(key, bound, sample, weights, differentiation).gains
+        self.used[key] = found
+        return found
+
+    def present(
+        self, bound: BoundBlock, loop_gain: float | None, differentiation: Differentiation = AUTOMATIC
+    ) -> Gains | None:
+        """The gains of a block's present weights, whatever inputs it is bound to: on the last sample, if it has been used.
+
+        A block that was loaded with its gains has those until then, called outdated if they are of other weights. None if there are none.
+        """
+        block = bound.block
+        if loop_gain is None or not block.has_feedback:
+            return unit_gains(block)
+        key, weights = (block.key, loop_gain), weights_of(bound)
+        held = self._held(key, weights)
+        if held is not None:
+            return held
+        samples = self._samples.get(block.key)
+        if samples:
+            return self._converge(key, bound, next(reversed(samples.values())), weights, differentiation).gains
+        known = self.loaded.get(key)
+        return None if known is None else replace(known.gains, outdated=known.weights != weights)
 
     def contraction(self, block: EnergyBlock, gains: Gains) -> Contraction | None:
         """What gains certify of a sweep (:func:`ffebm_compiler.solve.contraction_of`), found once for as long as they stand."""
@@ -101,37 +148,125 @@ class GainStore:
             known = self._contractions[block.key] = gains, block, contraction_of(block, gains)
         return known[2]
 
-    def take(self, other: GainStore, version: Version, present: Version = None) -> None:
-        """Takes another store's gains as those of the given version.
+    def _held(self, key: Key, weights: int) -> Gains | None:
+        """What is held for these weights, which the first use sets; with others it is forgotten."""
+        held = self.held.get(key)
+        if held is not None and held.weights is None:
+            held = self.held[key] = replace(held, weights=weights)
+        if held is not None and held.weights != weights:
+            del self.held[key]
+            return None
+        return None if held is None else held.gains
+
+    def _converge(
+        self, key: Key, bound: BoundBlock, sample: Sample, weights: int, differentiation: Differentiation
+    ) -> Measured:
+        """Norms from a fixed start, so that they are a function of weights and shapes alone."""
+        kept = self.converged.setdefault(key, OrderedDict())
+        known = kept.get(sample.shapes)
+        if known is None or known.weights != weights:
+            gains = bounded_gains(bound, key[1], sample, self.steps, differentiation)
+            known = kept[sample.shapes] = Measured(gains, weights, sample.shapes)
+        _keep_newest(kept, sample.shapes)
+        return known
+
+    def _follow(
+        self, key: Key, bound: BoundBlock, sample: Sample, weights: int, differentiation: Differentiation
+    ) -> Measured:
+        """One power step where weights have moved since the last one; the same gains where they have not, as in a forward that is run again."""
+        known = self.followed.get(key)
+        if known is None or not known.gains.directions:
+            known = self._converge(key, bound, sample, weights, differentiation)
+        elif not known.is_of(weights, sample.shapes):
+            gains = followed_gains(bound, key[1], known.gains, sample, differentiation)
+            known = Measured(gains, weights, sample.shapes)
+        self.followed[key] = known
+        return known
+
+    def _sample(self, bound: BoundBlock) -> Sample:
+        """The sample of a block, made once for inputs of these shapes."""
+        shapes, kept = given(bound), self._samples.setdefault(bound.block.key, OrderedDict())
+        if shapes is None or shapes not in kept:
+            kept[shapes] = Sample.of(bound)
+        _keep_newest(kept, shapes)
+        return kept[shapes]
+
+    # --- copies, files --------------------------------------------------------------------------------
+
+    def take(self, other: GainStore) -> None:
+        """Takes what another copy of the model knows: gains say of themselves which weights they belong to."""
+        self.converged.update({k: OrderedDict(v) for k, v in other.converged.items()})
+        self.followed.update(other.followed)
+        self.held.update(other.held)
+        self.used.update(other.used)
+        self.loaded.update(other.loaded)
+        self._samples.update({k: OrderedDict(v) for k, v in other._samples.items()})
+
+    def hold(self, key: Key, gains: Gains) -> None:
+        """Gives a block these gains for as long as its weights stay as they are, or as they will be at its first use."""
+        self.held[key] = Measured(gains, None, None)
+        self.used[key] = gains
+
+    def forget(self) -> None:
+        """Everything is measured again at its next use."""
+        for kept in (self.converged, self.followed, self.held, self.used, self.loaded, self._samples):
+            kept.clear()
+
+    def worth_saving(self, weights: Mapping[str, int]) -> dict[Key, Measured]:
+        """What a training step goes on from; where none was taken yet, what is known of the present weights.
 
         Args:
-            present: the version of the other's weights: gains that were outdated there are so here. None takes all as up to date.
+            weights: their fingerprints, by block.
         """
-        for key, (gains, measured) in other.known.items():
-            outdated = present is not None and measured not in (None, present)
-            self.known[key] = (gains, OUTDATED if outdated else version)
+        present = {
+            key: found
+            for key, sizes in self.converged.items()
+            for found in sizes.values()
+            if found.weights == weights.get(key[0])
+        }
+        return {**self.loaded, **present, **self.followed}
 
-    def write(self, metadata: dict[str, Any]) -> None:
-        """All that the next refresh starts from, so that a resumed training takes the steps of an uninterrupted one."""
+    def write(self, metadata: dict[str, Any], weights: Mapping[str, int]) -> None:
+        """All that the next training step starts from, so that a resumed training takes the steps of an uninterrupted one."""
         metadata[METADATA] = {
             f"{name}|{loop_gain!r}": {
-                "layer_weights": dict(gains.layer_weights),
-                "norms": [[l, m, norm] for (l, m), norm in gains.norms.items()],
-                "directions": [[l, m, v.detach()] for (l, m), v in gains.directions.items()],
+                "layer_weights": dict(found.gains.layer_weights),
+                "norms": [[l, m, norm] for (l, m), norm in found.gains.norms.items()],
+                "directions": [[l, m, v.detach()] for (l, m), v in found.gains.directions.items()],
+                "weights": found.weights,
             }
-            for (name, loop_gain), (gains, _) in self.known.items()
+            for (name, loop_gain), found in self.worth_saving(weights).items()
         }
 
     def read(self, metadata: Mapping[str, Any]) -> None:
         """Takes the gains that came with the weights; without them they are measured again at the next use."""
-        self.known.clear()
+        for kept in (self.followed, self.held, self.used, self.loaded):
+            kept.clear()
         for key, saved in (metadata.get(METADATA) or {}).items():
             name, _, loop_gain = key.rpartition("|")
-            weights = {str(k): float(v) for k, v in saved["layer_weights"].items()}
-            if not all(math.isfinite(w) and w > 0 for w in weights.values()):
+            layer_weights = {str(k): float(v) for k, v in saved["layer_weights"].items()}
+            if not all(math.isfinite(w) and w > 0 for w in layer_weights.values()):
                 continue
             norms = {(l, m): float(norm) for l, m, norm in saved["norms"]}
-            self.known[name, float(loop_gain)] = (
-                Gains(weights, norms, {(l, m): v for l, m, v in saved["directions"]}),
-                None,
-            )
+            gains = Gains(layer_weights, norms, {(l, m): v for l, m, v in saved["directions"]})
+            self.load((name, float(loop_gain)), Measured(gains, saved.get("weights"), None))
+
+    def load(self, key: Key, found: Measured) -> None:
+        """Takes what a file says: the next training step goes on from it."""
+        self.followed[key] = self.loaded[key] = found
+
+
+def weights_of(bound: BoundBlock) -> int:
+    """The fingerprint of the weights that couplings between states read."""
+    return fingerprint(bound.weights[p] for p in coupling_weights(bound.block))
+
+
+def coupling_weights(block: EnergyBlock) -> list[str]:
+    """The paths of the weights that norms follow from."""
+    return [*dict.fromkeys(p for s in block.states if s.drive.sources for p in s.drive.weights)]
+
+
+def _keep_newest(kept: OrderedDict[Any, Any], used: Any) -> None:
+    kept.move_to_end(used)
+    while len(kept) > SIZES:
+        kept.popitem(last=False)

@@ -81,7 +81,7 @@ def lowered(model: FFEBM, backend: str, choice: ChipChoice) -> AnalogFFEBM:
         lowering = choice.backend(model)
         _check_physics(model, lowering.hardware)
         emulated = lowering.lower(replace(model.compiled, network=copy.deepcopy(model.network)))
-        emulated.share_gains(model, outdated=True)
+        emulated.gain_store.take(model.gain_store)
         return emulated
 
 

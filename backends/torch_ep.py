@@ -14,7 +14,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,9 @@ from ..solve import (
     relax,
     unit_gains,
 )
-from ..solve.loop_gain import cut_like, one_sample
+from ..solve.fingerprint import fingerprints
+from ..solve.loop_gain import InfiniteNormError
+from ..solve.norm_sample import cut_like, one_sample
 from ..train import BlockCall, attribute, out_of_sight, run_block, run_digital, training_code
 from ..train.enrolment import enrol, find
 from ..train.first_derivatives import refuse_forward_mode, refuse_transforms
@@ -51,12 +53,12 @@ from ..view import Report, build_report, draw_graph, partition_graph
 from .call_inputs import input_problems
 from .convergence import convergence_message
 from .execution import Execution
-from .gain_store import GainStore
+from .gain_store import GainStore, coupling_weights, weights_of
 from .script import script_of
 from .values import map_leaves, ordinary
-from .verification import verify_first_input
+from .verification import kept_buffers, verify_first_input
 from .views import BlockView
-from .weight_range import check_weights
+from .weight_range import check_weights, infinite_norm
 
 if TYPE_CHECKING:
     from .analog_emu import AnalogFFEBM
@@ -113,7 +115,7 @@ class FFEBM(nn.Module):
         hidden["differentiation"] = EXPLICIT
         hidden["_gains"] = GainStore()
         hidden["_records"] = []
-        hidden["_version"] = None
+        hidden["_fingerprints"] = {}  # by block, of the run that has just begun; each is used once
         hidden["_nudged"] = {}
         hidden["_steps"] = {}
         hidden["_number"] = enrol(self)
@@ -141,10 +143,10 @@ class FFEBM(nn.Module):
             ) from None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the code that was written for it; gains are those of the weights beside them."""
+        """Without the code that was written for it."""
         gains = GainStore(steps=self.gain_store.steps)
-        gains.take(self.gain_store, None, self._weights_version)
-        return {**self.__dict__, "_gains": gains, "_version": None, "_steps": {}, "_traceable": {}}
+        gains.take(self.gain_store)
+        return {**self.__dict__, "_gains": gains, "_steps": {}, "_traceable": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -265,6 +267,16 @@ class FFEBM(nn.Module):
         ]
         if problems:
             raise InputError(problems)
+        self.__dict__["_fingerprints"] = self._look_at_weights()
+
+    def _look_at_weights(self) -> dict[str, int]:
+        """The fingerprints of the couplings' weights, by block, in one transfer. Weights that are computed at each look are left to their blocks."""
+        if self.execution.loop_gain is None:
+            return {}
+        coupled = {b.key: coupling_weights(b) for b in self.program.energy_blocks if b.has_feedback}
+        held = {key: [_held(self.network, p) for p in paths] for key, paths in coupled.items()}
+        whole = {key: [t for t in tensors if t is not None] for key, tensors in held.items() if None not in tensors}
+        return dict(zip(whole, fingerprints(whole.values()), strict=True))
 
     def pack_output(self, values: Mapping[str, Any]) -> Any:
         """The model's result from the computed values."""
@@ -276,22 +288,33 @@ class FFEBM(nn.Module):
 
         return self.mode.signature.pack(map_leaves(self.program.output, leaf))
 
-    def bound(self, block: EnergyBlock, values: Mapping[str, Any]) -> BoundBlock:
+    def bound(
+        self, block: EnergyBlock, values: Mapping[str, Any], weights: Mapping[str, Tensor] | None = None
+    ) -> BoundBlock:
         """A block with the values and weights that it reads, at unit feedback."""
-        inputs, weights = {n: values[n] for n in block.inputs}, {p: self._weight(p) for p in block.weights}
+        inputs = {n: values[n] for n in block.inputs}
+        weights = {p: self._weight(p) for p in block.weights} if weights is None else weights
         refuse_forward_mode(block, (*inputs.values(), *weights.values()))
         return BoundBlock(block, inputs, weights, unit_gains(block).layer_weights)
 
     def block_call(
-        self, block: EnergyBlock, values: Mapping[str, Any], record: Callable[[FreePhase], None] = lambda p: None
+        self,
+        block: EnergyBlock,
+        values: Mapping[str, Any],
+        record: Callable[[FreePhase], None] = lambda p: None,
+        weights: Mapping[str, Tensor] | None = None,
+        trains: bool | None = None,
     ) -> BlockCall:
-        """One use of a block: what it reads, its gains, and who hears how it settled."""
-        bound = self.bound(block, values)
-        training_step = self.training and torch.is_grad_enabled()
-        with out_of_sight():
-            gains = self.gain_store.measure(
-                bound, self.execution.loop_gain, self._version_in_run, training_step, self.differentiation
-            )
+        """One use of a block: what it reads, its gains, and who hears how it settled.
+
+        Args:
+            record: hears of its free phase.
+            weights: by path, in place of the model's own.
+            trains: whether weights train in this pass; found out where it is not given.
+        """
+        given, bound = weights is not None, self.bound(block, values, weights)
+        known = None if given else self.__dict__["_fingerprints"].pop(block.key, None)
+        gains = self.measure(bound, self._trains(bound) if trains is None else trains, known)
         trained = next((w.dtype for w in bound.weights.values() if w.is_floating_point()), None)
         loop_gain, labels = self.execution.loop_gain, self.program.labels
         check_weights(block, gains, loop_gain, labels, trained if torch.is_grad_enabled() else None)
@@ -340,39 +363,59 @@ class FFEBM(nn.Module):
     # --- reverse gains --------------------------------------------------------------------------------
 
     @property
-    def _weights_version(self) -> tuple[int, ...]:
-        """Changes with every in-place update of a parameter."""
-        return versions_of(self.network)
-
-    def _version_in_run(self) -> tuple[int, ...]:
-        """The version that the present run found first: to ask for each block takes quadratic time.
-
-        Where weights change within a run, its gains count as those of before, and the next training step measures them again.
-        """
-        hidden = self.__dict__
-        if hidden["_version"] is None:
-            hidden["_version"] = self._weights_version
-        version: tuple[int, ...] = hidden["_version"]
-        return version
-
-    @property
     def gain_store(self) -> GainStore:
         return self.__dict__["_gains"]  # type: ignore[no-any-return]
 
-    def gains(self, block: EnergyBlock) -> Gains | None:
-        """The gains that a block has been given; None before its first use."""
-        return self._gains_at(block, self._weights_version)
+    def measure(self, bound: BoundBlock, trains: bool, fingerprint: int | None = None) -> Gains:
+        """The gains of a block with these weights.
 
-    def _gains_at(self, block: EnergyBlock, version: tuple[int, ...]) -> Gains | None:
-        loop_gain = self.execution.loop_gain
-        found = self.gain_store.find(block, loop_gain)
-        outdated = self.gain_store.is_outdated(block, loop_gain, version)
-        return replace(found, outdated=True) if found is not None and outdated else found
+        Args:
+            trains: whether they follow those of the last training step, or are a function of weights and shapes alone.
+            fingerprint: of the weights, where it is known.
+
+        Raises:
+            OptionError: a norm that is no finite number.
+        """
+        try:
+            with out_of_sight():
+                loop_gain = self.execution.loop_gain
+                return self.gain_store.measure(bound, loop_gain, trains, self.differentiation, fingerprint)
+        except InfiniteNormError as failure:
+            raise infinite_norm(bound, failure.edge, self.program.labels) from failure
+
+    def _trains(self, bound: BoundBlock) -> bool:
+        """Whether a pass through a block records a gradient of its weights: those are then about to move, whatever the mode."""
+        return torch.is_grad_enabled() and any(w.requires_grad for w in bound.weights.values())
+
+    def gains(self, block: EnergyBlock) -> Gains | None:
+        """The gains of a block's present weights; None before its first use.
+
+        Those that it was loaded with are called outdated where the weights are others, until it is used.
+        """
+        return self._gains_of([block])[block.key]
+
+    def _gains_of(self, blocks: Iterable[EnergyBlock]) -> dict[str, Gains | None]:
+        """The same of several blocks, by key."""
+        loop_gain, found = self.execution.loop_gain, dict[str, Gains | None]()
+        for block, bound in self._at_rest(blocks):
+            try:
+                with out_of_sight():
+                    found[block.key] = self.gain_store.present(bound, loop_gain, self.differentiation)
+            except InfiniteNormError as failure:
+                raise infinite_norm(bound, failure.edge, self.program.labels) from failure
+        return found
 
     def _all_gains(self) -> dict[str, Gains | None]:
         """The gains of every block, by its name."""
-        version = self._weights_version
-        return {b.name: self._gains_at(b, version) for b in self.program.energy_blocks}
+        blocks = self.program.energy_blocks
+        found = self._gains_of(blocks)
+        return {b.name: found[b.key] for b in blocks}
+
+    def _at_rest(self, blocks: Iterable[EnergyBlock]) -> Iterator[tuple[EnergyBlock, BoundBlock]]:
+        """Blocks with the present weights and no values. To look at a spectral norm in training mode moves its buffers, which are put back."""
+        with torch.no_grad(), kept_buffers(self.network):
+            for block in blocks:
+                yield block, self.bound(block, dict.fromkeys(block.inputs))
 
     def ensure_gains(self, *args: Any, **kwargs: Any) -> None:
         """Measures the gains of blocks that have none yet, on the given input, without touching anything else."""
@@ -383,16 +426,47 @@ class FFEBM(nn.Module):
         probe = copy.deepcopy(self, shared)
         with torch.random.fork_rng(), torch.no_grad():
             probe(*args, **kwargs)
-        self.share_gains(probe)
+        self.gain_store.take(probe.gain_store)
 
-    def share_gains(self, other: FFEBM, outdated: bool = False) -> None:
-        """Takes the gains of another copy of this model, as they are.
+    def share_gains(self, other: FFEBM) -> None:
+        """Uses the gains of another copy of this model, which may be of another type, as they are, until weights change."""
+        loop_gain = other.execution.loop_gain
+        if loop_gain is None:
+            return
+        for key, found in other._gains_of(other._coupled_blocks()).items():
+            if found is not None:
+                self.gain_store.hold((key, loop_gain), found)
 
-        Args:
-            outdated: whether gains that are outdated there are so here; otherwise all count as up to date.
+    @contextlib.contextmanager
+    def holding_gains(self) -> Iterator[FFEBM]:
+        """Blocks keep the reverse gains that they were last given, whatever becomes of the weights, for the length of a ``with``.
+
+        A gradient is that of the loss at the gains of its forward pass; finite differences of the loss have to hold them as well.
         """
-        present = other._weights_version if outdated else None
-        self.gain_store.take(other.gain_store, self._weights_version, present)
+        before, self.gain_store.are_held = self.gain_store.are_held, True
+        try:
+            yield self
+        finally:
+            self.gain_store.are_held = before
+
+    def saved_gains(self) -> dict[str, Gains]:
+        """What a file keeps, by block and loop gain: the gains that a training step goes on from, those of other weights called outdated."""
+        present = self.fingerprints()
+        return {
+            f"{name}|{loop_gain!r}": replace(found.gains, outdated=found.weights != present.get(name))
+            for (name, loop_gain), found in self.gain_store.worth_saving(present).items()
+        }
+
+    def fingerprints(self) -> dict[str, int]:
+        """What stands for the weights of the couplings of each block, by its key."""
+        return {block.key: weights_of(bound) for block, bound in self._at_rest(self._coupled_blocks())}
+
+    def _coupled_blocks(self) -> list[EnergyBlock]:
+        """The blocks with feedback, of both modes."""
+        found = {
+            b.key: b for mode in self.compiled.modes.values() for b in mode.program.energy_blocks if b.has_feedback
+        }
+        return [*found.values()]
 
     # --- verification ----------------------------------------------------------------------------------
 
@@ -430,7 +504,7 @@ class FFEBM(nn.Module):
 
     def forget_run(self) -> None:
         """Drops what the last run recorded."""
-        self.__dict__.update(_records=[], _nudged={}, _version=None)
+        self.__dict__.update(_records=[], _nudged={}, _fingerprints={})
 
     # --- what one asks it -------------------------------------------------------------------------------
 
@@ -664,6 +738,14 @@ def make_traceable(number: int, training: bool) -> bool:
 make_traceable._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch.compiler.assume_constant_result, which imports the compiler
 
 
+def _held(network: nn.Module, path: str) -> Tensor | None:
+    """The parameter or buffer at a path; None where a weight is computed from others."""
+    owner, _, name = path.rpartition(".")
+    module = network.get_submodule(owner)
+    found = module._parameters.get(name)
+    return module._buffers.get(name) if found is None else found
+
+
 def _read(phase: FreePhase) -> dict[str, Any]:
     """What a block read, without the winners that its relaxation held."""
     return {n: v for n, v in phase.bound.inputs.items() if n not in phase.winners}
@@ -674,26 +756,9 @@ def _are_finite(states: Mapping[str, Tensor]) -> bool:
     return bool(torch.stack([torch.isfinite(s).all() for s in states.values()]).all())
 
 
-def versions_of(network: nn.Module) -> tuple[int, ...]:
-    """The versions of all parameters, those of a shared module once.
-
-    ``network.parameters()`` takes thirty times as long: it makes names, and tells equal parameters from each other.
-    """
-    found: list[int] = []
-    seen: set[int] = set()
-    waiting = [network]
-    while waiting:
-        module = waiting.pop()
-        if id(module) not in seen:
-            seen.add(id(module))
-            found += [p._version for p in module._parameters.values() if p is not None]
-            waiting += [m for m in module._modules.values() if m is not None]
-    return tuple(found)
-
-
 def _write_gains(module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
     assert isinstance(module, FFEBM)
-    module.gain_store.write(metadata)
+    module.gain_store.write(metadata, module.fingerprints())
 
 
 def _read_gains(

@@ -22,7 +22,7 @@ from ..errors import FFEBMError, InputError, Problem, VerificationError
 from ..ir import EnergyBlock
 from ..passes import State
 from ..solve import BoundBlock
-from ..solve.loop_gain import one_sample
+from ..solve.norm_sample import one_sample
 from ..train import run_digital
 from ..train.without_feedback import feedforward_states, linearised_without_feedback, mismatches, without_feedback
 from .comparison import differences, relative_differences, tolerance_of

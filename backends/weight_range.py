@@ -14,7 +14,8 @@ import torch
 
 from ..errors import GradientWarning, OptionError, Problem
 from ..ir import EnergyBlock
-from ..solve import Gains
+from ..solve import BoundBlock, Gains
+from ..solve.contraction import Edge
 
 
 def check_weights(
@@ -46,6 +47,25 @@ def check_weights(
             GradientWarning,
             stacklevel=2,
         )
+
+
+def infinite_norm(bound: BoundBlock, edge: Edge, labels: Mapping[str, str]) -> OptionError:
+    """The error of a coupling that has no finite norm, which names the weights that are to blame."""
+    source, target = edge
+    paths = bound.block.state(target).drive.weights
+    wrong = [p for p in paths if not bool(torch.isfinite(bound.weights[p]).all())]
+    what = (
+        f"{', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} not finite"
+        if wrong
+        else f"the products of {', '.join(paths)} overflow"
+    )
+    return OptionError(
+        Problem(
+            f"{_place(bound.block, labels)}, coupling of {labels[source]} and {labels[target]}",
+            f"its norm, which bounds the feedback, is no finite number: {what}",
+            "If training did this, lower the learning rate or clip gradients; otherwise load finite weights.",
+        )
+    )
 
 
 def carried(dtype: torch.dtype) -> float:

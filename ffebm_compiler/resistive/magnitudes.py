@@ -21,7 +21,7 @@ from torch import Tensor
 from ..errors import Problem
 from ..ir import Coupling, EnergyBlock, Operation, State, Term, Weight
 from ..solve import BoundBlock, States
-from ..solve.loop_gain import one_sample
+from ..solve.norm_sample import one_sample
 
 Edge = tuple[str, str]
 

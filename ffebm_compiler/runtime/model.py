@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..backends import FFEBM
 from ..backends.execution import Execution
-from ..backends.gain_store import OUTDATED
+from ..backends.gain_store import Measured
 from ..bundle import Contents, Mode
 from ..bundle.calls import bound_call
 from ..compiled import Compiled, ModeProgram
@@ -49,10 +49,15 @@ class BundleModel(FFEBM):
         self.__dict__["_derived"] = set()
 
     def block_call(
-        self, block: EnergyBlock, values: Mapping[str, Any], record: Callable[[FreePhase], None] = lambda p: None
+        self,
+        block: EnergyBlock,
+        values: Mapping[str, Any],
+        record: Callable[[FreePhase], None] = lambda p: None,
+        weights: Mapping[str, Tensor] | None = None,
+        trains: bool | None = None,
     ) -> BlockCall:
         """One use of a block, which may need code for new shapes."""
-        call = super().block_call(block, values, record)
+        call = super().block_call(block, values, record, weights, trains)
         self.derive(call.bound)
         return call
 
@@ -173,22 +178,13 @@ def require_no_differentiation(estimator: Estimator) -> None:
 
 
 def take_gains(model: FFEBM, gains: Mapping[str, Gains]) -> None:
-    """Gives a model the reverse gains that were saved beside its weights; outdated ones are measured again by the next training step."""
-    known = model.gain_store.known
-    known.clear()
+    """Gives a model the reverse gains that were saved beside its weights, from which the next training step goes on."""
+    weights = model.fingerprints()
+    model.gain_store.forget()
     for key, found in gains.items():
         name, _, loop_gain = key.rpartition("|")
-        version = OUTDATED if found.outdated else model._weights_version
-        known[name, float(loop_gain)] = replace(found, outdated=False), version
-
-
-def present_gains(model: FFEBM) -> dict[str, Gains]:
-    """The reverse gains as :func:`take_gains` takes them."""
-    present = model._weights_version
-    return {
-        f"{name}|{loop_gain!r}": replace(gains, outdated=measured not in (None, present))
-        for (name, loop_gain), (gains, measured) in model.gain_store.known.items()
-    }
+        of = None if found.outdated else weights.get(name)
+        model.gain_store.load((name, float(loop_gain)), Measured(replace(found, outdated=False), of, None))
 
 
 Step = Callable[[FFEBM, Any, Any, Any], Tensor]

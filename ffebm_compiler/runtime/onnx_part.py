@@ -18,6 +18,7 @@ from ..bundle import PART_MODULE
 from ..errors import InputError, Problem
 from ..export import FORWARD, TRAINING, VJP, Interface, Port
 from ..export.sizes import sizes_of
+from ..solve.fingerprint import fingerprint
 from ..train import attribute
 from .random_numbers import RandomNumbers
 from .session import OnnxGraph, Session, port_problems
@@ -88,7 +89,7 @@ class PartGradients:
 
 
 class _Sessions(dict[str, tuple[Any, Session]]):
-    """Sessions by kind, with the version of the weights that they hold; a copy of a model makes its own."""
+    """Sessions by kind, with the fingerprint of the weights that they hold; a copy of a model makes its own."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Sessions:
         return _Sessions()
@@ -119,11 +120,11 @@ class OnnxPart(nn.Module):
     def _evaluation_session(self, graph: OnnxGraph) -> Session:
         """The session of the present weights: one that holds others is made again."""
         weights = {p.name: self.tensor(p) for p in (*graph.interface.parameters, *graph.interface.buffers)}
-        version = tuple((t.data_ptr(), t._version) for t in weights.values())
+        values = fingerprint(weights.values())
         held, session = self._sessions.get(FORWARD, (None, None))
-        if session is None or held != version:
+        if session is None or held != values:
             session = graph.session(weights, _names(graph.interface.outputs))
-            self._sessions[FORWARD] = version, session
+            self._sessions[FORWARD] = values, session
         return session
 
     def run_training(self, values: Sequence[Any]) -> Pass:

@@ -25,7 +25,7 @@ from ..errors import InputError, OptionError, Problem
 from ..ir import Program
 from ..solve import Relaxation
 from .losses import Loss, loss_of
-from .model import Step, code_of, present_gains, require_no_differentiation, training_step_of
+from .model import Step, code_of, require_no_differentiation, training_step_of
 from .network import refresh_weights
 from .optimizers import OptimizerOptions
 from .random_numbers import RandomNumbers
@@ -136,7 +136,7 @@ class Runtime:
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(given[name])
-        self.model.gain_store.known.clear()
+        self.model.gain_store.forget()
         return self
 
     def gradients(self) -> dict[str, Tensor]:
@@ -229,7 +229,7 @@ class Runtime:
         """The bundle's contents with the present weights and reverse gains."""
         held = {**dict(self.model.network.named_parameters()), **dict(self.model.network.named_buffers())}
         tensors = {p: held[p].detach().clone() for p in self.contents.tensors}
-        return replace(self.contents, tensors=tensors, gains=present_gains(self.model))
+        return replace(self.contents, tensors=tensors, gains=self.model.saved_gains())
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
         """Writes a bundle with the present weights: the same graphs and programs, other parameters and records.

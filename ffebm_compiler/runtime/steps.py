@@ -71,10 +71,10 @@ class EnergyStep(EnergyPart):
     def __init__(self, model: Trainable, name: str, values: dict[str, Any], wants: Sequence[str] = ()):
         self.block = _step_of(model.program, name, EnergyBlock)
         self.network = model.network
-        with torch.enable_grad():  # which makes it a training step: the reverse gains follow the weights
-            self.call: BlockCall = model.block_call(self.block, values)
+        trained = [p for p in self.block.weights if trains(model.network, p)]
+        self.call: BlockCall = model.block_call(self.block, values, trains=bool(trained))
         inputs = [n for n in self.call.differentiable() if n in self.block.inputs and n in wants]
-        self.wanted = [*inputs, *(p for p in self.block.weights if trains(model.network, p))]
+        self.wanted = [*inputs, *trained]
         if isinstance(model, BundleModel):
             model.derive(self.call.bound, self.wanted)
         with torch.no_grad():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .checkpoint import Snapshot, read_checkpoint, write_checkpoint
 from .losses import Loss
-from .model import Step, present_gains, take_gains
+from .model import Step, take_gains
 from .optimizers import OptimizerOptions
 from .random_numbers import RandomNumbers
 
@@ -84,7 +84,7 @@ class Trainer:
             optimizer=self.options,
             tensors=contents.tensors,
             moments=self._moments(),
-            gains=present_gains(self.runtime.model),
+            gains=self.runtime.model.saved_gains(),
             random=self._random.generator.get_state(),
         )
 

@@ -12,7 +12,8 @@ import torch
 from .binding import BoundBlock
 from .displacement import displace
 from .explicit import Explicit
-from .loop_gain import one_sample, spectral_norms
+from .loop_gain import spectral_norms
+from .norm_sample import one_sample
 from .relaxation import relax
 from .tolerance import Tolerance
 
@@ -34,7 +35,7 @@ def prepare(maps: Explicit, bound: BoundBlock, wanted: Sequence[str] = ()) -> No
         for held in (bound, bound.holding(bound.winners(bound.feedforward()))):
             _go_through(maps, held, wanted)
         if bound.block.has_feedback:
-            spectral_norms(one_sample(bound), iterations=1, differentiation=maps)
+            spectral_norms(one_sample(bound), steps=1, differentiation=maps)
 
 
 def _go_through(maps: Explicit, bound: BoundBlock, wanted: Sequence[str]) -> None:

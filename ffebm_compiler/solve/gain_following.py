@@ -8,67 +8,56 @@ spectral normalisation, Miyato et al. 2018, algorithm 1.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
-from torch import Tensor
 
 from .automatic import AUTOMATIC
 from .binding import BoundBlock
-from .contraction import Edge
-from .differentiation import Differentiation, Linearised
-from .loop_gain import Gains, Sample, bounded_gains, cut_to_one, layer_weights_of, sampled, shapes_of
+from .differentiation import Differentiation
+from .loop_gain import Gains, bounded_gains, exactly, finite, layer_weights_of, squared
+from .norm_sample import Sample
 
 JUMP = 0.05
 """Norms that have changed by more than this part of themselves were not moved by a training step, and are measured anew."""
 
+TURN = 0.9
+"""So are those whose direction is further from a leading one than this cosine of v and z says: other weights may give a stale direction the
+former norm by chance."""
+
 
 def followed_gains(
-    bound: BoundBlock, loop_gain: float, previous: Gains, differentiation: Differentiation = AUTOMATIC
+    bound: BoundBlock,
+    loop_gain: float,
+    previous: Gains,
+    sample: Sample | None = None,
+    differentiation: Differentiation = AUTOMATIC,
 ) -> Gains:
     """The gains of a block whose weights have moved a little since ``previous``.
 
     Args:
-        bound: the block on an example input; one sample of it is used.
+        bound: the block on an example input, of which the shapes matter.
         loop_gain: the bound on every coupling's loop gain.
         previous: gains with the leading direction of every coupling.
+        sample: of this block, where it is known already.
         differentiation: how J and its transpose are found.
+
+    Raises:
+        InfiniteNormError: a coupling whose norm is no finite number.
     """
-    cut, sample = _same_sample(bound, previous) or sampled(bound)
+    sample = Sample.of(bound) if sample is None else sample
     if any(v.shape != sample.point[source].shape for (source, _), v in previous.directions.items()):
-        return bounded_gains(bound, loop_gain, differentiation=differentiation)  # images of another size
-    with torch.no_grad():
-        linear = differentiation.linearise(cut, sample.point)
-        images = {e: _image(linear, e, v.to(sample.point[e[0]])) for e, v in previous.directions.items()}
+        return bounded_gains(bound, loop_gain, sample, differentiation=differentiation)  # images of another size
+    with exactly(bound):
+        linear = differentiation.linearise(sample.bind(bound), sample.point)
+        directions = {e: v.to(sample.point[e[0]]) for e, v in previous.directions.items()}
+        images = {e: squared(linear, e, v) for e, v in directions.items()}
         lengths = {e: z.norm() for e, z in images.items()}
-        squares = dict(zip(lengths, torch.stack([*lengths.values()]).tolist(), strict=True))  # one transfer a block
-    if any(abs(square**0.5 - previous.norms[e]) > JUMP * previous.norms[e] for e, square in squares.items()):
-        return bounded_gains(bound, loop_gain, previous, differentiation=differentiation)
-    norms = {e: square**0.5 if 0 < square < float("inf") else 0.0 for e, square in squares.items()}
-    moved = {e: z / lengths[e] if norms[e] > 0 else previous.directions[e] for e, z in images.items()}
-    return replace(
-        previous,
-        layer_weights=layer_weights_of(bound.block, norms, loop_gain),
-        norms=norms,
-        directions=moved,
-        sample=sample,
-    )
-
-
-def _same_sample(bound: BoundBlock, previous: Gains) -> tuple[BoundBlock, Sample] | None:
-    """One sample of a block, cut as it was before; None where the inputs are of other shapes than they were."""
-    if previous.sample is None:
-        return None
-    batches = {v.shape[0] for v in bound.inputs.values() if isinstance(v, Tensor) and v.dim() > 0}
-    cut = cut_to_one(bound, *batches) if len(batches) == 1 else bound
-    known = previous.sample.shapes
-    kept = next((b for b in (cut, bound) if shapes_of(b) == known), None)
-    return None if kept is None else (kept, previous.sample)
-
-
-def _image(linear: Linearised, edge: Edge, v: Tensor) -> Tensor:
-    """J^T J v of one coupling; zero where J vanishes."""
-    source, target = edge
-    state = linear.bound.block.state(target)
-    pushed, _ = linear.push(state, {source: v})
-    return torch.zeros_like(v) if pushed is None else linear.pull(state, pushed)[source]
+        along = [(z * directions[e]).sum() for e, z in images.items()]
+        read = torch.stack([*lengths.values(), *along]).tolist()  # one transfer a block
+    squares = dict(zip(lengths, read, strict=False))
+    norms = {e: finite(square, e) ** 0.5 for e, square in squares.items()}
+    jumped = any(abs(norm - previous.norms[e]) > JUMP * previous.norms[e] for e, norm in norms.items())
+    turned = any(a < TURN * square for a, square in zip(read[len(lengths) :], squares.values(), strict=True))
+    if jumped or turned:
+        return bounded_gains(bound, loop_gain, sample, differentiation=differentiation)
+    moved = {e: z / lengths[e] if norms[e] > 0 else directions[e] for e, z in images.items()}
+    return Gains(layer_weights_of(bound.block, norms, loop_gain), norms, moved)

@@ -14,41 +14,39 @@ equilibrium, and coordinate descent finds it. For a chain of any length, loop ga
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import FFEBMError
 from ..ir import EnergyBlock
 from .automatic import AUTOMATIC
 from .binding import BoundBlock
 from .contraction import Contraction, Edge
 from .differentiation import Differentiation, Linearised
-
-STEPS, SETTLED = 24, 1e-3
-"""At most so many Lanczos steps at first use; fewer once a step adds less than this to the squared norm."""
+from .lanczos import STEPS, largest_singular_value
+from .norm_sample import Sample, random_like
 
 SURE = 0.95
-"""A coupling is certified below this: the norms are estimates from below."""
+"""A coupling is certified below this: the norms are estimates from below (:mod:`.lanczos`)."""
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Where the couplings of a block are linearised for their norms.
+class InfiniteNormError(Exception):
+    """A coupling whose norm is no finite number.
 
     Attributes:
-        point: by state: a random one where the Jacobian of a coupling depends on it, of its shape alone elsewhere.
-        shapes: of the one sample that it belongs to, by input, with type and device.
+        edge: the coupling (l, m).
     """
 
-    point: Mapping[str, Tensor]
-    shapes: Mapping[str, tuple[object, ...]]
+    def __init__(self, edge: Edge):
+        self.edge = edge
+        super().__init__(*edge)
 
 
 @dataclass(frozen=True)
@@ -57,17 +55,15 @@ class Gains:
 
     Attributes:
         layer_weights: w_l by state.
-        norms: the spectral norm of each coupling (l, m), estimated by Lanczos iteration.
-        directions: the leading direction of each coupling, where the next iteration starts.
-        outdated: whether the weights have changed since.
-        sample: where the norms were taken, for the next measurement; not saved.
+        norms: the spectral norm of each coupling (l, m).
+        directions: the leading direction of each coupling, from which :mod:`.gain_following` goes on.
+        outdated: whether they are those of other weights than there are, which happens only where they can't be measured again.
     """
 
     layer_weights: Mapping[str, float]
     norms: Mapping[Edge, float] = field(default_factory=dict)
     directions: Mapping[Edge, Tensor] = field(default_factory=dict, repr=False)
     outdated: bool = False
-    sample: Sample | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -95,23 +91,25 @@ def unit_gains(block: EnergyBlock) -> Gains:
 def bounded_gains(
     bound: BoundBlock,
     loop_gain: float,
-    previous: Gains | None = None,
-    iterations: int = STEPS,
+    sample: Sample | None = None,
+    steps: int = STEPS,
     differentiation: Differentiation = AUTOMATIC,
 ) -> Gains:
-    """Layer weights that bound every loop gain by ``loop_gain``.
+    """Layer weights that bound every loop gain by ``loop_gain``, a function of weights and shapes alone.
 
     Args:
-        bound: the block on an example input; one sample of it is used.
-        previous: gains whose directions the iteration starts from, to follow moving weights.
-        iterations: at most so many Lanczos steps a coupling.
+        bound: the block on an example input, of which the shapes matter.
+        sample: of this block, where it is known already.
+        steps: at most so many Lanczos steps a coupling.
         differentiation: how J and its transpose are found.
+
+    Raises:
+        InfiniteNormError: a coupling whose norm is no finite number.
     """
     if not bound.block.has_feedback:
-        return Gains(layer_weights_of(bound.block, {}, loop_gain))
-    cut, sample = sampled(bound)
-    norms, directions = _norms(cut, sample, previous, iterations, differentiation)
-    return Gains(layer_weights_of(bound.block, norms, loop_gain), norms, directions, sample=sample)
+        return unit_gains(bound.block)
+    norms, directions = spectral_norms(bound, sample, steps, differentiation)
+    return Gains(layer_weights_of(bound.block, norms, loop_gain), norms, directions)
 
 
 def layer_weights_of(block: EnergyBlock, norms: Mapping[Edge, float], loop_gain: float) -> dict[str, float]:
@@ -122,131 +120,48 @@ def layer_weights_of(block: EnergyBlock, norms: Mapping[Edge, float], loop_gain:
     return w
 
 
-def one_sample(bound: BoundBlock) -> BoundBlock:
-    """The block on the first sample: every tensor cut along the batch, and the sizes that count it set to one.
-
-    Which sizes are the batch's can only be guessed, so a cut that the block does not accept gives the whole block back.
-    """
-    tensors = [v for v in bound.inputs.values() if isinstance(v, Tensor) and v.dim() > 0]
-    batches = {t.shape[0] for t in tensors}
-    if len(batches) != 1:
-        return bound
-    sample = cut_to_one(bound, *batches)
-    try:
-        with torch.no_grad():
-            sample.feedforward()
-    except FFEBMError:
-        return bound
-    return sample
-
-
-def cut_to_one(bound: BoundBlock, batch: int) -> BoundBlock:
-    """The first of so many samples, whether the block accepts it or not."""
-
-    def cut(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.dim() > 0:
-            return value[:1]
-        return 1 if type(value) is int and value == batch else value
-
-    return replace(bound, inputs={k: cut(v) for k, v in bound.inputs.items()}, fixed={})
-
-
-def cut_like(cut: BoundBlock, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """States of a block on a batch, as states of the block that :func:`one_sample` cut from it."""
-    with torch.no_grad():
-        shapes = {n: s.shape for n, s in cut.feedforward().items()}
-    return {n: s if s.shape == shapes[n] else s[: shapes[n][0]] for n, s in states.items()}
-
-
-def sampled(bound: BoundBlock) -> tuple[BoundBlock, Sample]:
-    """A block on one sample, and where its couplings are linearised."""
-    cut = one_sample(bound)
-    with torch.no_grad():
-        states = cut.feedforward()
-    moving = {
-        n for s in bound.block.states if not s.drive.is_linear or s.drive.is_routed for n in (*s.drive.sources, s.name)
-    }
-    point = {n: _start(v) if n in moving else v.new_zeros(()).expand(v.shape) for n, v in states.items()}
-    return cut, Sample(point, shapes_of(cut))
-
-
-def shapes_of(bound: BoundBlock) -> dict[str, tuple[object, ...]]:
-    return {n: (*v.shape, v.dtype, v.device) for n, v in bound.inputs.items() if isinstance(v, Tensor)}
-
-
 def spectral_norms(
     bound: BoundBlock,
-    previous: Gains | None = None,
-    iterations: int = STEPS,
+    sample: Sample | None = None,
+    steps: int = STEPS,
     differentiation: Differentiation = AUTOMATIC,
 ) -> tuple[dict[Edge, float], dict[Edge, Tensor]]:
-    """|J_lm| of every coupling by Lanczos iteration on J^T J.
-
-    Where J depends on the states (pooling winners, smooth activations) it is taken at a random state, always the same one: the
-    gains then depend on the weights alone, and are equal on every process of a distributed training.
-    """
+    """|J_lm| of every coupling, and its leading direction. Arguments and errors as above."""
     if not bound.block.has_feedback:
         return {}, {}
-    return _norms(*sampled(bound), previous, iterations, differentiation)
-
-
-def _norms(
-    bound: BoundBlock, sample: Sample, previous: Gains | None, iterations: int, differentiation: Differentiation
-) -> tuple[dict[Edge, float], dict[Edge, Tensor]]:
-    with torch.no_grad():
-        linear = differentiation.linearise(bound, sample.point)
+    sample = Sample.of(bound) if sample is None else sample
     norms, directions = {}, {}
-    for source, target in bound.block.edges:
-        start = None if previous is None else previous.directions.get((source, target))
-        like = linear.states[source]
-        if start is None or start.shape != like.shape:
-            start = _start(like)
-        norms[source, target], directions[source, target] = _largest_singular_value(
-            linear, source, target, start.to(like), iterations
-        )
+    with exactly(bound):
+        linear = differentiation.linearise(sample.bind(bound), sample.point)
+        for edge in bound.block.edges:
+            start = random_like(linear.states[edge[0]])
+            norm, direction = largest_singular_value(partial(squared, linear, edge), start, steps)
+            norms[edge], directions[edge] = finite(norm, edge), direction
     return norms, directions
 
 
-def _start(like: Tensor) -> Tensor:
-    """A direction from a generator of its own, so that no caller's random numbers are used up."""
-    generator = torch.Generator().manual_seed(like.numel())
-    return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
-
-
-def _largest_singular_value(
-    linear: Linearised, source: str, target: str, start: Tensor, iterations: int
-) -> tuple[float, Tensor]:
-    """|J| and its leading direction by Lanczos iteration on J^T J, reorthogonalised (Golub & Van Loan, section 10.1).
-
-    The largest eigenvalue of the tridiagonal matrix of the Krylov space is a bound from below that converges much faster
-    than the power iteration's.
-    """
+def squared(linear: Linearised, edge: Edge, v: Tensor) -> Tensor:
+    """``J^T J v`` of one coupling; zero where J vanishes."""
+    source, target = edge
     state = linear.bound.block.state(target)
-    tiny = torch.finfo(start.dtype).tiny
-    basis = [start / start.norm().clamp(min=tiny)]
-    diagonal: list[float] = []
-    beside: list[float] = []
-    value = 0.0
-    for _ in range(iterations):
-        pushed, _ = linear.push(state, {source: basis[-1]})
-        if pushed is None:
-            return 0.0, start
-        image = linear.pull(state, pushed)[source]
-        diagonal.append(float((image * basis[-1]).sum()))
-        if not np.isfinite(diagonal[-1]):
-            return 0.0, start  # weights that are not finite: the relaxation diverges, and its warning names them
-        for _ in range(2):  # twice is enough
-            for v in basis:
-                image = image - (image * v).sum() * v
-        eigenvalues, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
-        last, value = value, float(eigenvalues[-1])
-        length = float(image.norm())
-        if value <= 0 or value - last <= SETTLED * value or length <= SETTLED * value:
-            break
-        beside.append(length)
-        basis.append(image / length)
-    direction = sum((float(c) * v for c, v in zip(vectors[:, -1], basis, strict=False)), start=torch.zeros_like(start))
-    return max(value, 0.0) ** 0.5, direction
+    pushed, _ = linear.push(state, {source: v})
+    return torch.zeros_like(v) if pushed is None else linear.pull(state, pushed)[source]
+
+
+def finite(norm: float, edge: Edge) -> float:
+    if not math.isfinite(norm):
+        raise InfiniteNormError(edge)
+    return norm
+
+
+@contextlib.contextmanager
+def exactly(bound: BoundBlock) -> Iterator[None]:
+    """Without history, and in the precision of what is read, whatever mixed precision is on: norms are those of the weights."""
+    devices = {w.device.type for w in bound.weights.values()}
+    with torch.no_grad(), contextlib.ExitStack() as stack:
+        for device in devices:
+            stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 def contraction_of(block: EnergyBlock, gains: Gains) -> Contraction | None:

@@ -12,6 +12,8 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from ..errors import InputError, Problem
 from ..estimate import Estimate, Estimator
 from ..ir import EnergyBlock
@@ -29,7 +31,14 @@ class Model(Protocol):
 
     def begin_run(self, values: Mapping[str, Any]) -> None: ...
 
-    def block_call(self, block: EnergyBlock, values: Mapping[str, Any]) -> BlockCall: ...
+    def block_call(
+        self,
+        block: EnergyBlock,
+        values: Mapping[str, Any],
+        *,
+        weights: Mapping[str, Tensor] | None = None,
+        trains: bool | None = None,
+    ) -> BlockCall: ...
 
     def record_nudged(self, block: EnergyBlock, estimate: Estimate) -> None: ...
 

@@ -61,7 +61,7 @@ class _Owned:
 
 # --- the operators -------------------------------------------------------------------------------------------
 
-FORMAT = 2
+FORMAT = 3
 """Of what the operators take and give; raise it with every change. It is part of each block's layout, so that graphs which another
 version of this library left in a cache on disk, where memory for results of other sizes is set aside, are not found."""
 
@@ -69,7 +69,7 @@ _LIBRARY = torch.library.Library("ffebm", "DEF")
 _TAGS = tuple(t for name in ("cudagraph_unsafe",) if (t := getattr(torch.Tag, name, None)) is not None)
 _LIBRARY.define("begin(Tensor[] given, str[] names, int model) -> Tensor", tags=_TAGS)
 _LIBRARY.define(
-    "settle(Tensor run, Tensor[] tensors, SymInt[] sizes, str layout, int[] place, bool refresh, ScalarType? precision) -> Tensor[]",
+    "settle(Tensor run, Tensor[] tensors, SymInt[] sizes, str layout, int[] place, bool trains, ScalarType? precision) -> Tensor[]",
     tags=_TAGS,
 )
 _LIBRARY.define(
@@ -95,15 +95,13 @@ def _settle(
     sizes: list[int],
     layout: str,
     place: list[int],
-    refresh: bool,
+    trains: bool,
     precision: torch.dtype | None,
 ) -> list[Tensor]:
     model, block = block_at(place)
     with _eagerly(tensors[0].device.type, precision):
         values, weights = read(block, layout, _ordinary(tensors), sizes)
-        with torch.set_grad_enabled(refresh):  # how a training step is told from a look at a model in training mode
-            call = model.block_call(block, values)
-        call = replace(call, weights=weights)
+        call = model.block_call(block, values, weights=weights, trains=trains)
         phase = free_phase(call)
         own = _Owned(tensors)
         winners, names = phase.winners, winner_names(block)
@@ -118,7 +116,7 @@ def _settle_shape(
     sizes: list[Any],
     layout: str,
     place: list[int],
-    refresh: bool,
+    trains: bool,
     precision: torch.dtype | None,
 ) -> list[Tensor]:
     _, block = block_at(place)

@@ -153,7 +153,8 @@ def relaxed(
         settled = torch.ops.ffebm.settle(run, tensors, sizes, layout, where, False, precision)
         return tuple(settled[i] for i in outputs)
     distinct = [t.view_as(t) if any(t is u for u in tensors[:i]) else t for i, t in enumerate(tensors)]
-    return _Relaxed.apply(run, sizes, tuple(outputs), layout, where, training, precision, *distinct)  # type: ignore[no-any-return]
+    trains = any(t.requires_grad for t in tensors[len(tensors) - len(weights) :])
+    return _Relaxed.apply(run, sizes, tuple(outputs), layout, where, trains, precision, *distinct)  # type: ignore[no-any-return]
 
 
 def _weight(network: nn.Module, path: str) -> Tensor:
@@ -173,11 +174,11 @@ class _Relaxed(torch.autograd.Function):
         outputs: tuple[int, ...],
         layout: str,
         place: list[int],
-        refresh: bool,
+        trains: bool,
         precision: torch.dtype | None,
         *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
-        settled = torch.ops.ffebm.settle(run, tensors, sizes, layout, place, refresh, precision)
+        settled = torch.ops.ffebm.settle(run, tensors, sizes, layout, place, trains, precision)
         ctx.sizes, ctx.layout, ctx.place, ctx.precision = sizes, layout, place, precision
         ctx.count = len(tensors)
         ctx.save_for_backward(*tensors, *settled)

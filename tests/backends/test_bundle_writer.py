@@ -180,7 +180,7 @@ def test_nothing_of_the_users_changes(tmp_path: Path) -> None:
     assert modes == [m.training for m in model.modules()]
     assert torch.equal(random, torch.get_rng_state())
     assert torch.equal(example, X)
-    assert not model.gain_store.known  # what it had not measured it still has not
+    assert not model.gain_store.used  # what it had not measured it still has not
     assert all(p.grad is None for p in model.parameters())
     assert model.relaxation == ()
 

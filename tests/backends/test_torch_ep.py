@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -158,26 +160,31 @@ def test_to_feedforward_is_the_users_own_model(net: Residual, x: Tensor) -> None
     assert back.stem.weight is not model.get_parameter("stem.weight")
 
 
-def test_gains_are_refreshed_by_training_steps_only(net: Residual, x: Tensor) -> None:
-    model = fc.convert(net, block_size=2)
-    model.eval()
-    model(x)
-    first = [b.layer_weights for b in model.blocks]
+@pytest.mark.parametrize("training", [True, False])
+def test_gains_follow_weights_that_train_and_are_measured_anew_elsewhere(
+    net: Residual, x: Tensor, training: bool
+) -> None:
+    """Whatever the mode: what counts is whether a gradient is recorded."""
+    model = fc.convert(net, block_size=2).train(training)
+
+    def used(run: Callable[[], Any]) -> list[dict[str, float]]:
+        run()
+        return [dict(model.gain_store.find(b.block, 0.01).layer_weights) for b in model.blocks]  # type: ignore[union-attr]
+
+    def evaluate() -> None:
+        with torch.no_grad():
+            model(x)
+
+    train = lambda: loss_of(model(x)).backward()  # noqa: E731
+    first = used(train)
+    assert used(evaluate) == first
     with torch.no_grad():
         for p in model.parameters():
-            p.mul_(1.5)
-    model(x)
-    loss_of(model(x)).backward()  # a gradient in evaluation mode is no training step
-    assert [b.layer_weights for b in model.blocks] == first
-    model.train()
-    with torch.no_grad():
-        model(x)
-    assert [b.layer_weights for b in model.blocks] == first
-    loss_of(model(x)).backward()
-    refreshed = [b.layer_weights for b in model.blocks]
-    assert refreshed != first
-    loss_of(model(x)).backward()  # the weights have not moved
-    assert [b.layer_weights for b in model.blocks] == refreshed
+            p.add_(0.001 * torch.randn_like(p))
+    followed, measured = used(train), used(evaluate)
+    assert first != followed != measured
+    assert used(train) == followed, "the weights have not moved"
+    assert used(evaluate) == measured
 
 
 def test_gains_of_a_forward_are_those_of_its_backward(net: Residual, x: Tensor) -> None:
@@ -195,7 +202,7 @@ def test_gains_of_a_forward_are_those_of_its_backward(net: Residual, x: Tensor) 
         out = model(x)
     before = {b.name: b.block for b in model.blocks}
     weights = [dict(model.gains(b).layer_weights) for b in before.values()]  # type: ignore[union-attr]
-    model.gain_store.known.clear()
+    model.gain_store.forget()
     loss_of(out).backward()
     assert all(s in weights for s in seen)
     assert seen

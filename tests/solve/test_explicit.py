@@ -17,7 +17,17 @@ from torch import Tensor, nn
 import ffebm_compiler as fc
 from ffebm_compiler.ir import Energy, State
 from ffebm_compiler.rules import RULES, Role
-from ffebm_compiler.solve import AUTOMATIC, BoundBlock, Explicit, Tolerance, bounded_gains, displace, prepare, relax
+from ffebm_compiler.solve import (
+    AUTOMATIC,
+    BoundBlock,
+    Explicit,
+    Tolerance,
+    bounded_gains,
+    displace,
+    followed_gains,
+    prepare,
+    relax,
+)
 from ffebm_compiler.solve.differentiation import UnderivableError
 from ffebm_compiler.solve.explicit_code import Code
 from ffebm_compiler.solve.explicit_maps import Read
@@ -116,7 +126,7 @@ def test_gains_are_the_same_and_follow_the_weights(name: str) -> None:
         assert found.norms == pytest.approx(expected.norms, rel=EXACT)
         known = len(maps.kept)
         moved = replace(call.bound, weights={k: 2 * v for k, v in call.bound.weights.items()})
-        expected, found = (bounded_gains(moved, 0.1, found, 3, how) for how in (AUTOMATIC, maps))
+        expected, found = (followed_gains(moved, 0.1, found, differentiation=how) for how in (AUTOMATIC, maps))
         assert found.layer_weights == pytest.approx(expected.layer_weights, rel=EXACT)
         assert len(maps.kept) == known, "the code of moving weights is the same"
 
@@ -268,7 +278,7 @@ def test_a_prepared_block_needs_no_differentiation(monkeypatch: pytest.MonkeyPat
                 assert any(float(g.abs().amax()) > 0 for g in gradients.values())
         if call.block.has_feedback:
             gains = bounded_gains(call.bound, 0.01, differentiation=maps)
-            bounded_gains(call.bound, 0.01, gains, 3, maps)
+            followed_gains(call.bound, 0.01, gains, differentiation=maps)
     assert [len(maps.kept) for _, maps in prepared] == sizes
 
 

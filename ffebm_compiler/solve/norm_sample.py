@@ -1,0 +1,124 @@
+"""Where the couplings of a block are linearised for their norms: one sample, made of random numbers that are always the same.
+
+A Jacobian may depend on states (pooling winners, smooth activations) and on what the block is given. Were it taken at the values of a
+batch, the reverse gains, and with them each sample's equilibrium, would depend on the other samples and on those seen before, and differ
+from process to process. So every real value is a fixed random one of its shape: the norms follow from weights and shapes alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import FFEBMError
+from .binding import BoundBlock
+
+Shapes = tuple[Any, ...]
+"""What a sample follows from: by input its shape, or what is no real tensor as it is."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample of a block.
+
+    Attributes:
+        inputs: what the block reads; every real tensor random, sizes and whole numbers as they were given.
+        point: by state: a random one where the Jacobian of a coupling depends on it, of its shape alone elsewhere.
+        shapes: what both follow from.
+    """
+
+    inputs: Mapping[str, Any]
+    point: Mapping[str, Tensor]
+    shapes: Shapes
+
+    @staticmethod
+    def of(bound: BoundBlock) -> Sample:
+        cut = one_sample(bound)
+        with torch.no_grad():
+            states = cut.feedforward()
+        drives = [s.drive for s in bound.block.states]
+        moving = {
+            n
+            for s, d in zip(bound.block.states, drives, strict=True)
+            if not d.is_linear or d.is_routed
+            for n in (*d.sources, s.name)
+        }
+        point = {n: random_like(v) if n in moving else _blank(v) for n, v in states.items()}
+        inputs = {n: random_like(v, 1 + i) if _is_real(v) else v for i, (n, v) in enumerate(cut.inputs.items())}
+        return Sample(inputs, point, tuple((n, _shape(v)) for n, v in cut.inputs.items()))
+
+    def bind(self, bound: BoundBlock) -> BoundBlock:
+        """A block with its own weights on this sample, in float32 at least: norms of half-precision weights overflow there."""
+        weights = {p: w.detach().to(_wide(w.dtype)) for p, w in bound.weights.items()}
+        return replace(bound, inputs=self.inputs, weights=weights, fixed={}, contraction=None)
+
+
+def given(bound: BoundBlock) -> Shapes | None:
+    """What tells whether a block reads values of the same shapes as before, at no cost; None where it reads whole numbers."""
+    if any(isinstance(v, Tensor) and not _is_real(v) for v in bound.inputs.values()):
+        return None
+    return tuple((n, *((v.shape, v.dtype, v.device) if isinstance(v, Tensor) else (v,))) for n, v in bound.inputs.items())  # fmt: skip
+
+
+def one_sample(bound: BoundBlock) -> BoundBlock:
+    """The block on the first sample: every tensor cut along the batch, and the sizes that count it set to one.
+
+    Which sizes are the batch's can only be guessed, so a cut that the block does not accept gives the whole block back.
+    """
+    tensors = [v for v in bound.inputs.values() if isinstance(v, Tensor) and v.dim() > 0]
+    batches = {t.shape[0] for t in tensors}
+    if len(batches) != 1:
+        return bound
+    sample = _cut_to_one(bound, *batches)
+    try:
+        with torch.no_grad():
+            sample.feedforward()
+    except FFEBMError:
+        return bound
+    return sample
+
+
+def _cut_to_one(bound: BoundBlock, batch: int) -> BoundBlock:
+    """The first of so many samples, whether the block accepts it or not."""
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.dim() > 0:
+            return value[:1]
+        return 1 if type(value) is int and value == batch else value
+
+    return replace(bound, inputs={k: cut(v) for k, v in bound.inputs.items()}, fixed={})
+
+
+def cut_like(cut: BoundBlock, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """States of a block on a batch, as states of the block that :func:`one_sample` cut from it."""
+    with torch.no_grad():
+        shapes = {n: s.shape for n, s in cut.feedforward().items()}
+    return {n: s if s.shape == shapes[n] else s[: shapes[n][0]] for n, s in states.items()}
+
+
+def random_like(like: Tensor, seed: int = 0) -> Tensor:
+    """A tensor of this shape from a generator of its own, so that no caller's random numbers are used up."""
+    generator = torch.Generator().manual_seed(like.numel() + (seed << 40))
+    return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like.device, _wide(like.dtype))
+
+
+def _blank(like: Tensor) -> Tensor:
+    return torch.zeros((), device=like.device, dtype=_wide(like.dtype)).expand(like.shape)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype.is_floating_point and dtype.itemsize < 4 else dtype
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _shape(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return tuple(value.shape) if _is_real(value) else (tuple(value.shape), tuple(value.flatten().tolist()))
+    return tuple(value) if isinstance(value, list) else value
