@@ -168,6 +168,9 @@ def test_where_there_is_none(contents: Contents, tmp_path: Path) -> None:
 
 def test_outdated_gains_stay_outdated(contents: Contents, tmp_path: Path) -> None:
     made = trainer(contents)
+    made.step(
+        torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0, 1])
+    )  # which moves the coupling
     (gains,) = made.runtime.model.saved_gains().values()
     assert gains.outdated
     resumed = trainer(contents).load_checkpoint(made.save_checkpoint(tmp_path / "run"))

@@ -273,10 +273,9 @@ def test_norms_of_half_precision_weights_are_those_of_float32(dtype: torch.dtype
     net = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU())
     with torch.no_grad():
         net[2].weight.copy_(torch.eye(16) * 280 + torch.randn(16, 16))
-    model = fc.convert(net, block_size=2).to(dtype).eval()
-    with torch.no_grad():
-        model(0.1 * torch.randn(2, 3, dtype=dtype))
-    (norm,) = model.gains(model.blocks[0].block).norms.values()
+    model = fc.convert(net, block_size=2).to(dtype)
+    (block,) = model.program.energy_blocks
+    (norm,) = bounded_gains(model.bound(block, {block.inputs[0]: torch.zeros(2, 3, dtype=dtype)}), 0.01).norms.values()
     exact = torch.linalg.matrix_norm(model.get_parameter("2.weight").detach().double(), 2)
     assert norm == pytest.approx(float(exact), rel=1e-3)
 
