@@ -4,17 +4,20 @@
 the states at a bound clamped and simplex states constrained to sum to one, the errors delta at the states give
 
     v = H^-1 delta   on the free coordinates,   dL/du = - d/du <v, dE/ds(s*, u)>,   H = d2E/ds2.
+
+A state at a bound where dE/ds vanishes is free or clamped by convention, which is the activation's under automatic differentiation.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ffebm_compiler.estimate import Estimate, FreePhase
-from ffebm_compiler.ir import Energy, EnergyBlock
+from ffebm_compiler.ir import Energy, EnergyBlock, Potential
 
 
 class Dense:
@@ -39,14 +42,14 @@ class Dense:
         flat = torch.cat([free.states[n].detach().reshape(-1) for n in names])
         delta = torch.cat([errors.get(n, torch.zeros_like(free.states[n])).reshape(-1) for n in names])
         with torch.enable_grad():
+            leaf = flat.clone().requires_grad_()
+            (slope,) = torch.autograd.grad(value(leaf), leaf, create_graph=True)
             response = _solve(
                 torch.autograd.functional.hessian(value, flat),
-                _free(block, flat, sizes),
+                _free(block, flat, slope.detach(), sizes),
                 _constraints(block, free.states),
                 delta,
             )
-            leaf = flat.clone().requires_grad_()
-            (slope,) = torch.autograd.grad(value(leaf), leaf, create_graph=True)
             scalar = -(response * torch.where(response == 0, torch.zeros_like(slope), slope)).sum()
             found = (
                 torch.autograd.grad(scalar, list(leaves.values()), allow_unused=True)
@@ -62,13 +65,24 @@ def _detached(value: object) -> object:
     return value.detach() if isinstance(value, Tensor) else value
 
 
-def _free(block: EnergyBlock, flat: Tensor, sizes: Sequence[int]) -> Tensor:
-    """The coordinates off the bounds of their domain (a smooth activation never gets there)."""
+def _free(block: EnergyBlock, flat: Tensor, slope: Tensor, sizes: Sequence[int]) -> Tensor:
+    """The coordinates off the bounds of their domain (a smooth activation never gets there), and those that touch a closed one."""
     parts = []
-    for state, s in zip(block.states, flat.split(list(sizes)), strict=True):
+    for state, s, g in zip(block.states, flat.split(list(sizes)), slope.split(list(sizes)), strict=True):
         p = state.potential
-        parts.append((s > p.lower) & (s < p.upper))
+        touching = (g == 0) & ((s == p.lower) | (s == p.upper))
+        parts.append((s > p.lower) & (s < p.upper) | touching & _is_closed(p))
     return torch.cat(parts)
+
+
+def _is_closed(p: Potential) -> bool:
+    """Whether the activation keeps its slope on a bound: its own autograd tells, on pre-activations that are their own images."""
+    bounds = torch.tensor([b for b in (p.lower, p.upper) if math.isfinite(b)], dtype=torch.float64, requires_grad=True)
+    if p.simplex is not None or not bounds.numel():
+        return False
+    image = p.activation(bounds)
+    (slopes,) = torch.autograd.grad(image.sum(), bounds)
+    return bool(((image == bounds) & (slopes == 1)).all())
 
 
 def _constraints(block: EnergyBlock, states: Mapping[str, Tensor]) -> Tensor:

@@ -47,7 +47,11 @@ class Neurons:
         if self.is_ideal:
             return ideal
         return replace(
-            ideal, activation=lambda a: self.output(self.input(a, reading), ideal), tangent_at=None, overwrite=None
+            ideal,
+            activation=lambda a: self.output(self.input(a, reading), ideal),
+            tangent_at=None,
+            inside=None,
+            overwrite=None,
         )
 
     def input(self, a: Tensor, reading: Reading | None = None) -> Tensor:

@@ -27,9 +27,11 @@ class Potential(Plain):
         energy: G, elementwise; the caller sums. Outside the domain its value means nothing.
         activation: sigma.
         difference: ``(a, da) -> sigma(a + da) - sigma(a)``, accurate for any size of ``da``.
-        tangent: ``(a, da) -> sigma'(a) da``.
+        tangent: ``(a, da) -> sigma'(a) da``; at a kink the slope that torch has for this spelling, as ``activation`` has it.
         prepared_difference: the same difference as ``a -> (da -> ...)``, where that saves work.
         tangent_at: ``s -> (da -> sigma'(a) da)`` where the state ``s = sigma(a)`` tells the slope; it saves computing a.
+        inside: ``(a, sigma(a)) ->`` where sigma has its largest slope, of a sigma that has none elsewhere and whose state does not tell: an
+            activation that keeps this slope on the very bounds, where the state is the same as beyond them.
         overwrite: sigma, in the memory of ``a``.
         slope: the largest slope of sigma; G is ``1/slope``-strongly convex.
         lower, upper: the domain of G, a closed interval (or the simplex along ``simplex``).
@@ -44,6 +46,7 @@ class Potential(Plain):
     tangent: Callable[[Tensor, Tensor], Tensor]
     prepared_difference: Callable[[Tensor], Callable[[Tensor], Tensor]] | None = None
     tangent_at: Callable[[Tensor], Callable[[Tensor], Tensor]] | None = None
+    inside: Callable[[Tensor, Tensor], Tensor] | None = None
     overwrite: Callable[[Tensor], Tensor] | None = None
     slope: float = 1.0
     lower: float = -float("inf")

@@ -42,7 +42,7 @@ def _elu_energy(s: Tensor, alpha: float, scale: float, rate: float) -> Tensor:
     depth = scale * alpha
     below = s.clamp(-depth, 0.0)
     entropy = (torch.special.xlogy(depth + below, 1 + below / depth) - below) / rate
-    return torch.where(s >= 0, s * s / (2 * scale), entropy)
+    return torch.where(s > 0, s * s / (2 * scale), entropy)
 
 
 def _elu_difference(a: Tensor, da: Tensor, alpha: float, scale: float, rate: float) -> Tensor:

@@ -6,6 +6,11 @@
 | LeakyReLU        | s^2/2, and s^2/(2 slope) below 0 |          |
 | Hardsigmoid      | 3 s^2 - 3 s                     | [0, 1]   |
 
+Exactly on a bound a slope is a convention, and torch has two. That of ``clamp`` (also ``clip``, ``clamp_min``, ``clamp_max``) is the slope of
+the inside: *closed*; that of ``relu``, ``relu6``, ``hardtanh`` and ``hardsigmoid`` is zero, as beyond: *open*. An open clip's state tells the
+slope; a closed one's does not, being the same on the bound and beyond. Each potential has the convention of its own spelling, and its activation
+is the function of torch that has it under automatic differentiation.
+
 The differences ``sigma(a + da) - sigma(a)`` clip the increment instead of subtracting two states, so that an increment far
 below the rounding of ``a`` keeps its relative precision.
 """
@@ -63,34 +68,52 @@ def _affine_energy(s: Tensor, scale: float, shift: float) -> Tensor:
     return (s - shift) ** 2 / (2 * scale)
 
 
-def _affine_clip(a: Tensor, lower: float, upper: float, scale: float, shift: float) -> Tensor:
-    return (scale * a + shift).clamp(lower, upper) if (scale, shift) != (1, 0) else a.clamp(lower, upper)
+def _affine_clip(a: Tensor, lower: float, upper: float, scale: float, shift: float, closed: bool) -> Tensor:
+    u = a if (scale, shift) == (1, 0) else scale * a + shift
+    found: Tensor = u.clamp(lower, upper) if closed else aten.hardtanh(u, lower, upper)
+    return found
 
 
 def _affine_clip_difference(a: Tensor, da: Tensor, lower: float, upper: float, scale: float, shift: float) -> Tensor:
     return _clip_difference(scale * a + shift, scale * da, lower, upper)
 
 
-def _affine_clip_tangent(a: Tensor, da: Tensor, lower: float, upper: float, scale: float, shift: float) -> Tensor:
-    return torch.where(_inside(scale * a + shift, lower, upper), scale * da, 0.0)
+def _affine_clip_tangent(
+    a: Tensor, da: Tensor, lower: float, upper: float, scale: float, shift: float, closed: bool
+) -> Tensor:
+    u = scale * a + shift
+    inside = (u >= lower) & (u <= upper) if closed else (u > lower) & (u < upper)
+    return torch.where(inside, scale * da, 0.0)
+
+
+def _inside_closed(a: Tensor, s: Tensor, scale: float, shift: float) -> Tensor:
+    """Where nothing was clipped."""
+    return s == (a if (scale, shift) == (1, 0) else scale * a + shift)
 
 
 def _clip_in_place(a: Tensor, lower: float, upper: float) -> Tensor:
     return a.clamp_(lower, upper)
 
 
-def clamp(lower: float, upper: float, scale: float = 1.0, shift: float = 0.0, name: str = "clamp") -> Potential:
-    """sigma(a) = clip(scale * a + shift, lower, upper); G = (s - shift)^2 / (2 scale)."""
+def clamp(
+    lower: float, upper: float, scale: float = 1.0, shift: float = 0.0, name: str = "clamp", closed: bool = False
+) -> Potential:
+    """sigma(a) = clip(scale * a + shift, lower, upper); G = (s - shift)^2 / (2 scale).
+
+    Args:
+        closed: whether the slope on the bounds is that of the inside.
+    """
     centred = "{s}" if shift == 0 else f"{{s}} − {shift:g}"
     factor, tex_factor = ("½", r"\tfrac12") if scale == 1 else (f"{1 / (2 * scale):g}·", f"{1 / (2 * scale):g}")
     return Potential(
         name=name,
         energy=partial(_affine_energy, scale=scale, shift=shift),
-        activation=partial(_affine_clip, lower=lower, upper=upper, scale=scale, shift=shift),
+        activation=partial(_affine_clip, lower=lower, upper=upper, scale=scale, shift=shift, closed=closed),
         difference=partial(_affine_clip_difference, lower=lower, upper=upper, scale=scale, shift=shift),
         prepared_difference=partial(_prepared_affine_clip, lower=lower, upper=upper, scale=scale, shift=shift),
-        tangent=partial(_affine_clip_tangent, lower=lower, upper=upper, scale=scale, shift=shift),
-        tangent_at=partial(_tangent_inside, lower=lower, upper=upper, scale=scale),
+        tangent=partial(_affine_clip_tangent, lower=lower, upper=upper, scale=scale, shift=shift, closed=closed),
+        tangent_at=None if closed else partial(_tangent_inside, lower=lower, upper=upper, scale=scale),
+        inside=partial(_inside_closed, scale=scale, shift=shift) if closed else None,
         overwrite=partial(_clip_in_place, lower=lower, upper=upper) if (scale, shift) == (1, 0) else None,
         slope=scale,
         lower=lower,
@@ -99,10 +122,6 @@ def clamp(lower: float, upper: float, scale: float = 1.0, shift: float = 0.0, na
         tex=rf"{tex_factor}\lVert {centred.replace('−', '-')}\rVert^2",
         options=dict(lower=lower, upper=upper, scale=scale, shift=shift),
     )
-
-
-def _inside(u: Tensor, lower: float, upper: float) -> Tensor:
-    return (u > lower) & (u < upper)
 
 
 def _relu_tangent(a: Tensor, da: Tensor) -> Tensor:
@@ -126,8 +145,21 @@ RELU = Potential(
     options=dict(lower=0.0, upper=INFINITY, scale=1.0, shift=0.0),
 )
 RELU6 = clamp(0.0, 6.0, name="relu6")
+
+SIXTH = float(torch.tensor(1 / 6, dtype=torch.float32))
+"""The slope of torch's hardsigmoid, in any type."""
+
+
+def _hardsigmoid_tangent(a: Tensor, da: Tensor) -> Tensor:
+    return torch.where((a > -3) & (a < 3), SIXTH * da, 0.0)
+
+
 HARDSIGMOID = replace(
-    clamp(0.0, 1.0, scale=1 / 6, shift=0.5, name="hardsigmoid"), activation=F.hardsigmoid, overwrite=None
+    clamp(0.0, 1.0, scale=1 / 6, shift=0.5, name="hardsigmoid"),
+    activation=F.hardsigmoid,
+    overwrite=None,
+    tangent=_hardsigmoid_tangent,
+    tangent_at=partial(_tangent_inside, lower=0.0, upper=1.0, scale=SIXTH),
 )
 
 
@@ -142,7 +174,7 @@ def _leaky_difference(a: Tensor, da: Tensor, slope: float) -> Tensor:
 
 
 def _leaky_energy(s: Tensor, slope: float) -> Tensor:
-    return torch.where(s >= 0, s * s / 2, s * s / (2 * slope))
+    return torch.where(s > 0, s * s / 2, s * s / (2 * slope))
 
 
 def _leaky_tangent(a: Tensor, da: Tensor, slope: float) -> Tensor:
@@ -177,7 +209,9 @@ def _clamp(call: Call) -> Potential | Refusal:
         return Refusal("its bounds are tensors; an energy needs them constant")
     low = -INFINITY if lower is None else float(lower)
     high = INFINITY if upper is None else float(upper)
-    return RELU if (low, high) == (0.0, INFINITY) else clamp(low, high)
+    if low > high:
+        return Refusal(f"its bounds are crossed: min={low:g}, max={high:g}")
+    return clamp(low, high, closed=True)
 
 
 def _hardtanh(call: Call) -> Potential:
@@ -239,7 +273,15 @@ PIECEWISE_RULES: tuple[Rule, ...] = (
         Role.POTENTIAL,
         chosen(_clamp),
         "clip(a, min, max)",
-        functions=(torch.clamp, torch.clip, torch.clamp_, aten.clamp.default, aten.clamp_.default),
+        functions=(
+            torch.clamp,
+            torch.clip,
+            torch.clamp_,
+            aten.clamp.default,
+            aten.clamp_.default,
+            aten.clip.default,
+            aten.clip_.default,
+        ),
         methods=("clamp", "clip", "clamp_", "clip_"),
         signature=("input", "min", "max"),
     ),
@@ -274,8 +316,8 @@ PIECEWISE_RULES: tuple[Rule, ...] = (
 )
 
 
-def _clamp_remade(o: Options) -> Potential:
-    return clamp(o["lower"], o["upper"], o["scale"], o["shift"])
+def _clamp_remade(o: Options, closed: bool = True) -> Potential:
+    return clamp(o["lower"], o["upper"], o["scale"], o["shift"], closed=closed)
 
 
 _CLIP = dict(lower=REAL, upper=REAL, scale=POSITIVE, shift=NUMBER)
@@ -285,6 +327,6 @@ PIECEWISE_POTENTIALS: PotentialRemakes = {
     "relu6": exactly(RELU6),
     "hardsigmoid": exactly(HARDSIGMOID),
     "clamp": of(_clamp_remade, **_CLIP),
-    "hardtanh": of(lambda o: replace(_clamp_remade(o), name="hardtanh"), **_CLIP),
+    "hardtanh": of(lambda o: replace(_clamp_remade(o, closed=False), name="hardtanh"), **_CLIP),
     "leaky_relu": of(lambda o: leaky_relu(o["slope"]), slope=POSITIVE),
 }

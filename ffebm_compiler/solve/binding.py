@@ -34,6 +34,8 @@ class BoundBlock:
         layer_weights: w_l, by state.
         fixed: terms that depend on no state, where they have been computed.
         contraction: what sweeps leave of the distance to the equilibrium at most, where the gains certify that.
+        inside: where states that do not tell their slope have it at the free equilibrium, by :attr:`Potential.inside`; of those for which
+            the free phase has kept it.
     """
 
     block: EnergyBlock
@@ -42,6 +44,7 @@ class BoundBlock:
     layer_weights: Mapping[str, float]
     fixed: Mapping[str, Any] = field(default_factory=dict, repr=False)
     contraction: Contraction | None = None
+    inside: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     def detached(self) -> BoundBlock:
         """Without history, and with everything computed that does not depend on a state."""
@@ -96,11 +99,18 @@ class BoundBlock:
         """w_m / w_l, the gain of the feedback from m to l."""
         return self.layer_weights[target] / self.layer_weights[source]
 
-    def feedforward(self) -> States:
-        """The states without any feedback: where the free phase starts."""
+    def feedforward(self, inside: States | None = None) -> States:
+        """The states without any feedback: where the free phase starts.
+
+        Args:
+            inside: is given :attr:`inside` of these states.
+        """
         states: States = {}
         for state in self.block.states:
-            states[state.name] = state.potential.activation(self.drive(state, states))
+            a = self.drive(state, states)
+            states[state.name] = s = state.potential.activation(a)
+            if inside is not None and state.potential.inside is not None:
+                inside[state.name] = state.potential.inside(a, s)
         return states
 
     def feedback(

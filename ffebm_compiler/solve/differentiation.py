@@ -187,13 +187,22 @@ def differences_from(bound: BoundBlock, activations: Mapping[str, Tensor]) -> di
 def tangents_at(
     bound: BoundBlock, states: Mapping[str, Tensor], activations: Callable[[], Mapping[str, Tensor]]
 ) -> dict[str, Increment]:
-    """By state, ``da -> sigma'(a*) da``: of the state where that tells the slope, of ``a*``, which is asked for then, where not."""
-    return {
-        s.name: partial(s.potential.tangent, activations()[s.name])
-        if s.potential.tangent_at is None
-        else s.potential.tangent_at(states[s.name])
-        for s in bound.block.states
-    }
+    """By state, ``da -> sigma'(a*) da``: of the state where that tells the slope, of what the free phase has kept of ``a*`` where not;
+    otherwise of ``a*``, which is asked for then."""
+
+    def tangent(state: State) -> Increment:
+        p, n = state.potential, state.name
+        if p.tangent_at is not None:
+            return p.tangent_at(states[n])
+        if n in bound.inside:
+            return partial(_sloped, inside=bound.inside[n], slope=p.slope)
+        return partial(p.tangent, activations()[n])
+
+    return {s.name: tangent(s) for s in bound.block.states}
+
+
+def _sloped(da: Tensor, inside: Tensor, slope: float) -> Tensor:
+    return torch.where(inside, da if slope == 1 else slope * da, 0.0)
 
 
 def gradients_of(scalar: Tensor, leaves: Mapping[str, Tensor]) -> Gradients:

@@ -41,11 +41,13 @@ class Equilibrium:
         states: by name.
         relaxation: how they were found.
         winners: the winners of maxima, where they were held; empty otherwise.
+        inside: as :attr:`BoundBlock.inside`.
     """
 
     states: States
     relaxation: Relaxation
     winners: Mapping[str, Tensor] = field(default_factory=dict)
+    inside: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
 
 def relax(
@@ -64,8 +66,9 @@ def relax(
     """
     with torch.no_grad():
         if not bound.block.has_feedback:
-            states = bound.detached().feedforward() if start is None else dict(start)
-            return Equilibrium(states, Relaxation(bound.block.name, 1, 0.0, True))
+            inside: States = {}
+            states = bound.detached().feedforward(inside) if start is None else dict(start)
+            return Equilibrium(states, Relaxation(bound.block.name, 1, 0.0, True), inside=inside)
         try:
             return _relaxed(differentiation, bound, tolerance, start)
         except UnderivableError:
@@ -94,15 +97,16 @@ def _relaxed(
         held = interaction.holding(winners)
         point, after = _settle(held, _Point.at(held, point.states), stop, tolerance.max_sweeps - record.sweeps)
         record = replace(after, sweeps=record.sweeps + after.sweeps, held=True)
-    return Equilibrium(point.states, record, winners)
+    return Equilibrium(point.states, record, winners, point.inside)
 
 
 @dataclass(frozen=True)
 class _Point:
-    """States, and the drives computed from them: all that the next feedback needs."""
+    """States, and the drives computed from them: all that the next feedback needs; and :attr:`BoundBlock.inside`, once they were swept."""
 
     leaves: States
     drives: Mapping[str, Drive]
+    inside: Mapping[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
     def at(interaction: Interaction, states: Mapping[str, Tensor]) -> _Point:
@@ -250,6 +254,7 @@ def _forward_sweep(interaction: Interaction, point: _Point, omega: float = 1.0, 
     }
     leaves: States = {}
     drives: dict[str, Drive] = {}
+    inside: States = {}
     for state in bound.block.states:
         n = state.name
         drives[n] = interaction.drive(state, leaves)
@@ -257,12 +262,14 @@ def _forward_sweep(interaction: Interaction, point: _Point, omega: float = 1.0, 
         a, is_own = _activation(drives[n], parts)
         if kept is not None:
             kept[n] = a if is_own else a.clone()
-        overwrite = is_own and kept is None
+        overwrite = is_own and kept is None and state.potential.inside is None
         new = state.potential.settle(a) if overwrite else state.potential.activation(a)
+        if state.potential.inside is not None:
+            inside[n] = state.potential.inside(a, new)
         if omega != 1.0:
             new = overshot(state.potential, point.leaves[n].detach(), new, omega, overwrite)
         leaves[n] = interaction.leaf(new)
-    return _Point(leaves, drives)
+    return _Point(leaves, drives, inside)
 
 
 def _activation(drive: Drive, parts: Sequence[Part]) -> tuple[Tensor, bool]:

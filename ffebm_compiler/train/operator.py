@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -99,7 +100,7 @@ def out_of_sight() -> AbstractContextManager[None]:
 def free_phase(call: BlockCall) -> FreePhase:
     with out_of_sight():
         found = call.settle(call.bound, call.tolerance)
-    bound = call.bound.holding(found.winners)
+    bound = replace(call.bound.holding(found.winners), inside=found.inside)
     phase = FreePhase(bound, found.states, found.relaxation, call.tolerance, found.winners, call.differentiation)
     call.free(phase)
     return phase
@@ -113,6 +114,7 @@ def estimated(
     winners: Mapping[str, Tensor],
     errors: Mapping[str, Tensor],
     wanted: Sequence[str],
+    inside: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Estimate:
     """What the call's estimator makes of the errors at a block's outputs.
 
@@ -121,10 +123,11 @@ def estimated(
         states, relaxation, winners: of the free phase.
         errors: by output.
         wanted: the inputs and weights whose gradients are asked for.
+        inside: what the free phase has kept of pre-activations.
     """
     inputs = {**call.inputs, **{k: tensors[k] for k in call.block.inputs if k in tensors}}
     weights = {**call.weights, **{k: tensors[k] for k in call.block.weights if k in tensors}}
-    bound = replace(call, inputs=inputs, weights=weights).bound.holding(winners)
+    bound = replace(replace(call, inputs=inputs, weights=weights).bound.holding(winners), inside=inside)
     phase = FreePhase(bound, dict(states), relaxation, call.tolerance, winners, call.differentiation)
     return call.estimator(phase, errors, wanted)
 
@@ -139,6 +142,7 @@ class _Block(torch.autograd.Function):
     def forward(ctx: Any, call: BlockCall, names: tuple[str, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
         phase = free_phase(call)
         ctx.call, ctx.names, ctx.relaxation, ctx.winners = call.kept(), names, phase.relaxation, phase.winners
+        ctx.inside = phase.bound.inside
         ctx.states, ctx.autocast = tuple(phase.states), _autocast(tensors[0].device.type)
         ctx.save_for_backward(*tensors, *phase.states.values())
         outputs = tuple(call.read(n, phase.states[n]) for n in call.block.outputs)
@@ -154,7 +158,7 @@ class _Block(torch.autograd.Function):
         arrived = {n: e for n, e in zip(call.block.outputs, errors, strict=True) if e is not None}
         wanted = [n for n, needed in zip(ctx.names, ctx.needs_input_grad[2:], strict=True) if needed]
         with torch.no_grad(), torch.autocast(**ctx.autocast):
-            estimate = estimated(call, tensors, states, ctx.relaxation, ctx.winners, arrived, wanted)
+            estimate = estimated(call, tensors, states, ctx.relaxation, ctx.winners, arrived, wanted, ctx.inside)
         call.nudged(call.block, estimate)
         gradients = [estimate.gradients.get(n) for n in ctx.names]
         return (None, None, *once(call.block, gradients, [*tensors.values(), *arrived.values()]))

@@ -11,7 +11,8 @@ from ffebm_compiler.rules.exponential import SELU_ALPHA, SELU_SCALE, SIGMOID, TA
 from ffebm_compiler.rules.piecewise import HARDSIGMOID, RELU, RELU6, clamp, leaky_relu
 
 POTENTIALS = [
-    IDENTITY, RELU, RELU6, HARDSIGMOID, SIGMOID, TANH, clamp(-0.5, 1.5, name="hardtanh"), clamp(-1.0, float("inf"), name="from below"),
+    IDENTITY, RELU, RELU6, HARDSIGMOID, SIGMOID, TANH, clamp(-0.5, 1.5, name="hardtanh"), clamp(-1.0, float("inf"), name="from below"), clamp(-0.5, 1.5, closed=True),
+    clamp(-0.5, 1.0, scale=0.3, shift=0.2, name="closed and scaled", closed=True),
     leaky_relu(0.1), leaky_relu(2.5), elu(0.7), elu(0.7, rate=1 / 0.7, name="celu"), elu(SELU_ALPHA, SELU_SCALE, name="selu"),
     softplus(1.0), softplus(3.0), softmax(-1), softmax(1),
 ]  # fmt: skip
@@ -134,8 +135,13 @@ def test_extreme_values_stay_finite(p: Potential, dtype: torch.dtype) -> None:
 
 @EACH
 def test_a_state_tells_its_slope(p: Potential) -> None:
-    """Where it does, ``sigma'(a) da`` from ``s = sigma(a)`` is that from a."""
+    """Where it does, ``sigma'(a) da`` from ``s = sigma(a)`` is that from a; what else must be kept of ``a`` tells it with it."""
     a, da = pre_activations(), pre_activations().flip(0)
+    if p.inside is not None:
+        assert p.tangent_at is None
+        kept = p.inside(a, p.activation(a))
+        assert torch.equal(torch.where(kept, p.slope * da, 0.0), p.tangent(a, da))
+        return
     assert p.tangent_at is not None
     assert torch.allclose(p.tangent_at(p.activation(a))(da), p.tangent(a, da), rtol=1e-6, atol=PYTORCH)
 
@@ -145,5 +151,16 @@ def test_a_state_tells_its_slope(p: Potential) -> None:
 def test_an_activation_in_place_is_the_activation(p: Potential, dtype: torch.dtype) -> None:
     a = pre_activations().to(dtype)
     assert torch.equal(p.settle(a.clone()), p.activation(a))
-    assert p.tangent_at is not None
-    assert p.tangent_at(p.activation(a))(a).dtype == dtype
+    if p.tangent_at is not None:
+        assert p.tangent_at(p.activation(a))(a).dtype == dtype
+
+
+@EACH
+def test_the_slope_on_a_bound_is_that_of_the_activation(p: Potential) -> None:
+    """Automatic differentiation of the activation, and all that knows the slope."""
+    a = torch.tensor([[-3.0, -1.0, -0.5, 0.0, 1.0, 1.5, 3.0, 6.0]], dtype=torch.float64).expand(8, 8).contiguous()
+    da = torch.ones_like(a)
+    _, expected = torch.func.jvp(p.activation, (a,), (da,))
+    torch.testing.assert_close(p.tangent(a, da), expected, rtol=3e-8, atol=PYTORCH)
+    if p.tangent_at is not None:
+        torch.testing.assert_close(p.tangent_at(p.activation(a))(da), expected, rtol=3e-8, atol=PYTORCH)
