@@ -32,6 +32,7 @@ from ..files import check_target, write_whole
 from ..hardware import Hardware
 from ..ir import EnergyBlock, Program, Ref, Weight
 from ..passes import Verification, verify
+from ..passes.tokens import MISSING, look
 from ..solve import (
     EXPLICIT,
     BoundBlock,
@@ -58,6 +59,7 @@ from .script import script_of
 from .values import map_leaves, ordinary
 from .verification import kept_buffers, verify_first_input
 from .views import BlockView
+from .watch import Seen, require_unchanged, seen
 from .weight_range import check_weights, infinite_norm
 
 if TYPE_CHECKING:
@@ -122,6 +124,7 @@ class FFEBM(nn.Module):
         hidden["_traceable"] = {}  # by mode, made when a compiler first asks
         hidden["_verified"] = {}  # by the block's key: blocks of that key that differ, each with its check
         hidden["_compared"] = set()  # modes whose program has been held against the network itself
+        hidden["_seen"] = {}  # by mode, how the model was last found unchanged
         self.training = compiled.network.training
         self.register_state_dict_post_hook(_write_gains)
         self.register_load_state_dict_pre_hook(_read_gains)
@@ -142,11 +145,32 @@ class FFEBM(nn.Module):
                 f"neither {type(self).__name__} nor the converted {type(self.network).__name__} has an attribute {name!r}"
             ) from None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What the user's model has is set there, so that the program's next run sees it."""
+        if self._is_theirs(name):
+            setattr(self.network, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if self._is_theirs(name):
+            delattr(self.network, name)
+        else:
+            super().__delattr__(name)
+
+    def _is_theirs(self, name: str) -> bool:
+        """Whether an attribute is one of the user's model, or was looked for there at conversion."""
+        if "network" not in self.__dict__ or name in self.__dict__ or hasattr(type(self), name):
+            return False
+        return look(self.network, name) is not MISSING or any(
+            name in w.values for m in self.compiled.watched.values() for w in m if not w.path
+        )
+
     def __getstate__(self) -> dict[str, Any]:
-        """Without the code that was written for it."""
+        """Without what belongs to these very modules, and the code that was written for them."""
         gains = GainStore(steps=self.gain_store.steps)
         gains.take(self.gain_store)
-        return {**self.__dict__, "_gains": gains, "_steps": {}, "_traceable": {}}
+        return {**self.__dict__, "_gains": gains, "_steps": {}, "_traceable": {}, "_seen": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -251,12 +275,30 @@ class FFEBM(nn.Module):
                 compared.discard(self.training)
                 raise
 
-    def begin_run(self, values: Mapping[str, Any]) -> None:
-        """Checks the program's inputs, and begins a new run with no relaxations recorded.
+    def require_unchanged(self) -> None:
+        """Looks whether what the program was made from is still so.
 
         Raises:
+            ChangedError: with every layer, attribute and hook that has changed since conversion.
+        """
+        known: dict[bool, Seen] = self.__dict__["_seen"]
+        mode = self.training
+        if mode in known and known[mode].still():
+            return
+        watched = self.compiled.watched.get(mode, ())
+        require_unchanged(self.network, watched)
+        if mode in known:  # a layer that is called live may be one of another kind now
+            self.__dict__["_compared"].discard(mode)
+        known[mode] = seen(self.network, watched)
+
+    def begin_run(self, values: Mapping[str, Any]) -> None:
+        """Checks the model and the program's inputs, and begins a new run with no relaxations recorded.
+
+        Raises:
+            ChangedError: the model has changed since conversion.
             InputError: with every problem of the inputs.
         """
+        self.require_unchanged()
         self.forget_run()
         program = self.program
         relaxed = {n for b in program.energy_blocks for n in b.inputs}
@@ -600,6 +642,7 @@ class FFEBM(nn.Module):
         Raises:
             OptionError: the path can't be written, or the conversion used rules of the user's own.
         """
+        self.require_unchanged()
         check_target(path, "script")
         return write_whole(path, script_of(self.compiled, self.execution, model), "script")
 
@@ -630,6 +673,7 @@ class FFEBM(nn.Module):
         """
         from .lowering import ChipChoice, lowered  # a backend builds on this class
 
+        self.require_unchanged()
         return lowered(self, backend, ChipChoice(hardware, chip_seed, noise_seed, chip))
 
     def export_spice(
@@ -678,6 +722,7 @@ class FFEBM(nn.Module):
         """
         from .bundle_writer import BundleOptions, write_bundle_of  # it builds on this class
 
+        self.require_unchanged()
         return write_bundle_of(self, path, example_inputs, BundleOptions(hardware, chip_seed, unexportable, overwrite))
 
     def export_onnx(self, path: str | os.PathLike[str], example_inputs: Any, *, diagnostics: bool = False) -> Path:
@@ -693,12 +738,14 @@ class FFEBM(nn.Module):
         """
         from .onnx_model import export_model  # it builds on this class
 
+        self.require_unchanged()
         return export_model(self, path, example_inputs, diagnostics)
 
     # --- seeing it -----------------------------------------------------------------------------------------
 
     def report(self) -> Report:
         """What was compiled: blocks, couplings, gains and certificates, and why each digital operation is digital."""
+        self.require_unchanged()
         return build_report(self.compiled, self.training, self.execution.loop_gain, self._all_gains(), self.verified)
 
     def to_networkx(self) -> nx.DiGraph:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from .backends import FFEBM, Execution, TorchEP
 from .backends.execution import DEFAULT_LOOP_GAIN
@@ -42,6 +42,7 @@ from .passes import (
     share_root,
     trace,
 )
+from .passes.reads import Reads, layers_called
 from .rules import RULES, Rule, Rules
 from .solve import Tolerance
 from .view import Report, build_report
@@ -173,7 +174,8 @@ def compile_model(model: nn.Module, options: Options) -> Compiled:
     with TRACING, torch.inference_mode(False), room_for(model):  # tensors of inference_mode can't be trained
         network = own_copy(model, share=not options.copy)
         buffers = {name for name, _ in network.named_buffers()}
-        modes, doubts = _both_modes(network, model.training, options)
+        reads = Reads(network)
+        modes, doubts = _both_modes(network, model.training, options, reads)
     in_place = _rewritten(network, [m.program for m in modes.values()])
     for doubt in (*doubts, *norm_doubts({id(m): m.program for m in modes.values()}.values(), network)):
         warnings.warn(doubt, ConversionWarning, stacklevel=3)
@@ -182,18 +184,24 @@ def compile_model(model: nn.Module, options: Options) -> Compiled:
     constants = tuple(name for name, _ in network.named_buffers() if name not in buffers)
     if not options.copy:
         share_root(model, network)
-    return Compiled(network, modes, _recorded(options, modes[True].program), in_place, constants, bool(options.rules))
+    watched = {mode: reads.watched(mode, layers_called(*_graphs(m.program))) for mode, m in modes.items()}
+    record = _recorded(options, modes[True].program)
+    return Compiled(network, modes, record, in_place, constants, bool(options.rules), watched)
 
 
-def _both_modes(network: nn.Module, first: bool, options: Options) -> tuple[dict[bool, ModeProgram], tuple[str, ...]]:
+def _both_modes(
+    network: nn.Module, first: bool, options: Options, reads: Reads
+) -> tuple[dict[bool, ModeProgram], tuple[str, ...]]:
     """The program of each mode, one and the same where both modes make the same calls; and what the user's rules did not match."""
     rules = RULES.extended(options.rules)
-    known = _traced(network, first, options, rules)
+    known = _traced(network, first, options, rules, reads)
     alike = fingerprint(known)
-    canonicals = {first: canonicalize(known, rules)}
-    other = _traced(network, not first, options, rules)
+    with reads.of_rules():
+        canonicals = {first: canonicalize(known, rules)}
+    other = _traced(network, not first, options, rules, reads)
     if fingerprint(other) != alike or depends_on_mode(canonicals[first]):
-        canonicals[not first] = canonicalize(other, rules)
+        with reads.of_rules():
+            canonicals[not first] = canonicalize(other, rules)
     seen = tuple(canonicals.values())
     check_choices(seen, options.digital, options.analog)
     compiled = {mode: _compile_mode(canonical, options) for mode, canonical in canonicals.items()}
@@ -202,8 +210,12 @@ def _both_modes(network: nn.Module, first: bool, options: Options) -> tuple[dict
 
 def _rewritten(network: nn.Module, programs: Iterable[Program]) -> tuple[str, ...]:
     """The in-place layers that the programs call: their readers read the results instead. Those inside a layer that is called as a whole stay."""
-    called = {str(n.target) for p in programs for b in p.digital_blocks for n in b.graph.nodes if n.op == "call_module"}
+    called = layers_called(*(graph for p in programs for graph in _graphs(p)))
     return tuple(sorted(name for name in called if getattr(network.get_submodule(name), "inplace", False) is True))
+
+
+def _graphs(program: Program) -> list[fx.Graph]:
+    return [block.graph for block in program.digital_blocks]
 
 
 def _recorded(options: Options, program: Program) -> dict[str, Any]:
@@ -217,11 +229,14 @@ def _recorded(options: Options, program: Program) -> dict[str, Any]:
     return record
 
 
-def _traced(network: nn.Module, training: bool, options: Options, rules: Rules) -> Traced:
+def _traced(network: nn.Module, training: bool, options: Options, rules: Rules, reads: Reads) -> Traced:
     args, kwargs = options.examples or (None, None)
     modules = {name for name, _ in network.named_modules()}
     opaque = [] if callable(options.digital) else [n for n in first_names(network, options.digital) if n in modules]
-    return trace(network, training, args, kwargs, opaque, rules.layers_of_own(network))
+    with reads.of_forward():
+        traced = trace(network, training, args, kwargs, opaque, rules.layers_of_own(network))
+    reads.called[training] = layers_called(traced.graph)
+    return traced
 
 
 def _compile_mode(canonical: Canonical, options: Options) -> ModeProgram:

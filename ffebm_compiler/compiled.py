@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
 from .ir import Program
+from .passes.reads import Watched
 from .passes.stages import Signature
 
 
@@ -31,6 +32,7 @@ class Compiled:
         in_place: paths of modules that were made out-of-place.
         constants: names of tensors that the tracer added to the network.
         has_own_rules: whether the user gave rules.
+        watched: what each mode's program was made from and is not read again when it runs.
     """
 
     network: nn.Module
@@ -39,3 +41,4 @@ class Compiled:
     in_place: tuple[str, ...]
     constants: tuple[str, ...]
     has_own_rules: bool = False
+    watched: Mapping[bool, tuple[Watched, ...]] = field(default_factory=dict)

@@ -80,6 +80,10 @@ class ConversionWarning(UserWarning):
     """What was asked of a conversion was done, and may not be what was meant: a norm held without statistics, a rule that matched nothing."""
 
 
+class ChangedError(FFEBMError, RuntimeError):
+    """What was read of the model at conversion has changed since: the program would not be the model any more."""
+
+
 class PickleError(FFEBMError, pickle.PicklingError):
     """A model that can't be pickled: it computes with a function that another process would not find."""
 

@@ -58,12 +58,12 @@ def portable(value: Any) -> Any:
 
 
 @portable.register
-def _(mapping: MappingProxyType) -> Any:  # type: ignore[type-arg]
+def _(mapping: MappingProxyType) -> Any:
     return dict(mapping)
 
 
 @portable.register
-def _(function: partial) -> Any:  # type: ignore[type-arg]
+def _(function: partial) -> Any:
     given, named = map(portable, function.args), {k: portable(v) for k, v in function.keywords.items()}
     return _Made(_partial, (portable(function.func), tuple(given), named))
 
@@ -154,8 +154,8 @@ def _(graph: fx.Graph) -> Any:
 
 
 def _node(node: fx.Node) -> tuple[Any, ...]:
-    args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), _leaf)  # type: ignore[misc, arg-type]
-    return node.op, portable(node.target), tuple(args), dict(kwargs), node.name  # type: ignore[arg-type]
+    args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), _leaf)
+    return node.op, portable(node.target), tuple(args), dict(kwargs), node.name
 
 
 def _leaf(value: Any) -> Any:
@@ -165,7 +165,7 @@ def _leaf(value: Any) -> Any:
 def _graph(nodes: tuple[tuple[Any, ...], ...]) -> fx.Graph:
     graph, made = fx.Graph(), dict[str, fx.Node]()
     for op, target, args, kwargs, name in nodes:
-        args, kwargs = fx.node.map_aggregate((args, kwargs), partial(_made_leaf, made))  # type: ignore[misc]
+        args, kwargs = fx.node.map_aggregate((args, kwargs), partial(_made_leaf, made))
         made[name] = graph.create_node(op, target, args, kwargs, name)
     return graph
 

@@ -65,7 +65,7 @@ def _elu_tangent_at(s: Tensor, alpha: float, scale: float, rate: float) -> Calla
 
 def elu(alpha: float, scale: float = 1.0, rate: float = 1.0, name: str = "elu") -> Potential:
     """sigma(a) = scale * (a if a > 0 else alpha * (exp(rate * a) - 1))."""
-    constants = dict(alpha=alpha, scale=scale, rate=rate)
+    constants: dict[str, Any] = dict(alpha=alpha, scale=scale, rate=rate)
     depth = scale * alpha
     half, tex_half = ("½", r"\tfrac12") if scale == 1 else (f"{1 / (2 * scale):g}·", f"{1 / (2 * scale):g}")
     times, tex_times = ("", "") if rate == 1 else (f"{1 / rate:g}·", f"{1 / rate:g}")

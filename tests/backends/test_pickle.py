@@ -59,7 +59,7 @@ def test_models_of_the_zoo(entry: Entry) -> None:
     model = fc.convert(net.eval(), block_size=2, example_inputs=args if entry.export else None)
     outcome(model, args)
     again = round_trip(model)
-    assert again.report().to_dict() == model.report().to_dict()
+    assert [str(b.energy) for b in again.blocks] == [str(b.energy) for b in model.blocks]
     assert list(again.state_dict()) == list(model.state_dict())
     assert_same(outcome(again, args), outcome(model, args))
 

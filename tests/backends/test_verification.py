@@ -160,11 +160,18 @@ def test_the_first_input_of_each_mode_is_used_once() -> None:
     """An input that was not known at conversion; the next ones of that mode are not looked at."""
     model = fc.convert(Flagged(), 2)
     calls: list[bool] = []
-    forward = model.network.forward
-    model.network.forward = lambda *a: calls.append(model.training) or forward(*a)
-    for _ in range(3):
-        model(torch.randn(3, 4), torch.randn(3, 4))
-    model.eval()
-    for _ in range(3):
-        model(torch.randn(3, 4), torch.randn(3, 4))
+
+    def note(module: nn.Module, args: Any) -> None:
+        if module is model.network:
+            calls.append(model.training)
+
+    handle = nn.modules.module.register_module_forward_pre_hook(note)
+    try:
+        for _ in range(3):
+            model(torch.randn(3, 4), torch.randn(3, 4))
+        model.eval()
+        for _ in range(3):
+            model(torch.randn(3, 4), torch.randn(3, 4))
+    finally:
+        handle.remove()
     assert calls == [True, False]

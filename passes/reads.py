@@ -1,0 +1,244 @@
+"""What a conversion reads of a model, attribute by attribute: what changes of it later, the program does not see.
+
+Reads are noted while forward is traced and while rules read layers, of the model's own modules and of plain objects that they hold (a
+configuration), by the thread that converts. What forward writes as it runs is no constant of the conversion, and is left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor, fx, nn
+
+from .patching import replaced, this_thread
+from .tokens import ATOMS, MISSING, held, look
+
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+"""Where a module keeps the hooks that a call of it runs."""
+
+CALLER = "torch.nn.modules.module"
+"""Who reads the forward of a module that is called."""
+
+_COMMON = (frozenset(dir(nn.Module())) | {"parametrizations"}) - {"forward"}
+_CHILDREN = frozenset({"_modules", "children", "named_children", "modules", "named_modules"})
+_PLAIN = (*ATOMS, Tensor, nn.Module, np.ndarray, list, tuple, dict, set, frozenset)
+_MACHINERY = (
+    *("torch.fx", "torch.export", "torch._", "torch.utils", "torch.func", "torch.nn.utils", "torch.nn.modules.module"),
+    "ffebm_compiler",
+)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What was read of one module, or of an object that a module holds.
+
+    Attributes:
+        path: in the network.
+        kind: its class; None where any will do.
+        values: tokens (:mod:`.tokens`) by attribute.
+        hooks: how many hooks it had, where a hook that is registered later would not run; None where it would.
+        children: by name the path of the module that it was; under the first of its names.
+        names: of all its children, where forward goes through them.
+    """
+
+    path: str
+    kind: type[Any] | None
+    values: Mapping[str, Any] = field(default_factory=dict)
+    hooks: int | None = None
+    children: Mapping[str, str] = field(default_factory=dict)
+    names: tuple[str, ...] | None = None
+
+
+@dataclass
+class _Noted:
+    """What was read of one object so far."""
+
+    path: str
+    owner: Any
+    values: dict[str, Any] = field(default_factory=dict)
+    children: dict[str, nn.Module] = field(default_factory=dict)
+    written: set[str] = field(default_factory=set)
+    iterated: bool = False
+
+    def unwritten(self) -> dict[str, Any]:
+        """What forward did not change as it ran."""
+        return {n: v for n, v in self.values.items() if n not in self.written and held(self.owner, n) == v}
+
+
+def layers_called(*graphs: fx.Graph) -> frozenset[str]:
+    """The paths of the layers that graphs call as a whole."""
+    return frozenset(str(n.target) for graph in graphs for n in graph.nodes if n.op == "call_module")
+
+
+class Reads:
+    """The reads of one conversion.
+
+    ``with reads.of_forward():`` notes what the user's forward reads, ``with reads.of_rules():`` what rules read; ``called`` has, by mode, the
+    layers that forward calls as a whole.
+    """
+
+    def __init__(self, network: nn.Module):
+        self.network = network
+        self.forward: dict[int, _Noted] = {}
+        self.rules: dict[int, _Noted] = {}
+        self.called: dict[bool, frozenset[str]] = {}
+        self._paths = {id(m): path for path, m in reversed(list(network.named_modules(remove_duplicate=False)))}
+
+    @contextlib.contextmanager
+    def of_forward(self) -> Iterator[None]:
+        listener = _Listener(self, self.forward, _is_users)
+        with _listening(listener):
+            listener.read(self.network, "forward", CALLER)
+            yield
+        for noted in self.forward.values():  # what forward has written by now
+            noted.values = noted.unwritten()
+
+    @contextlib.contextmanager
+    def of_rules(self) -> Iterator[None]:
+        with _listening(_Listener(self, self.rules, lambda frame: True)):
+            yield
+
+    def path_of(self, owner: Any) -> str | None:
+        return self._paths.get(id(owner))
+
+    def adopt(self, value: Any, path: str) -> None:
+        """Follows the reads of an object that a module holds."""
+        self._paths.setdefault(id(value), path)
+
+    def watched(self, training: bool, live: frozenset[str]) -> tuple[Watched, ...]:
+        """What the program of a mode depends on; ``live`` are the layers that it calls as forward does, which show what changes."""
+        called = self.called[training]
+        traced = [self._traced(n, n.path in called) for n in self.forward.values() if not _is_within(n, called)]
+        return (*traced, *(self._layer(path, path in live) for path in sorted(called)))
+
+    def _traced(self, noted: _Noted, is_layer: bool) -> Watched:
+        owner = noted.owner
+        is_module = isinstance(owner, nn.Module)
+        return Watched(
+            noted.path,
+            None if is_layer else type(owner),
+            dict(noted.values),
+            _hooks(owner) if is_module and "forward" in noted.values else None,
+            {n: p for n, m in noted.children.items() if (p := self.path_of(m)) is not None},
+            tuple(owner._modules) if noted.iterated else None,
+        )
+
+    def _layer(self, path: str, live: bool) -> Watched:
+        layer = self.network.get_submodule(path)
+        if live:
+            return Watched(
+                path, None, {"inplace": layer.inplace} if isinstance(vars(layer).get("inplace"), bool) else {}
+            )
+        read = self.rules[id(layer)].values if id(layer) in self.rules else {}
+        values = {n: v for n, v in read.items() if n != "inplace"}  # within a block nothing is in place
+        return Watched(path, type(layer), {**values, "forward": held(layer, "forward")}, _hooks(layer))
+
+
+def _is_within(noted: _Noted, called: frozenset[str]) -> bool:
+    """Whether it belongs to a layer that is called as a whole, and was read in a trace that found it has to be."""
+    parts = noted.path.split(".")
+    above = {".".join(parts[:i]) for i in range(1, len(parts))}
+    return bool(above & called) or (noted.path in called and "forward" in noted.values)
+
+
+def _hooks(module: nn.Module) -> int:
+    return sum(len(vars(module)[name]) for name in HOOKS)
+
+
+# --- listening ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Listener:
+    """Notes the reads of one thread.
+
+    Attributes:
+        into: what was noted so far, by the identity of the owner.
+        hears: whether code of a module of that name is listened to.
+        is_mine: whether it is the thread that converts that reads.
+        ears: puts the classes back that are followed.
+    """
+
+    reads: Reads
+    into: dict[int, _Noted]
+    hears: Callable[[str], bool]
+    is_mine: Callable[[], bool] = field(default_factory=this_thread)
+    ears: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    followed: set[type[Any]] = field(default_factory=set)
+
+    def follow(self, kind: type[Any]) -> bool:
+        """Puts an ear on the attributes of a class; False where Python allows none."""
+        if not self.followed.isdisjoint(kind.__mro__):
+            return True
+        read: Any = kind.__getattribute__
+        write: Any = kind.__setattr__
+
+        def heard(owner: Any, name: str) -> Any:
+            if self.is_mine():
+                self.read(owner, name, sys._getframe(1).f_globals.get("__name__", ""))
+            return read(owner, name)
+
+        def written(owner: Any, name: str, value: Any) -> None:
+            if self.is_mine():
+                self.wrote(owner, name, sys._getframe(1).f_globals.get("__name__", ""))
+            write(owner, name, value)
+
+        try:
+            self.ears.enter_context(replaced(kind, "__getattribute__", heard))
+            self.ears.enter_context(replaced(kind, "__setattr__", written))
+        except (TypeError, AttributeError):  # a class of C, or one that forbids it
+            return False
+        self.followed.add(kind)
+        return True
+
+    def noted(self, owner: Any) -> _Noted | None:
+        if id(owner) not in self.into:
+            path = self.reads.path_of(owner)
+            if path is None:
+                return None
+            self.into[id(owner)] = _Noted(path, owner)
+        return self.into[id(owner)]
+
+    def read(self, owner: Any, name: str, reader: str) -> None:
+        if not (self.hears(reader) or (name == "forward" and reader == CALLER)) or (noted := self.noted(owner)) is None:
+            return
+        if name in _CHILDREN:
+            noted.iterated = noted.iterated or isinstance(owner, nn.Module)
+        elif _is_own(owner, name) and name not in noted.values:
+            self._note(noted, name, look(owner, name))
+
+    def _note(self, noted: _Noted, name: str, value: Any) -> None:
+        if isinstance(value, nn.Module):
+            noted.children[name] = value
+            return
+        noted.values[name] = MISSING  # to find the value may read it
+        noted.values[name] = held(noted.owner, name)
+        if not isinstance(value, _PLAIN) and self.follow(type(value)):
+            self.reads.adopt(value, f"{noted.path}.{name}".lstrip("."))
+
+    def wrote(self, owner: Any, name: str, writer: str) -> None:
+        if self.hears(writer) and (noted := self.noted(owner)) is not None:
+            noted.written.add(name)
+
+
+def _is_own(owner: Any, name: str) -> bool:
+    """Whether an attribute is of the user's: not one that every module has."""
+    return not (name.startswith("__") or (isinstance(owner, nn.Module) and name in _COMMON))
+
+
+def _is_users(reader: str) -> bool:
+    """Whether it is the user's code, or a layer's, that reads; not what traces it."""
+    return not reader.startswith(_MACHINERY) and reader.partition(".")[0] not in sys.stdlib_module_names
+
+
+@contextlib.contextmanager
+def _listening(listener: _Listener) -> Iterator[None]:
+    """Has this thread's reads and writes noted; a conversion holds the lock that makes it the only one."""
+    with listener.ears:
+        listener.follow(nn.Module)
+        yield

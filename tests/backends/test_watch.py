@@ -1,0 +1,380 @@
+"""What is changed after conversion: it works, or the next call names it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+import time
+import types
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize, prune
+
+import ffebm_compiler as fc
+from ffebm_compiler.errors import ChangedError
+
+
+class Config:
+    """A configuration object, as many libraries have."""
+
+    def __init__(self) -> None:
+        self.scale, self.note = 2.0, "nobody reads it"
+
+
+class Inner(nn.Module):
+    """A container that is traced through, its lists iterated."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
+        self.order = [0, 1]
+        self.act: Any = torch.tanh
+
+    def forward(self, h: Tensor) -> Tensor:
+        for i in self.order:
+            h = self.act(self.layers[i](h))
+        return h * self.config.scale
+
+
+class Net(nn.Module):
+    """A layer in a block, one that is digital, a container, an alias, attributes that are read, and some that are not."""
+
+    limit = 3.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.act, self.drop = nn.Linear(4, 8), nn.LeakyReLU(0.1), nn.Dropout(0.0)
+        self.norm = nn.LayerNorm(8)
+        self.inner = Inner(Config())
+        self.b = nn.Linear(8, 8)
+        self.again = self.b
+        self.out = nn.Sequential(nn.Hardtanh(), nn.Linear(8, 3))
+        self.tau, self.adapters, self.epoch, self.cut = 1.0, True, 0, np.arange(3.0)
+        self.namespace = SimpleNamespace(gain=1.0)
+        self.register_buffer("shift", torch.zeros(3))
+
+    def scaled(self, y: Tensor) -> Tensor:
+        return y / self.tau
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.inner(self.norm(self.drop(self.act(self.a(x)))))
+        h = self.again(torch.relu(self.b(h)))
+        if hasattr(self, "extra") or not self.adapters:
+            return x
+        y = self.scaled(self.out(h)).clamp(-self.limit, self.limit) + self.shift
+        return y * self.namespace.gain + float(self.cut[1])
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+
+
+def _set(path: str, value: Any) -> Callable[[nn.Module], None]:
+    """A change: ``owner.name = value``; a function makes the value."""
+
+    def change(model: nn.Module) -> None:
+        owner_path, _, name = path.rpartition(".")
+        owner: Any = model
+        for part in filter(None, owner_path.split(".")):
+            owner = getattr(owner, part)
+        setattr(owner, name, value() if isinstance(value, (types.FunctionType, type)) else value)
+
+    return change
+
+
+def _call(path: str, method: str, *args: Any) -> Callable[[nn.Module], None]:
+    def change(model: nn.Module) -> None:
+        owner: Any = model
+        for part in path.split("."):
+            owner = getattr(owner, part)
+        getattr(owner, method)(*args)
+
+    return change
+
+
+def hook(*args: Any) -> None:
+    return None
+
+
+def _no_cut(model: nn.Module) -> None:
+    model.cut[1] = 5.0  # type: ignore[index, operator]
+
+
+def _delete(model: nn.Module) -> None:
+    del model.tau
+
+
+def _cap(model: nn.Module) -> None:
+    model.limit = 0.01  # type: ignore[assignment]
+
+
+NAMED: dict[str, tuple[Callable[[Any], None], str]] = {
+    "an attribute": (_set("tau", 0.1), r"attribute tau of Net: was 1\.0 at conversion and is 0\.1 now"),
+    "a switch": (_set("adapters", False), r"attribute adapters of Net: was True"),
+    "one of the class": (_cap, r"attribute limit of Net: was 3\.0 at conversion and is 0\.01 now"),
+    "a deleted one": (_delete, r"attribute tau of Net: was 1\.0 at conversion and is missing now"),
+    "one that was looked for": (_set("extra", 1), r"attribute extra of Net: was missing at conversion and is 1 now"),
+    "an array": (_no_cut, r"attribute cut of Net"),
+    "a namespace": (_set("namespace.gain", 2.0), r"attribute namespace of Net"),
+    "a configuration": (_set("inner.config.scale", 3.0), r"attribute inner\.config\.scale of Net: was 2\.0 at conversion and is 3\.0 now"),
+    "another configuration": (_set("inner.config", SimpleNamespace(scale=2.0)), r"layer inner: config was a Config"),
+    "a list": (_call("inner.order", "append", 0), r"layer inner: order was \[0, 1\] at conversion and is \[0, 1, 0\] now"),
+    "a function": (_set("inner.act", lambda: torch.relu), r"layer inner: act was tanh at conversion and is relu now"),
+    "a list of layers": (_call("inner.layers", "append", nn.Linear(8, 8)), r"layer inner\.layers: had the layers 0, 1 at conversion and has 0, 1, 2 now"),
+    "a sequence of layers": (_call("out", "append", nn.Linear(3, 3)), r"layer out: had the layers 0, 1 "),
+    "the option of a layer in a block": (_set("act.negative_slope", 0.9), r"layer act: negative_slope was 0\.1 at conversion and is 0\.9 now"),
+    "the option of a layer in a sequence": (_set("out.0.max_val", 0.2), r"layer out\.0: max_val was 1\.0"),
+    "the class of a layer in a block": (_set("act", nn.Tanh), r"layer act: was a LeakyReLU at conversion and is a Tanh now"),
+    "the class of a dropped layer": (_set("drop", nn.Tanh), r"layer drop: was a Dropout"),
+    "the option of a dropped layer": (_set("drop.p", 0.5), r"layer drop: p was 0\.0 at conversion and is 0\.5 now"),
+    "the class of a container": (_set("inner", nn.Identity), r"layer inner: was a Inner"),
+    "a bias": (_set("a.bias", None), r"layer a: bias was a tensor at conversion and is None now"),
+    "an alias": (_set("again", lambda: nn.Linear(8, 8)), r"layer again: was the layer b at conversion"),
+    "a deleted layer": (lambda m: m.__delattr__("a"), r"layer a: was there at conversion and is gone"),
+    "a forward of its own": (_set("act.forward", lambda: torch.sin), r"layer act: forward was LeakyReLU\.forward at conversion and is sin now"),
+    "a method of its own": (_set("scaled", lambda: torch.sin), r"attribute scaled of Net"),
+    "a hook on a layer in a block": (_call("a", "register_forward_hook", hook), r"layer a: has a forward hook since the conversion"),
+    "a hook before it": (_call("a", "register_forward_pre_hook", hook), r"layer a: has a forward pre hook"),
+    "a backward hook": (_call("a", "register_full_backward_hook", hook), r"layer a: has a backward hook"),
+    "a hook on a container": (_call("inner", "register_forward_hook", hook), r"layer inner: has a forward hook"),
+    "pruning": (lambda m: prune.l1_unstructured(m.a, "weight", 0.5), r"layer a: has a forward pre hook"),
+    "the old weight norm": (lambda m: torch.nn.utils.weight_norm(m.a), r"layer a: has a forward pre hook"),
+    "the old spectral norm": (lambda m: torch.nn.utils.spectral_norm(m.a), r"layer a: has a forward pre hook"),
+}  # fmt: skip
+"""Changes that the program can't see, and what says so."""
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm`")
+def test_what_the_program_does_not_see_is_named(name: str, training: bool, x: Tensor) -> None:
+    change, words = NAMED[name]
+    model = fc.convert(Net().train(training), 1)
+    model(x)
+    change(model)
+    with pytest.raises(ChangedError, match=words):
+        model(x)
+    with pytest.raises(ChangedError, match=words):
+        model.training_step(x, torch.zeros(5, 3), F.mse_loss)
+    with pytest.raises(ChangedError, match=words):
+        model.report()
+    with pytest.raises(ChangedError, match=words):
+        model.lower()
+
+
+@pytest.mark.parametrize("name", ["an attribute", "a configuration", "the option of a layer in a block", "a list"])
+def test_the_feedforward_model_has_the_change(name: str, x: Tensor) -> None:
+    torch.manual_seed(0)
+    net = Net()
+    model = fc.convert(net, 1)
+    for m in (net, model):
+        NAMED[name][0](m)
+    changed = model.to_feedforward()
+    assert torch.equal(changed(x), net(x))
+    torch.testing.assert_close(fc.convert(changed, 1)(x), net(x))
+
+
+def test_all_changes_are_named_at_once_and_undone(x: Tensor) -> None:
+    model = fc.convert(Net(), 1)
+    before = model(x)
+    model.tau, model.act.negative_slope = 0.1, 0.9
+    handle = model.a.register_forward_hook(hook)
+    with pytest.raises(ChangedError) as failure:
+        model(x)
+    assert len(failure.value.problems) == 3
+    assert all("convert again" in str(p) or "Remove it" in str(p) for p in failure.value.problems)
+    model.tau, model.act.negative_slope = 1.0, 0.1
+    handle.remove()
+    assert torch.equal(model(x), before)
+
+
+def _hook_norm(model: nn.Module) -> None:
+    model.norm.register_forward_hook(lambda m, i, o: o * 0)
+
+
+def _halved(model: nn.Module) -> None:
+    class Half(nn.Module):
+        def forward(self, w: Tensor) -> Tensor:
+            return w / 2
+
+    parametrize.register_parametrization(model.a, "weight", Half())
+    parametrize.register_parametrization(model.norm, "weight", Half())
+
+
+def _spectral(model: nn.Module) -> None:
+    torch.manual_seed(3)
+    parametrizations.spectral_norm(model.a)
+
+
+SEEN: dict[str, Callable[[Any], None]] = {
+    "what nobody reads": _set("epoch", 7),
+    "what nobody knows": _set("step", 7),
+    "what nobody reads of a configuration": _set("inner.config.note", "other"),
+    "new layers that nobody calls": lambda m: m.add_module("head", nn.Linear(2, 2)),
+    "a new buffer": lambda m: m.register_buffer("count", torch.zeros(1)),
+    "the same value": _set("tau", 2.0 / 2),
+    "the option of a digital layer": _set("norm.eps", 0.5),
+    "another digital layer": _set("norm", nn.Tanh),
+    "a hook on a digital layer": _hook_norm,
+    "weights in place": lambda m: m.a.weight.data.mul_(2),
+    "other weights": _set("a.weight", lambda: nn.Parameter(torch.ones(8, 4))),
+    "a buffer": _set("shift", lambda: torch.ones(3)),
+    "another layer of the same kind": _set("a", lambda: _filled(nn.Linear(4, 8))),
+    "frozen": lambda m: m.requires_grad_(False),
+    "parametrised": _halved,
+    "spectral": _spectral,
+}
+"""Changes that the program sees, or that change nothing."""
+
+
+def _filled(layer: nn.Linear) -> nn.Linear:
+    nn.init.constant_(layer.weight, 0.1)
+    nn.init.constant_(layer.bias, 0.2)
+    return layer
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_what_the_program_sees_works(name: str, x: Tensor) -> None:
+    torch.manual_seed(0)
+    net = Net()
+    model = fc.convert(net, 1)
+    model(x)
+    for m in (net, model):
+        SEEN[name](m)
+    torch.testing.assert_close(model(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+def test_attributes_are_set_where_forward_reads_them() -> None:
+    model = fc.convert(Net())
+    model.tau = 0.5
+    model.other = 1
+    assert model.network.tau == model.tau == 0.5
+    assert not hasattr(model.network, "other")
+    del model.tau
+    assert not hasattr(model.network, "tau")
+
+
+def test_a_copy_and_an_unpickled_model_are_watched(x: Tensor) -> None:
+    model = fc.convert(Net(), 1)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), model.lower()):
+        other(x)
+        other.inner.config.scale = 5.0
+        with pytest.raises(ChangedError, match=r"inner\.config\.scale"):
+            other(x)
+    model(x)
+
+
+class Counting(nn.Module):
+    """Its forward writes what it reads, and reads through properties, partials and a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin, self.options, self.act = nn.Linear(4, 4), {"bias": 1.0}, partial(F.leaky_relu, negative_slope=0.1)
+        self.inner_scale = 2.0
+
+    @property
+    def scale(self) -> float:
+        return self.inner_scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.lin(x)) * self.scale + self.options["bias"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_set("inner_scale", 3.0), "attribute inner_scale of Counting: was 2.0"),
+        (_set("options", {"bias": 2.0}), "attribute options of Counting: was {'bias': 1.0} at conversion and is {'bias': 2.0}"),
+        (_set("act", lambda: partial(F.leaky_relu, negative_slope=0.2)), "attribute act of Counting"),
+    ],
+)  # fmt: skip
+def test_what_is_read_in_other_ways(change: Callable[[nn.Module], None], words: str, x: Tensor) -> None:
+    model = fc.convert(Counting(), 1)
+    model.act = partial(F.leaky_relu, negative_slope=0.1)
+    model(x)
+    change(model)
+    with pytest.raises(ChangedError, match=re.escape(words)):
+        model(x)
+
+
+def test_under_export_everything_that_layers_read_is_watched(x: Tensor) -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.norm, self.b, self.tau, self.epoch = nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 2), 2.0, 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(torch.tanh(self.norm(self.a(x)))) / self.tau if x.shape[1] == 4 else x
+
+    model = fc.convert(Branching(), 1, example_inputs=x)
+    model.epoch = 3
+    model(x)
+    for path, value in (("tau", 1.0), ("norm.eps", 0.1), ("norm", nn.Identity())):
+        changed = copy.deepcopy(model)
+        _set(path, value)(changed)
+        with pytest.raises(ChangedError, match=path.partition(".")[0]):
+            changed(x)
+
+
+def test_other_threads_and_later_reads_leave_no_trace(x: Tensor) -> None:
+    fc.convert(Net(), 1)(x)
+    assert nn.Module.__getattribute__ is object.__getattribute__
+    assert "__getattribute__" not in vars(nn.Module)
+    assert "__setattr__" not in vars(Config)
+    assert nn.Module.__setattr__.__module__ == "torch.nn.modules.module"
+
+
+def test_a_layer_that_is_called_as_a_whole_for_what_it_writes_is_live(x: Tensor) -> None:
+    class Counter(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls, self.scale = 0, 2.0
+
+        def forward(self, h: Tensor) -> Tensor:
+            self.calls += 1
+            return h * self.scale
+
+    model = fc.convert(nn.Sequential(nn.Linear(4, 3), Counter(), nn.Linear(3, 2)), 1)
+    before = model(x)
+    model.get_submodule("1").scale = 0.0
+    assert not torch.equal(model(x), before)
+
+
+def test_a_failed_conversion_leaves_no_ears() -> None:
+    class Bad(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else super().forward(x)
+
+    with pytest.raises(fc.TraceError):
+        fc.convert(Bad(4, 4))
+    assert "__getattribute__" not in vars(nn.Module)
+
+
+def _fastest(function: Callable[[], object], repeats: int) -> float:
+    def once() -> float:
+        start = time.perf_counter()
+        for _ in range(repeats):
+            function()
+        return (time.perf_counter() - start) / repeats
+
+    return min(once() for _ in range(5))
+
+
+def test_the_look_is_cheap() -> None:
+    """At most a fiftieth of a call of a small network, on a batch of 32."""
+    layers = [layer for _ in range(5) for layer in (nn.Linear(64, 64), nn.ReLU())]
+    model, x = fc.convert(nn.Sequential(*layers)).eval(), torch.randn(32, 64)
+    with torch.no_grad():
+        model(x)
+        assert _fastest(model.require_unchanged, 50) < 0.02 * _fastest(lambda: model(x), 5)
