@@ -1,7 +1,8 @@
 """Writes files whole or not at all: into a temporary one beside the target, which then takes its name.
 
 Whatever moment the process is killed at, the target is the old file or folder or the new one, whole and on the disk. What a
-killed writer leaves beside it carries its process number, and goes with the next write.
+killed writer leaves beside it carries its process number, and goes with the next write. A link is followed and stays one; a
+device, a pipe or a socket is refused.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -28,17 +30,44 @@ def check_target(path: str | os.PathLike[str], what: str) -> Path:
         OptionError: it can't be written to.
     """
     target = Path(path)
-    if target.is_dir():
-        raise OptionError(Problem(f"{what} {target}", "is a folder", "Name a file in it."))
-    if not target.parent.is_dir():
-        raise OptionError(
-            Problem(
-                f"{what} {target}",
-                f"the folder {target.parent} does not exist",
-                f"Make it first: mkdir -p {target.parent}",
-            )
-        )
+    found = _no_file(target)
+    if found is not None:
+        raise OptionError(Problem(f"{what} {target}", *found))
     return target
+
+
+def _no_file(target: Path) -> tuple[str, str] | None:
+    """Why a file can't take this path, and what to do. A link is followed: it stays one, and what it names is written."""
+    real = followed(target)
+    if real.is_dir():
+        return "is a folder", "Name a file in it."
+    if not real.parent.is_dir():
+        return f"the folder {real.parent} does not exist", f"Make it first: mkdir -p {real.parent}"
+    return _special(real)
+
+
+def followed(path: Path) -> Path:
+    """Where a path leads, links followed; itself where there are none."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def _special(real: Path) -> tuple[str, str] | None:
+    """Of what is neither a file nor a folder: replacing it would destroy it, and writing into it may wait for ever."""
+    try:
+        mode = real.lstat().st_mode
+    except OSError:
+        return None
+    kind = next((name for is_kind, name in _SPECIAL if is_kind(mode)), None)
+    return None if kind is None else (f"is {kind}, which is left as it is", "Name a file.")
+
+
+_SPECIAL: tuple[tuple[Callable[[int], bool], str], ...] = (
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISLNK, "a link that leads back to itself"),
+)
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes | str | Iterable[bytes], what: str) -> Path:
@@ -51,7 +80,8 @@ def write_whole(path: str | os.PathLike[str], content: bytes | str | Iterable[by
     Raises:
         OptionError: the folder or the disk refuses.
     """
-    target = check_target(path, what)
+    given = check_target(path, what)
+    target = followed(given)
     temporary: str | None = None
     try:
         _remove_stale(target)
@@ -68,7 +98,7 @@ def write_whole(path: str | os.PathLike[str], content: bytes | str | Iterable[by
     except OSError as failure:
         raise OptionError(
             Problem(
-                f"{what} {target}",
+                f"{what} {given}",
                 f"can't be written: {failure.strerror}",
                 "Choose a file in a folder that you may write to.",
             )
@@ -76,7 +106,7 @@ def write_whole(path: str | os.PathLike[str], content: bytes | str | Iterable[by
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-    return target
+    return given
 
 
 def _pieces(content: bytes | str | Iterable[bytes]) -> Iterable[bytes]:
@@ -132,8 +162,11 @@ def unwritable_folder(target: Path, failure: OSError) -> OptionError:
 
 
 def _in_the_way(target: Path, what: str, marker: str, replace: bool) -> tuple[str, str] | None:
+    target = followed(target)
     if not target.parent.is_dir():
         return f"there is no folder {target.parent}", f"Make it first: mkdir -p {target.parent}"
+    if (special := _special(target)) is not None:
+        return special[0], "Choose another name."
     if not target.exists():
         return None
     if not target.is_dir():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import socket
+import stat
 import subprocess
 import sys
 import time
@@ -164,3 +166,77 @@ def test_a_kill_at_any_moment_leaves_a_whole_folder_and_file(tmp_path: Path) -> 
     write_folder_whole(tmp_path / "folder", pages(index="1"), "pages", "index", replace=True)
     write_whole(tmp_path / "file", "1", "text")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+# --- what is neither a file nor a folder ----------------------------------------------------------------------
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def device(path: Path) -> None:
+    try:
+        os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    except PermissionError:  # only root makes devices
+        path.symlink_to("/dev/null")
+
+
+def listening(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as s:
+        s.bind(os.path.relpath(path))  # a short name: sockets have no long ones
+
+
+def circle(path: Path) -> None:
+    path.symlink_to(path)
+
+
+SPECIAL = {"a pipe": pipe, "a device": device, "a socket": listening, "a link that leads back to itself": circle}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="has none of these")
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_a_special_file_is_refused_and_stays(
+    kind: str, linked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    target = special = tmp_path / "special"
+    SPECIAL[kind](special)
+    before = os.lstat(special).st_mode, os.lstat(special).st_ino
+    if linked:
+        target = tmp_path / "link"
+        target.symlink_to(special)
+    for write in (
+        lambda: write_whole(target, "one", "text"),
+        lambda: write_folder_whole(target, pages(index="1"), "pages", "index", replace=True),
+    ):
+        with pytest.raises(OptionError, match=f"is {kind}, which is left as it is"):
+            write()
+    assert (os.lstat(special).st_mode, os.lstat(special).st_ino) == before
+    assert {p.name for p in tmp_path.iterdir()} == {"special", *(["link"] if linked else [])}
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_to_a_file_stays_one(exists: bool, tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    real, link = tmp_path / "inner" / "real.txt", tmp_path / "link.txt"
+    if exists:
+        real.write_text("old")
+    link.symlink_to("inner/real.txt")
+    assert write_whole(link, "new", "text") == link
+    assert link.is_symlink()
+    assert real.read_text() == "new"
+    assert [p.name for p in (tmp_path / "inner").iterdir()] == ["real.txt"]
+
+
+def test_a_link_into_no_folder_is_refused(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("nowhere/real.txt")
+    for write in (
+        lambda: write_whole(link, "new", "text"),
+        lambda: write_folder_whole(link, pages(index="1"), "pages", "index"),
+    ):
+        with pytest.raises(OptionError, match="nowhere"):
+            write()
+    assert link.is_symlink()

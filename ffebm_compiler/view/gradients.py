@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import OptionError, Problem
+from ..files import write_whole
 
 Row = tuple[str, float, float, bool]
 
@@ -14,15 +16,21 @@ def plot_gradients(rows: Sequence[Row], estimator: str, path: Path) -> Path:
     """Draws 1 - cosine and relative error of each (name, cosine, error, exact is zero) on a logarithmic axis.
 
     Raises:
-        OptionError: matplotlib is missing.
+        OptionError: matplotlib is missing, or has no such format, or the file can't be written.
     """
     try:
+        from matplotlib.backend_bases import FigureCanvasBase
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         raise OptionError(
             Problem("plot", "needs matplotlib", "Install it: pip install 'ffebm_compiler[viz]'.")
         ) from None
+    formats = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix and path.suffix[1:].lower() not in formats:
+        raise OptionError(
+            Problem(f"plot {path}", f"has the suffix {path.suffix}", f"Use one of .{', .'.join(formats)}.")
+        )
     floor = 1e-17
     figure = Figure(figsize=(8, 1.2 + 0.24 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -47,5 +55,6 @@ def plot_gradients(rows: Sequence[Row], estimator: str, path: Path) -> Path:
     axis.set_xlabel("distance from the exact gradient (smaller is better)")
     axis.set_title(f"{estimator} against automatic differentiation through the equilibrium", fontsize=10)
     axis.legend(fontsize=8, loc="best")
-    figure.savefig(path, dpi=150)
-    return path
+    target, stream = path if path.suffix else path.with_suffix(".png"), io.BytesIO()
+    figure.savefig(stream, dpi=150, format=target.suffix[1:].lower())
+    return write_whole(target, stream.getvalue(), "plot")
