@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from ..errors import OptionError, Problem, close_matches
 from ..hardware import Hardware, stream
 from ..hardware.crossbar import Crossbar, program
 from ..hardware.mapping import MAPPABLE, matrix_of, weight_of
@@ -167,7 +168,7 @@ class Chip:
 
     def back_weight(self, path: str) -> Tensor:
         """The weight of the feedback: that of the drive, the same tensor, where the array is bidirectional."""
-        if self.devices[path].back is self.devices[path].crossbar:
+        if self._of(path).back is self._of(path).crossbar:
             return self.weight(path)
         return self._cached("back", path, lambda d: d.in_model(d.back.weights(self.hardware)))
 
@@ -177,26 +178,36 @@ class Chip:
 
     def back_variance(self, path: str) -> Tensor | None:
         """The same of a second array for the feedback; None where there is none."""
-        if self.devices[path].back is self.devices[path].crossbar:
+        if self._of(path).back is self._of(path).crossbar:
             return None
         return self._cached("back variance", path, lambda d: d.in_model(d.back.deviations(self.hardware).square()))
 
     def halves(self, path: str, back: bool = False) -> tuple[Tensor, Tensor]:
         """The conductances of the positive and of the negative devices in units of the weight, in the model's shape."""
-        d = self.devices[path]
+        d = self._of(path)
         positive, negative = (d.back if back else d.crossbar).pair(self.hardware)
         return d.in_model(positive), d.in_model(negative)
 
     def target_sum(self, path: str) -> Tensor:
         """``P + N`` that the devices of a weight are meant to have, in units of the weight and in the model's shape."""
-        d = self.devices[path]
+        d = self._of(path)
         h, scale = self.hardware, d.crossbar.tiling.spread(d.crossbar.scale)
         return d.in_model(d.layout.matrix(d.written.abs()).to(scale) + 2 * h.g_min / scale)
+
+    def _of(self, path: str) -> Devices:
+        known = self.devices.get(path)
+        if known is None:
+            what, names = "is on no array of this chip", list(self.devices)
+            advice = (
+                close_matches(str(path), names) if names else "Run the chip on an input first: it is programmed then."
+            )
+            raise OptionError(Problem(f"weight {path!r}", what, advice))
+        return known
 
     def _cached(self, what: str, path: str, compute: Callable[[Devices], Tensor]) -> Tensor:
         key = (what, path, self.hardware)  # at another age the same devices amount to other weights
         if key not in self.cache:
-            self.cache[key] = compute(self.devices[path])
+            self.cache[key] = compute(self._of(path))
         found = self.cache[key]
         assert isinstance(found, Tensor)
         return found

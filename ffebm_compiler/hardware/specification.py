@@ -291,12 +291,22 @@ def _field_problems(hardware: Hardware) -> Iterator[Problem]:
     return (problem for problem in found if problem is not None)
 
 
+LONGEST_PHASE = 10_000
+"""Of a phase, in time constants: what a circuit has not settled in by then it never will, and a transient takes time for each."""
+
+
 def _joint_problems(h: Hardware) -> Iterator[Problem]:
     if h.g_min >= h.g_max:
         yield Problem(
             "hardware fields g_min and g_max",
             f"are {h.g_min:g} and {h.g_max:g} S: no range is left between them",
             "Give g_min below g_max.",
+        )
+    if h.settling_time is not None and h.settling_time > LONGEST_PHASE * h.time_constant:
+        yield Problem(
+            "hardware fields settling_time and time_constant",
+            f"are {h.settling_time:g} and {h.time_constant:g} s: a phase of {h.settling_time / h.time_constant:.3g} time constants, each simulated in steps",
+            f"Give at most {LONGEST_PHASE:,} time constants, or None, which waits for the equilibrium.",
         )
     if h.physics == "resistive":
         yield from _resistive_problems(h)

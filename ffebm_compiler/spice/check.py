@@ -11,13 +11,16 @@ from torch import Tensor
 from .folder import Entry, read_manifest
 from .ngspice import SECONDS, find_ngspice, run_file
 from .rawfile import Plot
-from .solve import OPERATING_POINT, TRANSIENT, plot_named, ranges, settling_time, states_at, unrest
+from .solve import OPERATING_POINT, TRANSIENT, plot_named, ranges, settling_time, states_at, still_to_go, unrest
 
 TOLERANCE = 1e-4
 """Relative: what the emulator's equilibria are held to."""
 
 SETTLED = 1e-3
 """A transient that still moves by more than this part of a bank's range in its last tenth has not settled."""
+
+EXPLAINED = 3.0
+"""Nor has one whose difference to the expected states is at most so many times what it seems to have before it still."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +94,23 @@ def _check(folder: Path, entry: Entry, tolerance: float, seconds: float) -> Verd
     expected = {b.name: b.expected for b in entry.banks if b.expected is not None}
     point, course = _last(plots, OPERATING_POINT, nodes, entry.volts), _course(plots, nodes, entry.volts)
     end = None if course is None else {n: v[-1] for n, v in course[1].items()}
+    off = _worst(end, expected)
     return Verdict(
         name=entry.file,
         operating_point=_worst(point, expected),
-        transient=_worst(end, expected),
+        transient=off,
         apart=None if point is None or end is None else _worst(point, end),
         settling_time=None if course is None else settling_time(*course),
-        settled=course is None or unrest(*course) <= SETTLED,
+        settled=course is None or _has_settled(*course, off, tolerance),
         tolerance=tolerance,
     )
+
+
+def _has_settled(times: Tensor, states: Mapping[str, Tensor], off: float | None, tolerance: float) -> bool:
+    """Whether a transient rests at its end; one that is where it should be has settled far enough."""
+    if unrest(times, states) > SETTLED:
+        return False
+    return off is None or off <= tolerance or off > EXPLAINED * still_to_go(times, states)
 
 
 def _worst(found: Mapping[str, Tensor] | None, expected: Mapping[str, Tensor]) -> float | None:

@@ -17,6 +17,10 @@ TINY = 1e-30
 OPERATING_POINT, TRANSIENT = "Operating Point", "Transient Analysis"
 
 
+SLOWEST = 0.95
+"""No mode is taken to decay by less in a tenth of a transient: what moves so little is rounding as often as a mode."""
+
+
 def solve_op(circuit: Circuit, diodes: str = "ideal", seconds: float = SECONDS) -> dict[str, Tensor]:
     """The equilibrium that ngspice's ``.op`` finds, (n,) a bank; with strong feedback it may be an unstable one.
 
@@ -71,6 +75,22 @@ def unrest(times: Tensor, states: Mapping[str, Tensor]) -> float:
     late = times >= times[0] + 0.9 * (times[-1] - times[0])
     moves = {name: float((v[late].amax(0) - v[late].amin(0)).max()) for name, v in states.items() if v.numel()}
     return max((moves[n] / size for n, size in ranges({n: v[-1] for n, v in states.items()}).items()), default=0.0)
+
+
+def still_to_go(times: Tensor, states: Mapping[str, Tensor]) -> float:
+    """How far the states are from where they tend to, relative to the range of each one's bank, if their slowest mode decays as it does now.
+
+    A mode that moves by m in the last tenth of the transient and by m / q in the one before has ``m q / (1 - q)`` before it.
+    """
+    start, end = float(times[0]), float(times[-1])
+    places = [int((times >= start + part * (end - start)).nonzero()[0]) for part in (0.8, 0.9)]
+    found = 0.0
+    for name, size in ranges({n: v[-1] for n, v in states.items()}).items():
+        before, then, now = (states[name][i] for i in (*places, -1))
+        earlier, moved = (float((a - b).abs().max()) for a, b in ((then, before), (now, then)))
+        q = min(moved / max(earlier, TINY), SLOWEST)
+        found = max(found, moved * q / (1 - q) / size)
+    return found
 
 
 def ranges(states: Mapping[str, Tensor]) -> dict[str, float]:

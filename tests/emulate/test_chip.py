@@ -346,3 +346,15 @@ def test_the_model_that_was_lowered_is_left_alone() -> None:
             p.zero_()
     chip(X)
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+
+
+def test_a_weight_that_no_array_holds_is_named() -> None:
+    model = fc.convert(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)), 2)
+    chip = model.lower(hardware="ideal", chip_seed=0)
+    with pytest.raises(fc.OptionError, match=r"weight '0\.weight': is on no array.*\s+Run the chip on an input first"):
+        chip.chip.weight("0.weight")
+    chip(torch.randn(3, 4))
+    assert chip.chip.weight("0.weight").shape == (5, 4)
+    for look in (chip.chip.weight, chip.chip.back_weight, chip.chip.variance, chip.chip.halves, chip.chip.target_sum):
+        with pytest.raises(fc.OptionError, match=r"weight '0\.wieght'.*\s+Did you mean \"0\.weight\""):
+            look("0.wieght")

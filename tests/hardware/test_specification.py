@@ -95,6 +95,8 @@ TOGETHER: list[tuple[dict[str, Any], str, str]] = [
     # fields that are fine one by one, the words that name them, words of the remedy
     ({"g_min": 2e-4}, "g_min and g_max", "g_min below g_max"),
     ({"g_min": 1e-4, "g_max": 1e-4}, "g_min and g_max", "g_min below g_max"),
+    ({"settling_time": 1e9}, "settling_time and time_constant", "at most 10,000 time constants"),
+    ({"settling_time": 1e-5, "time_constant": 1e-300}, "settling_time and time_constant", "or None"),
     ({"stuck_low": 0.7, "stuck_high": 0.4}, "stuck_low and stuck_high", "at most 1"),
     ({"age": 5.0, "drift": 0.05}, "age", "drift_start"),
     ({"age": 5.0, "drift_spread": 0.05}, "age", "drift_start"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 from spice_circuits import Draw, Oracle
-from torch import Tensor
+from torch import Tensor, nn
 
+import ffebm_compiler as fc
 from ffebm_compiler import InputError, OptionError
 from ffebm_compiler.hardware.circuit import Circuit
 from ffebm_compiler.rules.exponential import softmax
 from ffebm_compiler.rules.piecewise import RELU, clamp
 from ffebm_compiler.spice import Bench, check_netlists, difference, settling_time, unrest, write_netlists
 from ffebm_compiler.spice.folder import read_manifest
+from ffebm_compiler.spice.solve import still_to_go
 
 needs_ngspice = pytest.mark.skipif(shutil.which("ngspice") is None, reason="ngspice is not installed")
 
@@ -181,3 +184,38 @@ def test_more_states_than_ngspice_can_measure(tmp_path: Path) -> None:
     (path,) = write_netlists({"b": circuit}, tmp_path / "spice", {"b": states(circuit)})
     assert path.read_text().count(".meas") == 99
     assert check_netlists(tmp_path / "spice")[0].ok
+
+
+def test_what_a_slow_mode_still_has_before_it_is_estimated() -> None:
+    """Of a mode that decays by a known factor, against the exponential function; and of one that rests."""
+    times = torch.linspace(0, 30, 1001, dtype=torch.float64)
+    slow = 1 - 0.3 * torch.exp(-times / 5)
+    quick = 1 - torch.exp(-times)
+    course = {"b": torch.stack([slow, quick], 1)}
+    assert still_to_go(times, course) == pytest.approx(0.3 * math.exp(-30 / 5), rel=0.02)
+    assert still_to_go(times, {"b": torch.ones(1001, 2, dtype=torch.float64)}) == 0
+
+
+class Slow(nn.Module):
+    """Its slowest mode is not over after 30 time constants at a loop gain of 0.3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(3, 4), nn.Linear(4, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.c(torch.tanh(self.b(torch.tanh(self.a(x))))))
+
+
+@needs_ngspice
+@pytest.mark.parametrize(("seed", "said"), [(8, "ok"), (9, "ok; the transient has not settled")])
+def test_a_transient_whose_slowest_mode_is_not_over_is_called_so(seed: int, said: str, tmp_path: Path) -> None:
+    torch.manual_seed(seed)
+    model = fc.convert(Slow(), 3, loop_gain=0.3)
+    chip = model.lower("analog-emu", hardware="ideal", chip_seed=0).calibrate(torch.randn(8, 3))
+    chip.export_spice(tmp_path / "spice")
+    (verdict,) = check_netlists(tmp_path / "spice")
+    assert (verdict.text, verdict.ok) == (said, True)
+    assert verdict.operating_point is not None
+    assert verdict.operating_point < 1e-6
+    assert (verdict.transient > verdict.tolerance) == (said != "ok")
