@@ -1,7 +1,7 @@
-"""Does generated code make sweeps faster? Blocks whose derivatives are kept as code, that code run by PyTorch and compiled by torch.compile.
+"""Does compiled code make sweeps faster?
 
-For each block: a free phase of a fixed number of sweeps (operation by operation; each coupling's code compiled; the whole phase compiled as one graph),
-and a training step with each coupling's code compiled, or with torch.compile around the whole model. Times are ratios to the same thing run by PyTorch, taken in turn.
+For each block: a free phase of a fixed number of sweeps (operation by operation, and the whole phase compiled as one graph), and a training
+step with torch.compile around the whole model. Times are ratios to the same thing run by PyTorch, taken in turn.
 
     python -m benchmarks.compiled_sweeps [--quick]
 """
@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,37 +24,9 @@ from torch import Tensor, nn
 import ffebm_compiler as fc
 from benchmarks import common
 from benchmarks.speed.timing import Race, race
-from ffebm_compiler.solve import BoundBlock, Explicit, States, Tolerance, relax
-from ffebm_compiler.solve.explicit_code import Code
-from ffebm_compiler.solve.explicit_kept import Kept
+from ffebm_compiler.solve import EXPLICIT, BoundBlock, States, Tolerance, relax
 
 SWEEPS = 6
-
-
-class Compiled(Explicit):
-    """Runs each coupling's code compiled."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kept = CompiledKept(self.kept.capacity)
-
-
-class CompiledKept(Kept):
-    def _find(self, kind: str, names: Any, read: Any, sources: Any, make: Any, *choices: Any) -> Any:
-        return super()._find(kind, names, read, sources, lambda *given: _compiled(make(*given)), *choices)
-
-
-def _compiled(found: Any) -> Any:
-    """The same codes, compiled where they compute anything."""
-    if isinstance(found, Code):
-        computes = any(n.op == "call_function" for n in found.module.graph.nodes)
-        if computes:
-            # on the module, which every code under other names shares
-            found.module.__dict__["forward"] = torch.compile(found.module.forward, fullgraph=True, dynamic=False)
-        return found
-    assert is_dataclass(found)
-    run = [f.name for f in fields(found) if f.name != "whole_push"]  # that one is traced again
-    return replace(found, **{n: _compiled(getattr(found, n)) for n in run})  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
@@ -98,10 +70,10 @@ CASES = (
 )
 
 
-def phase(bound: BoundBlock, maps: Explicit) -> Callable[[], States]:
+def phase(bound: BoundBlock) -> Callable[[], States]:
     """A free phase of a fixed number of sweeps, by the solver."""
     stop = Tolerance(1e-30, SWEEPS)
-    return lambda: relax(bound, stop, differentiation=maps).states
+    return lambda: relax(bound, stop, differentiation=EXPLICIT).states
 
 
 def one_graph(bound: BoundBlock) -> Callable[[], States]:
@@ -159,14 +131,11 @@ def measured(case: Case, rounds: int) -> dict[str, Any]:
     model = fc.convert(net, block_size=3, loop_gain=0.2)  # sweeps that all change the states
     _, (settled, *_) = model.equilibrium(x)
     bound = model.block_call(model.program.energy_blocks[0], settled.inputs).bound
-    plain, compiled = Explicit(), Compiled()
     works = {
-        "plain": phase(bound, plain),
-        "couplings": phase(bound, compiled),
+        "plain": phase(bound),
         "whole": one_graph(bound),
-        "step": step(model, x, plain),
-        "step, couplings": step(model, x, compiled),
-        "step, model": step(model, x, plain, torch.compile(model, fullgraph=True, dynamic=False)),
+        "step": step(model, x, model),
+        "step, model": step(model, x, torch.compile(model, fullgraph=True, dynamic=False)),
     }
     graphs: dict[str, int] = {}
     seconds: dict[str, float] = {}
@@ -175,30 +144,23 @@ def measured(case: Case, rounds: int) -> dict[str, Any]:
         seconds[name] = _taken(work)
         graphs[name] = torch._dynamo.utils.counters["stats"]["unique_graphs"] - before
     assert all((graphs[name] > 0) == (name not in ("plain", "step")) for name in works), graphs
-    _assert_same(works["plain"](), works["couplings"]())
     if not bound.block.is_routed:  # the solver holds winners that go back and forth
         _assert_same(works["plain"](), works["whole"]())
     found: Race = race(works, rounds)
     return {
         "block": case.name,
         "sweep, ms": round(found.milliseconds("plain") / SWEEPS, 3),
-        "couplings compiled": _shown(found, "couplings", "plain"),
         "phase as one graph": _shown(found, "whole", "plain"),
-        "training step": _shown(found, "step, couplings", "step"),
         "model compiled": _shown(found, "step, model", "step"),
-        "to compile, s": round(seconds["couplings"] + seconds["step, couplings"], 1),
+        "to compile the model, s": round(seconds["step, model"], 1),
         "to compile the graph, s": round(seconds["whole"], 1),
     }
 
 
-def step(
-    model: fc.FFEBM, x: Tensor, maps: Explicit, forward: Callable[[Tensor], Tensor] | None = None
-) -> Callable[[], None]:
-    """A training step without its optimizer; ``forward`` stands for the model's own."""
-    forward = model if forward is None else forward
+def step(model: fc.FFEBM, x: Tensor, forward: Callable[[Tensor], Tensor]) -> Callable[[], None]:
+    """A training step without its optimizer; ``forward`` is the model's own, or stands for it."""
 
     def run() -> None:
-        model.__dict__["differentiation"] = maps
         model.zero_grad()
         forward(x).square().sum().backward()
 

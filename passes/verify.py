@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..errors import Problem, VerificationError
 from ..ir import Energy, Potential
-from ..solve import AUTOMATIC, BoundBlock, Differentiation, Relaxation, UnderivableError
+from ..solve import AUTOMATIC, BoundBlock, Differentiation, Relaxation
 from ..solve.iteration import TINY, peak
 
 TOLERANCE = 1e-6
@@ -161,16 +161,13 @@ def _stationarity(
 
 def _solved(bound: BoundBlock, states: Mapping[str, Tensor], differentiation: Differentiation) -> dict[str, Tensor]:
     """``a_l`` of every state, as a sweep computes it."""
-    try:
-        interaction = differentiation.interaction(bound)
-        leaves = {k: interaction.leaf(v) for k, v in states.items()}
-        drives = {s.name: interaction.drive(s, leaves) for s in bound.block.states}
-        a = {n: d.f.detach().clone() for n, d in drives.items()}
-        for state in bound.block.states:
-            for source, pulled in interaction.pull(state, drives[state.name], states[state.name]).items():
-                a[source] = a[source] + bound.reverse_gain(source, state.name) * pulled.detach()
-    except UnderivableError:
-        return _solved(bound, states, AUTOMATIC)
+    interaction = differentiation.interaction(bound)
+    leaves = {k: interaction.leaf(v) for k, v in states.items()}
+    drives = {s.name: interaction.drive(s, leaves) for s in bound.block.states}
+    a = {n: d.f.detach().clone() for n, d in drives.items()}
+    for state in bound.block.states:
+        for source, pulled in interaction.pull(state, drives[state.name], states[state.name]).items():
+            a[source] = a[source] + bound.reverse_gain(source, state.name) * pulled.detach()
     return a
 
 

@@ -1,13 +1,13 @@
 """A bundle as an ff-EBM: the torch executor over digital parts in onnxruntime, without automatic differentiation.
 
-Relaxations and nudged phases take the derivatives of a block's interaction from code that is derived once for each shape
+Relaxations and nudged phases take the derivatives of a block's interaction from those of its operations
 (:mod:`ffebm_compiler.solve.explicit`). The blocks were verified when the bundle was compiled.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,10 @@ from ..bundle import Contents, Mode
 from ..bundle.calls import bound_call
 from ..compiled import Compiled, ModeProgram
 from ..errors import InputError, OptionError, Problem, close_matches
-from ..estimate import SPSA, CenteredEP, Estimator, FreePhase, Implicit, OneSidedEP, TangentEP, Unrolled
-from ..ir import EnergyBlock
+from ..estimate import SPSA, CenteredEP, Estimator, Implicit, OneSidedEP, TangentEP, Unrolled
 from ..passes.calling import itself
 from ..passes.stages import Signature
-from ..solve import BoundBlock, Gains, Tolerance
-from ..solve.explicit import Explicit
-from ..solve.explicit_prepare import prepare
-from ..train import BlockCall
+from ..solve import Gains, Tolerance
 from ..train.bundle_code import bundle_training_code
 from .network import StandIn
 
@@ -41,39 +37,6 @@ WITHOUT_DIFFERENTIATION = (CenteredEP, OneSidedEP, TangentEP)
 
 class BundleModel(FFEBM):
     """A loaded bundle on the torch executor."""
-
-    def __init__(self, compiled: Compiled, execution: Execution):
-        super().__init__(compiled, execution)
-        self.differentiation: Explicit
-        self.__dict__["differentiation"] = Explicit()
-        self.__dict__["_derived"] = set()
-
-    def block_call(
-        self,
-        block: EnergyBlock,
-        values: Mapping[str, Any],
-        record: Callable[[FreePhase], None] = lambda p: None,
-        weights: Mapping[str, Tensor] | None = None,
-        trains: bool | None = None,
-    ) -> BlockCall:
-        """One use of a block, which may need code for new shapes."""
-        call = super().block_call(block, values, record, weights, trains)
-        self.derive(call.bound)
-        return call
-
-    def derive(self, bound: BoundBlock, wanted: Sequence[str] = ()) -> None:
-        """Derives the code of every phase that a block may go through, at its first use at these shapes.
-
-        Args:
-            wanted: the inputs and weights that a training step asks the gradients of.
-        """
-        tensors = {**bound.inputs, **bound.weights}
-        shapes = tuple((n, v.shape) if isinstance(v, Tensor) else (n, v) for n, v in tensors.items())
-        key = (bound.block.states[0].name, shapes, tuple(wanted))
-        derived: set[Any] = self.__dict__["_derived"]
-        if key not in derived:
-            prepare(self.differentiation, bound, wanted)
-            derived.add(key)
 
     def verify_block(self, block: Any, bound: Any, states: Any, relaxation: Any = None) -> None:
         """Done when the bundle was compiled."""

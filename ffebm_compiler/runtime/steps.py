@@ -22,7 +22,6 @@ from ..train import BlockCall, attribute
 from ..train.operator import free_phase
 from ..train.steps import EnergyPart, Errors, Trainable, accumulate
 from .losses import Loss
-from .model import BundleModel
 from .network import set_computed
 from .onnx_part import OnnxPart, grouped, part_of
 
@@ -75,8 +74,6 @@ class EnergyStep(EnergyPart):
         self.call: BlockCall = model.block_call(self.block, values, trains=bool(trained))
         inputs = [n for n in self.call.differentiable() if n in self.block.inputs and n in wants]
         self.wanted = [*inputs, *trained]
-        if isinstance(model, BundleModel):
-            model.derive(self.call.bound, self.wanted)
         with torch.no_grad():
             self.free: FreePhase = free_phase(self.call)
             values.update({n: self.call.read(n, self.free.states[n]) for n in self.block.outputs})

@@ -3,10 +3,9 @@
 from .automatic import AUTOMATIC, Automatic
 from .binding import BoundBlock, States
 from .contraction import Contraction
-from .differentiation import Differentiation, Gradients, Interaction, Linearised, UnderivableError, gradients_of
+from .differentiation import Differentiation, Gradients, Interaction, Linearised, gradients_of
 from .displacement import displace
 from .explicit import EXPLICIT, Explicit
-from .explicit_prepare import prepare
 from .gain_following import followed_gains
 from .iteration import Relaxation
 from .linearisation import Linearisation
@@ -32,7 +31,6 @@ __all__ = [
     "Relaxation",
     "States",
     "Tolerance",
-    "UnderivableError",
     "bounded_gains",
     "certify",
     "contraction_of",
@@ -40,7 +38,6 @@ __all__ = [
     "displace",
     "followed_gains",
     "gradients_of",
-    "prepare",
     "relax",
     "unit_gains",
 ]

@@ -7,8 +7,8 @@ With ``Phi = sum_m w_m <c_m, f_m(s_<m, x; theta)>`` all of them are made of four
     curvature   d/ds <c, J_m d>              zero where the interaction is linear in the states
     gradient    d/dtheta, d/dx of <c, f_m> and of <c, J_m d>
 
-:class:`~.automatic.Automatic` takes them from automatic differentiation each time, :class:`~.explicit.Explicit` runs code that was
-derived once. Everything else of a relaxation is the same for both.
+:class:`~.automatic.Automatic` takes them from automatic differentiation each time, :class:`~.explicit.Explicit` from the derivatives of each
+operation. Everything else of a relaxation is the same for both.
 """
 
 from __future__ import annotations
@@ -23,11 +23,6 @@ from torch import Tensor
 
 from ..ir import State
 from .binding import BoundBlock, States
-
-
-class UnderivableError(Exception):
-    """A coupling that no code can be derived for, such as one that looks at values; automatic differentiation takes it."""
-
 
 Gradients = dict[str, Tensor]
 """By the name of an input, or the path of a weight."""
@@ -46,7 +41,7 @@ class Drive:
 
     f: Tensor
     sources: States
-    kept: Mapping[Any, Tensor] = field(default_factory=dict, repr=False)
+    kept: Any = field(default=None, repr=False)
     is_own: bool = False
 
 

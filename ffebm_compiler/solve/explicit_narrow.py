@@ -5,28 +5,27 @@ digits leaves an error of 1e-7: as iterative refinement (Higham 2002, chapter 12
 computes its corrections in a lower one. Where bfloat16 is multiplied much faster (by tensor cores, Intel's AMX, or the dot products of
 AVX-512), that is most of a sweep's time. A product that reads its weights few times waits for memory, one of few multiplications
 for its conversions, and both stay as they are.
+
+    y = widened(product(rounded(a), rounded(W), rounded(b)))
+
+A product that is a coupling's output stays in bfloat16: whoever adds it to something else needs no copy of it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor
 
-from .explicit_code import NARROW, SHAPE, Code
-
-aten = torch.ops.aten
-
-FACTORS: dict[Any, int] = {
-    aten.convolution.default: 2,
-    aten.convolution_backward.default: 3,
-    aten.mm.default: 2,
-    aten.addmm.default: 3,
-    aten.bmm.default: 2,
-}
-"""Products, and how many of their first arguments are multiplied or added."""
+from ..ir import Operand, Operation, State, Term
+from .binding import BoundBlock, States
+from .explicit_plan import Plan
+from .explicit_point import Point, point_of, sources_of, without_routed
+from .transposes import CONVOLUTIONS, PRODUCTS, rounded, widened
 
 DENSE = 64
 """The multiplications for each number read or written, from which on a product waits for its arithmetic."""
@@ -49,87 +48,89 @@ def narrow_pays(device: torch.device) -> bool:
     return any(has.get(unit, False) for unit in UNITS)
 
 
-def is_narrow(code: Code) -> bool:
-    """Whether any product of it is in bfloat16."""
-    return any(n.meta.get(NARROW, False) for n in code.module.graph.nodes)
+def narrowed(point: Point) -> Plan:
+    """The plan of a coupling whose dense products are in bfloat16; found once for its shapes."""
+    plan = point.plan
+    if "narrow" not in plan.variants:
+        terms = tuple(new for t in plan.coupling.terms for new in _narrowed(t, point, t.name == plan.coupling.output))
+        plan.variants["narrow"] = replace(plan, coupling=replace(plan.coupling, terms=terms))
+    return plan.variants["narrow"]
 
 
-def _is_dense(product: fx.Node) -> bool:
+def _narrowed(term: Term, point: Point, is_output: bool) -> Iterator[Term]:
+    """A term, or the terms that round its factors, multiply and widen what comes out."""
+    if not _is_dense(term, point):
+        yield term
+        return
+
+    def made(part: str, function: Callable[..., Any], *operands: Operand) -> Term:
+        return Term(f"{term.name}.{part}", Operation(function.__name__, function), operands, term.origin)
+
+    factors = {i: made(f"rounded{i}", rounded, o) for i, o in enumerate(term.operands) if o is not None}
+    yield from factors.values()
+    product = replace(term, operands=tuple(factors[i].name if i in factors else None for i in range(3)))
+    if is_output:
+        yield product
+        return
+    product = replace(product, name=f"{term.name}.narrow")
+    yield product
+    yield replace(made("", widened, product.name), name=term.name)
+
+
+def _is_dense(term: Term, point: Point) -> bool:
     """Whether a product has much to multiply, in all and for each number that it reads or writes."""
-    read = [a for a in product.args[: FACTORS[product.target]] if isinstance(a, fx.Node)]
-    if any(SHAPE not in a.meta for a in read):
-        return False  # a constant of the code
-    factors = [_shape(a) for a in read]
-    if product.target in (aten.convolution.default, aten.convolution_backward.default):
-        *_, values, weight = factors
-        transposed = product.args[7 if _is_backward(product) else 6]
-        above = factors[0] if _is_backward(product) else _shape(product)
+    function = term.operation.function
+    if function not in PRODUCTS or len(term.operands) != 3:
+        return False
+    values, weight, above = (point.shape(o) for o in (*term.operands[:2], term.name))
+    if function in CONVOLUTIONS:
+        _, transposed = CONVOLUTIONS[function]
         multiplications = prod(values if transposed else above) * prod(weight[1:])
-        numbers = prod(values) + prod(weight) + prod(above)
     else:
-        *_, one, other = factors
-        multiplications = prod(one) * other[-1]
-        numbers = prod(one) + prod(other) + prod(_shape(product))
-    return multiplications >= max(LARGE, DENSE * numbers)
+        multiplications = prod(values) * above[-1]
+    return multiplications >= max(LARGE, DENSE * (prod(values) + prod(weight) + prod(above)))
 
 
-def _shape(node: fx.Node) -> tuple[int, ...]:
-    found: tuple[int, ...] = node.meta[SHAPE]
-    return found
+@dataclass(frozen=True)
+class NarrowProducts:
+    """A block's linear couplings with their products in bfloat16; weights are rounded once."""
 
+    bound: BoundBlock
+    _points: dict[str, Point] = field(default_factory=dict, repr=False)
+    _pays: dict[str, bool] = field(default_factory=dict, repr=False)
 
-def narrowed(code: Code) -> Code:
-    """The same code with the factors of its products rounded to bfloat16; what is computed from a product reads it in float32, as before.
+    def pays(self, state: State, sources: States) -> bool:
+        if state.name not in self._pays:
+            with torch.no_grad():
+                wide = point_of(self.bound, state, sources_of(state, sources))
+                plan = narrowed(wide)
+            self._points[state.name] = wide.under(plan)
+            self._pays[state.name] = plan.coupling.terms != wide.plan.coupling.terms
+        return self._pays[state.name]
 
-    A product that is an output itself stays in bfloat16: whoever adds it to something else needs no copy of it.
-    """
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    rounded: dict[tuple[fx.Node, bool], fx.Node] = {}
+    def _at(self, state: State, sources: States) -> Point:
+        """The coupling where its sources have these values; what depends on no state is computed once."""
+        return self._points[state.name].moved_to(sources_of(state, sources))
 
-    def factor(node: fx.Node, shape_alone: bool) -> fx.Node:
-        """A factor in bfloat16; of one that only its shape is read of, memory of that shape."""
-        if (node, shape_alone) not in rounded:
-            make = aten.empty_like.default if shape_alone else aten._to_copy.default
-            rounded[node, shape_alone] = graph.call_function(make, (copies[node],), {"dtype": torch.bfloat16})
-        return rounded[node, shape_alone]
+    def drive(self, state: State, sources: States) -> Tensor:
+        with torch.no_grad():
+            f = self._at(state, sources).f
+            f = f.clone() if not state.drive.sources else f
+        return f.to(next(iter(sources.values())).dtype)
 
-    for node in code.module.graph.nodes:
-        if node.target not in FACTORS or not _is_dense(node):
-            copies[node] = graph.node_copy(node, copies.__getitem__)
-            continue
-        unread = _unread(node)
-        args = tuple(factor(a, i in unread) if isinstance(a, fx.Node) else a for i, a in enumerate(node.args))
-        product = graph.call_function(node.target, args, dict(node.kwargs))
-        product.meta[NARROW] = True
-        is_last = all(user.op == "output" for user in node.users)
-        copies[node] = product if _is_backward(node) or is_last else _wide(graph, product)
-    _widen_parts(graph)
-    return Code(code.inputs, code.outputs, fx.GraphModule(code.module, graph))
+    def push(self, state: State, d: Mapping[str, Tensor]) -> tuple[Tensor | None, dict[str, Tensor]]:
+        moving = {n: d[n] for n in state.drive.sources if n in d}
+        if not moving:
+            return None, {}
+        with torch.no_grad():
+            return self._points[state.name].push(moving)[state.drive.output], {}
 
+    def pull(self, state: State, d: Tensor) -> dict[str, Tensor]:
+        if not state.drive.sources:
+            return {}
+        with torch.no_grad():
+            return self._points[state.name].pull(d, state.drive.sources)
 
-def _is_backward(node: fx.Node) -> bool:
-    return bool(node.target is aten.convolution_backward.default)
-
-
-def _unread(node: fx.Node) -> tuple[int, ...]:
-    """The arguments whose values don't matter: what a transpose is taken at, where only the transpose is asked for."""
-    if not _is_backward(node):
-        return ()
-    wants: Any = node.args[10]
-    return (*(() if wants[1] else (1,)), *(() if wants[0] else (2,)))
-
-
-def _wide(graph: fx.Graph, node: fx.Node) -> fx.Node:
-    return graph.call_function(aten._to_copy.default, (node,), {"dtype": torch.float32})
-
-
-def _widen_parts(graph: fx.Graph) -> None:
-    """What is taken of a transposed convolution's results and read again, in float32."""
-    for node in list(graph.nodes):
-        first = node.args[0] if node.op == "call_function" and node.args else None
-        is_last = all(user.op == "output" for user in node.users)
-        if isinstance(first, fx.Node) and _is_backward(first) and not is_last:
-            with graph.inserting_after(node):
-                wide = _wide(graph, node)
-            node.replace_all_uses_with(wide, delete_user_cb=wide.__ne__)
+    def holding(self, winners: Mapping[str, Tensor]) -> NarrowProducts:
+        points, pays = without_routed(self.bound, self._points), without_routed(self.bound, self._pays)
+        return NarrowProducts(self.bound.holding(winners), points, pays)

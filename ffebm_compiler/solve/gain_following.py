@@ -44,7 +44,9 @@ def followed_gains(
         InfiniteNormError: a coupling whose norm is no finite number.
     """
     sample = Sample.of(bound) if sample is None else sample
-    if any(v.shape != sample.point[source].shape for (source, _), v in previous.directions.items()):
+    if not previous.directions or any(
+        v.shape != sample.point[source].shape for (source, _), v in previous.directions.items()
+    ):
         return bounded_gains(bound, loop_gain, sample, differentiation=differentiation)  # images of another size
     with exactly(bound):
         linear = differentiation.linearise(sample.bind(bound), sample.point)

@@ -22,7 +22,7 @@ from torch import Tensor
 from .alternation import Alternation
 from .automatic import AUTOMATIC
 from .binding import BoundBlock, States
-from .differentiation import Differentiation, Drive, Interaction, Narrow, UnderivableError
+from .differentiation import Differentiation, Drive, Interaction, Narrow
 from .iteration import Relaxation, iterate
 from .over_relaxation import WORTH, Pace, limit_of, overshot
 from .parts import Part, is_apart, total
@@ -69,10 +69,7 @@ def relax(
             inside: States = {}
             states = bound.detached().feedforward(inside) if start is None else dict(start)
             return Equilibrium(states, Relaxation(bound.block.name, 1, 0.0, True), inside=inside)
-        try:
-            return _relaxed(differentiation, bound, tolerance, start)
-        except UnderivableError:
-            return _relaxed(AUTOMATIC, bound, tolerance, start)
+        return _relaxed(differentiation, bound, tolerance, start)
 
 
 def _relaxed(

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..solve import AUTOMATIC, BoundBlock, Differentiation, Gradients, Interaction, Linearised, States, UnderivableError
+from ..solve import BoundBlock, Differentiation, Gradients, Interaction, Linearised, States
 
 
 class WithoutFeedback(BoundBlock):
@@ -51,10 +51,7 @@ def without_feedback(bound: BoundBlock, differentiation: Differentiation) -> dic
 def feedforward_states(bound: BoundBlock, differentiation: Differentiation) -> States:
     """Every state, its drive by the code of ``differentiation``."""
     with torch.no_grad():
-        try:
-            return _swept(bound, differentiation.interaction(bound))
-        except UnderivableError:
-            return _swept(bound, AUTOMATIC.interaction(bound))
+        return _swept(bound, differentiation.interaction(bound))
 
 
 def _swept(bound: BoundBlock, interaction: Interaction) -> States:

@@ -1,9 +1,11 @@
-"""Derivatives as code: the same as automatic differentiation, at every shape and type, and without any of it."""
+"""Derivatives by those of the operations: the same as automatic differentiation, at every shape and type, and without any of it."""
 
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,10 +15,12 @@ import torch
 from explicit_blocks import BY_NAME, calls, distance, errors, wanted
 from models import with_statistics
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import ffebm_compiler as fc
-from ffebm_compiler.ir import Energy, State
-from ffebm_compiler.rules import RULES, Role
+from ffebm_compiler.ir import Energy, Operation
+from ffebm_compiler.rules import RULES, Reading, Role, Rule
+from ffebm_compiler.rules.rule import Call
 from ffebm_compiler.solve import (
     AUTOMATIC,
     BoundBlock,
@@ -24,13 +28,11 @@ from ffebm_compiler.solve import (
     Tolerance,
     bounded_gains,
     displace,
+    explicit_plan,
     followed_gains,
-    prepare,
     relax,
 )
-from ffebm_compiler.solve.differentiation import UnderivableError
-from ffebm_compiler.solve.explicit_code import Code
-from ffebm_compiler.solve.explicit_maps import Read
+from ffebm_compiler.solve.explicit_plan import plan_of
 from ffebm_compiler.solve.iteration import Relaxation
 from ffebm_compiler.train import BlockCall
 
@@ -124,11 +126,9 @@ def test_gains_are_the_same_and_follow_the_weights(name: str) -> None:
     for call in calls(name):
         expected, found = (bounded_gains(call.bound, 0.1, differentiation=how) for how in (AUTOMATIC, maps))
         assert found.norms == pytest.approx(expected.norms, rel=EXACT)
-        known = len(maps.kept)
         moved = replace(call.bound, weights={k: 2 * v for k, v in call.bound.weights.items()})
         expected, found = (followed_gains(moved, 0.1, found, differentiation=how) for how in (AUTOMATIC, maps))
         assert found.layer_weights == pytest.approx(expected.layer_weights, rel=EXACT)
-        assert len(maps.kept) == known, "the code of moving weights is the same"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -216,11 +216,25 @@ def _energy(bound: BoundBlock, name: str, value: Tensor, states: dict[str, Tenso
         return float(Energy(bound.block, {}).interaction(states, inputs, weights, bound.layer_weights))
 
 
-# --- what the code is ------------------------------------------------------------------------------------
+# --- what runs ------------------------------------------------------------------------------------------
 
 
-def operations(code: Code) -> list[str]:
-    return [n.target.name() for n in code.module.graph.nodes if isinstance(n.target, torch._ops.OpOverload)]
+class Run(TorchDispatchMode):
+    """Counts the operations that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.counts[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def ran(function: Callable[[], object]) -> Counter[str]:
+    with Run() as run:
+        function()
+    return run.counts
 
 
 def chained() -> BoundBlock:
@@ -235,35 +249,50 @@ def chained() -> BoundBlock:
     return BoundBlock(block, found.inputs, weights, {s.name: 1.0 for s in block.states})
 
 
-def test_each_part_holds_what_must_run_there_and_no_more() -> None:
+def test_each_phase_runs_what_it_must_and_no_more() -> None:
     bound, maps = chained(), Explicit()
     states = bound.feedforward()
-    (first, second) = (maps.kept.sweeps(s, *read(bound, s, states)) for s in bound.block.states)
-    assert "aten::convolution" in operations(first.once), "what reads no state runs once a relaxation"
-    assert operations(first.forward) == operations(first.back) == []
-    assert operations(second.forward).count("aten::convolution") == 2
-    assert "aten::convolution" not in operations(second.back), "a transpose does not run the map itself"
-    assert operations(second.back).count("aten::convolution_backward") == 2
-    last = bound.block.states[1]
-    push = maps.kept.linears(last, *read(bound, last, states), states[last.name]).push
-    assert operations(push).count("aten::convolution") == 2
-    assert not any("backward" in o for o in operations(push)), "J d is the map itself, without its constants"
+    first, last = bound.block.states
+    interaction = maps.interaction(bound)
+    for state in (first, last):
+        interaction.drive(state, states)  # the plan at these shapes
+    interaction = maps.interaction(bound)
+    assert ran(lambda: interaction.drive(first, states))["convolution"] == 1
+    assert not ran(lambda: interaction.drive(first, states))["convolution"], (
+        "what reads no state runs once a relaxation"
+    )
+    drive = interaction.drive(last, states)
+    assert ran(lambda: interaction.drive(last, states))["convolution"] == 2
+    back = ran(lambda: interaction.pull(last, drive, states[last.name]))
+    assert back["convolution_backward"] == 2
+    assert not back["convolution"], "a transpose does not run the map itself"
+    linear = maps.linearise(bound, states)
+    linear.pull(last, states[last.name])
+    push = ran(lambda: linear.push(last, states))
+    assert push["convolution"] == 2
+    assert not any("backward" in o for o in push), "J d is the map itself, without its constants"
 
 
-def read(bound: BoundBlock, state: State, states: dict[str, Tensor]) -> tuple[Read, dict[str, Tensor]]:
-    return Read.of(state.drive, bound.inputs, bound.weights), {n: states[n] for n in state.drive.sources}
+def test_a_grouped_convolution_takes_as_many_operations_as_a_plain_one() -> None:
+    """At the first use too: nothing is worked out group by group."""
+    counts = []
+    for groups in (1, 8, 64):
+        layers = [m for _ in range(2) for m in (nn.Conv2d(64, 64, 3, padding=1, groups=groups), nn.ReLU6())]
+        model = fc.convert(nn.Sequential(*layers), block_size=2)
+        x = torch.randn(2, 64, 5, 5)
+        counts.append(ran(lambda m=model, x=x: m(x).sum().backward()).total())
+    assert max(counts) == counts[0]
 
 
-def test_a_prepared_block_needs_no_differentiation(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["vgg", "mlp_gelu", "branching", "views"])
+def test_the_librarys_own_operations_are_not_differentiated(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Free phase, nudged phases, contrast, energy gradients and gains; winners that follow, and winners that are held."""
-    prepared = [(c, Explicit()) for name in ("vgg", "mlp_gelu") for c in calls(name)]
-    for call, maps in prepared:
-        prepare(maps, call.bound, wanted(call))
-    sizes = [len(maps.kept) for _, maps in prepared]
+    found = calls(name)
     forbid_differentiation(monkeypatch)
     with pytest.raises(AssertionError, match="was called"):
-        relax(prepared[0][0].bound, Tolerance())
-    for call, maps in prepared:
+        relax(next(c.bound for c in found if c.block.has_feedback), Tolerance())
+    maps = Explicit()
+    for call in found:
         free = relax(call.bound, call.tolerance, differentiation=maps)
         assert free.relaxation.converged
         always = call.bound.holding(call.bound.winners(free.states))
@@ -279,34 +308,26 @@ def test_a_prepared_block_needs_no_differentiation(monkeypatch: pytest.MonkeyPat
         if call.block.has_feedback:
             gains = bounded_gains(call.bound, 0.01, differentiation=maps)
             followed_gains(call.bound, 0.01, gains, differentiation=maps)
-    assert [len(maps.kept) for _, maps in prepared] == sizes
 
 
 @pytest.mark.parametrize("name", ["views", "vgg"])
-def test_a_smaller_batch_has_code_of_its_own(name: str) -> None:
+def test_batches_of_two_sizes_take_turns(name: str) -> None:
     maps = Explicit()
     for call in calls(name):
         batch = next(v.shape[0] for v in call.inputs.values() if isinstance(v, Tensor))
         cut = {n: v[:1] if isinstance(v, Tensor) else 1 if v == batch else v for n, v in call.inputs.items()}
         smaller = replace(call.bound, inputs=cut)
-        relax(call.bound, call.tolerance, differentiation=maps)
-        known = len(maps.kept)
-        expected, found = (relax(smaller, call.tolerance, differentiation=how) for how in (AUTOMATIC, maps))
-        assert found.relaxation.sweeps == expected.relaxation.sweeps
-        assert all(distance(found.states[n], s) <= EXACT for n, s in expected.states.items())
-        assert len(maps.kept) > known
-        known = len(maps.kept)
-        for bound in (call.bound, smaller):
-            relax(bound, call.tolerance, differentiation=maps)
-        assert len(maps.kept) == known, "both are kept"
+        for bound in (call.bound, smaller, call.bound):
+            expected, found = (relax(bound, call.tolerance, differentiation=how) for how in (AUTOMATIC, maps))
+            assert found.relaxation.sweeps == expected.relaxation.sweeps
+            assert all(distance(found.states[n], s) <= EXACT for n, s in expected.states.items())
 
 
 def test_memory_may_lie_in_another_order() -> None:
-    """The code was traced on contiguous tensors and reads channels-last and transposed ones."""
+    """Contiguous tensors come first, then channels-last and transposed ones."""
     maps = Explicit()
     for call in calls("views"):
         relax(call.bound, call.tolerance, differentiation=maps)
-        known = len(maps.kept)
         turned = {
             n: v.contiguous(memory_format=torch.channels_last)
             if isinstance(v, Tensor) and v.dim() == 4
@@ -318,11 +339,10 @@ def test_memory_may_lie_in_another_order() -> None:
         moved = replace(call.bound, inputs=turned)
         expected, found = (relax(moved, call.tolerance, differentiation=how) for how in (AUTOMATIC, maps))
         assert all(distance(found.states[n], s) <= EXACT for n, s in expected.states.items())
-        assert len(maps.kept) == known
 
 
-def test_sizes_among_the_inputs_are_part_of_the_code() -> None:
-    """The same shapes with another size do not run the code of the first."""
+def test_sizes_among_the_inputs_are_looked_at() -> None:
+    """The same shapes with another size are not taken for the first."""
     found = next(c for c in calls("views") if any(type(v) is int for v in c.inputs.values()))
     maps = Explicit()
     relax(found.bound, found.tolerance, differentiation=maps)
@@ -332,35 +352,66 @@ def test_sizes_among_the_inputs_are_part_of_the_code() -> None:
         relax(wrong, found.tolerance, differentiation=maps)
 
 
-def test_the_codes_kept_are_bounded() -> None:
+def test_the_plans_of_a_coupling_are_bounded_and_go_with_it() -> None:
     (call, *_) = calls("mlp")
-    expected = relax(call.bound, call.tolerance, differentiation=AUTOMATIC).states
-    few = Explicit(capacity=2)
-    found = relax(call.bound, call.tolerance, differentiation=few).states
-    assert len(few.kept) == 2 < len(call.block.states)
-    assert all(distance(found[n], s) <= EXACT for n, s in expected.items())
+    coupling = replace(call.block.states[-1].drive)
+    place = id(coupling)
+    weights = {p: call.weights[p] for p in coupling.weights}
+    (name,) = (*coupling.sources, *coupling.inputs)
+    width = next(iter(weights.values())).shape[1]
+    for batch in range(1, explicit_plan.KNOWN_SHAPES + 5):
+        plan_of(coupling, {name: torch.zeros(batch, width, dtype=torch.float64)}, weights)
+    assert len(explicit_plan._PLANS[place][1]) == explicit_plan.KNOWN_SHAPES
+    del coupling
+    gc.collect()
+    assert place not in explicit_plan._PLANS
 
 
-def test_a_copy_shares_the_codes_and_what_is_read_again_derives_its_own() -> None:
-    maps = Explicit(capacity=7)
+def test_it_can_be_copied_and_pickled() -> None:
+    maps = Explicit()
     (call, *_) = calls("mlp")
     relax(call.bound, call.tolerance, differentiation=maps)
-    assert copy.deepcopy(maps) is maps
-    other = pickle.loads(pickle.dumps(maps))
-    assert (other.kept.capacity, len(other.kept)) == (7, 0)
+    assert copy.deepcopy(maps) == pickle.loads(pickle.dumps(maps)) == maps
 
 
-def test_equal_layers_share_their_code() -> None:
-    """A dozen equal layers are derived from as often as four."""
-    counts = []
-    for depth in (4, 12):
-        maps = Explicit()
-        net = nn.Sequential(*(m for _ in range(depth) for m in (nn.Linear(6, 6), nn.ReLU())))
-        model = fc.convert(net, block_size=2)
-        model.__dict__["differentiation"] = maps
-        model(torch.randn(3, 6)).sum().backward()
-        counts.append(len(maps.kept))
-    assert counts[0] == counts[1] > 0
+@pytest.mark.parametrize("inference", [False, True])
+def test_an_operation_without_a_derivative_in_the_table_is_differentiated(inference: bool) -> None:
+    """In inference mode as well, where nothing else is."""
+    net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), Wave(), nn.Linear(5, 3), nn.Tanh()).double()
+    model = fc.convert(net, block_size=2, rules=[WAVE_RULE], loop_gain=0.05).eval()
+    x = torch.randn(6, 4, dtype=torch.float64)
+    with torch.no_grad():
+        expected = model(x)
+    assert model.relaxation[0].sweeps > 1
+    with torch.inference_mode(inference):
+        assert torch.equal(model(x), expected)
+    with model.using(estimator=fc.Implicit(), tolerance=1e-13):
+        exact = torch.autograd.grad(model(x).square().sum(), [*model.parameters()])
+    with model.using(tolerance=1e-13):
+        found = torch.autograd.grad(model(x).square().sum(), [*model.parameters()])
+    assert all(distance(a, b) <= 1e-9 for a, b in zip(found, exact, strict=True))
+
+
+@torch.fx.wrap
+def wave(a: Tensor, scale: Tensor) -> Tensor:
+    return torch.sin(a * scale) + 0.5 * a
+
+
+class Wave(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor([0.5, 1.0, 1.5, 2.0, 0.1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return wave(x, self.scale)
+
+
+def read_wave(call: Call) -> Reading:
+    operands = (call.as_operand(call.value()), call.as_operand(call.value("scale")))
+    return Reading(operands, Operation("wave", wave, linear=False))
+
+
+WAVE_RULE = Rule("wave", Role.SMOOTH, read_wave, "", functions=(wave,), signature=("input", "scale"))
 
 
 def test_a_block_without_feedback_takes_one_pass() -> None:
@@ -414,18 +465,13 @@ def test_every_operation_has_its_derivatives_as_code(make: Callable[[], nn.Modul
     assert all(distance(a, b) <= EXACT for a, b in _pairs(*settled))
 
 
-def test_several_threads_may_ask_for_the_same_code_first() -> None:
-    """Tracing is one at a time: a failure of two at once would be kept as if the coupling had none."""
+def test_several_threads_may_run_models_first() -> None:
     torch.manual_seed(0)
     nets = [
         nn.Sequential(nn.Linear(8, n), nn.Tanh(), nn.Linear(n, n), nn.ReLU(), nn.Linear(n, 3)) for n in (5, 6, 7, 9)
     ]
     models = [fc.convert(net, block_size=2).eval() for net in nets]
-    kept = Explicit()
-    for model in models:
-        model.__dict__["differentiation"] = kept
     x = torch.randn(4, 8)
     with ThreadPoolExecutor(8) as pool, torch.no_grad():
         found = list(pool.map(lambda m: m(x), models * 4))
-    assert not any(isinstance(code, UnderivableError) for _, code in kept.kept._kept.values())
     assert all(torch.equal(a, m(x)) for a, m in zip(found, models * 4, strict=True))

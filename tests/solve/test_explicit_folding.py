@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +30,14 @@ def operations(coupling: Coupling) -> list[str]:
     return [t.operation.name for t in coupling.terms]
 
 
+def ranks(coupling: Coupling, x: Tensor, tensors: dict[str, Tensor]) -> dict[str, int]:
+    """Of what each term gives."""
+    known: dict[str, Any] = {coupling.inputs[0]: x}
+    for term in coupling.terms:
+        known[term.name] = term.evaluate(known, tensors)
+    return {t.name: known[t.name].dim() for t in coupling.terms}
+
+
 def moved(norm: nn.Module) -> nn.Module:
     """With statistics and parameters that are not those of a new norm."""
     generator = torch.Generator().manual_seed(0)
@@ -53,11 +62,15 @@ def test_a_folded_norm_is_the_product_and_the_norm(make: Callable[[], list[nn.Mo
     """The value, and the gradient in the input and in every parameter."""
     layers = nn.Sequential(*make()).double().eval()
     (coupling,) = drives(*layers, nn.Tanh())
-    assert operations(folded(coupling)) == [f"{operations(coupling)[0]} and norm"]
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
     tensors = dict((*layers.named_parameters(), *layers.named_buffers()))
     expected = layers(x)
-    found = folded(coupling).evaluate({coupling.inputs[0]: x}, {p: tensors[p] for p in coupling.weights})
+    whole = folded(coupling, ranks(coupling, x, tensors))
+    assert operations(whole)[-1] == operations(coupling)[0]
+    assert "batch_norm" not in operations(whole)
+    varying = [t for t in whole.terms if coupling.inputs[0] in t.operands]
+    assert varying == [whole.terms[-1]], "everything else is of the weights' size"
+    found = whole.evaluate({coupling.inputs[0]: x}, {p: tensors[p] for p in coupling.weights})
     assert torch.allclose(found, expected, rtol=1e-12, atol=1e-12)
     c = torch.randn_like(expected)
     wanted = [x, *layers.parameters()]
@@ -75,7 +88,7 @@ def test_a_folded_norm_is_the_product_and_the_norm(make: Callable[[], list[nn.Mo
 )
 def test_a_norm_that_follows_no_product_stays(layers: Callable[[], list[nn.Module]]) -> None:
     for coupling in drives(*layers()):
-        assert folded(coupling) is coupling
+        assert folded(coupling, dict.fromkeys((t.name for t in coupling.terms), 4)) is coupling
 
 
 class Twice(nn.Module):
@@ -93,7 +106,7 @@ class Twice(nn.Module):
 def test_a_product_that_is_read_elsewhere_too_stays() -> None:
     model = fc.convert(with_statistics(Twice()).eval(), block_size=2, norm="held")
     (state,) = model.blocks[0].block.states
-    assert folded(state.drive) is state.drive
+    assert folded(state.drive, dict.fromkeys((t.name for t in state.drive.terms), 4)) is state.drive
 
 
 def test_a_norm_over_another_dimension_than_the_products_channels_is_not_folded() -> None:
@@ -102,8 +115,7 @@ def test_a_norm_over_another_dimension_than_the_products_channels_is_not_folded(
     (coupling,) = drives(*layers, nn.Tanh())
     x = torch.randn(2, 3, 5, dtype=torch.float64)
     tensors = dict((*layers.named_parameters(), *layers.named_buffers()))
-    found = folded(coupling).evaluate({coupling.inputs[0]: x}, {p: tensors[p] for p in coupling.weights})
-    assert torch.allclose(found, layers(x), rtol=1e-12, atol=1e-12)
+    assert folded(coupling, ranks(coupling, x, tensors)) is coupling
 
 
 @torch.fx.wrap
@@ -138,4 +150,4 @@ def test_an_operation_that_bears_the_name_of_a_product_is_not_taken_for_it() -> 
     with torch.no_grad():
         assert torch.allclose(model(x), net(x), atol=1e-6, rtol=0)
     (coupling,) = (s.drive for b in model.blocks for s in b.block.states if len(s.drive.terms) == 2)
-    assert folded(coupling) is coupling
+    assert folded(coupling, dict.fromkeys((t.name for t in coupling.terms), 2)) is coupling

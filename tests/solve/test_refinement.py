@@ -15,7 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import ffebm_compiler as fc
 from ffebm_compiler.solve import BoundBlock, Contraction, Tolerance, alternation, explicit_narrow, refinement, relax
 from ffebm_compiler.solve.explicit import EXPLICIT
-from ffebm_compiler.solve.explicit_kept import Kept
 from ffebm_compiler.solve.explicit_narrow import narrow_pays
 
 
@@ -78,7 +77,6 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refinement, "narrow_pays", lambda device: True)
     monkeypatch.setattr(explicit_narrow, "DENSE", 0)
     monkeypatch.setattr(explicit_narrow, "LARGE", 0)
-    monkeypatch.setattr(EXPLICIT, "kept", Kept(2048))
 
 
 def model_of(case: str, size: int, **options: object) -> tuple[fc.FFEBM, Tensor]:
