@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 from ..estimate import FreePhase
 from ..ir import EnergyBlock
 from ..train import attribute, run_block, run_digital
-from ..train.steps import tensors_of
+from ..train.steps import leaves_of, tensors_of
 from .torch_ep import FFEBM
 from .verification import kept_buffers
 
@@ -78,9 +78,8 @@ def own_random_numbers() -> Iterator[None]:
 
 
 def numbers_of(values: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Tensors, those of nests too, and sizes, as tensors; the rest (flags, None) can't be recorded."""
-    sizes = {n: torch.tensor(v) for n, v in values.items() if isinstance(v, (bool, int, float))}
-    return {**tensors_of(values), **sizes}
+    """Tensors and sizes, those of nests too, as tensors; the rest (texts, None) can't be recorded."""
+    return {n: torch.as_tensor(v) for n, v in leaves_of(values) if isinstance(v, (Tensor, bool, int, float))}
 
 
 # --- a digital part by itself -------------------------------------------------------------------------------

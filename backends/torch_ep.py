@@ -45,7 +45,7 @@ from ..solve import (
 )
 from ..solve.fingerprint import fingerprints
 from ..solve.loop_gain import InfiniteNormError
-from ..solve.norm_sample import cut_like, one_sample
+from ..solve.norm_sample import sample_of
 from ..train import BlockCall, attribute, out_of_sight, run_block, run_digital, training_code
 from ..train.enrolment import enrol, find
 from ..train.first_derivatives import refuse_forward_mode, refuse_transforms
@@ -539,8 +539,7 @@ class FFEBM(nn.Module):
         if (known is not None and (known.converged or not found)) or not _are_finite(states):
             return
         with torch.no_grad(), out_of_sight():
-            cut = one_sample(bound)
-            check = verify(cut, cut_like(cut, states), self.program.labels, self.differentiation, relaxation)
+            check = verify(*sample_of(bound, states), self.program.labels, self.differentiation, relaxation)
         others = [(b, c) for b, c in self.__dict__["_verified"].get(block.key, ()) if b != block]
         self.__dict__["_verified"][block.key] = [*others, (block, check)]
 

@@ -67,7 +67,8 @@ def given(bound: BoundBlock) -> Shapes | None:
 def one_sample(bound: BoundBlock) -> BoundBlock:
     """The block on the first sample: every tensor cut along the batch, and the sizes that count it set to one.
 
-    Which sizes are the batch's can only be guessed, so a cut that the block does not accept gives the whole block back.
+    Which sizes are the batch's can only be guessed, so a cut that the block does not accept, or in which a state is no sample of
+    what it is on the batch, gives the whole block back.
     """
     tensors = [v for v in bound.inputs.values() if isinstance(v, Tensor) and v.dim() > 0]
     batches = {t.shape[0] for t in tensors}
@@ -76,10 +77,31 @@ def one_sample(bound: BoundBlock) -> BoundBlock:
     sample = _cut_to_one(bound, *batches)
     try:
         with torch.no_grad():
-            sample.feedforward()
+            states = sample.feedforward()
     except FFEBMError:
         return bound
-    return sample
+    return sample if _are_of_one_sample(states, bound, *batches) else bound
+
+
+def _are_of_one_sample(states: Mapping[str, Tensor], bound: BoundBlock, batch: int) -> bool:
+    """Whether the states of a cut have the shapes of one sample; only sizes that were not cut could make it otherwise."""
+    if all(isinstance(v, Tensor) for v in bound.inputs.values()):
+        return True
+    try:
+        with torch.no_grad():
+            whole = _without_numbers(bound).feedforward()
+    except (FFEBMError, NotImplementedError):
+        return False
+    return all((batch * s.shape[0], *s.shape[1:]) == tuple(whole[n].shape) for n, s in states.items() if s.dim() > 0)
+
+
+def _without_numbers(bound: BoundBlock) -> BoundBlock:
+    """The block on tensors that have shapes alone."""
+
+    def shaped(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: v.to("meta") if isinstance(v, Tensor) else v for k, v in values.items()}
+
+    return replace(bound, inputs=shaped(bound.inputs), weights=shaped(bound.weights), fixed={})
 
 
 def _cut_to_one(bound: BoundBlock, batch: int) -> BoundBlock:
@@ -88,16 +110,29 @@ def _cut_to_one(bound: BoundBlock, batch: int) -> BoundBlock:
     def cut(value: Any) -> Any:
         if isinstance(value, Tensor) and value.dim() > 0:
             return value[:1]
+        if isinstance(value, tuple):  # a shape
+            return tuple(map(cut, value))
         return 1 if type(value) is int and value == batch else value
 
     return replace(bound, inputs={k: cut(v) for k, v in bound.inputs.items()}, fixed={})
 
 
-def cut_like(cut: BoundBlock, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """States of a block on a batch, as states of the block that :func:`one_sample` cut from it."""
+def sample_of(bound: BoundBlock, states: Mapping[str, Tensor]) -> tuple[BoundBlock, Mapping[str, Tensor]]:
+    """A block on one sample, and its states there; the whole where a state does not begin with its sample: transposed, say."""
+    cut = one_sample(bound)
     with torch.no_grad():
-        shapes = {n: s.shape for n, s in cut.feedforward().items()}
-    return {n: s if s.shape == shapes[n] else s[: shapes[n][0]] for n, s in states.items()}
+        whole, first = bound.feedforward(), cut.feedforward()
+    if not all(_begins_with(whole[n], first[n]) for n in states):
+        return bound, states
+    return cut, {n: s[: first[n].shape[0]] for n, s in states.items()}
+
+
+def _begins_with(whole: Tensor, first: Tensor) -> bool:
+    if whole.dim() == 0 or whole.shape[1:] != first.shape[1:] or whole.shape[0] < first.shape[0]:
+        return False
+    return torch.allclose(
+        whole[: first.shape[0]], first, rtol=1e-3, atol=1e-4 * float(whole.abs().max()), equal_nan=True
+    )
 
 
 def random_like(like: Tensor, seed: int = 0) -> Tensor:

@@ -8,7 +8,7 @@ only, never through a relaxation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -70,17 +70,19 @@ def detached(value: Any, needs_error: bool) -> Any:
     return torch.utils._pytree.tree_map_only(Tensor, lambda v: detached(v, needs_error), value)
 
 
-def tensors_of(values: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Every tensor by name; those of a nest (what an LSTM returns) by the nest's name and their place in it."""
-    found: dict[str, Tensor] = {}
+def leaves_of(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every value by name; those of a nest (what an LSTM returns) by the nest's name and their place in it."""
     for name, value in values.items():
-        leaves = (
-            [(name, value)]
-            if isinstance(value, Tensor)
-            else [(f"{name}[{i}]", v) for i, v in enumerate(torch.utils._pytree.tree_leaves(value))]
-        )
-        found.update((n, v) for n, v in leaves if isinstance(v, Tensor))
-    return found
+        leaves, nest = torch.utils._pytree.tree_flatten(value)
+        if nest.is_leaf():
+            yield name, value
+        else:
+            yield from ((f"{name}[{i}]", v) for i, v in enumerate(leaves))
+
+
+def tensors_of(values: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors among :func:`leaves_of` values."""
+    return {n: v for n, v in leaves_of(values) if isinstance(v, Tensor)}
 
 
 class DigitalPart:

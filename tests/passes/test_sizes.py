@@ -63,6 +63,7 @@ BODIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "interpolate": lambda h, x: F.interpolate(h.permute(0, 3, 1, 2), size=x.shape[1:3]).permute(0, 2, 3, 1),
     "interpolate to half": lambda h, x: F.interpolate(h.permute(0, 3, 1, 2), size=[x.shape[1] // 2, 2]).permute(0, 2, 3, 1),
     "pool": lambda h, x: F.adaptive_avg_pool2d(h.permute(0, 3, 1, 2), x.shape[1:3]).permute(0, 2, 3, 1),
+    "batch and rows first": lambda h, x: torch.tanh(h.view(x.shape[0] * x.shape[1], -1)).view(*x.shape),
     "rank": lambda h, x: h.flatten(1 - 4 + x.dim()).view(x.shape),
 }  # fmt: skip
 
@@ -73,6 +74,8 @@ BODIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     [
         lambda h: h.reshape(h.size(0) * h.size(1), 8),
         lambda h: h.transpose(-2, -3),
+        lambda h: h.transpose(0, 1),
+        lambda h: h.permute(1, 0, 2),
         lambda h: h.flatten(-3, -2),
         lambda h: h.unsqueeze(-4),
         lambda h: h.mean(-3),
