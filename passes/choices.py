@@ -92,6 +92,7 @@ class _Seen:
         called: the paths of the layers whose forward ran, or that are called as a whole.
         wholes: the paths of the layers that are called as a whole.
         kept: the layers that ``digital=`` names, which are so for that.
+        reasons: why others are, as far as it was their forward that asked for it.
         origins: of every call.
         readers: by the path of a tensor that calls read, the first of them.
         blind: whether a layer may have been called and have left nothing in a trace.
@@ -101,6 +102,7 @@ class _Seen:
     called: frozenset[str]
     wholes: frozenset[str]
     kept: Collection[str]
+    reasons: Mapping[str, str]
     origins: Sequence[Origin]
     readers: Mapping[str, str]
     blind: bool
@@ -113,6 +115,7 @@ class _Seen:
             called=frozenset(path for c in canonicals for path in c.called),
             wholes=frozenset(str(n.target) for n, _ in nodes if n.op == "call_module"),
             kept=kept,
+            reasons={path: f": {why}" for c in canonicals for path, why in c.traced.whole.items()},
             origins=[c.origins[n] for n, c in nodes if n.op.startswith("call")],
             readers={
                 str(n.target): c.origins[u].label
@@ -151,10 +154,10 @@ class _Seen:
             return None
         title = f"{around!r}" if around else "the model itself"
         kind = type(self.network.get_submodule(around)).__name__
-        why = " since digital= names it" if around in self.kept else ""
+        why = " since digital= names it" if around in self.kept else self.reasons.get(around, "")
         remedy = (
             f"Name one of the two; without {title} in digital=, its layers are called one by one."
-            if why
+            if around in self.kept
             else f"Name {title}: what is inside can't be chosen."
         )
         return f"{name!r} is inside of {title} ({kind}), which is called as a whole{why}", remedy

@@ -127,6 +127,25 @@ def test_a_predicate_that_raises_is_named(option: str) -> None:
         fc.convert(Net(), 2, **{option: lambda name, module: module.nothing})
 
 
+class Counts(nn.Module):
+    """Called as a whole, since a graph would count no calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.calls = nn.Linear(4, 4), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls = self.calls + 1
+        return self.linear(x)
+
+
+def test_what_makes_a_layer_whole_is_said() -> None:
+    with pytest.raises(
+        fc.OptionError, match=r"'0\.linear' is inside of '0' \(Counts\), .* whole: its forward writes .*calls"
+    ):
+        fc.explain(nn.Sequential(Counts(), nn.ReLU(), nn.Linear(4, 2)), 2, analog=["0.linear"])
+
+
 class Untraceable(nn.Module):
     """Control flow on values, and results by name: as a whole it converts all the same."""
 
