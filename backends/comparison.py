@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import Problem
+from ..nests import Branch, Fixed, Leaf, Part
 from ..solve.iteration import peak
 from .module_state import GONE, is_alike
 from .observation import Observation
@@ -36,7 +37,7 @@ def differences(ours: Observation, theirs: Observation, noise: Mapping[str, floa
     """
     results = list(_results(ours, theirs, noise))
     yield from results or _gradients(ours, theirs, noise)  # which follow from results
-    yield from _buffers(ours, theirs)
+    yield from _registered(ours, theirs)
     yield from _attributes(ours, theirs)
     yield from _draws(ours, theirs)
 
@@ -64,9 +65,8 @@ def difference(a: Tensor, b: Tensor) -> float:
 
 
 def _results(ours: Observation, theirs: Observation, noise: Mapping[str, float]) -> Iterator[Problem]:
-    a, b = type(ours.result), type(theirs.result)
-    if a is not b:
-        yield Problem("result", f"is of type {a.__name__}, the model's of type {b.__name__}", _REMEDY)
+    if not _same_form(ours.form, theirs.form):
+        yield Problem("result", f"is {_shape_of(ours.form)}, the model's {_shape_of(theirs.form)}", _REMEDY)
     if ours.tensors.keys() != theirs.tensors.keys():
         yield Problem(
             "result", f"holds tensors at {_listed(ours.tensors)}, the model's at {_listed(theirs.tensors)}", _REMEDY
@@ -81,13 +81,27 @@ def _results(ours: Observation, theirs: Observation, noise: Mapping[str, float])
         elif ours.requires_grad[place] != theirs.requires_grad[place]:
             has, has_not = ("it", "the model's") if ours.requires_grad[place] else ("the model's", "it")
             yield Problem(where, f"{has} has a gradient, {has_not} has none (a no_grad or detach is lost)", _REMEDY)
-    if not is_alike(_plain(ours), _plain(theirs), 1e-6):
-        yield Problem("result", "differs from the model's in what is no tensor", _REMEDY)
 
 
-def _plain(o: Observation) -> list[object]:
-    """The leaves of a result that are no tensors."""
-    return [v for v in torch.utils._pytree.tree_leaves(o.result) if not isinstance(v, Tensor)]
+def _same_form(a: Part | None, b: Part | None) -> bool:
+    """Whether two results are of the same types, and the same in what is no tensor."""
+    if isinstance(a, Branch) and isinstance(b, Branch):
+        alike = a.type is b.type and a.names == b.names and is_alike(a.keys, b.keys) and len(a.parts) == len(b.parts)
+        return alike and all(map(_same_form, a.parts, b.parts))
+    if isinstance(a, Fixed) and isinstance(b, Fixed):
+        return is_alike(a.value, b.value, 1e-6)
+    return type(a) is type(b)
+
+
+def _shape_of(form: Part | None) -> str:
+    """A result in a few words: ``Output(.logits, .hidden)``."""
+    if isinstance(form, Branch):
+        return f"{form.type.__name__}({', '.join(s + _filled(p) for s, p in zip(form.steps, form.parts, strict=True))})"
+    return repr(form.value) if isinstance(form, Fixed) else "a tensor"
+
+
+def _filled(part: Part) -> str:
+    return "" if isinstance(part, Leaf) else f" = {_shape_of(part)}"
 
 
 def _gradients(ours: Observation, theirs: Observation, noise: Mapping[str, float]) -> Iterator[Problem]:
@@ -147,14 +161,14 @@ def _allowed(like: Tensor) -> float:
     return tolerance_of(like.dtype) if like.is_floating_point() or like.is_complex() else 0.0
 
 
-def _buffers(ours: Observation, theirs: Observation) -> Iterator[Problem]:
-    for name, other in theirs.buffers.items():
-        mine = ours.buffers.get(name)
+def _registered(ours: Observation, theirs: Observation) -> Iterator[Problem]:
+    for name, other in theirs.registered.items():
+        mine = ours.registered.get(name)
         if mine is None:
-            yield Problem(f"buffer {name}", "is gone afterwards, and is there after a call of the model", _REMEDY)
+            yield Problem(f"tensor {name}", "is gone afterwards, and is there after a call of the model", _REMEDY)
         elif not (far := difference(mine, other)) <= _allowed(other):
             yield Problem(
-                f"buffer {name}", f"differs by {far:.1e} afterwards from what a call of the model leaves", _REMEDY
+                f"tensor {name}", f"differs by {far:.1e} afterwards from what a call of the model leaves", _REMEDY
             )
 
 

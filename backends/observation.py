@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..nests import Part, is_tensor, map_nest
 from .module_state import RandomStates, only_looking, written
-from .values import flattened
+from .values import flattened, form_of
 
 Call = Callable[[tuple[Any, ...], Mapping[str, Any]], Any]
 
@@ -27,20 +28,21 @@ class Observation:
     """What a call did.
 
     Attributes:
-        result: what it returned, tensors detached, and the tensors in it by their place.
+        form: what it returned, without the tensors in it; None where that can't be taken apart.
+        tensors: those, by their place.
         requires_grad: by place, whether a tensor has history.
         gradients: by the name of a parameter, or ``input x`` of an argument; None where nothing arrived; no entries where backward failed.
-        buffers: every buffer afterwards.
+        registered: every parameter and buffer afterwards.
         attributes: what the call wrote into plain attributes, by path.
         randoms: where the random generators stood afterwards.
         backward_failure: what the backward pass raised.
     """
 
-    result: Any
+    form: Part | None
     tensors: Mapping[str, Tensor]
     requires_grad: Mapping[str, bool]
     gradients: Mapping[str, Tensor | None]
-    buffers: Mapping[str, Tensor]
+    registered: Mapping[str, Tensor]
     attributes: Mapping[str, Any]
     randoms: RandomStates = field(repr=False)
     backward_failure: Exception | None = None
@@ -125,11 +127,11 @@ def observed(
         tensors = flattened(result)
         gradients, failure = _gradients(tensors, {**state, **_inputs(args, kwargs)})
     return Observation(
-        _detached(result),
+        form_of(result),
         {k: _dense(v.detach()) for k, v in tensors.items()},
         {k: v.requires_grad for k, v in tensors.items()},
         gradients,
-        {k: tensors_given[f"network.{k}"].detach() for k, _ in network.named_buffers()},
+        {k: tensors_given[f"network.{k}"].detach() for k in state},
         changed,
         randoms,
         failure,
@@ -137,7 +139,7 @@ def observed(
 
 
 def _stand_ins(network: nn.Module) -> dict[str, Tensor]:
-    """Leaves in place of the parameters, and copies in place of the buffers: a call may overwrite either."""
+    """Copies in place of parameters and buffers, which a call may overwrite."""
     parameters = {n: p.detach().clone().requires_grad_(p.requires_grad) for n, p in network.named_parameters()}
     buffers = {n: b.detach().clone() for n, b in network.named_buffers()}
     return {**parameters, **buffers}
@@ -146,26 +148,24 @@ def _stand_ins(network: nn.Module) -> dict[str, Tensor]:
 def leaves_like(values: Any) -> Any:
     """The same nest with tensors of its own; those that can have a gradient ask for one."""
 
-    def leaf(v: Any) -> Any:
-        if not isinstance(v, Tensor):
-            return v
+    def leaf(v: Tensor) -> Tensor:
         own = v.detach().clone()
         return own.requires_grad_() if own.is_floating_point() or own.is_complex() else own
 
-    return torch.utils._pytree.tree_map(leaf, values)
+    return map_nest(values, is_tensor, leaf)
 
 
 def _shaken(values: Any) -> Any:
     """The same nest with every entry that has a gradient moved by a rounding, up or down."""
 
-    def shaken(v: Any) -> Any:
-        if not (isinstance(v, Tensor) and v.is_floating_point()):
+    def shaken(v: Tensor) -> Tensor:
+        if not v.is_floating_point():
             return v
         ups = torch.rand(v.shape, generator=torch.Generator().manual_seed(v.numel())).to(v.device) > 0.5
         moved = v.detach() * torch.where(ups, 1 + torch.finfo(v.dtype).eps, 1 - torch.finfo(v.dtype).eps).to(v.dtype)
         return moved.requires_grad_(v.requires_grad)
 
-    return torch.utils._pytree.tree_map(shaken, values)
+    return map_nest(values, is_tensor, shaken)
 
 
 def _inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -197,7 +197,3 @@ def _dense(gradient: Tensor) -> Tensor:
 def _cotangent(like: Tensor, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
-
-
-def _detached(result: Any) -> Any:
-    return torch.utils._pytree.tree_map(lambda v: v.detach() if isinstance(v, Tensor) else v, result)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..ir import Ref, Weight
+from ..nests import Branch, Leaf, NestError, Part, is_tensor, take_apart, tensors_in
 
 
 def ordinary(values: Any) -> Any:
@@ -36,8 +37,24 @@ def map_leaves(value: Any, f: Callable[[Any], Any]) -> Any:
 
 def flattened(value: Any) -> dict[str, Tensor]:
     """Every tensor of a nest by its place: ``[0]``, ``.logits``, ``['mask'][1]``; a tensor itself at ``""``."""
-    return {
-        torch.utils._pytree.keystr(path): leaf
-        for path, leaf in torch.utils._pytree.tree_flatten_with_path(value)[0]
-        if isinstance(leaf, Tensor)
-    }
+    try:
+        leaves, part = take_apart(value, is_tensor, once=False)
+    except NestError:  # something that hides its contents, beside which all else is looked at
+        return {f" {i}": v for i, v in enumerate(tensors_in(value))}
+    return {place: leaves[i] for place, i in _places(part, "")}
+
+
+def _places(part: Part, place: str) -> Iterator[tuple[str, int]]:
+    if isinstance(part, Leaf):
+        yield place, part.index
+    elif isinstance(part, Branch):
+        for step, inner in zip(part.steps, part.parts, strict=True):
+            yield from _places(inner, place + step)
+
+
+def form_of(value: Any) -> Part | None:
+    """A nest without its tensors; None where it can't be taken apart."""
+    try:
+        return take_apart(value, is_tensor, once=False)[1]
+    except NestError:
+        return None

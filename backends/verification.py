@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import FFEBMError, InputError, Problem, VerificationError
 from ..ir import EnergyBlock
+from ..nests import is_tensor, map_nest, tensors_in
 from ..passes import State
 from ..solve import BoundBlock
 from ..solve.norm_sample import one_sample
@@ -150,7 +151,7 @@ def verify_call(model: FFEBM, example: Example, will_relax: bool = False) -> Non
         sample, theirs = _observed_model(model, example)
         visited: list[BoundBlock] = []
         ours = _observed_program(model, sample, visited)
-        theirs = replace(theirs, buffers={**theirs.buffers, **_counts_of_held(model, ours)})
+        theirs = replace(theirs, registered={**theirs.registered, **_counts_of_held(model, ours)})
         found = list(differences(ours, theirs, {}))
         if found:  # it may still be rounding
             found = list(differences(ours, theirs, _noise(model, sample, theirs)))
@@ -168,7 +169,7 @@ def _holds_a_functions_norm(model: FFEBM) -> bool:
 def _counts_of_held(model: FFEBM, ours: Observation) -> Mapping[str, Tensor]:
     """How many batches a held norm has seen: torch.export writes the count apart from the norm, so it goes on. Nothing reads it."""
     counts = (f"{o.layer}.num_batches_tracked" for b in model.program.energy_blocks for o in b.held_norms)
-    return {n: ours.buffers[n] for n in counts if n in ours.buffers}
+    return {n: ours.registered[n] for n in counts if n in ours.registered}
 
 
 def _observed_model(model: FFEBM, example: Example) -> tuple[Example, Observation]:
@@ -287,15 +288,15 @@ def _measure(model: FFEBM, example: Example) -> None:
 
 def first_samples(example: Example) -> Example:
     """A call on the first samples of the batch, as far as that can be told: every tensor as long as the first one is cut."""
-    leaves = [v for v in torch.utils._pytree.tree_leaves(example) if isinstance(v, Tensor) and v.dim() > 0]
+    leaves = [v for v in tensors_in(example) if v.dim() > 0]
     if not leaves or leaves[0].shape[0] <= SAMPLES:
         return example
     batch = leaves[0].shape[0]
 
-    def cut(v: Any) -> Any:
-        return v[:SAMPLES] if isinstance(v, Tensor) and v.dim() > 0 and v.shape[0] == batch else v
+    def cut(v: Tensor) -> Tensor:
+        return v[:SAMPLES] if v.dim() > 0 and v.shape[0] == batch else v
 
-    args, kwargs = torch.utils._pytree.tree_map(cut, (tuple(example[0]), dict(example[1])))
+    args, kwargs = map_nest((tuple(example[0]), dict(example[1])), is_tensor, cut)
     return args, kwargs
 
 
