@@ -29,7 +29,7 @@ MAY_SEE: dict[str, set[str]] = {
     "export": {"errors", "ir", "solve", "train"},
     "bundle": {"errors", "files", "ir", "rules", "solve", "export"},
     "backends": {
-        *("errors", "files", "ir", "rules", "solve", "estimate", "train", "passes", "compiled", "view"),
+        *("errors", "files", "nests", "ir", "rules", "solve", "estimate", "train", "passes", "compiled", "view"),
         *("hardware", "resistive", "emulate", "spice", "cost", "export", "bundle"),
     },
     "runtime": {
