@@ -142,6 +142,9 @@ def energy_gradients(
 class CenteredEP:
     """``[dE/dtheta(s(+beta)) - dE/dtheta(s(-beta))] / (2 beta)`` (Laborieux et al. 2021); the error is O(beta^2).
 
+    Where a pre-activation stands exactly on a kink, the two nudges see its two slopes, and the gradient is that of their mean, whatever the
+    nudge: :class:`TangentEP` has the one that torch takes.
+
     Attributes:
         beta: the nudge relative to the largest error; None means 1e-8, or 1e-2 with ``subtract``.
         subtract: relax and subtract the two nudged states, as a circuit does.
@@ -166,6 +169,8 @@ class CenteredEP:
 @dataclass(frozen=True)
 class OneSidedEP:
     """``[dE/dtheta(s(beta)) - dE/dtheta(s*)] / beta`` for a nudge of either sign; the error is O(beta).
+
+    Where a pre-activation stands exactly on a kink, the gradient is that of the slope on the nudge's side.
 
     Attributes:
         beta: the nudge relative to the largest error; None means 1e-8, or 1e-2 with ``subtract``.

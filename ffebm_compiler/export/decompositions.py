@@ -394,11 +394,13 @@ OWN: Mapping[Any, Callable[..., Any]] = {
     aten.normal_functional.default: normal,
 }
 
-# In training torch's running variance is the unbiased one, which ONNX's BatchNormalization does not give: its own decomposition does.
+# In training torch's running variance is the unbiased one, which ONNX's BatchNormalization does not give: its own decomposition does. On a bound
+# of a hardtanh its gradient is zero, which ONNX's own form of it does not give.
 _TORCHS = (
     aten._native_batch_norm_legit_functional.default,
     aten._native_batch_norm_legit.no_stats,
     aten.native_batch_norm_backward.default,
+    aten.hardtanh_backward.default,
     aten.native_layer_norm_backward.default,
     aten.native_group_norm_backward.default,
 )

@@ -148,6 +148,14 @@ def test_an_average_with_its_own_divisor(kernel: int, stride: int, padding: int,
     torch.testing.assert_close(found, F.avg_pool3d(volume, kernel, stride, padding, ceil, True, 7))
 
 
+def test_a_hardtanh_has_no_slope_on_its_bounds() -> None:
+    """ONNX's own form of its gradient has one there."""
+    bounds = torch.tensor([0.0, 6.0, -1.0, 1.0, 7.0])
+    difference, used = compared(lambda x: F.hardtanh(x, 0.0, 6.0), bounds)
+    assert difference == 0
+    assert used == {"aten.hardtanh_backward.default"}
+
+
 def test_bilinear_forms() -> None:
     found, used = compared(F.bilinear, image(4, 3), image(4, 2), image(5, 3, 2), image(5))
     assert found <= EXACT

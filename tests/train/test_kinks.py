@@ -11,6 +11,8 @@ from oracle import Dense
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
+from ffebm_compiler.solve.explicit_phases import ExplicitLinearisation
+from ffebm_compiler.solve.linearisation import Linearisation
 
 aten = torch.ops.aten
 Activation = Callable[[Tensor], Tensor]
@@ -123,3 +125,18 @@ def test_the_gradient_on_a_bound_is_backpropagations(name: str, kind: type[OnBou
                 found = gradients(model)
             for n, g in exact.items():
                 torch.testing.assert_close(found[n], g, rtol=PYTORCH, atol=1e-12, msg=f"{n}, {size}, {estimator}")
+
+
+def test_no_pre_activation_is_computed_again_for_a_closed_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its slope is kept from the free phase: one boolean a state."""
+
+    def again(linear: object) -> None:
+        raise AssertionError
+
+    used = [fc.convert(OnBounds(SPELLINGS["clip"]), size) for size in (1, 2)]
+    for model in used:
+        gradients(model)  # a first use verifies
+    for kind in (Linearisation, ExplicitLinearisation):
+        monkeypatch.setattr(kind, "_activations", property(again))
+    for model in used:
+        gradients(model)
