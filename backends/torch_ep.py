@@ -455,6 +455,7 @@ class FFEBM(nn.Module):
 
     def _at_rest(self, blocks: Iterable[EnergyBlock]) -> Iterator[tuple[EnergyBlock, BoundBlock]]:
         """Blocks with the present weights and no values. To look at a spectral norm in training mode moves its buffers, which are put back."""
+        self.require_unchanged()
         with torch.no_grad(), kept_buffers(self.network):
             for block in blocks:
                 yield block, self.bound(block, dict.fromkeys(block.inputs))
