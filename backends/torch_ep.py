@@ -55,6 +55,7 @@ from .call_inputs import input_problems
 from .convergence import convergence_message
 from .execution import Execution
 from .gain_store import GainStore, coupling_weights, weights_of
+from .original import Original
 from .script import script_of
 from .values import map_leaves, ordinary
 from .verification import kept_buffers, verify_first_input
@@ -124,6 +125,7 @@ class FFEBM(nn.Module):
         hidden["_traceable"] = {}  # by mode, made when a compiler first asks
         hidden["_verified"] = {}  # by the block's key: blocks of that key that differ, each with its check
         hidden["_compared"] = set()  # modes whose program has been held against the network itself
+        hidden["_original"] = None  # the user's model, where it shares its tensors with this one
         hidden["_seen"] = {}  # by mode, how the model was last found unchanged
         self.training = compiled.network.training
         self.register_state_dict_post_hook(_write_gains)
@@ -170,7 +172,7 @@ class FFEBM(nn.Module):
         """Without what belongs to these very modules, and the code that was written for them."""
         gains = GainStore(steps=self.gain_store.steps)
         gains.take(self.gain_store)
-        return {**self.__dict__, "_gains": gains, "_steps": {}, "_traceable": {}, "_seen": {}}
+        return {**self.__dict__, "_gains": gains, "_steps": {}, "_traceable": {}, "_seen": {}, "_original": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -281,6 +283,8 @@ class FFEBM(nn.Module):
         Raises:
             ChangedError: with every layer, attribute and hook that has changed since conversion.
         """
+        if (original := self.__dict__["_original"]) is not None:
+            original.require_unchanged(self.network)
         known: dict[bool, Seen] = self.__dict__["_seen"]
         mode = self.training
         if mode in known and known[mode].still():
@@ -290,6 +294,11 @@ class FFEBM(nn.Module):
         if mode in known:  # a layer that is called live may be one of another kind now
             self.__dict__["_compared"].discard(mode)
         known[mode] = seen(self.network, watched)
+
+    def watch_original(self, model: nn.Module) -> None:
+        """Looks at every call whether the model that shares its tensors with this one is still as it was converted."""
+        watched = {(w.path, w.kind): w for m in (True, False) for w in self.compiled.watched.get(m, ())}
+        self.__dict__["_original"] = Original.of(model, self.network, watched.values())
 
     def begin_run(self, values: Mapping[str, Any]) -> None:
         """Checks the model and the program's inputs, and begins a new run with no relaxations recorded.

@@ -98,7 +98,8 @@ def convert(
         rules: further rules, which win over the built-in ones (docs/operations.md).
         copy: whether the result has parameters and buffers of its own. With False they are the model's, the same objects:
             nothing is copied, an optimizer that was made for the model trains the result, and the model sees each step.
-            Modes, hooks and flags are each one's own. Don't restructure the model afterwards (parametrize, prune).
+            Modes, hooks and flags are each one's own. Don't restructure the model afterwards (parametrize, prune): what is changed on it,
+            other than its tensors, is named at the next call.
         verify: whether the first input of each mode, and the example inputs, are used to hold the compiled program against the model itself:
             without feedback both must do the same (outputs, gradients, buffers, attributes, random numbers). It costs at most three forward
             and backward passes of the model on two samples, once a mode.
@@ -117,6 +118,8 @@ def convert(
     lowered = TorchEP(Execution(estimator or TangentEP(), stop, loop_gain, verify)).lower(compiled)
     if verify:
         verify_early(lowered, options.examples)
+    if not copy:
+        lowered.watch_original(model)
     return lowered
 
 

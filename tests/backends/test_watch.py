@@ -275,6 +275,46 @@ def test_a_copy_and_an_unpickled_model_are_watched(x: Tensor) -> None:
     model(x)
 
 
+OF_THE_ORIGINAL = [
+    *("an attribute", "a configuration", "a list", "a list of layers", "the option of a layer in a block"),
+    *("the class of a layer in a block", "the class of a dropped layer", "the class of a container", "a deleted layer"),
+]
+
+
+@pytest.mark.parametrize("name", OF_THE_ORIGINAL)
+def test_the_original_is_watched_where_tensors_are_shared(name: str, x: Tensor) -> None:
+    net = Net()
+    model = fc.convert(net, 1, copy=False)
+    model(x)
+    NAMED[name][0](net)
+    with pytest.raises(ChangedError, match=", of the original"):
+        model(x)
+    copy.deepcopy(model)(x)  # it shares nothing with the original
+
+
+def test_layers_of_the_original_that_are_called_live(x: Tensor) -> None:
+    net = Net()
+    model = fc.convert(net, 1, copy=False)
+    net.norm.eps = 0.5
+    with pytest.raises(ChangedError, match=r"layer norm, of the original: eps was 1e-05 at conversion and is 0\.5 now"):
+        model(x)
+    model.norm.eps = 0.5
+    torch.testing.assert_close(model(x), net(x), rtol=1e-4, atol=1e-5)
+    net.norm = nn.LayerNorm(8, eps=0.5)
+    with pytest.raises(ChangedError, match="layer norm, of the original: was replaced"):
+        model(x)
+
+
+def test_modes_hooks_and_bookkeeping_of_the_original_are_its_own(x: Tensor) -> None:
+    net = Net()
+    model = fc.convert(net, 1, copy=False)
+    net.eval()
+    net.epoch, net.new = 4, 1
+    net.a.register_forward_hook(hook)
+    net.a.weight.data.mul_(2)
+    torch.testing.assert_close(model(x), net(x), rtol=1e-4, atol=1e-5)
+
+
 class Counting(nn.Module):
     """Its forward writes what it reads, and reads through properties, partials and a dict."""
 
