@@ -57,6 +57,7 @@ from .execution import Execution
 from .gain_store import GainStore, coupling_weights, weights_of
 from .original import Original
 from .script import script_of
+from .user_signature import KEPT, ShownForward
 from .values import map_leaves, ordinary
 from .verification import kept_buffers, verify_first_input
 from .views import BlockView
@@ -134,7 +135,10 @@ class FFEBM(nn.Module):
     # --- the module ----------------------------------------------------------------------------------
 
     def __getattr__(self, name: str) -> Any:
-        """What the user's model has besides its layers: ``model.num_classes``, a method of its own."""
+        """What the user's model has besides its layers: ``model.num_classes``, a method of its own.
+
+        A method of the user's is one of the plain network: a ``self(x)`` in it is the feedforward model, on the same parameters.
+        """
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -168,11 +172,37 @@ class FFEBM(nn.Module):
             name in w.values for m in self.compiled.watched.values() for w in m if not w.path
         )
 
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *dir(self.network)})
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __len__(self) -> int:
+        return len(self.network)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.network)  # type: ignore[call-overload, no-any-return]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.network  # type: ignore[operator]
+
+    def __getitem__(self, key: Any) -> Any:
+        """A layer of a model that has them in order or by key; of a slice, the user's own layers."""
+        return self.network[key]  # type: ignore[index]
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.network[key] = value  # type: ignore[operator]
+
+    def __delitem__(self, key: Any) -> None:
+        del self.network[key]  # type: ignore[operator]
+
     def __getstate__(self) -> dict[str, Any]:
         """Without what belongs to these very modules, and the code that was written for them."""
         gains = GainStore(steps=self.gain_store.steps)
         gains.take(self.gain_store)
-        return {**self.__dict__, "_gains": gains, "_steps": {}, "_traceable": {}, "_seen": {}, "_original": None}
+        left = {"_gains": gains, "_steps": {}, "_traceable": {}, "_seen": {}, "_original": None}
+        return {name: value for name, value in {**self.__dict__, **left}.items() if name != KEPT}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -183,6 +213,7 @@ class FFEBM(nn.Module):
         self.network.training = mode
         return self
 
+    @ShownForward
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's result, every block at its equilibrium."""
         if torch.compiler.is_compiling():

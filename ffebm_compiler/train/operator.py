@@ -19,6 +19,7 @@ from ..estimate import Estimate, Estimator, FreePhase
 from ..ir import EnergyBlock
 from ..solve import AUTOMATIC, BoundBlock, Contraction, Differentiation, Equilibrium, Relaxation, Tolerance, relax
 from .first_derivatives import once, refuse_transforms
+from .profiling import FREE, NUDGED, shown
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def out_of_sight() -> AbstractContextManager[None]:
 
 
 def free_phase(call: BlockCall) -> FreePhase:
-    with out_of_sight():
+    with out_of_sight(), shown(call.block, FREE):
         found = call.settle(call.bound, call.tolerance)
     bound = replace(call.bound.holding(found.winners), inside=found.inside)
     phase = FreePhase(bound, found.states, found.relaxation, call.tolerance, found.winners, call.differentiation)
@@ -129,7 +130,8 @@ def estimated(
     weights = {**call.weights, **{k: tensors[k] for k in call.block.weights if k in tensors}}
     bound = replace(replace(call, inputs=inputs, weights=weights).bound.holding(winners), inside=inside)
     phase = FreePhase(bound, dict(states), relaxation, call.tolerance, winners, call.differentiation)
-    return call.estimator(phase, errors, wanted)
+    with shown(call.block, NUDGED):
+        return call.estimator(phase, errors, wanted)
 
 
 def _autocast(device: str) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from ..ir import DigitalBlock, EnergyBlock, Program
 from ..solve import Gradients, Linearised, States
 from .digital import attribute
 from .operator import BlockCall, free_phase
+from .profiling import NUDGED, shown
 
 Errors = dict[str, Tensor]
 """The loss's gradient in each value, by name; what the backward chain hands on."""
@@ -191,7 +192,8 @@ class EnergyPart:
         """
         start = None if opposite is None else mirrored(opposite)
         arrived, tolerance = self.errors_of(errors), self.free.tolerance
-        displacement, record = displaced(self.linear, arrived, strength, tolerance, start)
+        with shown(self.block, NUDGED):
+            displacement, record = displaced(self.linear, arrived, strength, tolerance, start)
         self._report(record)
         return displacement
 
@@ -201,13 +203,15 @@ class EnergyPart:
 
     def tangent(self, errors: Mapping[str, Tensor], strength: float) -> States:
         """The displacement of every state in the limit of a vanishing nudge, times ``strength``."""
-        displacement, record = tangent_displaced(self.linear, self.errors_of(errors), strength, self.free.tolerance)
+        with shown(self.block, NUDGED):
+            displacement, record = tangent_displaced(self.linear, self.errors_of(errors), strength, self.free.tolerance)
         self._report(record)
         return displacement
 
     def nudged_states(self, errors: Mapping[str, Tensor], strength: float) -> States:
         """The nudged equilibrium itself, as a circuit finds it."""
-        states, record = nudged_equilibrium(self.free, self.errors_of(errors), strength)
+        with shown(self.block, NUDGED):
+            states, record = nudged_equilibrium(self.free, self.errors_of(errors), strength)
         self._report(record)
         return states
 
@@ -238,7 +242,11 @@ class EnergyPart:
     def estimate(self, errors: Mapping[str, Tensor], estimator: Estimator) -> Errors:
         """Gradients by any other estimator."""
         arrived = self.errors_of(errors)
-        return self._hand_out(estimator(self.free, arrived, self.wanted).gradients) if arrived else {}
+        if not arrived:
+            return {}
+        with shown(self.block, NUDGED):
+            found = estimator(self.free, arrived, self.wanted).gradients
+        return self._hand_out(found)
 
     def _hand_out(self, gradients: Gradients) -> Errors:
         deliver(self.call.weights, {p: g for p, g in gradients.items() if p in self.call.weights})

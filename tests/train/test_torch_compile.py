@@ -273,7 +273,7 @@ def test_inference_exports() -> None:
     net, x = vgg()
     model, twin = twins(net.eval())
     with torch.no_grad():
-        batch = {"args": ({0: torch.export.Dim("batch")},)}
+        batch = {"input": {0: torch.export.Dim("batch")}}  # the name of the user's own argument
         exported = torch.export.export(model, (x,), dynamic_shapes=batch, strict=False).module()
         other = torch.cat([x, x + 0.1])
         torch.testing.assert_close(exported(other), twin(other), rtol=1e-12, atol=1e-14)
