@@ -109,7 +109,7 @@ def _exported(subject: Subject, run: Run) -> tuple[ExportedPart, ...]:
     """The graphs of one mode's digital parts."""
     model = subject.model
     with in_mode(model, run.training), kept_buffers(model.network):
-        return export_parts(model.program, model.network, run.values, KINDS[run.training], subject.tell)
+        return export_parts(model.program, model.network, run.values, KINDS[run.training], subject.tell, run.stateful)
 
 
 _SKIP = "Leave it out of the model, or write the rest: unexportable='skip' (--skip-unexportable on the command line)."

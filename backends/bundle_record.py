@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,8 +16,10 @@ from torch.nn.utils import parametrize
 
 from ..estimate import FreePhase
 from ..ir import EnergyBlock
+from ..passes import State
 from ..train import attribute, run_block, run_digital
 from ..train.steps import leaves_of, tensors_of
+from .stateful import stateful_layers
 from .torch_ep import FFEBM
 from .verification import kept_buffers
 
@@ -33,11 +35,13 @@ class Run:
         training: the mode.
         values: every value of the program, by name.
         phases: how each block settled, in order.
+        stateful: by the path of a layer that keeps a state between calls, what it keeps.
     """
 
     training: bool
     values: Mapping[str, Any]
     phases: tuple[FreePhase, ...]
+    stateful: Mapping[str, str] = field(default_factory=dict)
 
 
 def recorded(model: FFEBM, training: bool, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Run:
@@ -45,13 +49,15 @@ def recorded(model: FFEBM, training: bool, args: tuple[Any, ...], kwargs: Mappin
     with in_mode(model, training), kept_buffers(model.network), own_random_numbers(), torch.no_grad():
         values = model.bind_inputs(args, kwargs)
         phases: list[FreePhase] = []
+        state = State(model.network)
         for step in model.program:
             if isinstance(step, EnergyBlock):
                 values.update(run_block(model.block_call(step, values, phases.append)))
             else:
                 values.update(run_digital(step, model.network, values))
+        stateful = stateful_layers(model, state)
         model.forget_run()
-    return Run(training, values, tuple(phases))
+    return Run(training, values, tuple(phases), stateful)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_map_only
 
 from ..nests import Part, is_tensor, map_nest
 from .module_state import RandomStates, only_looking, written
@@ -122,7 +123,10 @@ def observed(
         state, (args, kwargs) = _shaken(state), _shaken((args, kwargs))
     with only_looking(network) as before, without_own_hooks(network), torch.enable_grad():
         tensors_given = {f"network.{k}": v for k, v in state.items()}
-        result = functional_call(_Through(network, call), tensors_given, (args, kwargs))
+        passed = tree_map_only(
+            Tensor, Tensor.clone, (args, kwargs)
+        )  # a forward may write into an argument, not into a leaf
+        result = functional_call(_Through(network, call), tensors_given, passed)
         changed, randoms = written(before), RandomStates.now()
         tensors = flattened(result)
         gradients, failure = _gradients(tensors, {**state, **_inputs(args, kwargs)})

@@ -19,11 +19,13 @@ from ..export.result import named_leaves
 from ..export.whole_file import export_whole
 from ..files import check_target, write_whole
 from ..ir import EnergyBlock
+from ..passes import State
 from ..solve import contraction_of
 from ..train import run_digital
 from .bundle_compare import difference, worst
 from .bundle_options import example_of
 from .bundle_writer import private_copy
+from .stateful import refuse_stateful
 from .torch_ep import FFEBM
 
 
@@ -39,7 +41,10 @@ def export_model(model: FFEBM, path: str | os.PathLike[str], example_inputs: Any
     with torch.no_grad():
         own.ensure_gains(*args, **kwargs)
         example = own.bind_inputs(args, kwargs)
-        content = export_whole(_as_function(own, example), _recorded(own, example), diagnostics)
+        state = State(own.network)
+        recorded = _recorded(own, example)
+        refuse_stateful(own, state)
+        content = export_whole(_as_function(own, example), recorded, diagnostics)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the model's own inferences say it
             _check(own, content, example, dict(named_leaves(own(*args, **kwargs), "output")))

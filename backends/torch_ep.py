@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import networkx as nx
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from ..compiled import Compiled, ModeProgram
 from ..errors import ConvergenceWarning, InputError, Problem
@@ -507,6 +508,7 @@ class FFEBM(nn.Module):
             return
         shared = {id(p): p for p in self.network.parameters()}  # a forward pass moves buffers only
         probe = copy.deepcopy(self, shared)
+        args, kwargs = tree_map_only(Tensor, Tensor.clone, (args, kwargs))  # a forward may write into its arguments
         with torch.random.fork_rng(), torch.no_grad():
             probe(*args, **kwargs)
         self.gain_store.take(probe.gain_store)

@@ -16,8 +16,9 @@ from .norm_statistics import NO_STATISTICS, Statistics, statistics_of
 from .own_copy import own_copy, share_root
 from .partition import Partitioned, partition
 from .patching import TRACING
+from .running_modules import holds
 from .stages import Signature, Traced
-from .state import State
+from .state import Owned, State
 from .trace import trace
 from .verify import Verification, verify
 
@@ -29,6 +30,7 @@ __all__ = [
     "Canonical",
     "Choice",
     "Legal",
+    "Owned",
     "Partitioned",
     "Signature",
     "State",
@@ -41,6 +43,7 @@ __all__ = [
     "derive",
     "fingerprint",
     "first_names",
+    "holds",
     "legality",
     "norm_doubts",
     "own_copy",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ from .in_place import make_out_of_place
 from .naming import called_layers, module_of, origins_of
 from .stages import Traced
 from .symbolic_trace import is_hooked
-from .touched import touched_tensors
+from .touched import stand_beside_readers, touched_tensors
 from .writes import is_impure
 
 aten = torch.ops.aten
@@ -43,6 +43,7 @@ class Canonical:
     touched: Mapping[fx.Node, frozenset[str]] = field(default_factory=dict)
     called: frozenset[str] = frozenset()
     matched: tuple[Rule, ...] = ()
+    beside: frozenset[fx.Node] = frozenset()
 
     @property
     def network(self) -> nn.Module:
@@ -57,13 +58,15 @@ def canonicalize(traced: Traced, rules: Rules) -> Canonical:
     graph.eliminate_dead_code(is_impure_node=is_impure)
     found = _found(graph, traced.network, rules)
     matched = _of_own(found.values(), rules)
-    _drop_identities(traced, rules)
+    _drop_identities(traced, rules, _keeping_state(graph, traced.network, found))
     found = _found(graph, traced.network, rules)
     readings = _read_all(graph, traced, found, matched)
     _read_batch_at_its_source(graph, readings)
+    keeping_state = _keeping_state(graph, traced.network, found)
+    beside = stand_beside_readers(graph, traced.network, keeping_state)
     graph.eliminate_dead_code(is_impure_node=is_impure)
     live = set(graph.nodes)
-    touched = touched_tensors(graph, traced.network, traced.whole)
+    touched = touched_tensors(graph, traced.network, keeping_state)
     readings = {n: _unless_overwritten(r, n in touched) for n, r in _read_all(graph, traced, found, matched).items()}
     return Canonical(
         traced,
@@ -74,6 +77,7 @@ def canonicalize(traced: Traced, rules: Rules) -> Canonical:
         touched,
         called,
         matched,
+        beside,
     )
 
 
@@ -85,6 +89,12 @@ def _of_own(found: Iterable[Rule], rules: Rules) -> tuple[Rule, ...]:
     """The rules of the user's among those that were found."""
     ids = {id(rule) for rule in found}
     return tuple(rule for rule in rules.own if id(rule) in ids)
+
+
+def _keeping_state(graph: fx.Graph, network: nn.Module, found: Mapping[fx.Node, Rule]) -> frozenset[str]:
+    """The paths of modules of the user's own that are called as a whole, and may keep a state between calls."""
+    called = [(str(n.target), m) for n in graph.nodes if n not in found and (m := module_of(n, network)) is not None]
+    return frozenset(path for path, m in called if type(m).__module__.split(".")[0] != "torch" or is_hooked(m))
 
 
 def _unless_overwritten(reading: Reading | Refusal, touched: bool) -> Reading | Refusal:
@@ -112,9 +122,9 @@ def _drop_identity_layers(graph: fx.Graph, network: nn.Module) -> None:
             graph.erase_node(node)
 
 
-def _drop_identities(traced: Traced, rules: Rules) -> None:
+def _drop_identities(traced: Traced, rules: Rules, keeping_state: Collection[str]) -> None:
     graph, network = traced.graph, traced.network
-    touched = touched_tensors(graph, network, traced.whole)  # a copy of what is overwritten later is what it was
+    touched = touched_tensors(graph, network, keeping_state)  # a copy of what is overwritten later is what it was
     for node in list(graph.nodes):
         module = module_of(node, network)
         rule = rules.find(node, module)
@@ -187,8 +197,8 @@ def _of_own_rule(node: fx.Node, reading: Reading | Refusal, rule: Rule) -> Readi
 
 def _read(node: fx.Node, traced: Traced, rule: Rule | None) -> Reading | Refusal:
     network = traced.network
-    if node.op == "call_module" and node.target in traced.whole:
-        return Refusal(f"called as a whole: {traced.whole[node.target]}")
+    if node.op == "call_module" and (reason := traced.whole.get(str(node.target))) is not None:
+        return Refusal(f"called as a whole: {reason}")
     if rule is None:
         return Refusal("no rule: this operation has no energy")
     if _is_hooked(module_of(node, network)):

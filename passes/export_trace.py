@@ -18,10 +18,13 @@ from .calling import CallForm, Input, ResultForm, form_of_call
 from .contexts import plain_contexts
 from .export_regions import open_regions
 from .exported_layers import call_layers, layers_whole
+from .given_containers import GivenContainers
 from .history import check_regions
+from .loses_meaning import LosesMeaning
 from .own_functions import functions_met
 from .stages import Signature, Traced
 from .traced_names import has_path, rename_apart, untraceable, value_at
+from .whole_calls import nothing_written
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +34,8 @@ def export_trace(
 ) -> Traced:
     """By torch.export, with a dynamic batch where the model allows one; the layers of the paths ``whole`` are called as such."""
     form = form_of_call(network.forward, args, kwargs, numbers=False)
-    exported, result, met = _exported(network, form, form(args, kwargs), whole)
+    with nothing_written(network):
+        exported, result, met = _exported(network, form, form(args, kwargs), whole)
     if met:
         logger.warning(
             "torch.export traced through %s: gradients are those of the forward, whatever backward is defined. Keep the layer that calls it whole by digital=[...]",
@@ -73,6 +77,8 @@ def _exported(
             ):
                 exported = torch.export.export(network, tuple(values), dynamic_shapes=dynamic, strict=False)
             return exported, ResultForm(results[-1]), met
+        except LosesMeaning:
+            raise
         except Exception as error:
             failure = failure or error
     assert failure is not None
@@ -103,8 +109,10 @@ def _flattened(network: nn.Module, form: CallForm) -> Iterator[list[Part]]:
 
     def flat(*tensors: Tensor) -> tuple[Any, ...]:
         args, kwargs = form.made(tensors)
+        given = GivenContainers([*args, *kwargs.values()], type(network).__name__)
         leaves, result = take_apart(forward(*args, **kwargs), _is_leaf, name="result")
         results.append(result)
+        given.check()
         return tuple(leaves)
 
     positional = inspect.Parameter.POSITIONAL_OR_KEYWORD

@@ -10,6 +10,7 @@ A block is a pure function of its inputs, and a digital part must not write into
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -291,12 +292,16 @@ def _torchs(name: str) -> Any:
     return getattr(torch, name[:-1], None) if has_underscore(name) and name[:-1] in SAME_MEANING else None
 
 
+_AUGMENTED: Mapping[Any, str] = {plain: in_place.__name__ for in_place, plain in OPERATORS.items()}
+"""By an operator that an augmented assignment has become: the name of the assignment's own."""
+
+
 def keep_type_and_shape(node: fx.Node) -> None:
     """Makes a call that was in place insist on the type and the shape of its operand, if it is made outside of blocks.
 
     Inside one, all values have the type of the weights.
     """
-    name = function_name(node.target)
+    name = _AUGMENTED.get(node.target) or function_name(node.target)
     if IN_PLACE in node.meta and name in vars(kept) and (len(node.all_input_nodes) > 1 or name in COMPARISONS):
         node.op, node.target = "call_function", getattr(kept, name)
 

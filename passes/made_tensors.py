@@ -80,15 +80,16 @@ class MadeTensors(TorchFunctionMode):
             WritesIntoConstant: one is not.
         """
         for constant, before, path in self.tracer.captured:
-            if not constant.is_meta and not torch.equal(torch.nan_to_num(constant), torch.nan_to_num(before)):
+            if _has_numbers(constant) and not torch.equal(torch.nan_to_num(constant), torch.nan_to_num(before)):
                 raise self._lost("writes into a tensor that is a constant of the graph", WritesIntoConstant, path)
 
     def _recorded(self, function: Any, tensor: Tensor, path: str, args: Any, kwargs: dict[str, Any]) -> Any:
         """The call with a tensor of the model as a value of the graph."""
         value = self.tracer.create_proxy("get_attr", path, (), {})
         args, kwargs = torch.utils._pytree.tree_map(lambda v: value if v is tensor else v, (args, kwargs))
-        if args and args[0] is value and getattr(Tensor, function.__name__, None) is function:
-            return getattr(value, function.__name__)(*args[1:], **kwargs)
+        name = str(getattr(function, "__name__", ""))
+        if args and args[0] is value and getattr(Tensor, name, None) is function:
+            return getattr(value, name)(*args[1:], **kwargs)
         return function(*args, **kwargs)
 
     def _check(self, tensor: Tensor, args: Any, kwargs: Mapping[str, Any]) -> None:
@@ -123,6 +124,11 @@ def _written(function: Any, args: Any, kwargs: Mapping[str, Any]) -> Iterator[Te
     return (t for t in torch.utils._pytree.tree_leaves(written) if isinstance(t, Tensor))
 
 
+def _has_numbers(tensor: Tensor) -> bool:
+    """Whether its entries can be looked at."""
+    return not tensor.is_meta and tensor.layout is torch.strided and not tensor.is_quantized
+
+
 def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr() or id(tensor)
 
@@ -134,7 +140,7 @@ def sizes_of_values() -> Iterator[None]:
 
     def together(plain: Any) -> Any:
         def call(*sizes: Any, **kwargs: Any) -> Any:
-            apart = mine() and any(isinstance(s, fx.Proxy) for s in sizes) and not isinstance(sizes[0], (tuple, list))
+            apart = mine() and len(sizes) > 1 and any(isinstance(s, fx.Proxy) for s in sizes)
             return plain(tuple(sizes), **kwargs) if apart else plain(*sizes, **kwargs)
 
         return call

@@ -173,8 +173,16 @@ class _Partitioner:
             if node not in self.roles:
                 self.position[node] = base + base % 2
                 last.update(dict.fromkeys(touched, self.position[node]))
+                self.pull(node)
             else:
                 self.place_analog(node, base)
+
+    def pull(self, node: fx.Node) -> None:
+        """Places the views of the model's tensors that a call has for itself where it is."""
+        for view in node.all_input_nodes:
+            if view in self.canonical.beside:
+                self.position[view] = self.position[node]
+                self.pull(view)
 
     def place_analog(self, node: fx.Node, base: int) -> None:
         reading = self.readings[node]

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 TRACERS_OWN = "_tensor_constant"
 """What the tracer hangs on the model begins so, and is no state of the model's."""
 
-_BOOK = "_non_persistent_buffers_set"
-"""Where torch notes which buffers are not saved; the tracer's are not."""
-
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
+_TORCHS = frozenset(vars(nn.Module()))
+"""What torch keeps in every module: registries, hooks, the mode."""
+
 _FOREIGN = ("torch", "numpy", "logging", "threading", "builtins", "ffebm_compiler", "importlib")
 """Whose classes and objects no forward keeps its own state in."""
 
@@ -62,7 +62,7 @@ class Holder:
 
     def _named(self, owner: Owned, now: Any) -> Iterator[Owned]:
         if owner.name:
-            keys = [] if owner.name == _BOOK else [owner.name]
+            keys = [owner.name]
         else:
             keys = [str(k) for k in {**now, **self.content} if not _alike(now.get(k, self), self.content.get(k, self))]
         yield from (Owned(owner.path, key) for key in keys if not key.startswith(TRACERS_OWN))
@@ -84,7 +84,7 @@ class State:
             for name in _REGISTRIES:
                 self._hold(vars(module)[name], Owned(path, ""))
             for name, value in vars(module).items():
-                if name not in _REGISTRIES:
+                if name not in _TORCHS:
                     self._walk(value, Owned(path, name))
         for kind in dict.fromkeys(type(m) for m in network.modules()):
             self._walk_class(kind)
@@ -213,14 +213,16 @@ class _Numbers:
     """A copy of a tensor, equal to one of the same numbers."""
 
     def __init__(self, tensor: Tensor):
-        self.value = tensor.detach().clone()
+        self.value, self.version = tensor.detach().clone(), tensor._version
 
     def __eq__(self, other: object) -> bool:
         assert isinstance(other, _Numbers)
         a, b = self.value, other.value
         if (a.shape, a.dtype, a.device) != (b.shape, b.dtype, b.device):
             return False
-        return a.is_meta or bool(((a == b) | ((a != a) & (b != b))).all())
+        if a.is_meta or a.is_quantized or a.layout is not torch.strided:  # whose entries can't be looked at
+            return self.version == other.version
+        return bool(((a == b) | ((a != a) & (b != b))).all())
 
     __hash__ = None  # type: ignore[assignment]
 

@@ -11,8 +11,10 @@ from torch import Tensor, fx, nn
 from ..nests import Fixed, Part, take_apart
 from .calling import CallForm, ResultForm, form_by_signature, form_of_call
 from .contexts import Surroundings, noted_contexts, place_in
+from .given_containers import GivenContainers
 from .history import check_regions
 from .in_place import check_in_place
+from .loses_meaning import LosesMeaning
 from .made_tensors import MadeTensors, WritesIntoConstant, sizes_of_values
 from .own_functions import functions_as_whole
 from .patching import this_thread
@@ -100,7 +102,9 @@ class ModelTracer(fx.Tracer):
 
         def forward() -> tuple[Any, ...]:
             args, kwargs = self.form.made(proxies)
+            given = GivenContainers([*args, *kwargs.values()], type(self.root).__name__)
             leaves, self.result = take_apart(self.root.forward(*args, **kwargs), _is_leaf, name="result")
+            given.check()
             return tuple(leaves)
 
         return forward, []
@@ -160,6 +164,8 @@ def _trace(network: nn.Module, opaque: Sequence[str], form: CallForm) -> Traced:
         del vars(network)[name]
     try:
         return _traced(network, ModelTracer(opaque, form), makes_tensors=True)
+    except LosesMeaning:
+        raise
     except Exception as failure:  # such as control flow on a tensor that was a constant before
         raise first from failure
 

@@ -19,17 +19,51 @@ def touched_tensors(graph: fx.Graph, network: nn.Module, whole: Collection[str])
     """For each call that reads or writes tensors which the model overwrites: their paths, each tensor under its first one.
 
     Args:
-        whole: paths of modules that keep a state: their calls keep their order too, and may write every tensor that they hold.
+        whole: paths of modules that may keep a state: their calls keep their order too, and may write every buffer that they hold.
     """
     tensors = _Tensors(network)
     bases = bases_of(graph, network)
     read = {n: set(_read(n, bases, tensors)) for n in graph.nodes if n.op.startswith("call")}
     overwritten = {path for n in read for path in _written(n, bases, tensors)} | _shared(read, bases, tensors)
     for node in [n for n in read if n.op == "call_module" and n.target in whole]:
-        state = {f"state of {node.target}", *read[node]}
+        state = {f"state of {node.target}", *tensors.buffers_under(module_of(node, network))}
         read[node] |= state
         overwritten |= state
     return {n: shared for n, paths in read.items() if (shared := frozenset(paths & overwritten))}
+
+
+def stand_beside_readers(graph: fx.Graph, network: nn.Module, whole: Collection[str]) -> frozenset[fx.Node]:
+    """Lets what overwrites or reads a tensor of the model get to it in the same digital part, by calls that stand beside it.
+
+    A part's inputs are values, of which a training step makes leaves and a bundle ports: a tensor of the model must not be one. So what a
+    write returns is read from the tensor itself, and each reader of a view has views of its own, which are returned.
+    """
+    touched = touched_tensors(graph, network, whole)
+    bases = bases_of(graph, network)
+    for node in touched:
+        written = written_by(node, network)
+        if len(written) == 1 and bases[written[0]].op == "get_attr":
+            node.replace_all_uses_with(written[0])
+    bases = bases_of(graph, network)
+    made: set[fx.Node] = set()
+    for node in touched:
+        if bases[node] is node or written_by(node, network):
+            for operand in [o for o in node.all_input_nodes if _is_view_of_attribute(o, bases)]:
+                node.replace_input_with(operand, _again(operand, node, bases, made))
+    return frozenset(made)
+
+
+def _again(view: fx.Node, reader: fx.Node, bases: Mapping[fx.Node, fx.Node], made: set[fx.Node]) -> fx.Node:
+    """The same view of a tensor of the model, made right before its reader."""
+    copies = {o: _again(o, reader, bases, made) for o in view.all_input_nodes if _is_view_of_attribute(o, bases)}
+    with view.graph.inserting_before(reader):
+        copy = view.graph.node_copy(view, lambda n: copies.get(n, n))
+    made.add(copy)
+    return copy
+
+
+def _is_view_of_attribute(node: fx.Node, bases: Mapping[fx.Node, fx.Node]) -> bool:
+    return node.op != "get_attr" and bases[node].op == "get_attr"
 
 
 class _Tensors:
@@ -47,6 +81,10 @@ class _Tensors:
     def at(self, path: str) -> str:
         value = value_at(self.network, path) if has_path(self.network, path) else None
         return self.first.get(id(value), path)
+
+    def buffers_under(self, module: nn.Module | None) -> Iterator[str]:
+        for buffer in () if module is None else module.buffers():
+            yield self.first[id(buffer)]
 
     def under(self, module: nn.Module) -> Iterator[str]:
         for tensor in (*module.parameters(), *module.buffers()):

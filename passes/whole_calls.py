@@ -13,7 +13,7 @@ reads of such state. Whatever happens, the model's state is afterwards what it w
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from torch import fx, nn
@@ -66,6 +66,25 @@ def trace_what_is_kept(trace: Tracer, network: nn.Module, opaque: Sequence[str])
         hidden.update(dict.fromkeys(found.state))
 
 
+@contextlib.contextmanager
+def nothing_written(network: nn.Module) -> Iterator[None]:
+    """Holds a tracer that can't call modules as a whole to what changes no state, which is put back.
+
+    Raises:
+        LosesMeaning: something has changed.
+    """
+    state = State(network)
+    try:
+        yield
+        changed = sorted({o for owned in state.changes().values() for o in owned}, key=str)
+    finally:
+        state.restore()
+    if changed:
+        of = f" of layer {changed[0].path}" if changed[0].path else ""
+        what = "is written by a forward, at every call: a graph would write it once"
+        raise LosesMeaning(Problem(f"{changed[0]}{of}", what, _REMEDY), changed[0].path or "")
+
+
 def _attempt(trace: Tracer, network: nn.Module, opaque: Sequence[str]) -> Traced | _Loss:
     state = State(network)
     failure: Exception | None = None
@@ -79,12 +98,14 @@ def _attempt(trace: Tracer, network: nn.Module, opaque: Sequence[str]) -> Traced
         failure = error
     _forget_aliases(network, state)
     changes = state.changes()
-    state.restore(keep_constants=failure is None and not changes)
+    if failure is None and not changes:
+        return traced
+    state.restore()
     if changes and (written := _watched(trace, network, opaque, changes)) is not None:
         return _loss(written, opaque)
     if failure is not None:
         raise failure
-    return traced
+    return _loss(Written(frozenset(next(iter(changes.values()))), "a line that runs at times", ()), opaque)
 
 
 def _forget_aliases(network: nn.Module, state: State) -> None:
@@ -103,7 +124,7 @@ def _written_into(node: fx.Node, network: nn.Module) -> object:
     return node.target if node.op == "get_attr" else None
 
 
-def _watched(trace: Tracer, network: nn.Module, opaque: Sequence[str], holders: Sequence[int]) -> Written | None:
+def _watched(trace: Tracer, network: nn.Module, opaque: Sequence[str], holders: Collection[int]) -> Written | None:
     """The first write of a trace into any of the holders, which change if it is repeated."""
     state = State(network)
     changing = [state.holders[h] for h in holders if h in state.holders]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .in_place_twins import OPERATORS, set_data, write_back
-from .naming import module_of
+from .naming import function_name, module_of
 
 CONTAINER_METHODS = frozenset((
     "append", "appendleft", "extend", "extendleft", "insert", "pop", "popleft", "popitem", "remove", "discard",
@@ -114,8 +114,10 @@ def statistics_of(node: fx.Node) -> tuple[fx.Node, ...]:
 
 
 def is_impure(node: fx.Node) -> bool:
-    """Whether a call is made though nothing reads its result: it writes, or checks, or nobody knows what it does."""
+    """Whether a call is made though nothing reads its result: it writes, checks, draws, or nobody knows what it does."""
     if node.op in ("placeholder", "output", "call_module"):
+        return True
+    if function_name(node.target).removeprefix("init_").rstrip("_") in _DRAWS:
         return True
     if node.op == "call_method":
         return has_underscore(str(node.target)) or node.target in _ON_TENSORS or not hasattr(Tensor, str(node.target))
@@ -134,6 +136,14 @@ def is_impure(node: fx.Node) -> bool:
         or (has_underscore(name) and _is_of_torch(node.target))
     )
 
+
+_DRAWS = frozenset((
+    "rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "bernoulli", "multinomial", "normal", "poisson",
+    "binomial", "cauchy", "exponential", "geometric", "log_normal", "random", "uniform", "rrelu", "gumbel_softmax", "dropout", "dropout1d",
+    "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "feature_dropout", "trunc_normal", "kaiming_normal",
+    "kaiming_uniform", "xavier_normal", "xavier_uniform", "orthogonal", "sparse",
+))  # fmt: skip
+"""Names of what draws random numbers: later draws depend on it."""
 
 _ON_TENSORS = frozenset(("register_hook", "register_post_accumulate_grad_hook", "retain_grad", "backward"))
 """Methods of a tensor that do something besides returning a result."""

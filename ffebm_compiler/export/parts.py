@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -26,6 +27,7 @@ def export_parts(
     values: Mapping[str, Any],
     kinds: Sequence[str],
     tell: Callable[[str], None] = lambda what: None,
+    stateful: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[ExportedPart, ...]:
     """Every digital part of a program as ONNX, and the part that computes weights where blocks read computed ones.
 
@@ -37,9 +39,10 @@ def export_parts(
         values: every value of the program on an example of two samples or more, by name.
         kinds: which graphs: ``"forward"`` of a program for evaluation, ``"training"`` and ``"vjp"`` of one for training.
         tell: called before each graph, with what it is: ``"digital1, vjp"``.
+        stateful: by the path of a layer that keeps a state between calls, what it keeps: no graph does.
     """
     shapes = shapes_of(program, network, values)
-    parts = [_Export(p, network, program, shapes) for p in parts_of(program, network)]
+    parts = [_Export(p, network, program, shapes, stateful) for p in parts_of(program, network)]
     return tuple(p.graphs(kinds, tell) for p in parts)
 
 
@@ -51,6 +54,7 @@ class _Export:
     network: nn.Module
     program: Program
     shapes: Shapes
+    stateful: Mapping[str, str]
 
     @property
     def _called(self) -> str:
@@ -74,6 +78,9 @@ class _Export:
 
     def graph(self, kind: str) -> PartGraph | None:
         """The graph with sizes as symbols; failing that, for the example's sizes alone."""
+        for origin in self.part.origins:
+            if origin.layer in self.stateful:
+                raise RefusedError(f"{origin.label} ({origin.kind})", self.stateful[origin.layer])
         failures: list[RefusedError] = []
         for space, shapes in self.shapes.spaces():
             try:

@@ -31,6 +31,13 @@ def _size_as_tuple(m: Any, x: Tensor) -> Tensor:
     return y
 
 
+def _of_its_shape(m: Any, x: Tensor) -> Tensor:
+    y = torch.zeros(x.shape)
+    for i in range(4):
+        y[:, i] = x[:, i] * i
+    return y
+
+
 def _new_zeros(m: Any, x: Tensor) -> Tensor:
     y = x.new_zeros(3, 4)
     y.copy_(x)
@@ -125,7 +132,7 @@ def _by_registry(m: Any, x: Tensor) -> Tensor:
 
 
 WRITES: tuple[Callable[[Any, Tensor], Tensor], ...] = (
-    _zeros, _zeros_of_its_size, _size_as_tuple, _new_zeros, _filled_in_a_loop, _twice, _before_it_is_read, _augmented, _out, _masked, _random,
+    _zeros, _zeros_of_its_size, _size_as_tuple, _of_its_shape, _new_zeros, _filled_in_a_loop, _twice, _before_it_is_read, _augmented, _out, _masked, _random,
     _index, _data, _alias, _stacked, _chosen, _by_registry,
 )  # fmt: skip
 REFUSED = (_data, _alias, _chosen)

@@ -162,3 +162,22 @@ def test_a_hook_on_a_tensor_is_refused_where_it_stands() -> None:
         fc.convert(Hooked(), block_size=1)
     net = nn.Sequential(nn.Linear(4, 4), Hooked())
     assert_same_in_use(net, fc.convert(copy.deepcopy(net), block_size=1, digital=["1"]))
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize(
+    "spelling", ["chained", "through a name", "data", "items", "through a view", "out, read", "foreach, read", "two"]
+)
+def test_the_generated_step_writes_too(spelling: str, first: bool) -> None:
+    torch.manual_seed(0)
+    net = Average(SPELLINGS[spelling], first)
+    model, x, y = fc.convert(copy.deepcopy(net), block_size=1), torch.randn(3, 4), torch.randn(3, 2)
+    for _ in range(2):
+        net.zero_grad()
+        model.zero_grad()
+        nn.functional.mse_loss(net(x), y).backward()
+        model.training_step(x, y, nn.functional.mse_loss)
+        for name, buffer in net.named_buffers():
+            torch.testing.assert_close(model.get_buffer(name), buffer)
+        for p, q in zip(model.parameters(), net.parameters(), strict=True):
+            torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-6)
