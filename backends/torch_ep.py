@@ -240,12 +240,14 @@ class FFEBM(nn.Module):
     def _run(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], keep: bool
     ) -> tuple[Any, tuple[BlockEquilibrium, ...]]:
+        blocks = self.mode.program.energy_blocks
+        refuse_transforms(blocks)
+        refuse_forward_mode(blocks, self._read_by(args, kwargs))
         # a relaxation differentiates the interaction, which inference tensors forbid
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False), torch.no_grad():
                 return self._run(ordinary(args), ordinary(kwargs), keep)
         mode = self.mode
-        refuse_transforms(step for step in mode.program if isinstance(step, EnergyBlock))
         values = self.bind_inputs(args, kwargs)
         phases: list[FreePhase] = []
         for step in mode.program:
@@ -259,6 +261,12 @@ class FFEBM(nn.Module):
             else ()
         )
         return self.pack_output(values), kept
+
+    def _read_by(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[Any]:
+        """All that a call depends on."""
+        yield from torch.utils._pytree.tree_leaves((args, kwargs))
+        yield from self.parameters()
+        yield from self.buffers()
 
     # --- the pieces of a run, which the generated training code spells out ----------------------------
 
@@ -377,7 +385,6 @@ class FFEBM(nn.Module):
         """A block with the values and weights that it reads, at unit feedback."""
         inputs = {n: values[n] for n in block.inputs}
         weights = {p: self._weight(p) for p in block.weights} if weights is None else weights
-        refuse_forward_mode(block, (*inputs.values(), *weights.values()))
         return BoundBlock(block, inputs, weights, unit_gains(block).layer_weights)
 
     def block_call(

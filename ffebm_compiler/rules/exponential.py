@@ -190,12 +190,13 @@ def _softplus_difference(a: Tensor, da: Tensor, beta: float) -> Tensor:
     return torch.where(b.abs() <= 1.0, near, far) / beta
 
 
-def _softplus_tangent(a: Tensor, da: Tensor, beta: float) -> Tensor:
-    return torch.sigmoid(beta * a) * da
+def _softplus_tangent(a: Tensor, da: Tensor, beta: float, threshold: float) -> Tensor:
+    return torch.where(beta * a > threshold, da, torch.sigmoid(beta * a) * da)
 
 
-def _softplus_tangent_at(s: Tensor, beta: float) -> Callable[[Tensor], Tensor]:
-    return partial(torch.mul, -torch.expm1(-beta * s))
+def _softplus_tangent_at(s: Tensor, beta: float, threshold: float) -> Callable[[Tensor], Tensor]:
+    straight = threshold + math.log1p(math.exp(-threshold))  # beta s at the threshold; beyond, PyTorch's slope is 1
+    return partial(torch.mul, torch.where(beta * s > straight, 1.0, -torch.expm1(-beta * s)))
 
 
 def softplus(beta: float, threshold: float = 20.0) -> Potential:
@@ -205,8 +206,8 @@ def softplus(beta: float, threshold: float = 20.0) -> Potential:
         energy=partial(_softplus_energy, beta=beta),
         activation=partial(F.softplus, beta=beta, threshold=threshold),
         difference=partial(_softplus_difference, beta=beta),
-        tangent=partial(_softplus_tangent, beta=beta),
-        tangent_at=partial(_softplus_tangent_at, beta=beta),
+        tangent=partial(_softplus_tangent, beta=beta, threshold=threshold),
+        tangent_at=partial(_softplus_tangent_at, beta=beta, threshold=threshold),
         lower=0.0,
         text=f"½‖{{s}}‖² + Σ Li₂(exp(−{beta:g}{{s}}))/{beta * beta:g}",
         tex=rf"\tfrac12\lVert {{s}}\rVert^2 + \textstyle\sum \mathrm{{{{Li}}}}_2(e^{{{{-{beta:g}{{s}}}}}})/{beta * beta:g}",

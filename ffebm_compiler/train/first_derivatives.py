@@ -60,12 +60,13 @@ def refuse_second(block: EnergyBlock) -> NoReturn:
     raise _missing(block, "has no second derivatives: its gradients are found by relaxing")
 
 
-def refuse_forward_mode(block: EnergyBlock, values: Iterable[Any]) -> None:
-    """Raises a :class:`DerivativeError` where a block reads a tensor that carries a tangent."""
+def refuse_forward_mode(blocks: Iterable[EnergyBlock], values: Iterable[Any]) -> None:
+    """Raises a :class:`DerivativeError` where one of the tensors that blocks depend on carries a tangent."""
     if forward_mode._current_level < 0:  # no tensor carries one, and asking each takes time
         return
     if any(isinstance(v, Tensor) and forward_mode.unpack_dual(v).tangent is not None for v in values):
-        raise _missing(block, "has no derivatives in forward mode, only those of backward passes")
+        for block in blocks:
+            raise _missing(block, "has no derivatives in forward mode, only those of backward passes")
 
 
 def refuse_transforms(blocks: Iterable[EnergyBlock], errors: Iterable[Tensor | None] = ()) -> None:
