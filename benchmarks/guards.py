@@ -1,7 +1,7 @@
 """Switches off each guard against silent faults in turn: a test must fail each time.
 
-  python -m benchmarks.guards
-  python -m benchmarks.guards --only draws,hooks
+python -m benchmarks.guards
+python -m benchmarks.guards --only draws,hooks
 """
 
 from __future__ import annotations
