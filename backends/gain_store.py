@@ -24,7 +24,7 @@ from ..solve import (
     followed_gains,
     unit_gains,
 )
-from ..solve.fingerprint import fingerprint
+from ..solve.fingerprint import fingerprint, is_sharded
 from ..solve.lanczos import STEPS
 from ..solve.norm_sample import Sample, Shapes, given
 
@@ -126,7 +126,8 @@ class GainStore:
     ) -> Gains | None:
         """The gains of a block's present weights, whatever inputs it is bound to: on the last sample, if it has been used.
 
-        A block that was loaded with its gains has those until then, called outdated if they are of other weights. None if there are none.
+        A block that was loaded with its gains has those until then, called outdated if they are of other weights; one whose weights are
+        sharded while it is at rest those of its last pass, called outdated. None if there are none.
         """
         block = bound.block
         if loop_gain is None or not block.has_feedback:
@@ -135,6 +136,9 @@ class GainStore:
         held = self._held(key, weights)
         if held is not None:
             return held
+        if any(is_sharded(w) for w in bound.weights.values()):
+            found = self.used.get(key)
+            return None if found is None else replace(found, outdated=True)
         samples = self._samples.get(block.key)
         if samples:
             return self._converge(key, bound, next(reversed(samples.values())), weights, differentiation).gains
@@ -258,12 +262,7 @@ class GainStore:
 
 def weights_of(bound: BoundBlock) -> int:
     """The fingerprint of the weights that couplings between states read."""
-    return fingerprint(bound.weights[p] for p in coupling_weights(bound.block))
-
-
-def coupling_weights(block: EnergyBlock) -> list[str]:
-    """The paths of the weights that norms follow from."""
-    return [*dict.fromkeys(p for s in block.states if s.drive.sources for p in s.drive.weights)]
+    return fingerprint(bound.weights[p] for p in bound.block.coupling_weights)
 
 
 def _keep_newest(kept: OrderedDict[Any, Any], used: Any) -> None:

@@ -55,7 +55,7 @@ from ..view import Report, build_report, draw_graph, partition_graph
 from .call_inputs import input_problems
 from .convergence import convergence_message
 from .execution import Execution
-from .gain_store import GainStore, coupling_weights, weights_of
+from .gain_store import GainStore, weights_of
 from .original import Original
 from .script import script_of
 from .user_signature import KEPT, ShownForward
@@ -63,7 +63,7 @@ from .values import map_leaves, ordinary
 from .verification import kept_buffers, verify_first_input
 from .views import BlockView
 from .watch import Seen, require_unchanged, seen
-from .weight_range import check_weights, infinite_norm
+from .weight_range import check_weights, infinite_norm, require_whole
 
 if TYPE_CHECKING:
     from .analog_emu import AnalogFFEBM
@@ -364,7 +364,7 @@ class FFEBM(nn.Module):
         """The fingerprints of the couplings' weights, by block, in one transfer. Weights that are computed at each look are left to their blocks."""
         if self.execution.loop_gain is None:
             return {}
-        coupled = {b.key: coupling_weights(b) for b in self.program.energy_blocks if b.has_feedback}
+        coupled = {b.key: b.coupling_weights for b in self.program.energy_blocks if b.has_feedback}
         held = {key: [_held(self.network, p) for p in paths] for key, paths in coupled.items()}
         whole = {key: [t for t in tensors if t is not None] for key, tensors in held.items() if None not in tensors}
         return dict(zip(whole, fingerprints(whole.values()), strict=True))
@@ -403,6 +403,7 @@ class FFEBM(nn.Module):
             trains: whether weights train in this pass; found out where it is not given.
         """
         given, bound = weights is not None, self.bound(block, values, weights)
+        require_whole(bound.weights)
         known = None if given else self.__dict__["_fingerprints"].pop(block.key, None)
         gains = self.measure(bound, self._trains(bound) if trains is None else trains, known)
         trained = next((w.dtype for w in bound.weights.values() if w.is_floating_point()), None)
@@ -706,7 +707,7 @@ class FFEBM(nn.Module):
         noise_seed: int = 0,
         chip: str | os.PathLike[str] | None = None,
     ) -> AnalogFFEBM:
-        """This model, with the weights that it has now, on another backend.
+        """This model on another backend, with a copy of the weights that it has now: what becomes of this model's later is not on the chip.
 
         Args:
             backend: ``"analog-emu"``, the emulator of analog hardware.

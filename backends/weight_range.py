@@ -1,4 +1,4 @@
-"""Whether a block's layer weights are within the range of numbers.
+"""Whether a block's weights are there as a whole, and its norms and layer weights within the range of numbers.
 
 The weight of a layer is a product over the layers behind it, ``w_l = w_m |J_lm|^2 / loop_gain``, and a nudge moves its state by about
 ``1 / w_l``: in a block of many layers the one overflows while the other vanishes, and the gradient is their product.
@@ -11,11 +11,13 @@ import warnings
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
-from ..errors import GradientWarning, OptionError, Problem
+from ..errors import GradientWarning, InputError, OptionError, Problem
 from ..ir import EnergyBlock
 from ..solve import BoundBlock, Gains
 from ..solve.contraction import Edge
+from ..solve.fingerprint import is_sharded
 
 
 def check_weights(
@@ -66,6 +68,24 @@ def infinite_norm(bound: BoundBlock, edge: Edge, labels: Mapping[str, str]) -> O
             "If training did this, lower the learning rate or clip gradients; otherwise load finite weights.",
         )
     )
+
+
+def require_whole(weights: Mapping[str, Tensor]) -> None:
+    """Refuses weights that are sharded while a block reads them.
+
+    Raises:
+        InputError: naming all of them.
+    """
+    sharded = [path for path, w in weights.items() if is_sharded(w)]
+    if sharded:
+        raise InputError(
+            Problem(
+                f"weight {path}",
+                "is sharded while a block reads it: it belongs to a module that was sharded by itself, and blocks call no modules",
+                "Shard the converted model as a whole: fully_shard(model), not fully_shard of its modules.",
+            )
+            for path in sharded
+        )
 
 
 def carried(dtype: torch.dtype) -> float:

@@ -68,6 +68,11 @@ class EnergyBlock(Plain):
         return tuple((source, s.name) for s in self.states for source in s.drive.sources)
 
     @cached_property
+    def coupling_weights(self) -> tuple[str, ...]:
+        """The paths of the weights that states are coupled by."""
+        return tuple(dict.fromkeys(p for s in self.states if s.drive.sources for p in s.drive.weights))
+
+    @cached_property
     def consumers(self) -> Mapping[str, tuple[str, ...]]:
         """By state l, the states m whose f_m reads s_l, in order."""
         found: dict[str, list[str]] = {s.name: [] for s in self.states}

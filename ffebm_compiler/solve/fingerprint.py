@@ -37,24 +37,32 @@ def fingerprints(groups: Iterable[Iterable[Tensor]]) -> list[int]:
 def _number(parts: Sequence[Tensor]) -> Tensor:
     if not parts:
         return torch.zeros((), dtype=torch.int64)
-    bits = torch.cat([p.to(parts[0].device, torch.int64) for p in parts])
+    bits = (parts[0] if len(parts) == 1 else torch.cat(list(parts))).to(torch.int64)
     return (bits * _multipliers(len(bits), bits.device)).sum()
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    """A tensor as whole numbers of its width, in the order of its memory where that has no gaps."""
+    """A tensor as whole numbers of its width, in the order of its memory where that has no gaps; of a sharded one the part that is here."""
+    if is_sharded(tensor):
+        tensor = tensor.to_local()  # type: ignore[attr-defined]
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
     if not tensor.is_contiguous():
-        tensor = tensor.permute(sorted(range(tensor.dim()), key=lambda d: -tensor.stride(d)))
+        strides = tensor.stride()
+        tensor = tensor.permute(sorted(range(tensor.dim()), key=lambda d: -strides[d]))
     return tensor.reshape(-1).view(_WHOLE[tensor.element_size()])
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether a tensor is a part of one that several processes hold (``torch.distributed.tensor.DTensor``, not imported where nobody shards)."""
+    return hasattr(tensor, "to_local")
 
 
 def _folded(bits: Tensor) -> Tensor:
     """The sums of every bin; few numbers are bins of their own. They overflow as they should."""
-    whole = len(bits) // BINS * BINS
-    if not whole:
+    if len(bits) < 4 * BINS:
         return bits
+    whole = len(bits) // BINS * BINS
     bins = bits[:whole].view(-1, BINS).sum(0, dtype=bits.dtype)
     bins[: len(bits) - whole] += bits[whole:]
     return bins

@@ -243,3 +243,19 @@ def test_the_stand_in_keeps_the_order_and_the_ties_of_the_user(contents: Content
     runtime: Runtime = runtime_of(contents)
     assert [n for n, _ in runtime.model.network.named_parameters()] == [n for n, _ in network().named_parameters()]
     assert list(runtime.state_dict()) == list(network().state_dict())
+
+
+def test_weights_that_are_written_unseen_reach_blocks_and_digital_parts(contents: Contents) -> None:
+    """Through .data no tensor counts a change; the gains of the block and the graph's own copies follow all the same."""
+    runtime, x = runtime_of(contents), torch.randn(4, 3)
+    runtime(x)
+    for p in runtime.model.network.parameters():
+        p.data.mul_(2)
+    net = network()
+    net.load_state_dict(runtime.state_dict())
+    model = fc.convert(net, block_size=2).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(runtime(x), model(x), rtol=1e-5, atol=1e-6)
+    assert [r.sweeps for r in runtime.relaxation] == [r.sweeps for r in model.relaxation]
+    ours, theirs = ([b.certificate for b in m.blocks] for m in (runtime, model))
+    assert [c.coupling for c in ours] == pytest.approx([c.coupling for c in theirs], rel=1e-5)
