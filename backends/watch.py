@@ -154,9 +154,8 @@ def changes(network: nn.Module, entry: Watched) -> Iterator[Problem]:
         yield Problem(f"layer {entry.path}", "was there at conversion and is gone", AGAIN)
         return
     if entry.kind is not None and not is_of(owner, entry.kind):
-        yield Problem(
-            _place(entry), f"was a {entry.kind.__name__} at conversion and is a {type(owner).__name__} now", AGAIN
-        )
+        before, now = _told_apart(entry.kind, type(owner))
+        yield Problem(_place(entry), f"was a {before} at conversion and is a {now} now", AGAIN)
         return
     yield from _hooked(owner, entry)
     yield from _restructured(network, owner, entry)
@@ -168,6 +167,12 @@ def changes(network: nn.Module, entry: Watched) -> Iterator[Problem]:
 def is_of(owner: Any, kind: type[Any]) -> bool:
     """Whether an object is of a class; a parametrization makes a class of its own, which computes what its base does."""
     return type(owner) is kind or (parametrize.is_parametrized(owner) and kind in type(owner).__bases__)
+
+
+def _told_apart(*kinds: type[Any]) -> list[str]:
+    """The names of classes, with their modules where those are needed to tell them apart: adapters have the names of what they replace."""
+    alike = len({k.__name__ for k in kinds}) < len(kinds)
+    return [f"{k.__module__}.{k.__name__}" if alike else k.__name__ for k in kinds]
 
 
 def _place(entry: Watched) -> str:
@@ -189,9 +194,8 @@ def _restructured(network: nn.Module, owner: Any, entry: Watched) -> Iterator[Pr
             _place(entry), f"had the layers {_listed(entry.names)} at conversion and has {_listed(names)} now", AGAIN
         )
     for name, path in entry.children.items():
-        child = vars(owner)["_modules"].get(name)
-        if child is not _module_at(network, path):
-            where = f"{entry.path}.{name}".lstrip(".")
+        where = f"{entry.path}.{name}".lstrip(".")
+        if where != path and vars(owner)["_modules"].get(name) is not _module_at(network, path):
             yield Problem(
                 f"layer {where}", f"was the layer {path} at conversion, under another name, and is another now", AGAIN
             )

@@ -7,6 +7,7 @@ tensors, which the part ``WEIGHTS`` computes from their originals before each us
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,18 @@ class StandIn(nn.Module):
     random: RandomNumbers
     """Where the random layers draw from; of the root alone."""
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """The class of the root has the name of the user's, and stands in no module: it is made again."""
+        if type(self) is StandIn:
+            return super().__reduce_ex__(protocol)
+        return _named, (type(self).__name__,), dict(vars(self))
+
+
+def _named(name: str) -> StandIn:
+    """A root of the name of the user's class."""
+    root: StandIn = type(name, (StandIn,), {})()
+    return root
+
 
 def network_of(contents: Contents, random: RandomNumbers, threads: int | None) -> StandIn:
     """The network of a bundle, in evaluation mode.
@@ -44,7 +57,7 @@ def network_of(contents: Contents, random: RandomNumbers, threads: int | None) -
     Raises:
         InputError: paths that no module can hold.
     """
-    root: StandIn = type(contents.name, (StandIn,), {})()
+    root = _named(contents.name)
     problems = [*_hold_tensors(root, contents)]
     computed = frozenset(_computed(contents))
     problems += [*_name_problems(root, contents)]

@@ -94,6 +94,9 @@ class _Sessions(dict[str, tuple[Any, Session]]):
     def __deepcopy__(self, memo: dict[int, Any]) -> _Sessions:
         return _Sessions()
 
+    def __reduce__(self) -> tuple[type[_Sessions], tuple[()]]:
+        return _Sessions, ()
+
 
 class OnnxPart(nn.Module):
     """A digital part of a loaded bundle. It reads its weights from the network that it is a module of, by the user's paths."""

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from models import transformers
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
@@ -253,6 +254,65 @@ def test_what_the_program_sees_works(name: str, x: Tensor) -> None:
     for m in (net, model):
         SEEN[name](m)
     torch.testing.assert_close(model(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+# --- what libraries change ---------------------------------------------------------------------------------
+
+
+class LowRank(nn.Module):
+    """An adapter by hand."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base, self.down, self.up = base, nn.Linear(4, 2, bias=False), nn.Linear(2, 8, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + self.up(self.down(x))  # type: ignore[no-any-return]
+
+
+def _by_hand(model: Any) -> Any:
+    model.a = LowRank(model.a)
+    return model
+
+
+def _peft(model: Any) -> Any:
+    transformers()
+    import peft
+
+    return peft.get_peft_model(model, peft.LoraConfig(target_modules=["a"], init_lora_weights=False))
+
+
+def _quantised(model: Any) -> Any:
+    return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+
+
+def _prepared(model: Any) -> Any:
+    model.qconfig = torch.ao.quantization.get_default_qat_qconfig("x86")
+    return torch.ao.quantization.prepare_qat(model.train())
+
+
+ADAPTERS = [_by_hand, _peft]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("change", [*ADAPTERS, _quantised, _prepared])
+def test_layers_in_blocks_that_a_library_replaces_are_named(change: Callable[[Any], Any], x: Tensor) -> None:
+    changed = change(fc.convert(Net().train(), 1))
+    with pytest.raises(ChangedError, match=r"layer a: was a (torch.nn.modules.linear.)?Linear at conversion"):
+        changed(x)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("change", ADAPTERS)
+def test_adapters_of_digital_layers_work(change: Callable[[Any], Any], x: Tensor) -> None:
+    torch.manual_seed(0)
+    net = Net()
+    model = fc.convert(net, 1, digital=["a"])
+    changed = []
+    for each in (net, model):
+        torch.manual_seed(1)
+        changed.append(change(each))
+    torch.testing.assert_close(changed[1](x), changed[0](x), rtol=1e-4, atol=1e-5)
 
 
 def test_attributes_are_set_where_forward_reads_them() -> None:
