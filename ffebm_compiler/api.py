@@ -20,10 +20,10 @@ from .compiled import Compiled, ModeProgram
 from .errors import ConversionWarning, OptionError, Problem
 from .estimate import Estimator, TangentEP
 from .ir import Program
+from .ir.tracing import TRACING
 from .options import Options, check
 from .passes import (
     KEPT_DIGITAL,
-    TRACING,
     Canonical,
     Choice,
     Traced,
@@ -169,10 +169,7 @@ def _given(rules: Iterable[Rule]) -> tuple[Rule, ...]:
 
 def compile_model(model: nn.Module, options: Options) -> Compiled:
     """Every pass up to lowering, for both modes of the model."""
-    if isinstance(model, FFEBM):
-        raise OptionError(
-            Problem("model", "is converted already", "Give the original: convert(model.to_feedforward(), ...).")
-        )
+    _check_unconverted(model)
     check(model, options)
     with TRACING, torch.inference_mode(False), room_for(model):  # tensors of inference_mode can't be trained
         network = own_copy(model, share=not options.copy)
@@ -190,6 +187,24 @@ def compile_model(model: nn.Module, options: Options) -> Compiled:
     watched = {mode: reads.watched(mode, layers_called(*_graphs(m.program))) for mode, m in modes.items()}
     record = _recorded(options, modes[True].program)
     return Compiled(network, modes, record, in_place, constants, bool(options.rules), watched)
+
+
+def _check_unconverted(model: nn.Module) -> None:
+    """A converted model relaxes, which no graph of calls does, at the top or within another model."""
+    held = [name for name, m in model.named_modules() if isinstance(m, FFEBM)] if isinstance(model, nn.Module) else []
+    if "" in held:
+        raise OptionError(
+            Problem("model", "is converted already", "Give the original: convert(model.to_feedforward(), ...).")
+        )
+    if held:
+        raise OptionError(
+            Problem(
+                f"layer {name}",
+                "is a converted model already, inside of the one that is to be converted",
+                f"Convert the whole from its originals: put model.{name}.to_feedforward() in its place.",
+            )
+            for name in held
+        )
 
 
 def _both_modes(

@@ -15,7 +15,6 @@ from .nesting import room_for
 from .norm_statistics import NO_STATISTICS, Statistics, statistics_of
 from .own_copy import own_copy, share_root
 from .partition import Partitioned, partition
-from .patching import TRACING
 from .running_modules import holds
 from .stages import Signature, Traced
 from .state import Owned, State
@@ -26,7 +25,6 @@ __all__ = [
     "KEPT_DIGITAL",
     "NORMS",
     "NO_STATISTICS",
-    "TRACING",
     "Canonical",
     "Choice",
     "Legal",

@@ -19,8 +19,10 @@ from torch import Tensor, fx, nn
 from ..ir import Origin, Weight
 from ..rules import REMAKES, Call, Reading, Refusal, Role, Rule, Rules
 from ..rules.own_names import named_apart
+from .contexts import with_autocast
 from .history import cut_history
 from .in_place import make_out_of_place
+from .mixed_precision import keep_autocast
 from .naming import called_layers, module_of, origins_of
 from .stages import Traced
 from .symbolic_trace import is_hooked
@@ -55,6 +57,7 @@ def canonicalize(traced: Traced, rules: Rules) -> Canonical:
     _drop_identity_layers(graph, traced.network)
     make_out_of_place(graph, traced.network)
     cut_history(graph, traced.network)
+    keep_autocast(graph, traced.network)
     graph.eliminate_dead_code(is_impure_node=is_impure)
     found = _found(graph, traced.network, rules)
     matched = _of_own(found.values(), rules)
@@ -199,6 +202,8 @@ def _read(node: fx.Node, traced: Traced, rule: Rule | None) -> Reading | Refusal
     network = traced.network
     if node.op == "call_module" and (reason := traced.whole.get(str(node.target))) is not None:
         return Refusal(f"called as a whole: {reason}")
+    if node.target is with_autocast:
+        return Refusal("the model computes it under its own autocast")
     if rule is None:
         return Refusal("no rule: this operation has no energy")
     if _is_hooked(module_of(node, network)):

@@ -6,8 +6,8 @@ region without history means is spelled out by :mod:`.history`, a region of auto
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,36 +57,71 @@ def place_in(node: fx.Node, context: Context) -> None:
         node.meta[_KEY] = context
 
 
+def with_autocast(
+    device: str, dtype: torch.dtype, enabled: bool, call: str | Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    """A call of a function, or of a method by name, under a setting of autocast."""
+    with torch.autocast(device, dtype, enabled):
+        return getattr(args[0], call)(*args[1:], **kwargs) if isinstance(call, str) else call(*args, **kwargs)
+
+
+def called(node: fx.Node) -> Any:
+    """The function or method that a call calls, under whichever setting."""
+    target: Any = node.target
+    args = node.args
+    while target is with_autocast:
+        target, args = args[3], args[4:]
+    return target
+
+
 @dataclass
 class Surroundings:
-    """The contexts that are open in a forward while it is traced within :func:`noted_contexts`."""
+    """The contexts that are open in a forward while it is traced within :func:`noted_contexts`.
+
+    Attributes:
+        records: whether autograd records.
+        open: the regions of autocast, from the outermost on.
+        settings: PyTorch's other settings that change what a call computes, as they were at first.
+    """
 
     records: bool = True
     open: list[Autocast] = field(default_factory=list)
+    settings: tuple[Any, ...] = field(default_factory=lambda: _settings())
 
     @property
     def now(self) -> Context:
         innermost = {a.device: a for a in self.open}
         return Context(self.records, tuple(innermost[d] for d in sorted(innermost)))
 
-
-@contextmanager
-def noted_contexts() -> Iterator[Surroundings]:
-    """Notes what a forward itself opens, from :func:`plain_contexts` on."""
-    found = Surroundings()
-    with plain_contexts(), _noted_grad_mode(found), _noted_autocast(found.open):
-        yield found
+    @property
+    def is_set_otherwise(self) -> bool:
+        """Whether the forward has changed a setting that no call carries: the default type, the precision of products."""
+        return _settings() != self.settings
 
 
 @contextmanager
-def plain_contexts() -> Iterator[None]:
-    """Traces as if the caller recorded gradients and used no autocast.
+def noted_contexts(grad_mode: bool = True) -> Iterator[Surroundings]:
+    """Traces as if the caller recorded gradients and used no autocast, and notes what the forward itself opens.
 
     An ``inference_mode`` of the forward's becomes a ``no_grad``: constants made in it would else be tensors that no
     backward pass may save, and torch.export would forget it.
+
+    Args:
+        grad_mode: whether grad modes are noted too; torch.export does that by itself.
     """
-    with torch.inference_mode(False), torch.enable_grad(), _without_autocast(), _inference_as_no_grad():
-        yield
+    with torch.inference_mode(False), torch.enable_grad(), _without_autocast():
+        found = Surroundings()
+        noted = _noted_grad_mode(found) if grad_mode else nullcontext()
+        with noted, _noted_autocast(found.open), _inference_as_no_grad():
+            yield found
+
+
+def _settings() -> tuple[Any, ...]:
+    return (
+        torch.get_default_dtype(),
+        torch.get_float32_matmul_precision(),
+        torch.are_deterministic_algorithms_enabled(),
+    )
 
 
 @contextmanager

@@ -15,14 +15,16 @@ from torch import Tensor, fx, nn
 from ..errors import TraceError
 from ..nests import Part, take_apart
 from .calling import CallForm, Input, ResultForm, form_of_call
-from .contexts import plain_contexts
+from .contexts import noted_contexts
 from .export_regions import open_regions
 from .exported_layers import call_layers, layers_whole
 from .given_containers import GivenContainers
 from .history import check_regions
 from .loses_meaning import LosesMeaning
 from .own_functions import functions_met
+from .questions import Asked, answered
 from .stages import Signature, Traced
+from .tensor_reads import TensorReads
 from .traced_names import has_path, rename_apart, untraceable, value_at
 from .whole_calls import nothing_written
 
@@ -71,7 +73,7 @@ def _exported(
         try:
             with (
                 functions_met() as met,
-                plain_contexts(),
+                _told(network),
                 layers_whole(network, whole),
                 _flattened(network, form) as results,
             ):
@@ -139,6 +141,15 @@ def _held_to(entry: Input, example: Any) -> Input:
         return entry
     sizes = tuple(s if isinstance(s, int) else str(s) if str(s).isidentifier() else None for s in example.shape)
     return replace(entry, dtype=example.dtype, sizes=sizes)
+
+
+@contextmanager
+def _told(network: nn.Module) -> Iterator[None]:
+    """Answers what the forward asks as at a call, and refuses what an exported program would bake in."""
+    with noted_contexts(grad_mode=False) as surroundings:
+        asked = Asked(network, lambda value: None, surroundings)
+        with answered(asked), TensorReads(asked):
+            yield
 
 
 def _keep_constant(network: nn.Module, name: str, value: Any) -> str:

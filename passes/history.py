@@ -20,8 +20,8 @@ from torch import Tensor, fx, nn
 from ..errors import Problem
 from .aliases import bases_of
 from .contexts import context_of
-from .kinds import Kind, Kinds, is_tensor
-from .loses_meaning import LosesMeaning
+from .kinds import PLAIN_KINDS, Kind, Kinds, is_tensor
+from .loses_meaning import LosesMeaning, kept_whole
 from .made_tensors import is_new
 from .naming import enclosing_module, function_name, location_of
 from .traced_names import value_at
@@ -32,8 +32,6 @@ _MAY_RETURN_OPERAND = frozenset((
     "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout",
 ))  # fmt: skip
 """What may return its operand itself, whose history no region takes away."""
-
-_PLAIN_KINDS = (int, float, bool, torch.Size, torch.dtype, torch.device)
 
 
 def without_history(value: Any, *operands: Any) -> Any:
@@ -55,7 +53,7 @@ def cut_history(graph: fx.Graph, network: nn.Module) -> None:
             _read_instead(node, inside, lambda n=node: graph.call_method("detach", (n,)))  # type: ignore[misc]
     for node in list(region):
         outside = [u for u in node.users if u not in region]
-        if outside and kinds(node) not in _PLAIN_KINDS:
+        if outside and kinds(node) not in PLAIN_KINDS:
             _read_instead(node, outside, lambda n=node: _cut(n, region, kinds(n)))  # type: ignore[misc]
     bases = bases_of(graph, network)
     for node in region:
@@ -79,7 +77,7 @@ def check_regions(graph: fx.Graph, network: nn.Module) -> None:
                 problem = Problem(
                     location_of(node) or f"model {type(network).__name__}",
                     f"a region without gradients overwrites {what}, which keeps the gradient of what it was before",
-                    "Write it out of place, or keep the module that contains this line out with digital=[...].",
+                    f"Write it out of place. {kept_whole(enclosing_module(node))}",
                 )
                 raise LosesMeaning(problem, enclosing_module(node))
 

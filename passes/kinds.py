@@ -11,10 +11,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from .naming import function_name
-from .traced_names import value_at
+from .traced_names import has_path
 
 Kind = type | None
 """The type of a value; None where the graph does not tell it."""
+
+PLAIN_KINDS = (int, float, bool, torch.Size, torch.dtype, torch.device)
+"""Types of what holds no numbers of a layer."""
 
 _ATTRIBUTES: Mapping[str, type] = {
     "shape": torch.Size, "dtype": torch.dtype, "device": torch.device, "layout": torch.layout, "ndim": int,
@@ -36,10 +39,10 @@ class Kinds:
 
     Args:
         graph: a graph of ``network``.
-        given: the values of placeholders that are known, by name; of others the annotation is taken at its word.
+        given: the types of placeholders that are known, by name; of others the annotation is taken at its word.
     """
 
-    def __init__(self, graph: fx.Graph, network: nn.Module, given: Mapping[str, Any] | None = None):
+    def __init__(self, graph: fx.Graph, network: nn.Module, given: Mapping[str, Kind] | None = None):
         self._graph, self._network, self._given = graph, network, given or {}
         self._found: dict[fx.Node, Kind] = {}
 
@@ -52,10 +55,9 @@ class Kinds:
 
     def _of(self, node: fx.Node) -> Kind:
         if node.op == "get_attr":
-            return type(value_at(self._network, str(node.target)))
+            return _of_attribute(self._network, str(node.target))
         if node.op == "placeholder":
-            name = str(node.target)
-            return type(self._given[name]) if name in self._given else _annotated(node.type)
+            return self._given.get(str(node.target)) or _annotated(node.type)
         if node.op == "call_module":
             module = self._network.get_submodule(str(node.target))
             return _annotated(type(module).forward.__annotations__.get("return"))
@@ -85,6 +87,14 @@ class Kinds:
 
 def is_tensor(kind: Kind) -> bool:
     return kind is not None and issubclass(kind, Tensor)
+
+
+def _of_attribute(network: nn.Module, path: str) -> type:
+    """Read past ``getattr``, which gives values of the graph while a network is traced."""
+    owner, _, name = path.rpartition(".")
+    held = vars(network.get_submodule(owner)) if not owner or has_path(network, owner) else {}
+    spaces = (held.get("_parameters", {}), held.get("_buffers", {}), held)
+    return next((type(s[name]) for s in spaces if name in s), Tensor)  # else computed: a parametrization
 
 
 def _annotated(annotation: Any) -> Kind:

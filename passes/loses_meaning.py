@@ -20,3 +20,8 @@ class LosesMeaning(TraceError):  # noqa: N818 -- it reads as what happened
 
     def __reduce__(self) -> tuple:
         return type(self), (self.problems, self.path)
+
+
+def kept_whole(path: str) -> str:
+    """What to do about it, for the module at a path."""
+    return f"Keep {path or 'the model'} out with digital=[{path!r}], which calls it as a whole."

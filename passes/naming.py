@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 
 from ..ir import Origin
+from .contexts import called
 
 
 def module_of(node: fx.Node, network: nn.Module) -> nn.Module | None:
@@ -37,7 +38,7 @@ def names_of(node: fx.Node, network: nn.Module) -> tuple[str, str, str]:
     if not node.op.startswith("call"):
         return "", node.op, str(node.target)
     layer = enclosing_module(node)
-    kind = function_name(node.target)
+    kind = function_name(called(node))
     own = _own_leaf(layer, network)
     if own is not None:  # torch.export opens leaf modules: the call is the layer itself
         return layer, own, layer

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from ..nests import Fixed, Part, take_apart
 from .calling import CallForm, ResultForm, form_by_signature, form_of_call
-from .contexts import Surroundings, noted_contexts, place_in
+from .contexts import noted_contexts, place_in
+from .draws import NoDraws
 from .given_containers import GivenContainers
 from .history import check_regions
 from .in_place import check_in_place
+from .kinds import Kind, Kinds
 from .loses_meaning import LosesMeaning
 from .made_tensors import MadeTensors, WritesIntoConstant, sizes_of_values
 from .own_functions import functions_as_whole
 from .patching import this_thread
+from .questions import Asked, answered
+from .recorded_numbers import numbers_recorded
 from .recording import RecordingProxy
-from .running_modules import users_frame
 from .stages import Signature, Traced
 from .traced_names import rename_apart
+from .users_code import users_frame
 
 Example = tuple[Sequence[Any], Mapping[str, Any]]
 """A call: its arguments and its keywords."""
@@ -33,11 +37,12 @@ class ModelTracer(fx.Tracer):
     proxy_buffer_attributes = True
 
     def __init__(self, opaque: Sequence[str], form: CallForm):
-        super().__init__()
+        super().__init__(autowrap_modules=())
         self.opaque, self.form = frozenset(opaque), form
+        self.taken_for_tensors: set[str] = set()
         self.result: Part = Fixed(None)
         self.registered: dict[int, tuple[str, Tensor]] = {}
-        self.surroundings = Surroundings()
+        self.asked: Asked | None = None
         self.mine = this_thread()
         self.captured: list[
             tuple[Tensor, Tensor, str]
@@ -50,11 +55,15 @@ class ModelTracer(fx.Tracer):
         """With the line of the user's code alone: the whole stack, read and formatted, takes half the time of a trace."""
         node = super().create_node(*args, **kwargs)
         node.stack_trace = node.stack_trace or _users_line()
-        place_in(node, self.surroundings.now)
+        if node.op.startswith("call") and self.asked is not None:
+            self.asked.check(node)
+            place_in(node, self.asked.surroundings.now)
         return node
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Called as a whole too: a norm of the user's own, which depends on its mode and its buffers, and what has hooks."""
+        if self.asked is not None and self.asked.surroundings.open:  # autocast changes what is inside of a layer
+            return module_qualified_name in self.opaque or is_hooked(m)
         own_norm = isinstance(m, nn.modules.batchnorm._NormBase)
         return (
             module_qualified_name in self.opaque
@@ -66,6 +75,25 @@ class ModelTracer(fx.Tracer):
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """torch.fx replaces the calls of every module of the process: those of other threads are none of this model's."""
         return super().call_module(m, forward, args, kwargs) if self.mine() else forward(*args, **kwargs)
+
+    def kind_of(self, value: fx.Proxy) -> Kind:
+        """The type of a traced value; an argument that no example gave is taken for a tensor, to which calls are then held."""
+        if value.node.op != "placeholder":
+            return Kinds(self.graph, self.root, self._arguments)(value.node)
+        name = str(value.node.target)
+        if self._arguments[name] is None:
+            self.taken_for_tensors.add(name)
+        return self._arguments[name] or Tensor
+
+    def form_of_calls(self) -> CallForm:
+        """The form that was traced, with tensors where the forward was told that there are some."""
+        inputs = zip(self.form.names, self.form.inputs, strict=True)
+        held = tuple(replace(i, kind=Tensor) if name in self.taken_for_tensors else i for name, i in inputs)
+        return replace(self.form, inputs=held)
+
+    @property
+    def _arguments(self) -> dict[str, Kind]:
+        return dict(zip(self.form.names, (i.kind for i in self.form.inputs), strict=True))
 
     def path_of_tensor(self, tensor: Tensor) -> str | None:
         """The path of a parameter or buffer of the model."""
@@ -115,13 +143,9 @@ def _is_leaf(value: Any) -> bool:
 
 
 def _users_line() -> str | None:
-    """The innermost line of the user's own code that is running, as a traceback prints it."""
-    frame = users_frame(fx.Tracer.trace.__code__)
-    return (
-        None
-        if frame is None
-        else f'File "{frame.f_code.co_filename}", line {frame.f_lineno}, in {frame.f_code.co_name}'
-    )
+    """The innermost line of the user's code, as a traceback prints it."""
+    frame = users_frame(2)
+    return frame and f'File "{frame.f_code.co_filename}", line {frame.f_lineno}, in {frame.f_code.co_name}'
 
 
 def is_hooked(module: nn.Module) -> bool:
@@ -176,16 +200,15 @@ def _traced(network: nn.Module, tracer: ModelTracer, makes_tensors: bool) -> Tra
     Args:
         makes_tensors: whether the graph makes the tensors that the forward makes, instead of holding them as constants.
     """
-    plain, random = set(vars(network)), torch.get_rng_state()
+    plain = set(vars(network))
     made = MadeTensors(tracer, makes_tensors)
-    with functions_as_whole(), noted_contexts() as tracer.surroundings, sizes_of_values(), made:
-        graph = tracer.trace(network)
+    draws = NoDraws(network)
+    with functions_as_whole(), noted_contexts() as surroundings, draws, sizes_of_values(), made:
+        tracer.asked = Asked(network, tracer.kind_of, surroundings)
+        with answered(tracer.asked), numbers_recorded(network):
+            graph = tracer.trace(network)
     made.check_constants()
-    if not torch.equal(random, torch.get_rng_state()):
-        torch.set_rng_state(random)
-        raise RuntimeError(
-            "the forward draws random numbers of a fixed shape, which would be the same at every call; draw them like a value, as in torch.randn_like(x)"
-        )
+    draws.check()
     for name in set(vars(network)) - plain:  # constants that the tracer hung on the root move with the model
         value = vars(network).pop(name)
         if isinstance(value, Tensor):
@@ -197,4 +220,4 @@ def _traced(network: nn.Module, tracer: ModelTracer, makes_tensors: bool) -> Tra
     rename_apart(graph, network)
     placeholders = [n for n in graph.nodes if n.op == "placeholder"]
     names = tuple(p.name for p in placeholders)
-    return Traced(network, graph, Signature(names, tracer.form, ResultForm(tracer.result)), "torch.fx")
+    return Traced(network, graph, Signature(names, tracer.form_of_calls(), ResultForm(tracer.result)), "torch.fx")

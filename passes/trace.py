@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from torch import nn
 
 from ..errors import TraceError
+from .draws import without_draws
 from .export_trace import export_trace
 from .loses_meaning import LosesMeaning
 from .stages import Traced
@@ -48,22 +48,34 @@ def trace(
     """
     if WHOLE in (*opaque, *ruled):
         return replace(as_a_whole(network), training=training)
+    whole = (*opaque, *ruled)
     modes = {m: m.training for m in network.modules()}
     network.train(training)
+    example = None if example_args is None and example_kwargs is None else (example_args or (), example_kwargs or {})
+
+    def symbolic(network: nn.Module, opaque: Sequence[str]) -> Traced:
+        return without_draws(lambda: symbolic_trace(network, opaque, example), network)
+
     try:
-        example = (
-            None if example_args is None and example_kwargs is None else (example_args or (), example_kwargs or {})
-        )
         try:
-            tracer = partial(symbolic_trace, example=example)
-            return replace(trace_what_is_kept(tracer, network, (*opaque, *ruled)), training=training)
+            return replace(trace_what_is_kept(symbolic, network, whole), training=training)
         except Exception as failure:  # fx raises whatever the user's forward raises on proxies
+            found = failure if isinstance(failure, TraceError) else TraceError(untraceable(network, failure))
             if example is None:
-                if isinstance(failure, LosesMeaning):
-                    raise
-                raise TraceError(untraceable(network, failure)) from failure
+                raise found from failure
             logger.info("torch.fx can't trace %s (%s); trying torch.export", type(network).__name__, failure)
-            return replace(export_trace(network, tuple(example[0]), dict(example[1]), ruled), training=training)
+        args, kwargs = tuple(example[0]), dict(example[1])
+        try:
+            exported = without_draws(lambda: export_trace(network, args, kwargs, ruled), network)
+        except TraceError as failure:
+            raise _both(found, failure) from failure
+        return replace(exported, training=training)
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def _both(symbolic: TraceError, exported: TraceError) -> TraceError:
+    """Why neither tracer can do it; where the first one knows the module whose forward is to blame, so does this."""
+    problems = dict.fromkeys((*symbolic.problems, *exported.problems))
+    return LosesMeaning(problems, symbolic.path) if isinstance(symbolic, LosesMeaning) else TraceError(problems)

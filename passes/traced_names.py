@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import traceback
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import fx, nn
 
 from ..errors import Problem
 from ..nests import NestError
+from .users_code import is_users
 
 
 def rename_apart(graph: fx.Graph, network: nn.Module) -> None:
@@ -38,12 +40,11 @@ def untraceable(network: nn.Module, failure: Exception, tracer: str = "torch.fx"
     if isinstance(failure, NestError):
         remedy = "Use tensors, numbers, texts, and containers or objects that hold them as contents or attributes."
         return Problem(f"model {type(network).__name__}, {failure.where}", failure.what, remedy)
-    frames = [
-        f
-        for f in traceback.extract_tb(failure.__traceback__)
-        if "/torch/" not in f.filename and "ffebm_compiler" not in f.filename and "/passes/" not in f.filename
-    ]
-    place = f"{frames[-1].filename}:{frames[-1].lineno} ({frames[-1].line})" if frames else type(network).__name__
+    frames = [(f, line) for f, line in traceback.walk_tb(failure.__traceback__) if is_users(f)]
+    place = type(network).__name__
+    if frames:
+        file, line = frames[-1][0].f_code.co_filename, frames[-1][1]
+        place = f"{file}:{line} ({linecache.getline(file, line).strip()})"
     message = str(failure).strip().splitlines()
     remedy = (
         "Give example_inputs= to trace by torch.export, or keep the module out with digital=[...] (its name), which calls it as a whole."

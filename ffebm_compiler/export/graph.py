@@ -24,6 +24,7 @@ from torch.export.graph_signature import (
 )
 from torch.utils._pytree import tree_structure
 
+from ..ir.tracing import TRACING
 from .trace import MARK, all_nodes, quietly
 
 OPSET = 21
@@ -38,7 +39,7 @@ def to_onnx(module: fx.GraphModule, opset: int = OPSET) -> ModelProto:
     for node in all_nodes(module):
         node.meta["stack_trace"] = label = MARK + node.meta.get("label", "")
         node.meta["nn_module_stack"] = {label: (label, "")}
-    with quietly(), _silent("torch.onnx", "onnxscript", "onnx_ir"):
+    with TRACING, quietly(), _silent("torch.onnx", "onnxscript", "onnx_ir"):
         model: ModelProto = _exported(_program(module), opset).model_proto
     return model
 

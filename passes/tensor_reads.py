@@ -1,0 +1,68 @@
+"""What a forward does to tensors while torch.export runs it on fake ones, and the exported program does not know of."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Any
+
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from .questions import DIFFERENTIATES, Asked
+from .users_code import is_users
+
+_BAKED_IN: Mapping[Any, str] = {
+    Tensor.requires_grad.__get__: "asks whether a tensor requires a gradient",  # type: ignore[attr-defined]
+    Tensor.is_leaf.__get__: "asks whether a tensor is a leaf",  # type: ignore[attr-defined]
+    Tensor.grad_fn.__get__: "asks for the history of a tensor",  # type: ignore[attr-defined]
+    Tensor.is_cuda.__get__: "asks for the device of a tensor",  # type: ignore[attr-defined]
+}
+_IN_BETWEEN = (
+    "torch/fx/experimental/proxy_tensor.py",
+    "torch/_export/non_strict_utils.py",
+    "torch/overrides.py",
+)
+"""Files whose frames stand between a call of the user's and this mode."""
+
+
+class TensorReads(TorchFunctionMode):
+    """Refuses what an export would bake in or drop.
+
+    Args:
+        asked: through which it is refused.
+    """
+
+    def __init__(self, asked: Asked):
+        super().__init__()
+        self._asked = asked
+        self._cut: list[Tensor] = []
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if _is_the_users():
+            self._check(func, args)
+        result = func(*args, **(kwargs or {}))
+        if func is Tensor.detach:
+            self._cut.append(result)
+        return result
+
+    def _check(self, func: Callable[..., Any], args: Any) -> None:
+        if func in _BAKED_IN:
+            self._asked.lose(_BAKED_IN[func])
+        if func is Tensor.backward:
+            self._asked.lose(DIFFERENTIATES)
+        if func is Tensor.requires_grad_ and not any(args[0] is c for c in self._cut):
+            self._asked.lose("asks for the gradient of a tensor that it did not cut from its history")
+        if self._asked.surroundings.is_set_otherwise:
+            self._asked.lose("changes PyTorch's default type or precision for what follows")
+
+
+def _is_the_users() -> bool:
+    """Whether a call of the user's own, rather than of PyTorch's, came here."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_code.co_filename.endswith(_IN_BETWEEN):
+        frame = frame.f_back
+    return frame is not None and is_users(frame)

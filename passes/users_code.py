@@ -1,0 +1,54 @@
+"""Which code is the user's: the line that an error names, the file whose names are looked at."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+from torch import nn
+
+_NOT_THEIRS = frozenset(("torch", "numpy", "ffebm_compiler")) | sys.stdlib_module_names
+
+
+def is_users(frame: FrameType) -> bool:
+    """Whether a frame runs code that is neither PyTorch's nor ours, nor in between."""
+    name: str = frame.f_globals.get("__name__", "")
+    return name.split(".", 1)[0] not in _NOT_THEIRS
+
+
+def users_frame(depth: int = 1) -> FrameType | None:
+    """The innermost frame of the user's, from ``depth`` calls up on."""
+    frame: FrameType | None = sys._getframe(depth)
+    while frame is not None and not is_users(frame):
+        frame = frame.f_back
+    return frame
+
+
+def place_of(frame: FrameType | None) -> str:
+    """``file.py:12``, as errors name a line."""
+    return "a line" if frame is None else f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.f_lineno}"
+
+
+def spaces_of(network: nn.Module) -> Iterator[dict[str, Any]]:
+    """The names of each file that a forward of the network is written in, once."""
+    met: set[int] = set()
+    for kind in dict.fromkeys(type(m) for m in network.modules()):
+        for function in (f for c in kind.__mro__ if inspect.isfunction(f := vars(c).get("forward"))):
+            space = inspect.unwrap(function).__globals__
+            if id(space) not in met and space.get("__name__", "").split(".", 1)[0] not in _NOT_THEIRS:
+                met.add(id(space))
+                yield space
+
+
+def path_around(frame: FrameType | None, network: nn.Module) -> str:
+    """The innermost module of a network in whose forward a frame stands, from there outwards."""
+    paths = {id(m): path for path, m in network.named_modules()}
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if id(owner) in paths:
+            return paths[id(owner)]
+        frame = frame.f_back
+    return ""
