@@ -22,6 +22,7 @@ from ..errors import FFEBMError, InputError, Problem, VerificationError
 from ..ir import EnergyBlock
 from ..nests import is_tensor, map_nest, tensors_in
 from ..passes import State
+from ..passes.contexts import with_autocast
 from ..solve import BoundBlock
 from ..solve.norm_sample import one_sample
 from ..train import run_digital
@@ -228,7 +229,16 @@ def _noise(model: FFEBM, sample: Example, theirs: Observation) -> dict[str, floa
     """By output and gradient, the relative difference that is rounding: of the model itself, run on rounded weights and inputs."""
     with as_written(model):
         shaken = observed(model.network, lambda a, k: model.network(*a, **k), *sample, shake=True)
-    return {n: NOISE * far for n, far in relative_differences(shaken, theirs).items()}
+    floor = max((tolerance_of(dtype) for dtype in _own_precisions(model)), default=0.0)
+    return {n: max(NOISE * far, floor) for n, far in relative_differences(shaken, theirs).items()}
+
+
+def _own_precisions(model: FFEBM) -> Iterator[torch.dtype]:
+    """What the model's own autocast computes in: a weight that is read twice there is rounded once in the model, and twice here."""
+    for node in (n for block in model.program.digital_blocks for n in block.graph.nodes if n.target is with_autocast):
+        _, dtype, enabled, *_ = node.args
+        if enabled:
+            yield dtype
 
 
 def _located(model: FFEBM, sample: Example) -> Iterator[Problem]:

@@ -37,8 +37,8 @@ _REGIONS: Mapping[Any, Callable[[tuple[Any, ...], Context], tuple[Context, tuple
 
 def open_regions(module: fx.GraphModule) -> None:
     """Replaces the calls of regions in an exported module by their own calls, each with the context that it stands in."""
-    for node in list(module.graph.nodes):
-        if node.target in _REGIONS:
+    while regions := [n for n in module.graph.nodes if n.target in _REGIONS]:  # the regions within them come next
+        for node in regions:
             _open(node, module)
     module.graph.eliminate_dead_code(is_impure_node=lambda n: n.op != "get_attr")
 
@@ -60,8 +60,6 @@ def _open(node: fx.Node, module: fx.GraphModule) -> None:
             place_in(copy, context)
             if one.op == "get_attr":
                 copy.target = f"{called.target}.{one.target}"
-            if one.target in _REGIONS:
-                _open(copy, module)
     _hand_out(node, results)
 
 

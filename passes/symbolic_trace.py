@@ -74,7 +74,14 @@ class ModelTracer(fx.Tracer):
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """torch.fx replaces the calls of every module of the process: those of other threads are none of this model's."""
-        return super().call_module(m, forward, args, kwargs) if self.mine() else forward(*args, **kwargs)
+        if not self.mine():
+            return forward(*args, **kwargs)
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except fx.proxy.TraceError:
+            if self.asked is not None and self.asked.surroundings.open and type(m).__module__.startswith("torch.nn"):
+                self.asked.lose(f"calls {self.path_of_module(m)} within autocast, and it can't be traced through")
+            raise
 
     def kind_of(self, value: fx.Proxy) -> Kind:
         """The type of a traced value; an argument that no example gave is taken for a tensor, to which calls are then held."""
