@@ -22,7 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import Problem
 from .loses_meaning import LosesMeaning, kept_whole
-from .users_code import path_around, place_of, spaces_of, users_frame
+from .running_modules import path_around
+from .users_code import place_of, spaces_of, users_frame
 
 T = TypeVar("T")
 
@@ -67,17 +68,18 @@ class _Source:
         return pickle.dumps(self.read())
 
 
-def without_draws(trace: Callable[[], T], network: nn.Module) -> T:
+def without_draws(trace: Callable[[], T], network: nn.Module, held: bool = True) -> T:
     """What ``trace`` returns, if the forward draws nothing by the way.
 
     Args:
         trace: traces the network; may be called three times.
-        network: whose generators are watched too.
+        network: whose generators are watched too, with those of the files that its forwards are written in.
+        held: whether those that its modules hold are watched here; :mod:`.whole_calls` does it as for any other state.
 
     Raises:
         LosesMeaning: it draws; says from which generator, and where.
     """
-    sources = list(_sources(network))
+    sources = list(_sources(network, held))
     with _put_back_on_failure(sources) as before:
         traced = trace()
         if [s.state() for s in sources] == before:
@@ -115,15 +117,16 @@ def _put_back_on_failure(sources: list[_Source]) -> Iterator[list[bytes]]:
 # --- generators -------------------------------------------------------------------------------------------
 
 
-def _sources(network: nn.Module) -> Iterator[_Source]:
+def _sources(network: nn.Module, held: bool) -> Iterator[_Source]:
     """Python's and numpy's own generators, and those that modules hold, or the files of their forwards."""
     yield _Source("random", random.getstate, random.setstate)
     if (numpy := sys.modules.get("numpy.random")) is not None:
         yield _Source("numpy.random", lambda: numpy.get_state(legacy=False), numpy.set_state)
-    held = {f"{path}.{name}".lstrip("."): v for path, m in network.named_modules() for name, v in vars(m).items()}
+    modules = list(network.named_modules()) if held else []
+    own = {f"{path}.{name}".lstrip("."): v for path, m in modules for name, v in vars(m).items()}
     named = {f"{space.get('__name__')}.{name}": v for space in spaces_of(network) for name, v in space.items()}
     met: set[int] = set()
-    for name, value in {**named, **held}.items():
+    for name, value in {**named, **own}.items():
         if id(value) not in met and (source := _generator(name, value)) is not None:
             met.add(id(value))
             yield source

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import Problem
 from .loses_meaning import LosesMeaning
-from .running_modules import users_place
+from .users_code import users_place
 
 
 class GivenContainers:

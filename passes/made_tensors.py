@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from ..errors import Problem
 from .loses_meaning import LosesMeaning
 from .patching import replaced, this_thread
-from .running_modules import users_place
+from .users_code import users_place
 from .writes import flag_position, has_underscore
 
 if TYPE_CHECKING:

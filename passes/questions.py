@@ -30,7 +30,8 @@ from .contexts import Surroundings
 from .kinds import Kind
 from .loses_meaning import LosesMeaning, kept_whole
 from .patching import replaced, replaced_everywhere, replaced_in, this_thread
-from .users_code import is_users, path_around, place_of, spaces_of, users_frame
+from .running_modules import path_around
+from .users_code import is_users, place_of, spaces_of, users_frame
 
 _plain_isinstance = isinstance
 
@@ -74,7 +75,7 @@ class Asked:
         return self.is_open and self.mine()
 
     def lose(self, what: str) -> NoReturn:
-        frame = users_frame(2)
+        frame = users_frame()
         path = path_around(frame, self.network)
         self.lost = self.lost or LosesMeaning(Problem(place_of(frame), f"the forward {what}", kept_whole(path)), path)
         raise self.lost

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
-from types import CodeType, FrameType
+from types import FrameType
 
 from torch import nn
 
 from .state import Owned
-
-_NOT_THE_USERS = frozenset(("torch", "ffebm_compiler", *sys.stdlib_module_names))
 
 
 def paths_of(network: nn.Module) -> dict[int, str]:
@@ -41,26 +38,6 @@ def holds(path: str, owned: Owned) -> bool:
     return owned.path is not None and (owned.path == path or owned.path.startswith(f"{path}."))
 
 
-def is_users(frame: FrameType) -> bool:
-    """Whether a frame runs the user's own code."""
-    return str(frame.f_globals.get("__name__", "")).split(".")[0] not in _NOT_THE_USERS
-
-
-def place_of(frame: FrameType) -> str:
-    return f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.f_lineno}"
-
-
-def users_frame(outermost: CodeType | None = None) -> FrameType | None:
-    """The innermost frame of the user's own code, within a call of ``outermost``."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code is not outermost:
-        if is_users(frame):
-            return frame
-        frame = frame.f_back
-    return None
-
-
-def users_place() -> str | None:
-    """The innermost line of the user's own code that is running."""
-    frame = users_frame()
-    return None if frame is None else place_of(frame)
+def path_around(frame: FrameType | None, network: nn.Module) -> str:
+    """The innermost module of a network in whose forward a frame stands."""
+    return next(iter(running(frame, paths_of(network))), "")

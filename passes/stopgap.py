@@ -14,8 +14,9 @@ from torch import nn
 
 from ..errors import Problem
 from .loses_meaning import LosesMeaning
-from .running_modules import caller_of, is_users, paths_of, place_of, running
+from .running_modules import caller_of, paths_of, running
 from .state import Owned
+from .users_code import is_users, place_of
 
 _USES = (
     "__add__", "__and__", "__bool__", "__call__", "__contains__", "__delitem__", "__eq__", "__float__",

@@ -151,7 +151,7 @@ def _is_leaf(value: Any) -> bool:
 
 def _users_line() -> str | None:
     """The innermost line of the user's code, as a traceback prints it."""
-    frame = users_frame(2)
+    frame = users_frame()
     return frame and f'File "{frame.f_code.co_filename}", line {frame.f_lineno}, in {frame.f_code.co_name}'
 
 

@@ -54,7 +54,7 @@ def trace(
     example = None if example_args is None and example_kwargs is None else (example_args or (), example_kwargs or {})
 
     def symbolic(network: nn.Module, opaque: Sequence[str]) -> Traced:
-        return without_draws(lambda: symbolic_trace(network, opaque, example), network)
+        return without_draws(lambda: symbolic_trace(network, opaque, example), network, held=False)
 
     try:
         try:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 
 _NOT_THEIRS = frozenset(("torch", "numpy", "ffebm_compiler")) | sys.stdlib_module_names
 
@@ -19,17 +19,25 @@ def is_users(frame: FrameType) -> bool:
     return name.split(".", 1)[0] not in _NOT_THEIRS
 
 
-def users_frame(depth: int = 1) -> FrameType | None:
-    """The innermost frame of the user's, from ``depth`` calls up on."""
-    frame: FrameType | None = sys._getframe(depth)
-    while frame is not None and not is_users(frame):
+def users_frame() -> FrameType | None:
+    """The innermost frame of the user's within the forward that is traced, if one is."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not fx.Tracer.trace.__code__:  # torch.export runs it too
+        if is_users(frame):
+            return frame
         frame = frame.f_back
-    return frame
+    return None
 
 
 def place_of(frame: FrameType | None) -> str:
     """``file.py:12``, as errors name a line."""
     return "a line" if frame is None else f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.f_lineno}"
+
+
+def users_place() -> str | None:
+    """The innermost line of the user's own code that is running."""
+    frame = users_frame()
+    return None if frame is None else place_of(frame)
 
 
 def spaces_of(network: nn.Module) -> Iterator[dict[str, Any]]:
@@ -41,14 +49,3 @@ def spaces_of(network: nn.Module) -> Iterator[dict[str, Any]]:
             if id(space) not in met and space.get("__name__", "").split(".", 1)[0] not in _NOT_THEIRS:
                 met.add(id(space))
                 yield space
-
-
-def path_around(frame: FrameType | None, network: nn.Module) -> str:
-    """The innermost module of a network in whose forward a frame stands, from there outwards."""
-    paths = {id(m): path for path, m in network.named_modules()}
-    while frame is not None:
-        owner = frame.f_locals.get("self")
-        if id(owner) in paths:
-            return paths[id(owner)]
-        frame = frame.f_back
-    return ""

@@ -14,8 +14,9 @@ from typing import Any
 
 from torch import nn
 
-from .running_modules import is_users, paths_of, place_of, running
+from .running_modules import paths_of, running
 from .state import Holder, Owned
+from .users_code import is_users, place_of
 
 
 @dataclass(frozen=True)
