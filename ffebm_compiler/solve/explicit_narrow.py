@@ -25,7 +25,8 @@ from ..ir import Operand, Operation, State, Term
 from .binding import BoundBlock, States
 from .explicit_plan import Plan
 from .explicit_point import Point, point_of, sources_of, without_routed
-from .transposes import CONVOLUTIONS, PRODUCTS, rounded, widened
+from .linear_derivatives import rounded, widened
+from .product_derivatives import CONVOLUTIONS, PRODUCTS
 
 DENSE = 64
 """The multiplications for each number read or written, from which on a product waits for its arithmetic."""
