@@ -130,13 +130,19 @@ class Sum(Derivative):
 
     def push(self, call: Call, d: Parts) -> Tensor:
         moved = [_times(v, self._factor(call, i)) for i, v in d.items()]
-        shape = torch.broadcast_shapes(call.shape(0), call.shape(1))
-        return moved[0] + moved[1] if len(moved) == 2 else moved[0].expand(shape)
+        return moved[0] + moved[1] if len(moved) == 2 else moved[0].expand(together(call.shape(0), call.shape(1)))
 
     @staticmethod
     def _factor(call: Call, i: int) -> float:
         factor: float = call.operation.options["alpha"] if i == 1 else 1
         return factor
+
+
+def together(one: torch.Size, other: torch.Size) -> tuple[int, ...]:
+    """The shape of a sum; torch.broadcast_shapes loads a library of symbols, which takes a second."""
+    short, long = sorted((tuple(one), tuple(other)), key=len)
+    short = (1,) * (len(long) - len(short)) + short
+    return tuple(b if a == 1 else a for a, b in zip(short, long, strict=True))
 
 
 def _times(v: Tensor, factor: float) -> Tensor:
