@@ -14,13 +14,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..bundle import Contents, Mode, graph_file, part_block
-from ..bundle.calls import call_of
 from ..errors import OptionError, Problem
 from ..export import FORWARD, TRAINING, VJP, WEIGHTS, ExportedPart, Unexportable
 from ..export.part import parts_of
 from ..export.parts import export_parts
 from ..ir import DigitalBlock, Program, Step
+from ..passes.calling import CallForm
 from ..train.bundle_code import bundle_training_script
+from .bundle_call import plain_call
 from .bundle_check import without, wrong_graphs
 from .bundle_options import BundleOptions
 from .bundle_pages import Circuits, circuits, graph_json, report_page
@@ -161,7 +162,9 @@ def _described(subject: Subject, exported: Mapping[bool, Sequence[ExportedPart]]
 
 def _mode(subject: Subject, training: bool, exported: Sequence[ExportedPart]) -> Mode:
     mode = subject.model.compiled.modes[training]
-    call, defaults = call_of(mode.signature.bind, mode.program.inputs, subject.args, subject.kwargs)
+    form = mode.signature.bind
+    assert isinstance(form, CallForm), "a bundle is compiled from a model that was converted"
+    call, defaults = plain_call(form, mode.program.inputs, subject.args, subject.kwargs)
     interfaces = {part.name: {g.interface.kind: g.interface for g in part} for part in exported}
     return Mode(replace(mode.program, steps=_steps(mode.program)), interfaces, plain_result(mode), call, defaults)
 

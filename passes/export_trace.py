@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from ..errors import TraceError
 from ..nests import Part, take_apart
+from ..quiet import quiet_torch
 from .calling import CallForm, Input, ResultForm, form_of_call
 from .contexts import noted_contexts
 from .export_regions import open_regions
@@ -72,6 +73,7 @@ def _exported(
     for values, dynamic in _attempts(tensors):
         try:
             with (
+                quiet_torch(prints=True),
                 functions_met() as met,
                 _told(network),
                 layers_whole(network, whole),

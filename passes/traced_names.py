@@ -46,6 +46,8 @@ def untraceable(network: nn.Module, failure: Exception, tracer: str = "torch.fx"
         file, line = frames[-1][0].f_code.co_filename, frames[-1][1]
         place = f"{file}:{line} ({linecache.getline(file, line).strip()})"
     message = str(failure).strip().splitlines()
+    if "data-dependent" in str(failure):
+        message = ["which way it takes depends on the numbers in a tensor"]
     remedy = (
         "Give example_inputs= to trace by torch.export, or keep the module out with digital=[...] (its name), which calls it as a whole."
         if tracer == "torch.fx"

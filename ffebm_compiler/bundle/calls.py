@@ -5,44 +5,12 @@ model(image, {"mask": m}, scale=2.0)    call = ([Ref("image"), {"mask": Ref("mas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import InputError, Problem, close_matches
 from ..ir import Ref
 from .contents import Mode
-
-
-class _Leaf:
-    """A value that is recognised wherever a binder puts it."""
-
-
-def call_of(
-    bind: Callable[[tuple[Any, ...], Mapping[str, Any]], Sequence[Any]],
-    inputs: Sequence[str],
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-) -> tuple[Any, dict[str, Any]]:
-    """``Mode.call`` and ``Mode.defaults`` of a program, from one call of its model.
-
-    Args:
-        bind: ``(args, kwargs) -> values``, in the order of ``inputs``.
-        inputs: the program's inputs; of a nested value the names of its leaves are ``name[0]``, ``name[1]``, ...
-        args, kwargs: the call.
-    """
-    marked = _mapped(list(args), lambda v: _Leaf()), _mapped(dict(kwargs), lambda v: _Leaf())
-    names: dict[_Leaf, str] = {}
-    defaults: dict[str, Any] = {}
-    for name, value in zip(inputs, bind(tuple(marked[0]), marked[1]), strict=True):
-        leaves = [*_leaves(value)]
-        nested = isinstance(value, (dict, list, tuple))
-        for i, leaf in enumerate(leaves):
-            if isinstance(leaf, _Leaf):
-                names[leaf] = f"{name}[{i}]" if nested else name
-            else:
-                defaults[name] = value
-    named = _mapped(marked, lambda v: Ref(names[v]) if v in names else None)
-    return [list(named[0]), named[1]], defaults
 
 
 def bound_call(mode: Mode, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -118,21 +86,18 @@ def _match(where: str, nest: Any, value: Any, found: dict[str, Any]) -> list[Pro
             return [Problem(where, f"is {_shown(value)}", f"Give a sequence of {len(nest)}.")]
         pairs = zip(nest, value, strict=True)
         return [p for i, (n, v) in enumerate(pairs) for p in _match(f"{where}[{i}]", n, v, found)]
-    return []
+    if value is nest or (type(value) is type(nest) and value == nest):
+        return []
+    what = f"is {_shown(value)}, and was {nest!r} when the bundle was compiled: it chooses the path through the model"
+    return [Problem(f"argument {where}", what, "Compile a bundle for it.")]
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"a dictionary of {', '.join(map(str, value))}"
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return repr(value)[:60]
     return f"a {type(value).__name__}"
-
-
-def _mapped(value: Any, f: Callable[[Any], Any]) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _mapped(v, f) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_mapped(v, f) for v in value]
-    return f(value)
 
 
 def _leaves(value: Any) -> Iterator[Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import onnx
@@ -25,6 +24,7 @@ from torch.export.graph_signature import (
 from torch.utils._pytree import tree_structure
 
 from ..ir.tracing import TRACING
+from ..quiet import silent
 from .trace import MARK, all_nodes, quietly
 
 OPSET = 21
@@ -39,7 +39,7 @@ def to_onnx(module: fx.GraphModule, opset: int = OPSET) -> ModelProto:
     for node in all_nodes(module):
         node.meta["stack_trace"] = label = MARK + node.meta.get("label", "")
         node.meta["nn_module_stack"] = {label: (label, "")}
-    with TRACING, quietly(), _silent("torch.onnx", "onnxscript", "onnx_ir"):
+    with TRACING, quietly(), silent("torch.onnx", "onnxscript", "onnx_ir", level=logging.ERROR):
         model: ModelProto = _exported(_program(module), opset).model_proto
     return model
 
@@ -97,19 +97,6 @@ def _lifted(module: fx.GraphModule) -> Iterator[tuple[str, Tensor]]:
 
 def _argument(node: fx.Node) -> TensorArgument | SymIntArgument:
     return TensorArgument(node.name) if isinstance(node.meta["val"], Tensor) else SymIntArgument(node.name)
-
-
-@contextmanager
-def _silent(*loggers: str) -> Iterator[None]:
-    """What they log at export is about their insides."""
-    before = {name: logging.getLogger(name).level for name in loggers}
-    for name in loggers:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)
 
 
 # --- the tensors of the model in a graph that holds them as initializers ---------------------------------

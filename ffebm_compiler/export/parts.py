@@ -16,7 +16,16 @@ from .graph import in_order, to_onnx, with_initializers
 from .interface import FORWARD, TRAINING, VJP, ExportedPart, Interface, PartGraph, Unexportable
 from .names import give_names
 from .part import Part, parts_of
-from .refusal import RefusedError, refuse_control_flow, refuse_draws, unconverted, unloadable, untraceable
+from .refusal import (
+    UNFORESEEN,
+    RefusedError,
+    line_of,
+    refuse_control_flow,
+    refuse_draws,
+    unconverted,
+    unloadable,
+    untraceable,
+)
 from .shapes import Shape, Shapes, Space, shapes_of
 from .trace import Marks
 
@@ -81,6 +90,9 @@ class _Export:
         for origin in self.part.origins:
             if origin.layer in self.stateful:
                 raise RefusedError(f"{origin.label} ({origin.kind})", self.stateful[origin.layer])
+        unforeseen = self.shapes.unforeseen((*self.part.outputs, *self.part.inputs))
+        if unforeseen is not None:
+            raise RefusedError(line_of(self.program, unforeseen), UNFORESEEN)
         failures: list[RefusedError] = []
         for space, shapes in self.shapes.spaces():
             try:

@@ -9,7 +9,7 @@ from onnx import ModelProto
 from torch import fx
 
 from ..errors import FFEBMError
-from ..ir import Origin
+from ..ir import Origin, Program
 from .trace import all_nodes
 
 LONGEST = 300
@@ -20,6 +20,12 @@ _MEANINGS: Mapping[str, str] = {
     r"\.numpy\(\) is not supported": "it computes in numpy, outside of PyTorch",
 }
 """What torch means, where its words are about its insides."""
+
+
+UNFORESEEN = (
+    "how many rows it has depends on the numbers in a tensor (an index by values, as in a mixture of experts); "
+    "a graph's sizes are known before a call"
+)
 
 
 class RefusedError(Exception):
@@ -33,6 +39,13 @@ class RefusedError(Exception):
     def __init__(self, operation: str, reason: str):
         super().__init__(f"{operation}: {reason}")
         self.operation, self.reason = operation, reason
+
+
+def line_of(program: Program, value: str) -> str:
+    """The user's name of the call that gives a value of a program, and where it stands."""
+    origin = program.origins.get(value)
+    where = None if origin is None else ", ".join(t for t in (origin.kind, origin.location) if t)
+    return program.labels.get(value, value) + (f" ({where})" if where else "")
 
 
 def untraceable(failure: BaseException, running: Origin | None, name: str) -> RefusedError:

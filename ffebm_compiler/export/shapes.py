@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -26,6 +26,7 @@ from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 from ..ir import EnergyBlock, Program, Step
+from ..quiet import quiet_torch
 from ..solve import BoundBlock, unit_gains
 from ..train import attribute, run_digital
 
@@ -190,6 +191,14 @@ class Shapes:
     example: Mapping[sympy.Symbol, int]
     probe: Mapping[sympy.Symbol, int] = field(default_factory=dict)
 
+    def unforeseen(self, names: Iterable[str]) -> str | None:
+        """The first of those values whose size no call tells beforehand: it follows from the numbers in a tensor."""
+        return next((n for n in names if n in self.values and self._is_unforeseen(self.values[n])), None)
+
+    def _is_unforeseen(self, shape: Shape) -> bool:
+        sizes = [s for v in shape.leaves for s in (v.sizes if isinstance(v, TensorLeaf) else [getattr(v, "size", 0)])]
+        return any(isinstance(s, sympy.Expr) and s.free_symbols - set(self.example) for s in sizes)
+
     def spaces(self) -> Iterator[tuple[Space, Mapping[str, Shape]]]:
         """Where to try: sizes as symbols, and failing that as they are on the example."""
         if self.probe:
@@ -305,7 +314,7 @@ def symbolically() -> Iterator[None]:
     plain = torch.backends.mkldnn.flags(enabled=False), torch.backends.nnpack.flags(enabled=False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "TF32 acceleration")  # oneDNN's flags hold one of Intel's GPUs
-        with enable_python_dispatcher(), plain[0], plain[1], sdpa_kernel(SDPBackend.MATH):
+        with quiet_torch(), enable_python_dispatcher(), plain[0], plain[1], sdpa_kernel(SDPBackend.MATH):
             yield
 
 

@@ -17,7 +17,7 @@ from .interface import Port
 from .loop_names import name_loops
 from .model import Model
 from .names import give_names, graphs_of
-from .refusal import RefusedError, refuse_draws, unconverted, unloadable, untraceable
+from .refusal import UNFORESEEN, RefusedError, line_of, refuse_draws, unconverted, unloadable, untraceable
 from .shapes import Shape, Shapes, Space, shapes_of
 from .trace import Marks
 from .whole import Whole, trace_whole
@@ -63,6 +63,9 @@ def _check_size(model: Model) -> None:
 
 def _traced(model: Model, shapes: Shapes, diagnostics: bool) -> Whole:
     """With sizes as symbols; failing that, for the example's sizes alone."""
+    unforeseen = shapes.unforeseen(n for step in model.program for n in step.outputs)
+    if unforeseen is not None:
+        raise RefusedError(line_of(model.program, unforeseen), UNFORESEEN)
     failure: RefusedError | None = None
     for space, found in shapes.spaces():
         try:
