@@ -56,7 +56,7 @@ def is_alike(a: Any, b: Any, tolerance: float = 0.0) -> bool:
     if is_dataclass(a):
         return all(is_alike(getattr(a, f.name, GONE), getattr(b, f.name, GONE), tolerance) for f in fields(a))
     if isinstance(a, float):
-        return a == b or (a != a and b != b) or abs(a - b) <= tolerance * abs(b)
+        return bool(a == b or (a != a and b != b) or abs(a - b) <= tolerance * abs(b))
     try:
         return bool(a == b) or (hasattr(a, "__dict__") and is_alike(vars(a), vars(b), tolerance))
     except Exception:  # whatever the comparison of a user's own type raises

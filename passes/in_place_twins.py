@@ -46,11 +46,11 @@ ON_A_COPY = frozenset((
 SAME_FUNCTIONS: Mapping[Any, Any] = {
     torch.alpha_dropout_: torch.alpha_dropout, torch.celu_: torch.celu, torch.dropout_: torch.dropout,
     torch.feature_alpha_dropout_: torch.feature_alpha_dropout, torch.feature_dropout_: torch.feature_dropout,
-    torch.rrelu_: torch.rrelu, torch.selu_: torch.selu, torch.threshold_: torch.threshold,  # type: ignore[attr-defined]
+    torch.rrelu_: torch.rrelu, torch.selu_: torch.selu, vars(torch)["threshold_"]: torch.threshold,
     nn.functional.celu_: nn.functional.celu, nn.functional.elu_: nn.functional.elu, nn.functional.hardtanh_: nn.functional.hardtanh,
     nn.functional.leaky_relu_: nn.functional.leaky_relu, nn.functional.relu_: nn.functional.relu,
     nn.functional.rrelu_: nn.functional.rrelu, nn.functional.selu_: nn.functional.selu,
-    nn.functional.threshold_: nn.functional.threshold,
+    vars(nn.functional)["threshold_"]: nn.functional.threshold,
 }  # fmt: skip
 """In-place functions that are no methods of a tensor, with the function that returns what they write."""
 

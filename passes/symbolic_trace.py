@@ -37,7 +37,7 @@ class ModelTracer(fx.Tracer):
     proxy_buffer_attributes = True
 
     def __init__(self, opaque: Sequence[str], form: CallForm):
-        super().__init__(autowrap_modules=())
+        super().__init__(autowrap_modules=())  # type: ignore[arg-type]  # none, not even math
         self.opaque, self.form = frozenset(opaque), form
         self.taken_for_tensors: set[str] = set()
         self.result: Part = Fixed(None)

@@ -16,7 +16,7 @@ from .users_code import is_users
 _BAKED_IN: Mapping[Any, str] = {
     Tensor.requires_grad.__get__: "asks whether a tensor requires a gradient",  # type: ignore[attr-defined]
     Tensor.is_leaf.__get__: "asks whether a tensor is a leaf",  # type: ignore[attr-defined]
-    Tensor.grad_fn.__get__: "asks for the history of a tensor",  # type: ignore[attr-defined]
+    Tensor.grad_fn.__get__: "asks for the history of a tensor",  # type: ignore[union-attr]
     Tensor.is_cuda.__get__: "asks for the device of a tensor",  # type: ignore[attr-defined]
 }
 _IN_BETWEEN = (
