@@ -45,9 +45,9 @@ def differences(ours: Observation, theirs: Observation, noise: Mapping[str, floa
 def relative_differences(ours: Observation, theirs: Observation) -> dict[str, float]:
     """By output and gradient, how far two observations are apart, relative to the largest value."""
     found = {f"output{n}": difference(v, theirs.tensors[n]) for n, v in ours.tensors.items() if n in theirs.tensors}
-    largest = _largest(theirs.gradients)
+    largest = _largest(theirs)
     for name in ours.gradients.keys() & theirs.gradients.keys():
-        found[name] = _gap(ours.gradients[name], theirs.gradients[name], largest)
+        found[name] = _gap(ours.gradients[name], theirs.gradients[name], theirs.peaks[name], largest)
     return found
 
 
@@ -55,7 +55,7 @@ def difference(a: Tensor, b: Tensor) -> float:
     """The largest difference relative to the largest value; entries that are alike infinite or no number count as equal."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return float("inf")
-    if a.numel() == 0:
+    if a.numel() == 0 or torch.equal(a, b):  # as most are, and one reading of the memory
         return 0.0
     if not (a.is_floating_point() or a.is_complex()):
         return 0.0 if torch.equal(a, b) else float("inf")
@@ -110,11 +110,13 @@ def _gradients(ours: Observation, theirs: Observation, noise: Mapping[str, float
     if ours.backward_failure is not None:
         yield Problem("backward pass", f"fails, where the model's does not: {_line(ours.backward_failure)}", _REMEDY)
         return
-    largest = _largest(theirs.gradients)
+    largest = _largest(theirs)
     for name, other in theirs.gradients.items():
         mine = ours.gradients.get(name)
         like = other if other is not None else mine
-        if like is None or (far := _gap(mine, other, largest)) <= max(_allowed(like), noise.get(name, 0.0)):
+        if like is None or (far := _gap(mine, other, theirs.peaks[name], largest)) <= max(
+            _allowed(like), noise.get(name, 0.0)
+        ):
             continue
         where = name if name.startswith("input ") else f"parameter {name}"
         if _is_nothing(mine):
@@ -129,16 +131,16 @@ def _gradients(ours: Observation, theirs: Observation, noise: Mapping[str, float
 
 def _is_finite(o: Observation) -> bool:
     """Gradients of what is no number, or infinite, say nothing."""
-    judged = [v for v in (*o.tensors.values(), *o.gradients.values()) if v is not None and v.is_floating_point()]
-    return all(math.isfinite(float(peak(v))) for v in judged if v.numel())
+    results = (float(peak(v)) for v in o.tensors.values() if v.is_floating_point() and v.numel())
+    return all(map(math.isfinite, (*results, *o.peaks.values())))
 
 
 def _is_nothing(gradient: Tensor | None) -> bool:
     return gradient is None or not bool(gradient.any())
 
 
-def _gap(mine: Tensor | None, other: Tensor | None, largest: float) -> float:
-    """Relative to the largest entry of ``other``; none where it is the noise that the largest gradient of all leaves. None counts as zero."""
+def _gap(mine: Tensor | None, other: Tensor | None, scale: float, largest: float) -> float:
+    """Relative to ``scale``, the largest entry of ``other``; none where it is the noise that the largest gradient of all leaves. None counts as zero."""
     if mine is None or other is None:
         given = mine if other is None else other
         if given is None:
@@ -146,15 +148,15 @@ def _gap(mine: Tensor | None, other: Tensor | None, largest: float) -> float:
         mine, other = (torch.zeros_like(given) if g is None else g for g in (mine, other))
     if mine.shape != other.shape:
         return math.inf
-    gap, scale = (float(peak(v)) if v.numel() else 0.0 for v in (mine - other, other))
+    gap = float(peak(mine - other)) if mine.numel() else 0.0
     if gap <= FLOOR * torch.finfo(other.dtype).eps * largest:
         return 0.0
     return gap / scale if scale and math.isfinite(gap) else math.inf
 
 
-def _largest(gradients: Mapping[str, Tensor | None]) -> float:
-    peaks = [float(peak(g)) for g in gradients.values() if g is not None and g.numel()]
-    return max((p for p in peaks if math.isfinite(p)), default=0.0)
+def _largest(o: Observation) -> float:
+    """The largest entry of any gradient."""
+    return max(filter(math.isfinite, o.peaks.values()), default=0.0)
 
 
 def _allowed(like: Tensor) -> float:

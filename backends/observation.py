@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map_only
 
 from ..nests import Part, is_tensor, map_nest
+from ..solve.iteration import peak
 from .module_state import RandomStates, only_looking, written
 from .values import flattened, form_of
 
@@ -47,6 +49,11 @@ class Observation:
     attributes: Mapping[str, Any]
     randoms: RandomStates = field(repr=False)
     backward_failure: Exception | None = None
+
+    @cached_property
+    def peaks(self) -> dict[str, float]:
+        """The largest magnitude of each gradient; zero of none."""
+        return {n: float(peak(g)) if g is not None and g.numel() else 0.0 for n, g in self.gradients.items()}
 
 
 @contextmanager

@@ -11,22 +11,22 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import FFEBMError, InputError, Problem, VerificationError
-from ..ir import EnergyBlock
+from ..ir import EnergyBlock, Origin
 from ..nests import is_tensor, map_nest, tensors_in
 from ..passes import State
 from ..passes.contexts import with_autocast
 from ..solve import BoundBlock
 from ..solve.norm_sample import one_sample
 from ..train import run_digital
-from ..train.without_feedback import feedforward_states, linearised_without_feedback, mismatches, without_feedback
+from ..train.without_feedback import Mismatch, feedforward_states, without_feedback
 from .comparison import differences, relative_differences, tolerance_of
 from .locating import Values, first_difference, layers_heard, note, note_block
 from .observation import Observation, observed, unseen
@@ -92,7 +92,7 @@ def verify_first_input(model: FFEBM, example: Example) -> None:
 def _explain(model: FFEBM, example: Example, where: str, refusal: _RefusedError) -> NoReturn:
     """Raises the program's own error, which names the layer; or says that the program takes what the model refuses."""
     with unseen():
-        _observed_program(model, example, [])
+        _observed_program(model, example, _Heard())
     raise refusal.as_error(where) from refusal.failure
 
 
@@ -150,16 +150,34 @@ def verify_call(model: FFEBM, example: Example, will_relax: bool = False) -> Non
         return
     with unseen():
         sample, theirs = _observed_model(model, example)
-        visited: list[BoundBlock] = []
-        ours = _observed_program(model, sample, visited)
+        heard = _Heard()
+        ours = _observed_program(model, sample, heard)
         theirs = replace(theirs, registered={**theirs.registered, **_counts_of_held(model, ours)})
         found = list(differences(ours, theirs, {}))
         if found:  # it may still be rounding
             found = list(differences(ours, theirs, _noise(model, sample, theirs)))
         if found:
             raise VerificationError([*_located(model, sample), *found[:SHOWN], *_left_off(found)])
-        for bound in visited:
-            _verify_block(model, bound, will_relax)
+        if untransposed := [*heard.problems(model)]:
+            raise VerificationError(untransposed)
+        if not will_relax:
+            for bound in heard.blocks:
+                _verify_energy(model, bound)
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """What a run of the program lets hear: the blocks that it visits, how far couplings are from their transposes, and values of layers."""
+
+    blocks: list[BoundBlock] = field(default_factory=list)
+    mismatches: list[Mismatch] = field(default_factory=list)
+    values: Values | None = None
+
+    def problems(self, model: FFEBM) -> Iterator[Problem]:
+        types = {s.name: w.dtype for b in self.blocks for s in b.block.states for w in b.weights.values()}
+        for found in self.mismatches:
+            if not found.relative <= tolerance_of(types.get(found.state, torch.get_default_dtype())):
+                yield _untransposed(model, found)
 
 
 def _holds_a_functions_norm(model: FFEBM) -> bool:
@@ -187,9 +205,9 @@ def _observed_model(model: FFEBM, example: Example) -> tuple[Example, Observatio
     raise refusal
 
 
-def _observed_program(model: FFEBM, sample: Example, visited: list[BoundBlock]) -> Observation:
+def _observed_program(model: FFEBM, sample: Example, heard: _Heard) -> Observation:
     try:
-        return observed(model.network, lambda a, k: _run(model, (a, k), visited), *sample)
+        return observed(model.network, lambda a, k: _run(model, (a, k), heard), *sample)
     except (FFEBMError, torch.OutOfMemoryError):
         raise
     except Exception as failure:
@@ -202,26 +220,26 @@ def _observed_program(model: FFEBM, sample: Example, visited: list[BoundBlock]) 
         raise VerificationError(problem) from failure
 
 
-def _run(model: FFEBM, example: Example, visited: list[BoundBlock], values_of: Values | None = None) -> Any:
-    """The program without feedback; blocks are kept in ``visited``, the values of layers in ``values_of``."""
+def _run(model: FFEBM, example: Example, heard: _Heard) -> Any:
+    """The program without feedback."""
     args, kwargs = example
     values = dict(zip(model.program.inputs, model.mode.signature.bind(args, kwargs), strict=True))
 
-    def heard(origin: Any, call: Any) -> Any:
+    def noted(origin: Origin, call: Callable[[], Any]) -> Any:
         result = call()
-        if values_of is not None:
-            note(values_of, origin.label, result)
+        if heard.values is not None:
+            note(heard.values, origin.label, result)
         return result
 
     for step in model.program:
         if isinstance(step, EnergyBlock):
             bound = model.bound(step, values)
-            visited.append(bound)
-            if values_of is not None:
-                note_block(values_of, bound)
-            values.update(without_feedback(bound, model.differentiation))
+            heard.blocks.append(bound)
+            if heard.values is not None:
+                note_block(heard.values, bound)
+            values.update(without_feedback(bound, model.differentiation, heard.mismatches.append))
         else:
-            values.update(run_digital(step, model.network, values, heard))
+            values.update(run_digital(step, model.network, values, noted))
     return model.pack_output(values)
 
 
@@ -245,7 +263,7 @@ def _located(model: FFEBM, sample: Example) -> Iterator[Problem]:
     ours: Values = {}
     with layers_heard(model.network) as theirs, as_written(model):
         observed(model.network, lambda a, k: model.network(*a, **k), *sample)
-    observed(model.network, lambda a, k: _run(model, (a, k), [], ours), *sample)
+    observed(model.network, lambda a, k: _run(model, (a, k), _Heard(values=ours)), *sample)
     found = first_difference(model, ours, theirs)
     if found is not None:
         origin, far = found
@@ -261,32 +279,18 @@ def _left_off(found: list[Problem]) -> Iterator[Problem]:
         yield Problem("more", f"{len(found) - SHOWN} further differences", "They mostly follow from the first.")
 
 
-def _verify_block(model: FFEBM, bound: BoundBlock, will_relax: bool) -> None:
-    """What a block's feedback rests on: J and its transpose, and the printed energy, if no relaxation will show that at once."""
+def _verify_energy(model: FFEBM, bound: BoundBlock) -> None:
+    """The printed energy of a block, at feedforward states."""
     if bound.block.name in model.verified:
         return
     bound = one_sample(bound.detached())
-    states = feedforward_states(bound, model.differentiation)
-    if not all(bool(torch.isfinite(s).all()) for s in states.values()):
-        return
-    with torch.no_grad():
-        linear = linearised_without_feedback(bound, states, model.differentiation)
-        problems = [
-            _untransposed(model, m.state, m.relative)
-            for m in mismatches(linear)
-            if not m.relative <= tolerance_of(states[m.state].dtype)
-        ]
-    if problems:
-        raise VerificationError(problems)
-    if not will_relax:
-        model.verify_block(bound.block, bound, states)
+    model.verify_block(bound.block, bound, feedforward_states(bound, model.differentiation))
 
 
-def _untransposed(model: FFEBM, state: str, relative: float) -> Problem:
-    origin = model.program.origins[state]
+def _untransposed(model: FFEBM, found: Mismatch) -> Problem:
     return Problem(
-        f"layer {origin}",
-        f"its coupling and the transpose of it disagree by {relative:.1e}",
+        f"layer {model.program.origins[found.state]}",
+        f"its coupling and the transpose of it disagree by {found.relative:.1e}",
         "A rule gives a function that torch differentiates wrongly; keep the layer out with digital=[...].",
     )
 

@@ -75,7 +75,7 @@ GUARDS: dict[str, Guard] = {
     "draws": Guard("backends.comparison:_draws", _nothing, _COMPARED),
     "the first input": Guard("backends.torch_ep:FFEBM._compare_once", _none, _VERIFIED),
     "the check at conversion": Guard("api:verify_early", _none, _VERIFIED),
-    "transposes": Guard("backends.verification:mismatches", _nothing, _VERIFIED),
+    "transposes": Guard("train.without_feedback:_apart", _zero, _VERIFIED),
     "stationarity": Guard("passes.verify:_stationarity", _zero, _ENERGIES),
     "equilibrium": Guard("passes.verify:_gradient", _zero, _ENERGIES),
     "increments": Guard("passes.verify:_increments", _zero, _ENERGIES),

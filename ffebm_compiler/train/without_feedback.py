@@ -6,19 +6,23 @@ With every reverse gain at zero a block's equilibrium is its feedforward pass an
 
 with ``e_l`` the error that arrives at an output. So the program without feedback must be the user's own model in all that a call
 does, and whatever sets them apart is a fault of the program. What feedback needs besides, the Jacobian J itself, is held against its
-transpose: ``<J d, c> = <d, J^T c>`` for random d and c.
+transpose on the way: ``<J d, c> = <d, J^T c>`` for a random d.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..ir import State
 from ..solve import BoundBlock, Differentiation, Gradients, Interaction, Linearised, States
+
+UNDERFLOW = 1e6
+"""Products smaller than so many of a type's smallest numbers have lost digits."""
 
 
 class WithoutFeedback(BoundBlock):
@@ -36,13 +40,20 @@ class Mismatch:
     relative: float
 
 
-def without_feedback(bound: BoundBlock, differentiation: Differentiation) -> dict[str, Tensor]:
-    """The outputs of a block without feedback; its gradients are those of backpropagation, by the block's own derivatives."""
+Heard = Callable[[Mismatch], None]
+
+
+def without_feedback(bound: BoundBlock, differentiation: Differentiation, heard: Heard) -> dict[str, Tensor]:
+    """The outputs of a block without feedback; its gradients are those of backpropagation, by the block's own derivatives.
+
+    Args:
+        heard: called in the backward pass with how far each coupling is from its transpose.
+    """
     bound = _unfed(bound)
     values = {**bound.inputs, **bound.weights}
     tensors = {k: v for k, v in values.items() if isinstance(v, Tensor) and v.is_floating_point()}
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors.values()):
-        outputs = _Feedforward.apply(bound, differentiation, tuple(tensors), *tensors.values())
+        outputs = _Feedforward.apply(bound, differentiation, heard, tuple(tensors), *tensors.values())
         return dict(zip(bound.block.outputs, outputs, strict=True))
     states = feedforward_states(bound, differentiation)
     return {n: states[n] for n in bound.block.outputs}
@@ -62,7 +73,7 @@ def _swept(bound: BoundBlock, interaction: Interaction) -> States:
     return {n: s.detach() for n, s in states.items()}
 
 
-def backpropagated(linear: Linearised, errors: Mapping[str, Tensor]) -> Gradients:
+def backpropagated(linear: Linearised, errors: Mapping[str, Tensor], heard: Heard) -> Gradients:
     """The gradients, in what the linearisation was made for, of errors at the outputs."""
     arrived: States = dict(errors)
     total: Gradients = {}
@@ -70,27 +81,23 @@ def backpropagated(linear: Linearised, errors: Mapping[str, Tensor]) -> Gradient
         if state.name not in arrived:
             continue
         cotangent = linear.tangents[state.name](arrived[state.name])
+        pulled = linear.pull(state, cotangent)
         _add(total, linear.gradient(state, cotangent))
-        _add(arrived, linear.pull(state, cotangent))
+        _add(arrived, pulled)
+        if pulled:
+            heard(Mismatch(state.name, _apart(linear, state, cotangent, pulled)))
     return total
 
 
-def mismatches(linear: Linearised) -> list[Mismatch]:
-    """Every state whose drive's ``J`` and ``J^T`` are not each other's transposes, with the relative difference; all are listed."""
-    found = []
-    for i, state in enumerate(linear.bound.block.states):
-        if not state.drive.sources:
-            continue
-        d = {n: _random(linear.states[n], 2 * i) for n in state.drive.sources}
-        ahead, _ = linear.push(state, d)
-        if ahead is None:
-            continue
-        cotangent = _random(ahead, 2 * i + 1)
-        back = linear.pull(state, cotangent)
-        forward, backward = _inner(ahead, cotangent), sum(_inner(d[n], back[n]) for n in d)
-        size = float(ahead.double().norm() * cotangent.double().norm())
-        found.append(Mismatch(state.name, abs(forward - backward) / size if size else abs(forward - backward)))
-    return found
+def _apart(linear: Linearised, state: State, cotangent: Tensor, pulled: Mapping[str, Tensor]) -> float:
+    """``<J d, c> - <d, J^T c>`` for a random d, relative to the sizes of J d and c."""
+    d = {n: _random(linear.states[n], i) for i, n in enumerate(pulled)}
+    ahead, _ = linear.push(state, d)
+    if ahead is None:
+        return 0.0
+    size = float(ahead.double().norm() * cotangent.double().norm())
+    apart = abs(_inner(ahead, cotangent) - sum(_inner(d[n], p) for n, p in pulled.items()))
+    return apart / size if size > UNDERFLOW * torch.finfo(ahead.dtype).tiny else 0.0
 
 
 def _unfed(bound: BoundBlock) -> WithoutFeedback:
@@ -102,11 +109,6 @@ def _linearised(
 ) -> Linearised:
     """The block around its feedforward states, the winners of its maxima held as the nudged phases hold them."""
     return differentiation.linearise(bound.holding(bound.winners(states)), states, wanted)
-
-
-def linearised_without_feedback(bound: BoundBlock, states: States, differentiation: Differentiation) -> Linearised:
-    """A block around its feedforward states, without feedback."""
-    return _linearised(_unfed(bound), states, differentiation)
 
 
 def _add(total: dict[str, Tensor], found: Mapping[str, Tensor]) -> None:
@@ -126,18 +128,24 @@ def _inner(a: Tensor, b: Tensor) -> float:
 class _Feedforward(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, bound: WithoutFeedback, differentiation: Differentiation, names: tuple[str, ...], *tensors: Tensor
+        ctx: Any,
+        bound: WithoutFeedback,
+        differentiation: Differentiation,
+        heard: Heard,
+        names: tuple[str, ...],
+        *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
         states = feedforward_states(bound, differentiation)
-        ctx.bound, ctx.differentiation, ctx.names, ctx.found = bound.detached(), differentiation, names, states
+        ctx.bound, ctx.differentiation, ctx.heard = bound.detached(), differentiation, heard
+        ctx.names, ctx.found = names, states
         return tuple(states[n].clone() for n in bound.block.outputs)
 
     @staticmethod
     def backward(ctx: Any, *errors: Tensor | None) -> tuple[Any, ...]:
         bound: WithoutFeedback = ctx.bound
-        wanted = [n for n, needed in zip(ctx.names, ctx.needs_input_grad[3:], strict=True) if needed]
+        wanted = [n for n, needed in zip(ctx.names, ctx.needs_input_grad[4:], strict=True) if needed]
         arrived = {n: e for n, e in zip(bound.block.outputs, errors, strict=True) if e is not None}
         with torch.no_grad():
             linear = _linearised(bound, ctx.found, ctx.differentiation, wanted)
-            gradients = backpropagated(linear, arrived)
-        return (None, None, None, *(gradients.get(n) for n in ctx.names))
+            gradients = backpropagated(linear, arrived, ctx.heard)
+        return (None, None, None, None, *(gradients.get(n) for n in ctx.names))
