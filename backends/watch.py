@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from types import FunctionType
 from typing import Any
 
 from torch import nn
@@ -17,7 +16,7 @@ from torch.nn.utils import parametrize
 
 from ..errors import ChangedError, Problem
 from ..passes.reads import HOOKS, Watched
-from ..passes.tokens import MISSING, TENSOR, held, is_atom, places
+from ..passes.tokens import MISSING, TENSOR, Code, held, is_atom, places
 from ..train import attribute
 
 AGAIN = "Undo it, or convert again: fc.convert(model.to_feedforward(), ...)."
@@ -229,8 +228,8 @@ def _shown(token: Any) -> str:
         return "missing"
     if isinstance(token, tuple) and token and isinstance(token[0], type):
         return _shown_contents(*token)
-    if isinstance(token, FunctionType):
-        return token.__qualname__
+    if isinstance(token, Code):
+        return token.name
     return getattr(token, "__name__", None) or repr(token)
 
 

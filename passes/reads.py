@@ -22,10 +22,11 @@ HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backwa
 """Where a module keeps the hooks that a call of it runs."""
 
 CALLER = "torch.nn.modules.module"
-"""Who reads the forward of a module that is called."""
+"""Who reads the forward of a module that is called, and looks modules up by their paths."""
 
 _COMMON = (frozenset(dir(nn.Module())) | {"parametrizations"}) - {"forward"}
 _CHILDREN = frozenset({"_modules", "children", "named_children", "modules", "named_modules"})
+_UNHEARD = (_COMMON - _CHILDREN) | frozenset(dir(object))
 _PLAIN = (*ATOMS, Tensor, nn.Module, np.ndarray, list, tuple, dict, set, frozenset)
 _MACHINERY = (
     *("torch.fx", "torch.export", "torch._", "torch.utils", "torch.func", "torch.nn.utils", "torch.nn.modules.module"),
@@ -100,7 +101,7 @@ class Reads:
 
     @contextlib.contextmanager
     def of_rules(self) -> Iterator[None]:
-        with _listening(_Listener(self, self.rules, lambda frame: True)):
+        with _listening(_Listener(self, self.rules, lambda reader: reader != CALLER)):
             yield
 
     def path_of(self, owner: Any) -> str | None:
@@ -179,7 +180,7 @@ class _Listener:
         write: Any = kind.__setattr__
 
         def heard(owner: Any, name: str) -> Any:
-            if self.is_mine():
+            if name not in _UNHEARD and self.is_mine() and not self.knows(owner, name):
                 self.read(owner, name, sys._getframe(1).f_globals.get("__name__", ""))
             return read(owner, name)
 
@@ -196,6 +197,10 @@ class _Listener:
         self.followed.add(kind)
         return True
 
+    def knows(self, owner: Any, name: str) -> bool:
+        noted = self.into.get(id(owner))
+        return noted is not None and (name in noted.values or name in noted.children)
+
     def noted(self, owner: Any) -> _Noted | None:
         if id(owner) not in self.into:
             path = self.reads.path_of(owner)
@@ -209,7 +214,7 @@ class _Listener:
             return
         if name in _CHILDREN:
             noted.iterated = noted.iterated or isinstance(owner, nn.Module)
-        elif _is_own(owner, name) and name not in noted.values:
+        elif _is_own(owner, name) and not self.knows(owner, name):
             self._note(noted, name, look(owner, name))
 
     def _note(self, noted: _Noted, name: str, value: Any) -> None:

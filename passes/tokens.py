@@ -1,15 +1,17 @@
 """What an attribute holds, as a token that tells whether it has changed since: equal tokens, equal values.
 
-Numbers, texts and functions stand for themselves; containers and arrays for what is in them, which may be changed in place; a tensor for there
+Numbers and texts stand for themselves, functions for what they do; containers and arrays for what is in them, which may be changed in place; a tensor for there
 being one, since a program reads tensors when it runs; any other object for its class.
 """
 
 from __future__ import annotations
 
 import enum
+import hashlib
 from collections.abc import Iterator, Mapping, Set
-from functools import partial
-from types import BuiltinFunctionType, FunctionType, MethodType, SimpleNamespace
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,11 +29,29 @@ class Mark(enum.Enum):
 
 MISSING, TENSOR = Mark.MISSING, Mark.TENSOR
 
-ATOMS = (
-    *(bool, int, float, complex, str, bytes, type(None), type(...), type, enum.Enum, range),
-    *(torch.dtype, torch.device, torch.layout, torch.memory_format, FunctionType, BuiltinFunctionType),
+
+@dataclass(frozen=True)
+class Code:
+    """What stands for a function: pickle does not find every one by its name.
+
+    Attributes:
+        name: as its author wrote it.
+        digest: of what it does.
+        holds: tokens of its defaults and of what it closes over.
+    """
+
+    name: str
+    digest: str
+    holds: tuple[Any, ...]
+
+
+_DATA = (
+    *(bool, int, float, complex, str, bytes, type(None), type(...), type, enum.Enum, range, BuiltinFunctionType),
+    *(torch.dtype, torch.device, torch.layout, torch.memory_format),
 )
-"""What stands for itself: it can't be changed in place."""
+_FUNCTIONS = (FunctionType, property, staticmethod, classmethod)
+ATOMS = (*_DATA, *_FUNCTIONS)
+"""What is the same for as long as it is the same object: it can't be changed in place."""
 
 REGISTRIES = ("_parameters", "_buffers", "_modules")
 LARGEST_ARRAY = 1 << 16
@@ -64,8 +84,14 @@ def token(value: Any, depth: int = DEEPEST) -> Any:
     """The token of a value."""
     if isinstance(value, (float, complex)) and value != value:
         return "not a number"
-    if isinstance(value, (*ATOMS, Mark, property, staticmethod, classmethod)):
+    if isinstance(value, _DATA):
         return value
+    if isinstance(value, FunctionType):
+        return _code(value, depth - 1)
+    if isinstance(value, property):
+        return property, *(token(f, depth) for f in (value.fget, value.fset, value.fdel))
+    if isinstance(value, (staticmethod, classmethod)):
+        return type(value), token(value.__func__, depth)
     if isinstance(value, Tensor):
         return TENSOR
     if isinstance(value, MethodType):
@@ -89,6 +115,33 @@ def _contents(value: Any, depth: int) -> tuple[Any, ...]:
     return (frozenset(token(v, depth) for v in value),) if isinstance(value, Set) else ()
 
 
+def _code(function: FunctionType, depth: int) -> Code:
+    closed = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)] if depth > 0 else []
+    holds = [function.__defaults__ or (), function.__kwdefaults__ or {}, *closed]
+    return Code(function.__qualname__, _digest(function.__code__), tuple(token(v, depth) for v in holds))
+
+
+@lru_cache(maxsize=4096)
+def _digest(code: CodeType) -> str:
+    return hashlib.sha256(repr(_steps(code)).encode()).hexdigest()
+
+
+def _is_filled(cell: CellType) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # a name that has no value yet
+        return False
+
+
+def _steps(code: CodeType) -> tuple[Any, ...]:
+    constants = [_steps(c) if isinstance(c, CodeType) else _ordered(c) for c in code.co_consts]
+    return code.co_code, code.co_names, constants
+
+
+def _ordered(constant: Any) -> Any:
+    return sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant
+
+
 def is_atom(value: Any) -> bool:
     """Whether a value is the same for as long as it is the same object."""
-    return isinstance(value, (*ATOMS, Mark, property)) or (isinstance(value, tuple) and all(map(is_atom, value)))
+    return isinstance(value, (*ATOMS, Mark)) or (isinstance(value, tuple) and all(map(is_atom, value)))

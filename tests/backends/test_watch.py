@@ -408,6 +408,29 @@ def test_what_is_read_in_other_ways(change: Callable[[nn.Module], None], words: 
         model(x)
 
 
+def test_what_is_read_through_a_property_is_watched_in_another_process_too(x: Tensor) -> None:
+    model = pickle.loads(pickle.dumps(fc.convert(Counting(), 1)))
+    model(x)
+    model.inner_scale = 3.0
+    with pytest.raises(ChangedError, match="inner_scale"):
+        model(x)
+
+
+def test_functions_are_compared_by_what_they_do(x: Tensor) -> None:
+    def times(factor: float) -> Callable[[Tensor], Tensor]:
+        return lambda h: torch.tanh(h) * factor
+
+    net = Net()
+    net.inner.act = times(1.0)
+    model = fc.convert(net, 1)
+    before = model(x)
+    model.inner.act = times(1.0)
+    assert torch.equal(model(x), before)
+    model.inner.act = times(2.0)
+    with pytest.raises(ChangedError, match="layer inner: act was"):
+        model(x)
+
+
 def test_under_export_everything_that_layers_read_is_watched(x: Tensor) -> None:
     class Branching(nn.Module):
         def __init__(self) -> None:
