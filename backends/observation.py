@@ -128,7 +128,7 @@ def observed(
     args, kwargs = leaves_like((args, dict(kwargs)))
     if shake:
         state, (args, kwargs) = _shaken(state), _shaken((args, kwargs))
-    with only_looking(network) as before, without_own_hooks(network), torch.enable_grad():
+    with only_looking(network) as before, without_own_hooks(network):
         tensors_given = {f"network.{k}": v for k, v in state.items()}
         passed = tree_map_only(
             Tensor, Tensor.clone, (args, kwargs)

@@ -148,6 +148,19 @@ def verify_call(model: FFEBM, example: Example, will_relax: bool = False) -> Non
     if _holds_a_functions_norm(model):
         logger.debug("a norm that is called as a function is held, and can't be held in the model itself")
         return
+    wanted = torch.is_grad_enabled()
+    try:
+        with torch.enable_grad():
+            _verify_in_all(model, example, will_relax)
+    except _RefusedError:  # a model may run without gradients only, as with out=
+        if wanted:
+            raise
+        with torch.no_grad():
+            _verify_in_all(model, example, will_relax)
+
+
+def _verify_in_all(model: FFEBM, example: Example, will_relax: bool) -> None:
+    """In all that a call does in the present grad mode."""
     with unseen():
         sample, theirs = _observed_model(model, example)
         heard = _Heard()
