@@ -94,10 +94,9 @@ def test_converting_in_threads_while_others_call_models(converters: int, each: i
             assert all(torch.equal(a, b) for a, b in zip(learned(nets[i]), expected[i], strict=True))
             calls += 1
 
-    others = [[Exported() if example is not None else Traced() for _ in range(each)] for _ in range(converters)]
-
     def convert() -> None:
-        for net in others.pop():
+        for _ in range(each):
+            net = Exported() if example is not None else Traced()  # which draws its weights
             assert torch.equal(fc.convert(net, 1, example_inputs=example)(x), net(x))
 
     watchers = [threading.Thread(target=lambda i=i: watched.extend(in_threads(lambda: call(i)))) for i in range(2)]

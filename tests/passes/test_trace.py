@@ -151,5 +151,6 @@ class Exported(StraightThrough):
 
 
 def test_export_says_which_backward_is_lost(caplog: pytest.LogCaptureFixture) -> None:
-    fc.convert(Exported(), example_inputs=torch.randn(5, 4))
+    with pytest.raises(fc.VerificationError, match=r"parameter first.weight: has no gradient, and one in the model"):
+        fc.convert(Exported(), example_inputs=torch.randn(5, 4))
     assert "torch.export traced through Doubled, Halves, Sign" in caplog.text
