@@ -25,6 +25,7 @@ from .loses_meaning import LosesMeaning
 from .own_functions import functions_met
 from .questions import Asked, answered
 from .stages import Signature, Traced
+from .state import State
 from .tensor_reads import TensorReads
 from .traced_names import has_path, rename_apart, untraceable, value_at
 from .whole_calls import nothing_written
@@ -37,8 +38,15 @@ def export_trace(
 ) -> Traced:
     """By torch.export, with a dynamic batch where the model allows one; the layers of the paths ``whole`` are called as such."""
     form = form_of_call(network.forward, args, kwargs, numbers=False)
-    with nothing_written(network):
-        exported, result, met = _exported(network, form, form(args, kwargs), whole)
+    tensors = form(args, kwargs)
+    try:
+        with nothing_written(network):
+            exported, result, met = _exported(network, form, tensors, whole)
+    except (
+        LosesMeaning
+    ):  # a first call alone may write: transformers choose a loss by the labels, and note it in their configuration
+        with _after_a_call(network, form, tensors), nothing_written(network):
+            exported, result, met = _exported(network, form, tensors, whole)
     if met:
         logger.warning(
             "torch.export traced through %s: gradients are those of the forward, whatever backward is defined. Keep the layer that calls it whole by digital=[...]",
@@ -63,6 +71,22 @@ def export_trace(
     placeholders = [n for n in graph.nodes if n.op == "placeholder"]
     names = tuple(n.name for n in placeholders)
     return Traced(network, graph, Signature(names, _as_exported(form, placeholders), result), "torch.export")
+
+
+@contextmanager
+def _after_a_call(network: nn.Module, form: CallForm, tensors: Sequence[Tensor]) -> Iterator[None]:
+    """The network as its first call leaves it, its tensors as they were; where that is no help, everything as it was."""
+    state, buffers = State(network), [(b, b.clone()) for b in network.buffers()]
+    args, kwargs = form.made(tensors)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            network(*args, **kwargs)
+            for buffer, value in buffers:
+                buffer.copy_(value)
+        yield
+    except Exception:
+        state.restore()
+        raise
 
 
 def _exported(
