@@ -162,8 +162,9 @@ class Concatenation(Derivative):
 
     def pull(self, call: Call, c: Tensor, wanted: Collection[int]) -> Parts:
         dim = call.operation.options["dim"]
-        sizes = [call.shape(i)[dim] for i in range(call.arity)]
-        return {i: c.narrow(dim, sum(sizes[:i]), sizes[i]) for i in wanted}
+        shapes = [call.shape(i) for i in range(call.arity)]
+        sizes = [0 if shape == (0,) else shape[dim] for shape in shapes]  # torch joins an empty vector to anything
+        return {i: c.narrow(dim, sum(sizes[:i]), sizes[i]).reshape(shapes[i]) for i in wanted}
 
     def push(self, call: Call, d: Parts) -> Tensor:
         like = next(iter(d.values()))

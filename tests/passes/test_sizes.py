@@ -64,6 +64,7 @@ BODIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "interpolate to half": lambda h, x: F.interpolate(h.permute(0, 3, 1, 2), size=[x.shape[1] // 2, 2]).permute(0, 2, 3, 1),
     "pool": lambda h, x: F.adaptive_avg_pool2d(h.permute(0, 3, 1, 2), x.shape[1:3]).permute(0, 2, 3, 1),
     "batch and rows first": lambda h, x: torch.tanh(h.view(x.shape[0] * x.shape[1], -1)).view(*x.shape),
+    "joined with nothing": lambda h, x: torch.cat([torch.tensor([]), h, h.new_zeros(0)], dim=-2),
     "rank": lambda h, x: h.flatten(1 - 4 + x.dim()).view(x.shape),
 }  # fmt: skip
 
