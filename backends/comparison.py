@@ -28,16 +28,19 @@ def tolerance_of(dtype: torch.dtype) -> float:
     return min(ROUNDINGS * torch.finfo(dtype).eps, LARGEST)
 
 
-def differences(ours: Observation, theirs: Observation, noise: Mapping[str, float]) -> Iterator[Problem]:
+def differences(
+    ours: Observation, theirs: Observation, noise: Mapping[str, float], everywhere: float = 0.0
+) -> Iterator[Problem]:
     """What the program does otherwise than the model.
 
     Args:
         ours, theirs: what the program and the model did.
         noise: by the key of an output or gradient, the relative difference that rounding alone makes there.
+        everywhere: the relative difference that rounding may make in anything.
     """
-    results = list(_results(ours, theirs, noise))
-    yield from results or _gradients(ours, theirs, noise)  # which follow from results
-    yield from _registered(ours, theirs)
+    results = list(_results(ours, theirs, noise, everywhere))
+    yield from results or _gradients(ours, theirs, noise, everywhere)  # which follow from results
+    yield from _registered(ours, theirs, everywhere)
     yield from _attributes(ours, theirs)
     yield from _draws(ours, theirs)
 
@@ -64,7 +67,9 @@ def difference(a: Tensor, b: Tensor) -> float:
     return float(peak(torch.where(same, 0.0, a - b)) / scale)
 
 
-def _results(ours: Observation, theirs: Observation, noise: Mapping[str, float]) -> Iterator[Problem]:
+def _results(
+    ours: Observation, theirs: Observation, noise: Mapping[str, float], everywhere: float
+) -> Iterator[Problem]:
     if not _same_form(ours.form, theirs.form):
         yield Problem("result", f"is {_shape_of(ours.form)}, the model's {_shape_of(theirs.form)}", _REMEDY)
     if ours.tensors.keys() != theirs.tensors.keys():
@@ -76,7 +81,7 @@ def _results(ours: Observation, theirs: Observation, noise: Mapping[str, float])
         other, where = theirs.tensors[place], f"output{place}" if place else "output"
         if mine.shape != other.shape or mine.dtype != other.dtype:
             yield Problem(where, f"is {_kind(mine)}, the model's {_kind(other)}", _REMEDY)
-        elif not (far := difference(mine, other)) <= max(_allowed(other), noise.get(f"output{place}", 0.0)):
+        elif not (far := difference(mine, other)) <= max(_allowed(other), everywhere, noise.get(f"output{place}", 0.0)):
             yield Problem(where, f"differs from the model's own by {far:.1e} of its largest value", _REMEDY)
         elif ours.requires_grad[place] != theirs.requires_grad[place]:
             has, has_not = ("it", "the model's") if ours.requires_grad[place] else ("the model's", "it")
@@ -104,7 +109,9 @@ def _filled(part: Part) -> str:
     return "" if isinstance(part, Leaf) else f" = {_shape_of(part)}"
 
 
-def _gradients(ours: Observation, theirs: Observation, noise: Mapping[str, float]) -> Iterator[Problem]:
+def _gradients(
+    ours: Observation, theirs: Observation, noise: Mapping[str, float], everywhere: float
+) -> Iterator[Problem]:
     if theirs.backward_failure is not None or not _is_finite(theirs):
         return
     if ours.backward_failure is not None:
@@ -115,7 +122,7 @@ def _gradients(ours: Observation, theirs: Observation, noise: Mapping[str, float
         mine = ours.gradients.get(name)
         like = other if other is not None else mine
         if like is None or (far := _gap(mine, other, theirs.peaks[name], largest)) <= max(
-            _allowed(like), noise.get(name, 0.0)
+            _allowed(like), everywhere, noise.get(name, 0.0)
         ):
             continue
         where = name if name.startswith("input ") else f"parameter {name}"
@@ -163,12 +170,12 @@ def _allowed(like: Tensor) -> float:
     return tolerance_of(like.dtype) if like.is_floating_point() or like.is_complex() else 0.0
 
 
-def _registered(ours: Observation, theirs: Observation) -> Iterator[Problem]:
+def _registered(ours: Observation, theirs: Observation, everywhere: float) -> Iterator[Problem]:
     for name, other in theirs.registered.items():
         mine = ours.registered.get(name)
         if mine is None:
             yield Problem(f"tensor {name}", "is gone afterwards, and is there after a call of the model", _REMEDY)
-        elif not (far := difference(mine, other)) <= _allowed(other):
+        elif not (far := difference(mine, other)) <= max(_allowed(other), everywhere):
             yield Problem(
                 f"tensor {name}", f"differs by {far:.1e} afterwards from what a call of the model leaves", _REMEDY
             )

@@ -114,18 +114,26 @@ class _Through(nn.Module):
 
 
 def observed(
-    network: nn.Module, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any], shake: bool = False
+    network: nn.Module,
+    call: Call,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    shake: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> Observation:
     """What ``call(args, kwargs)`` does, whose parameters and buffers are those of ``network``.
 
     Args:
         shake: whether parameters and inputs are moved by a rounding each, to see what roundings do.
+        dtype: of parameters, buffers and inputs, in place of their own.
 
     Raises:
         Exception: whatever the call raises; the network and the random generators are as before then, too.
     """
     state = _stand_ins(network)
     args, kwargs = leaves_like((args, dict(kwargs)))
+    if dtype is not None:
+        state, (args, kwargs) = _converted(state, dtype), _converted((args, kwargs), dtype)
     if shake:
         state, (args, kwargs) = _shaken(state), _shaken((args, kwargs))
     with only_looking(network) as before, without_own_hooks(network):
@@ -177,6 +185,15 @@ def _shaken(values: Any) -> Any:
         return moved.requires_grad_(v.requires_grad)
 
     return map_nest(values, is_tensor, shaken)
+
+
+def _converted(values: Any, dtype: torch.dtype) -> Any:
+    """The same nest with what is floating in another type."""
+
+    def converted(v: Tensor) -> Tensor:
+        return v.detach().to(dtype).requires_grad_(v.requires_grad) if v.is_floating_point() else v
+
+    return map_nest(values, is_tensor, converted)
 
 
 def _inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:

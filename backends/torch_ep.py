@@ -60,7 +60,7 @@ from .original import Original
 from .script import script_of
 from .user_signature import KEPT, ShownForward
 from .values import map_leaves, ordinary
-from .verification import kept_buffers, verify_first_input
+from .verification import has_forward, kept_buffers, verify_first_input
 from .views import BlockView
 from .watch import Seen, require_unchanged, seen
 from .weight_range import check_weights, infinite_norm, require_whole
@@ -309,7 +309,7 @@ class FFEBM(nn.Module):
     def _compare_once(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Holds the program of a mode against the network itself, at the first input of that mode."""
         compared: set[bool] = self.__dict__["_compared"]
-        if self.execution.verify and self.training not in compared:
+        if self.execution.verify and self.training not in compared and has_forward(self.network):
             compared.add(self.training)
             try:
                 verify_first_input(self, (args, kwargs))

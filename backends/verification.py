@@ -9,10 +9,11 @@ the attribute. What feedback adds is checked block by block: couplings and their
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,7 +24,6 @@ from ..errors import FFEBMError, InputError, Problem, VerificationError
 from ..ir import EnergyBlock, Origin
 from ..nests import is_tensor, map_nest, tensors_in
 from ..passes import State
-from ..passes.contexts import with_autocast
 from ..solve import BoundBlock
 from ..solve.norm_sample import one_sample
 from ..train import run_digital
@@ -50,6 +50,12 @@ SAMPLES = 2
 
 NOISE = 30
 """Differences of so many times those that rounding the weights and inputs makes in the model itself are roundings."""
+
+CHAOS = 1e3
+"""Differences of so many times the largest of those are looked at in float64."""
+
+EXACT = 1e-5
+"""What float64 may leave, where roundings grow as they do there."""
 
 SHOWN = 8
 """Problems of one check that are listed."""
@@ -98,6 +104,11 @@ def _explain(model: FFEBM, example: Example, where: str, refusal: _RefusedError)
     with unseen():
         _observed_program(model, example, _Heard())
     raise refusal.as_error(where) from refusal.failure
+
+
+def has_forward(network: nn.Module) -> bool:
+    """Whether there is a model to compare with: what stands in for one, of a loaded bundle, has its tensors alone."""
+    return getattr(type(network).forward, "__name__", "") != "_forward_unimplemented" or "forward" in vars(network)
 
 
 def _ordinary(example: Example) -> Example:
@@ -179,9 +190,7 @@ def _verify_in_all(model: FFEBM, example: Example, will_relax: bool) -> None:
         ours = _observed_program(model, sample, heard)
         theirs = replace(theirs, registered={**theirs.registered, **_counts_of_held(model, ours)})
         found = list(differences(ours, theirs, {}))
-        if found:  # it may still be rounding
-            found = list(differences(ours, theirs, _noise(model, sample, theirs)))
-        if found:
+        if found and not _is_rounding(model, sample, ours, theirs):
             raise VerificationError([*_located(model, sample), *found[:SHOWN], *_left_off(found)])
         if untransposed := [*heard.problems(model)]:
             raise VerificationError(untransposed)
@@ -268,20 +277,28 @@ def _run(model: FFEBM, example: Example, heard: _Heard) -> Any:
     return model.pack_output(values)
 
 
-def _noise(model: FFEBM, sample: Example, theirs: Observation) -> dict[str, float]:
-    """By output and gradient, the relative difference that is rounding: of the model itself, run on rounded weights and inputs."""
+def _is_rounding(model: FFEBM, sample: Example, ours: Observation, theirs: Observation) -> bool:
+    """Whether what sets the two apart is what rounding does to this model: batch norms over a few values know no bounds there.
+
+    Differences are of the size that roundings of the weights and inputs make in the model itself; or of a size that they might make, and gone in float64.
+    """
     with as_written(model):
         shaken = observed(model.network, lambda a, k: model.network(*a, **k), *sample, shake=True)
-    floor = max((tolerance_of(dtype) for dtype in _own_precisions(model)), default=0.0)
-    return {n: max(NOISE * far, floor) for n, far in relative_differences(shaken, theirs).items()}
-
-
-def _own_precisions(model: FFEBM) -> Iterator[torch.dtype]:
-    """What the model's own autocast computes in: a weight that is read twice there is rounded once in the model, and twice here."""
-    for node in (n for block in model.program.digital_blocks for n in block.graph.nodes if n.target is with_autocast):
-        _, dtype, enabled, *_ = node.args
-        if enabled:
-            yield dtype
+    noise = relative_differences(shaken, theirs)
+    if not [*differences(ours, theirs, {n: NOISE * far for n, far in noise.items()})]:
+        return True
+    largest = max(noise.values(), default=0.0)
+    if [*differences(ours, theirs, {}, everywhere=CHAOS * largest)]:
+        return False
+    try:
+        with as_written(model):
+            exact = observed(model.network, lambda a, k: model.network(*a, **k), *sample, dtype=torch.float64)
+        program = observed(model.network, lambda a, k: _run(model, (a, k), _Heard()), *sample, dtype=torch.float64)
+    except Exception as failure:  # a model that insists on its type
+        logger.debug("the model does not run in float64: %s", failure)
+        return False
+    exact = replace(exact, registered={**exact.registered, **_counts_of_held(model, program)})
+    return not [*differences(program, exact, {}, everywhere=EXACT)]
 
 
 def _located(model: FFEBM, sample: Example) -> Iterator[Problem]:
@@ -376,11 +393,43 @@ def kept_buffers(network: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def as_written(model: FFEBM) -> Iterator[None]:
-    """The network as its author wrote it, its in-place layers in place; norms that blocks hold are held."""
+    """The network as its author wrote it, its in-place layers in place; norms are held in the calls in which blocks hold them."""
     in_place = [model.network.get_submodule(name) for name in model.compiled.in_place]
-    held = [m for b in model.program.energy_blocks for o in b.held_norms if (m := _module_at(model.network, o.layer))]
-    with _attribute(in_place, "inplace", True), _attribute(held, "training", False):
+    with _attribute(in_place, "inplace", True), contextlib.ExitStack() as stack:
+        for path, labels in _held(model).items() if model.training else ():
+            if (module := _module_at(model.network, path)) is not None:
+                stack.enter_context(_held_in(module, path, labels))
         yield
+
+
+def _held(model: FFEBM) -> dict[str, set[str]]:
+    """By the path of a norm, the labels of its calls that blocks hold."""
+    found: dict[str, set[str]] = {}
+    for block in model.program.energy_blocks:
+        for origin in block.held_norms:
+            found.setdefault(origin.layer, set()).add(origin.label)
+    return found
+
+
+@contextlib.contextmanager
+def _held_in(module: nn.Module, path: str, labels: Collection[str]) -> Iterator[None]:
+    """A norm that takes its running statistics in some of its calls, which are numbered as the program numbers them."""
+    before, calls = module.training, itertools.count(1)
+
+    def hold(module: nn.Module, args: Any) -> None:
+        number = next(calls)
+        module.training = before and (path if number == 1 else f"{path}@{number}") not in labels
+
+    def release(module: nn.Module, args: Any, result: Any) -> None:
+        module.training = before
+
+    handles = module.register_forward_pre_hook(hold), module.register_forward_hook(release)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        module.training = before
 
 
 @contextlib.contextmanager

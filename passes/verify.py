@@ -33,6 +33,9 @@ TOLERANCE = 1e-6
 ROUNDINGS, LARGEST = 1e3, 0.05
 """A narrower type may leave so many of its roundings, and no more than this part."""
 
+WIDE = 1e12
+"""Layer weights above this are the product of many couplings, and the energy's terms may leave float32."""
+
 ABOVE_RESIDUAL = 10
 """States are off by what a last sweep changed, times the sums that they enter."""
 
@@ -93,7 +96,9 @@ def verify(
     Raises:
         VerificationError: the energy and the solver disagree.
     """
-    bound = _without_infinities(bound)
+    bound, narrow = _without_infinities(bound), states
+    if max(bound.layer_weights.values()) > WIDE:
+        bound, states = _in_float64(bound), {n: s.double() for n, s in states.items()}
     potentials = {
         id(s.potential): (s.potential, states[s.name]) for s in bound.block.states
     }.values()  # each of them once
@@ -105,7 +110,7 @@ def verify(
         found,
         max(_increments(p, s) for p, s in potentials),
         max(_inverse(p, s) for p, s in potentials),
-        _rounding(states, relaxation),
+        _rounding(narrow, relaxation),
     )
     if not record.ok:
         layers = ", ".join(labels[s.name] for s in bound.block.states)
@@ -138,6 +143,14 @@ def _without_infinities(bound: BoundBlock) -> BoundBlock:
 
     inputs = {k: large(v) for k, v in bound.inputs.items()}
     return replace(bound, inputs=inputs, weights={k: large(v) for k, v in bound.weights.items()}, fixed={})
+
+
+def _in_float64(bound: BoundBlock) -> BoundBlock:
+    def wide(v: Any) -> Any:
+        return v.double() if isinstance(v, Tensor) and v.is_floating_point() else v
+
+    inputs, weights = ({k: wide(v) for k, v in values.items()} for values in (bound.inputs, bound.weights))
+    return replace(bound, inputs=inputs, weights=weights, fixed={})
 
 
 def _printed(bound: BoundBlock, labels: Mapping[str, str], states: Mapping[str, Tensor]) -> dict[str, Tensor]:
