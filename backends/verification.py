@@ -403,11 +403,11 @@ def as_written(model: FFEBM) -> Iterator[None]:
 
 
 def _held(model: FFEBM) -> dict[str, set[str]]:
-    """By the path of a norm, the labels of its calls that blocks hold."""
+    """By the path of a norm, the labels of its calls that blocks hold; none for all, where torch.export has numbered calls otherwise."""
     found: dict[str, set[str]] = {}
     for block in model.program.energy_blocks:
         for origin in block.held_norms:
-            found.setdefault(origin.layer, set()).add(origin.label)
+            found.setdefault(origin.layer, set()).update({origin.label} if model.mode.tracer == "torch.fx" else ())
     return found
 
 
@@ -418,7 +418,8 @@ def _held_in(module: nn.Module, path: str, labels: Collection[str]) -> Iterator[
 
     def hold(module: nn.Module, args: Any) -> None:
         number = next(calls)
-        module.training = before and (path if number == 1 else f"{path}@{number}") not in labels
+        label = path if number == 1 else f"{path}@{number}"
+        module.training = before and bool(labels) and label not in labels
 
     def release(module: nn.Module, args: Any, result: Any) -> None:
         module.training = before
