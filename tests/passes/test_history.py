@@ -219,6 +219,34 @@ def test_the_generated_step_moves_nothing_that_is_frozen(kind: type[nn.Module], 
         assert model.body.weight.grad is None
 
 
+class Around(nn.Module):
+    """A module within, whose forward no graph keeps."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.last = inner, nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.inner(x)))
+
+
+class Slope(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.body(x)
+        (slope,) = torch.autograd.grad(torch.tanh(h).sum(), h, create_graph=True)
+        return self.head(slope)
+
+
+@pytest.mark.parametrize("inner", ["Projected", "Slope"])
+def test_a_module_that_no_graph_keeps_is_called_as_a_whole(inner: str) -> None:
+    torch.manual_seed(0)
+    net, x = Around(globals()[inner]()).double(), torch.randn(6, 4, dtype=torch.float64)
+    model = fc.convert(copy.deepcopy(net), 1)
+    assert "called as a whole" in str(model.report())
+    for _ in range(2):
+        check(model, net, x)
+
+
 def test_a_forward_without_gradients_has_none() -> None:
     torch.manual_seed(0)
     net, x = Everything(), torch.randn(6, 4)
