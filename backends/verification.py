@@ -24,6 +24,7 @@ from ..errors import FFEBMError, InputError, Problem, VerificationError
 from ..ir import EnergyBlock, Origin
 from ..nests import is_tensor, map_nest, tensors_in
 from ..passes import State
+from ..passes.contexts import with_autocast
 from ..solve import BoundBlock
 from ..solve.norm_sample import one_sample
 from ..train import run_digital
@@ -280,8 +281,12 @@ def _run(model: FFEBM, example: Example, heard: _Heard) -> Any:
 def _is_rounding(model: FFEBM, sample: Example, ours: Observation, theirs: Observation) -> bool:
     """Whether what sets the two apart is what rounding does to this model: batch norms over a few values know no bounds there.
 
-    Differences are of the size that roundings of the weights and inputs make in the model itself; or of a size that they might make, and gone in float64.
+    Differences are of the size that roundings of the weights and inputs make in the model itself; or of a size that they might make, and gone in float64;
+    or of the size of roundings of the type that the model's own autocast computes in.
     """
+    own = max((tolerance_of(dtype) for dtype in _own_precisions(model)), default=0.0)
+    if own and not [*differences(ours, theirs, {}, everywhere=own)]:
+        return True
     with as_written(model):
         shaken = observed(model.network, lambda a, k: model.network(*a, **k), *sample, shake=True)
     noise = relative_differences(shaken, theirs)
@@ -299,6 +304,14 @@ def _is_rounding(model: FFEBM, sample: Example, ours: Observation, theirs: Obser
         return False
     exact = replace(exact, registered={**exact.registered, **_counts_of_held(model, program)})
     return not [*differences(program, exact, {}, everywhere=EXACT)]
+
+
+def _own_precisions(model: FFEBM) -> Iterator[torch.dtype]:
+    """What the model's own autocast computes in: a weight that is read twice there is rounded once in the model, and twice here."""
+    for node in (n for block in model.program.digital_blocks for n in block.graph.nodes if n.target is with_autocast):
+        _, dtype, enabled, *_ = node.args
+        if enabled:
+            yield dtype
 
 
 def _located(model: FFEBM, sample: Example) -> Iterator[Problem]:

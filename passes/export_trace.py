@@ -44,8 +44,8 @@ def export_trace(
             exported, result, met = _exported(network, form, tensors, whole)
     except (
         LosesMeaning
-    ):  # a first call alone may write: transformers choose a loss by the labels, and note it in their configuration
-        with _after_a_call(network, form, tensors), nothing_written(network):
+    ) as loss:  # a first call alone may write: transformers note in their configuration which loss they take
+        with _after_a_call(network, form, tensors, loss), nothing_written(network):
             exported, result, met = _exported(network, form, tensors, whole)
     if met:
         logger.warning(
@@ -74,15 +74,19 @@ def export_trace(
 
 
 @contextmanager
-def _after_a_call(network: nn.Module, form: CallForm, tensors: Sequence[Tensor]) -> Iterator[None]:
+def _after_a_call(network: nn.Module, form: CallForm, tensors: Sequence[Tensor], loss: LosesMeaning) -> Iterator[None]:
     """The network as its first call leaves it, its tensors as they were; where that is no help, everything as it was."""
     state, buffers = State(network), [(b, b.clone()) for b in network.buffers()]
     args, kwargs = form.made(tensors)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            network(*args, **kwargs)
-            for buffer, value in buffers:
-                buffer.copy_(value)
+            try:
+                network(*args, **kwargs)
+            except Exception as failure:  # a model that runs with gradients alone
+                raise loss from failure
+            finally:
+                for buffer, value in buffers:
+                    buffer.copy_(value)
         yield
     except Exception:
         state.restore()
