@@ -20,6 +20,7 @@ from ..ir import Origin, Weight
 from ..rules import REMAKES, Call, Reading, Refusal, Role, Rule, Rules
 from ..rules.own_names import named_apart
 from .contexts import with_autocast
+from .drawing_order import RANDOM, drawing_calls
 from .history import cut_history
 from .in_place import make_out_of_place
 from .mixed_precision import keep_autocast
@@ -77,11 +78,18 @@ def canonicalize(traced: Traced, rules: Rules) -> Canonical:
         readings,
         {n: r for n, r in found.items() if n in live},
         origins_of(graph, traced.network),
-        touched,
+        _in_order(touched, drawing_calls(graph, traced.network)),
         called,
         matched,
         beside,
     )
+
+
+def _in_order(
+    touched: Mapping[fx.Node, frozenset[str]], drawing: Iterable[fx.Node]
+) -> Mapping[fx.Node, frozenset[str]]:
+    """What calls touch, the random numbers too."""
+    return {**touched, **{n: touched.get(n, frozenset()) | {RANDOM} for n in drawing}}
 
 
 def _found(graph: fx.Graph, network: nn.Module, rules: Rules) -> dict[fx.Node, Rule]:

@@ -117,7 +117,7 @@ def is_impure(node: fx.Node) -> bool:
     """Whether a call is made though nothing reads its result: it writes, checks, draws, or nobody knows what it does."""
     if node.op in ("placeholder", "output", "call_module"):
         return True
-    if function_name(node.target).removeprefix("init_").rstrip("_") in _DRAWS:
+    if function_name(node.target).removeprefix("init_").rstrip("_") in DRAWS:
         return True
     if node.op == "call_method":
         return has_underscore(str(node.target)) or node.target in _ON_TENSORS or not hasattr(Tensor, str(node.target))
@@ -137,7 +137,7 @@ def is_impure(node: fx.Node) -> bool:
     )
 
 
-_DRAWS = frozenset((
+DRAWS = frozenset((
     "rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "bernoulli", "multinomial", "normal", "poisson",
     "binomial", "cauchy", "exponential", "geometric", "log_normal", "random", "uniform", "rrelu", "gumbel_softmax", "dropout", "dropout1d",
     "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "feature_dropout", "trunc_normal", "kaiming_normal",
