@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import Problem
 from ..nests import Branch, Fixed, Leaf, Part
 from ..solve.iteration import peak
+from ..train.without_feedback import rounding_of
 from .module_state import GONE, is_alike
 from .observation import Observation
 
@@ -24,8 +25,9 @@ FLOOR = 100
 """A gradient whose terms cancel is noise of so many roundings of the largest gradient of all."""
 
 
-def tolerance_of(dtype: torch.dtype) -> float:
-    return min(ROUNDINGS * torch.finfo(dtype).eps, LARGEST)
+def tolerance_of(eps: float) -> float:
+    """What roundings of that size may amount to."""
+    return min(ROUNDINGS * eps, LARGEST)
 
 
 def differences(
@@ -167,7 +169,7 @@ def _largest(o: Observation) -> float:
 
 
 def _allowed(like: Tensor) -> float:
-    return tolerance_of(like.dtype) if like.is_floating_point() or like.is_complex() else 0.0
+    return tolerance_of(rounding_of(like)) if like.is_floating_point() or like.is_complex() else 0.0
 
 
 def _registered(ours: Observation, theirs: Observation, everywhere: float) -> Iterator[Problem]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..ir import Origin
 from ..solve import BoundBlock
+from ..train.without_feedback import rounding_of
 from .comparison import difference, tolerance_of
 from .values import flattened
 
@@ -30,7 +31,7 @@ def first_difference(model: FFEBM, ours: Values, theirs: Values) -> tuple[Origin
         if other is None or not other.is_floating_point() or label not in origins:
             continue
         far = difference(mine, other)
-        if not far <= tolerance_of(other.dtype):
+        if not far <= tolerance_of(rounding_of(other)):
             return origins[label], far
     return None
 

@@ -209,9 +209,8 @@ class _Heard:
     values: Values | None = None
 
     def problems(self, model: FFEBM) -> Iterator[Problem]:
-        types = {s.name: w.dtype for b in self.blocks for s in b.block.states for w in b.weights.values()}
         for found in self.mismatches:
-            if not found.relative <= tolerance_of(types.get(found.state, torch.get_default_dtype())):
+            if not found.relative <= tolerance_of(found.eps):
                 yield _untransposed(model, found)
 
 

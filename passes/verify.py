@@ -127,6 +127,9 @@ def verify(
 
 def _rounding(states: Mapping[str, Tensor], relaxation: Relaxation | None) -> float:
     eps = max(torch.finfo(s.dtype).eps for s in states.values())
+    device = next(iter(states.values())).device.type
+    if torch.is_autocast_enabled(device):
+        eps = max(eps, torch.finfo(torch.get_autocast_dtype(device)).eps)
     left = 0.0 if relaxation is None else ABOVE_RESIDUAL * relaxation.residual
     return max(TOLERANCE, min(ROUNDINGS * eps, LARGEST), left)
 

@@ -34,10 +34,11 @@ class WithoutFeedback(BoundBlock):
 
 @dataclass(frozen=True)
 class Mismatch:
-    """A coupling whose Jacobian is not the transpose of its transpose, by this part of the products' size."""
+    """How far a coupling's Jacobian is from the transpose of its transpose, as a part of the products' size; ``eps`` is their rounding."""
 
     state: str
     relative: float
+    eps: float
 
 
 Heard = Callable[[Mismatch], None]
@@ -85,8 +86,15 @@ def backpropagated(linear: Linearised, errors: Mapping[str, Tensor], heard: Hear
         _add(total, linear.gradient(state, cotangent))
         _add(arrived, pulled)
         if pulled:
-            heard(Mismatch(state.name, _apart(linear, state, cotangent, pulled)))
+            eps = max(rounding_of(v) for v in (cotangent, *pulled.values()))
+            heard(Mismatch(state.name, _apart(linear, state, cotangent, pulled), eps))
     return total
+
+
+def rounding_of(value: Tensor) -> float:
+    """Of a type, or of the coarser one that operations run in under mixed precision."""
+    device, eps = value.device.type, torch.finfo(value.dtype).eps
+    return max(eps, torch.finfo(torch.get_autocast_dtype(device)).eps) if torch.is_autocast_enabled(device) else eps
 
 
 def _apart(linear: Linearised, state: State, cotangent: Tensor, pulled: Mapping[str, Tensor]) -> float:
