@@ -289,7 +289,8 @@ def _is_rounding(model: FFEBM, sample: Example, ours: Observation, theirs: Obser
     with as_written(model):
         shaken = observed(model.network, lambda a, k: model.network(*a, **k), *sample, shake=True)
     noise = relative_differences(shaken, theirs)
-    if not [*differences(ours, theirs, {n: NOISE * far for n, far in noise.items()})]:
+    floor = max((tolerance_of(torch.finfo(dtype).eps) for dtype in _own_precisions(model)), default=0.0)
+    if not [*differences(ours, theirs, {n: max(NOISE * far, floor) for n, far in noise.items()})]:
         return True
     largest = max(noise.values(), default=0.0)
     if [*differences(ours, theirs, {}, everywhere=CHAOS * largest)]:
