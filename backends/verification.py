@@ -283,14 +283,13 @@ def _is_rounding(model: FFEBM, sample: Example, ours: Observation, theirs: Obser
     Differences are of the size that roundings of the weights and inputs make in the model itself; or of a size that they might make, and gone in float64;
     or of the size of roundings of the type that the model's own autocast computes in.
     """
-    own = max((tolerance_of(dtype) for dtype in _own_precisions(model)), default=0.0)
+    own = max((tolerance_of(torch.finfo(dtype).eps) for dtype in _own_precisions(model)), default=0.0)
     if own and not [*differences(ours, theirs, {}, everywhere=own)]:
         return True
     with as_written(model):
         shaken = observed(model.network, lambda a, k: model.network(*a, **k), *sample, shake=True)
     noise = relative_differences(shaken, theirs)
-    floor = max((tolerance_of(torch.finfo(dtype).eps) for dtype in _own_precisions(model)), default=0.0)
-    if not [*differences(ours, theirs, {n: max(NOISE * far, floor) for n, far in noise.items()})]:
+    if not [*differences(ours, theirs, {n: NOISE * far for n, far in noise.items()})]:
         return True
     largest = max(noise.values(), default=0.0)
     if [*differences(ours, theirs, {}, everywhere=CHAOS * largest)]:
