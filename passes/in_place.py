@@ -90,6 +90,8 @@ def _redirect(node: fx.Node, memory: _Memory) -> None:
     if _is_put_back_at_once(node, overwritten, memory):
         _make_out_of_place(node, memory.network)
         return
+    if _is_put_into_its_base(node, overwritten, memory):
+        return
     if memory.is_read_through_a_view(node, overwritten):
         raise _refused(
             node, memory, "overwrites a view of a tensor that is read again under its other name",
@@ -122,6 +124,45 @@ def _is_put_back_at_once(node: fx.Node, overwritten: fx.Node, memory: _Memory) -
         and following.args == (*overwritten.args, node)
         and all(r is following for r in memory.readers_after(overwritten, node))
     )
+
+
+_PUT_INTO: Mapping[Any, Any] = {
+    aten.slice.Tensor: aten.slice_scatter.default,
+    aten.select.int: aten.select_scatter.default,
+}
+"""What takes a part out of a tensor, and what puts another into its place: ``f(tensor, *where)``, ``g(tensor, part, *where)``."""
+
+
+def _is_put_into_its_base(node: fx.Node, overwritten: fx.Node, memory: _Memory) -> bool:
+    """``y[:, 1:] = x`` as torch.export writes it, ``v = slice(y); copy_(v, x)``, of a tensor that is read on by its own name alone."""
+    base = memory.base(overwritten)
+    views = _views_between(overwritten, base)
+    readers = memory.readers_after(base, node)
+    others = [n for n in memory.names[base] if n not in (base, overwritten) and memory.readers_after(n, node)]
+    belongs_to_the_caller = base.op == "placeholder" or base in memory.argument_of
+    if not views or not readers or others or belongs_to_the_caller or not _make_out_of_place(node, memory.network):
+        return False
+    memory.read_instead(overwritten, node)
+    whole, behind = node, node
+    for view in views:
+        with node.graph.inserting_after(behind):
+            whole = behind = node.graph.call_function(_PUT_INTO[view.target], (view.args[0], whole, *view.args[1:]))
+        whole.meta.update(node.meta)
+    memory.insert(whole, node)
+    for reader in readers:
+        reader.replace_input_with(base, whole)
+    return True
+
+
+def _views_between(view: fx.Node, base: fx.Node) -> list[fx.Node]:
+    """The views that lead from a tensor to a view of it, the last first; none where one of them takes no part that can be put back."""
+    found = []
+    while view is not base:
+        if view.target not in _PUT_INTO or view.kwargs or not isinstance(view.args[0], fx.Node):
+            return []
+        found.append(view)
+        view = view.args[0]
+    return found
 
 
 def _check_argument(node: fx.Node, overwritten: fx.Node, memory: _Memory) -> None:

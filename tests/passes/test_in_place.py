@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -86,3 +87,32 @@ def test_what_is_overwritten_is_read_as_in_pytorch(steps: list[Step]) -> None:
 def test_a_program_without_views_is_never_refused() -> None:
     for call in (5, 6, 7, 8):
         canonicalize(trace(Program([(0, 0), (call, 0), (4, 0), (call, 1), (0, 2)]), False), RULES)
+
+
+class WritesIntoParts(nn.Module):
+    """As sequence models shift their labels: parts of a new tensor, put one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.a(x if x.shape[1] == 4 else -x)
+        shifted = x.new_zeros(x.shape)
+        shifted[..., 1:] = h[..., :-1].clone()
+        shifted[..., 0] = 2.0
+        shifted[0:1, 1:2] = shifted[1:2, 2:3] * 3
+        return self.b(torch.relu(shifted)), shifted
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_parts_of_a_new_tensor_are_put_into_it_under_export(size: int) -> None:
+    net, x = WritesIntoParts(), torch.randn(5, 4).requires_grad_()
+    model = fc.convert(net, size, loop_gain=1e-9, example_inputs=(torch.randn(3, 4),))
+    y = x.detach().clone().requires_grad_()
+    for got, expected in zip(model(x), net(y), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    model(x)[0].square().sum().backward()
+    net(y)[0].square().sum().backward()
+    torch.testing.assert_close(x.grad, y.grad, rtol=1e-3, atol=1e-5)
