@@ -28,12 +28,3 @@ def plain_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
     from ffebm_compiler.solve import over_relaxation
 
     monkeypatch.setattr(over_relaxation, "WORTH", 1.0)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of ``open_failures.txt`` are expected to fail; the reasons stand in the run's summary."""
-    lines = (Path(__file__).parent / "open_failures.txt").read_text(encoding="utf-8").splitlines()
-    known = dict(line.split(" | ") for line in lines if " | " in line)
-    for item in items:
-        if item.nodeid in known:
-            item.add_marker(pytest.mark.xfail(reason=known[item.nodeid], strict=False))
