@@ -64,9 +64,9 @@ class Copies(TorchDispatchMode):
 @pytest.mark.parametrize(
     ("work", "single", "double"),
     [
-        (lambda m: fc.convert(m, 2, verify=False), 3, 3),
-        (lambda m: fc.convert(m, 2, copy=False, verify=False), 0, 3),
-        (lambda m: fc.convert(m, 2, copy=False, verify=False, example_inputs=torch.randn(4, SIZES[0])), 0, 3),
+        (lambda m: fc.convert(m, 2), 3, 3),
+        (lambda m: fc.convert(m, 2, copy=False), 0, 3),
+        (lambda m: fc.convert(m, 2, copy=False, example_inputs=torch.randn(4, SIZES[0])), 0, 3),
         (lambda m: str(fc.explain(m, 2)), 0, 0),
     ],
     ids=["convert", "convert around the model", "with example inputs", "explain"],
