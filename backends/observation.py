@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map_only
 
 from ..nests import Part, is_tensor, map_nest
 from ..solve.iteration import peak
+from .copy_on_write import can_be_shared, copied_on_write
 from .module_state import RandomStates, only_looking, written
 from .values import flattened, form_of
 
@@ -136,7 +137,8 @@ def observed(
         state, (args, kwargs) = _converted(state, dtype), _converted((args, kwargs), dtype)
     if shake:
         state, (args, kwargs) = _shaken(state), _shaken((args, kwargs))
-    with only_looking(network) as before, without_own_hooks(network):
+    parameters = {n: p for n, p in network.named_parameters() if can_be_shared(p)}
+    with only_looking(network) as before, without_own_hooks(network), copied_on_write(parameters) as overwritten:
         tensors_given = {f"network.{k}": v for k, v in state.items()}
         passed = tree_map_only(
             Tensor, Tensor.clone, (args, kwargs)
@@ -145,12 +147,14 @@ def observed(
         changed, randoms = written(before), RandomStates.now()
         tensors = flattened(result)
         gradients, failure = _gradients(tensors, {**state, **_inputs(args, kwargs)})
+        left = {k: tensors_given[f"network.{k}"].detach() for k in state}
+        left.update({k: left[k].clone() for k in overwritten})
     return Observation(
         form_of(result),
         {k: _dense(v.detach()) for k, v in tensors.items()},
         {k: v.requires_grad for k, v in tensors.items()},
         gradients,
-        {k: tensors_given[f"network.{k}"].detach() for k in state},
+        left,
         changed,
         randoms,
         failure,
@@ -158,10 +162,14 @@ def observed(
 
 
 def _stand_ins(network: nn.Module) -> dict[str, Tensor]:
-    """Copies in place of parameters and buffers, which a call may overwrite."""
-    parameters = {n: p.detach().clone().requires_grad_(p.requires_grad) for n, p in network.named_parameters()}
-    buffers = {n: b.detach().clone() for n, b in network.named_buffers()}
-    return {**parameters, **buffers}
+    """Leaves in place of parameters and buffers: on the parameters' own memory, which may be large, and copies of buffers, which a call may write."""
+    parameters = {
+        n: nn.Parameter(p.detach(), p.requires_grad)
+        if can_be_shared(p)
+        else p.detach().clone().requires_grad_(p.requires_grad)
+        for n, p in network.named_parameters()
+    }
+    return {**parameters, **{n: b.detach().clone() for n, b in network.named_buffers()}}
 
 
 def leaves_like(values: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import fx, nn
 
@@ -30,10 +31,8 @@ def chosen(canonical: Canonical, choice: Choice, option: str) -> set[fx.Node]:
     calls = [n for n in canonical.graph.nodes if n.op.startswith("call")]
     if callable(choice):
         return {n for n in calls if _asked(choice, n, canonical, option)}
-    found: set[fx.Node] = set()
-    for name in first_names(canonical.network, choice):
-        found |= {n for n in calls if _names(name, canonical.origins[n])}
-    return found
+    names = _Names.of(first_names(canonical.network, choice))
+    return {n for n in calls if names.name(canonical.origins[n])}
 
 
 def _asked(choice: Callable[[str, nn.Module | None], bool], node: fx.Node, canonical: Canonical, option: str) -> bool:
@@ -48,17 +47,41 @@ def _asked(choice: Callable[[str, nn.Module | None], bool], node: fx.Node, canon
         raise OptionError(Problem(f"option {option}", what, advice)) from failure
 
 
-def _names(name: str, origin: Origin) -> bool:
-    if "*" in name:
-        return fnmatch.fnmatchcase(origin.label, name) or fnmatch.fnmatchcase(origin.layer, name)
-    return name in (WHOLE, origin.label, origin.layer) or origin.layer.startswith(f"{name}.")
+@dataclass(frozen=True)
+class _Names:
+    """Names of a choice.
+
+    Attributes:
+        plain: those that name one layer or function each, a layer with all that it holds.
+        patterns: those with ``*``.
+    """
+
+    plain: frozenset[str]
+    patterns: tuple[str, ...]
+
+    @staticmethod
+    def of(names: Iterable[str]) -> _Names:
+        names = tuple(names)
+        return _Names(frozenset(n for n in names if "*" not in n), tuple(n for n in names if "*" in n))
+
+    def name(self, origin: Origin) -> bool:
+        """Whether a call is named."""
+        plain = (WHOLE, origin.label, origin.layer, *filter(None, _above(origin.layer)))
+        return not self.plain.isdisjoint(plain) or any(
+            _matches(p, path) for p in self.patterns for path in (origin.label, origin.layer)
+        )
 
 
 def first_names(network: nn.Module, names: Iterable[str]) -> tuple[str, ...]:
     """The names, a layer's other names given as its first: the one that a trace calls it by."""
+    first = _first_names(network)
+    return tuple(dict.fromkeys(first.get(name, name) for name in names))
+
+
+def _first_names(network: nn.Module) -> dict[str, str]:
+    """By each name of a layer, its first."""
     first = {id(module): path for path, module in network.named_modules()}
-    others = {path: first[id(module)] for path, module in network.named_modules(remove_duplicate=False)}
-    return tuple(dict.fromkeys(others.get(name, name) for name in names))
+    return {path: first[id(module)] for path, module in network.named_modules(remove_duplicate=False)}
 
 
 # --- names that choose nothing ----------------------------------------------------------------------------
@@ -89,6 +112,7 @@ class _Seen:
 
     Attributes:
         network: the model.
+        first: by each name of a layer, its first.
         called: the paths of the layers whose forward ran, or that are called as a whole.
         wholes: the paths of the layers that are called as a whole.
         kept: the layers that ``digital=`` names, which are so for that.
@@ -99,6 +123,7 @@ class _Seen:
     """
 
     network: nn.Module
+    first: Mapping[str, str]
     called: frozenset[str]
     wholes: frozenset[str]
     kept: Collection[str]
@@ -112,6 +137,7 @@ class _Seen:
         nodes = [(n, c) for c in canonicals for n in c.graph.nodes]
         return _Seen(
             network=canonicals[0].network,
+            first=_first_names(canonicals[0].network),
             called=frozenset(path for c in canonicals for path in c.called),
             wholes=frozenset(str(n.target) for n, _ in nodes if n.op == "call_module"),
             kept=kept,
@@ -129,10 +155,10 @@ class _Seen:
 
     def problem(self, name: str, option: str) -> tuple[str, str] | None:
         """What is wrong with a name, and what to do."""
-        (first,) = first_names(self.network, [name])
-        if first == WHOLE or any(_matches(first, path) for path in self.called):
+        first = self.first.get(name, name)
+        if first == WHOLE or first in self._calls:
             return None
-        if any(_matches(first, label) for o in self.origins for label in (o.label, o.layer)):
+        if "*" in first and any(_matches(first, path) for path in self._calls):
             return None
         modules = dict(self.network.named_modules())
         if first not in modules:
@@ -140,6 +166,11 @@ class _Seen:
         if self.blind and not [*modules[first].children(), *modules[first].parameters()]:
             return None
         return self._inside(first, option) or self._uncalled(first, modules[first], option)
+
+    @cached_property
+    def _calls(self) -> frozenset[str]:
+        """Every name that a call goes by."""
+        return self.called.union(*((o.label, o.layer) for o in self.origins))
 
     def _unknown(self, name: str, modules: Iterable[str]) -> tuple[str, str]:
         known = list(dict.fromkeys([*(o.label for o in self.origins), *filter(None, modules)]))
@@ -178,8 +209,8 @@ class _Seen:
         return f"{name!r} ({kind}) is never called, in training or in evaluation", f"Take it out of {option}=."
 
 
-def _matches(name: str, path: str) -> bool:
-    return fnmatch.fnmatchcase(path, name) if "*" in name else path == name
+def _matches(pattern: str, path: str) -> bool:
+    return fnmatch.fnmatchcase(path, pattern)
 
 
 def _above(path: str) -> Iterator[str]:

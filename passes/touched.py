@@ -107,14 +107,14 @@ def _written(node: fx.Node, bases: Mapping[fx.Node, fx.Node], tensors: _Tensors)
 def _shared(read: Mapping[fx.Node, set[str]], bases: Mapping[fx.Node, fx.Node], tensors: _Tensors) -> set[str]:
     """What layers write for themselves, running statistics and limited embeddings, and something else reads."""
     own: dict[str, set[object]] = {}
-    for node in read:
+    readers: dict[str, set[object]] = {}
+    for node, paths in read.items():
+        reader: object = node.target if node.op == "call_module" else node
         for path in _written_aside(node, bases, tensors):
-            own.setdefault(path, set()).add(node.target if node.op == "call_module" else node)
-    return {
-        path
-        for path, layers in own.items()
-        if any(path in paths and (n.target if n.op == "call_module" else n) not in layers for n, paths in read.items())
-    }
+            own.setdefault(path, set()).add(reader)
+        for path in paths:
+            readers.setdefault(path, set()).add(reader)
+    return {path for path, layers in own.items() if readers.get(path, set()) - layers}
 
 
 def _written_aside(node: fx.Node, bases: Mapping[fx.Node, fx.Node], tensors: _Tensors) -> Iterator[str]:

@@ -86,8 +86,8 @@ class Point:
     def shape(self, operand: Operand) -> torch.Size:
         if isinstance(operand, str) and operand in self.plan.shapes:
             return self.plan.shapes[operand]
-        shape: torch.Size = self.value(operand).shape
-        return shape
+        value = self.value(operand)
+        return value.shape if isinstance(value, Tensor) else torch.Size()  # a number may be given for a tensor
 
     @property
     def f(self) -> Tensor:

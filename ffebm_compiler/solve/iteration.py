@@ -6,7 +6,8 @@ The residual of a sweep is the largest relative change of a state,
 
 and the distance to what the sweeps converge to is estimated as ``r * rho / (1 - rho)``, with rho the measured contraction. Where the gains
 certify a contraction (:mod:`.contraction`) it is no less than its rate times r and, in as many sweeps as it takes an error to pass all states,
-no less than what the change of each state bounds; then one sweep less is enough.
+no less than what the change of each state bounds; then one sweep less is enough. Roundings end in a fixed point, or in going back and forth between
+two, which is the same.
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ SOME = 3
 
 FASTEST = 0.05
 """The least contraction that a measurement from two sweeps is trusted with."""
+
+BEYOND = 1e3
+"""So many residuals is the distance taken to be where residuals do not fall."""
+
+PERIOD = 2
+"""The sweeps that roundings take to come back, at most."""
 
 TINY = 1e-38
 """No state is smaller, in the ratio of its change to it."""
@@ -98,7 +105,8 @@ def iterate(
     sure = contraction is not None and not from_zero
     floor = FASTEST if contraction is None else contraction.rate
     bound = no_bound if contraction is None else bound_of(contraction, forward, lambda: last)
-    return advance(name, step, tolerance, max_sweeps, until_stalled, floor, sure, pace, slow, bound)
+    stalled = _Repeating(lambda: last)
+    return advance(name, step, tolerance, max_sweeps, until_stalled, floor, sure, pace, slow, bound, stalled=stalled)
 
 
 def advance(
@@ -113,6 +121,7 @@ def advance(
     slow: float = math.inf,
     bound: Callable[[int], float] = no_bound,
     rounding: Callable[[], float] = lambda: 0.0,
+    stalled: Callable[[float], float] = lambda residual: BEYOND * residual,
 ) -> Relaxation:
     """The one relaxation loop, of steps that tell their residual.
 
@@ -120,6 +129,7 @@ def advance(
         sure: whether it may end at the first one.
         bound: what the error may be after so many, however small the residual; asked where the estimate is within the tolerance.
         rounding: what is added to the estimated error.
+        stalled: the estimated error where the residual does not fall.
     """
     pace = Pace(limit=1.0) if pace is None else pace
     lowest, error, stalls = math.inf, math.inf, 0
@@ -132,7 +142,7 @@ def advance(
             0 if residual < STALLED * lowest else stalls + 1
         )  # against the lowest: a cycle of winners may be longer than one sweep
         lowest = min(lowest, residual)
-        error = residual * max(floor, rho / (1 - rho)) if rho < 1 else residual * 1e3
+        error = residual * max(floor, rho / (1 - rho)) if rho < 1 else stalled(residual)
         rounded = rounding()
         error += rounded
         if (sure or k > 1) and error <= tolerance:
@@ -158,6 +168,27 @@ class Last(NamedTuple):
 
     changes: Mapping[str, tuple[Tensor, Tensor]]
     peaks: Mapping[str, tuple[float, float]]
+
+
+class _Repeating:
+    """The estimated error where residuals do not fall: one rounding where sweeps lead back to states that they left by less than that.
+
+    They have then come as close as the type can tell, as when they change nothing any more.
+    """
+
+    def __init__(self, last: Callable[[], Last]) -> None:
+        self._last = last
+        self._before: list[dict[str, Tensor]] = []
+
+    def __call__(self, residual: float) -> float:
+        states = {n: new for n, (new, _) in self._last().changes.items()}
+        rounding = max((torch.finfo(s.dtype).eps for s in states.values()), default=0.0)
+        if residual > rounding:
+            return BEYOND * residual
+        if any(all(torch.equal(v, before[n]) for n, v in states.items()) for before in self._before):
+            return rounding
+        self._before = [*self._before[1 - PERIOD :], {n: v.clone() for n, v in states.items()}]
+        return BEYOND * residual
 
 
 def bound_of(contraction: Contraction, forward: bool, last: Callable[[], Last]) -> Callable[[int], float]:

@@ -1,0 +1,88 @@
+"""Runs on the model's own weights, of which none stays overwritten: what a forward writes is copied before, and put back after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_HIDDEN = {
+    torch.ops.aten.native_batch_norm.default: (3, 4),
+    torch.ops.aten.cudnn_batch_norm.default: (3, 4),
+    torch.ops.aten.miopen_batch_norm.default: (3, 4),
+}
+"""Operations that write operands without their schemas saying so, and the places of those."""
+
+
+@contextmanager
+def copied_on_write(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """While it is entered, operations may write the memory of some tensors; afterwards those hold again what they held.
+
+    Autograd, which counts writes, is told of none of them.
+
+    Yields:
+        What the tensors held that were written so far, by name.
+    """
+    with ExitStack() as versions:
+        mode = _CopyOnWrite(tensors, versions)
+        try:
+            with mode:
+                yield mode.before
+        finally:
+            with torch.no_grad():
+                for name, value in mode.before.items():
+                    tensors[name].detach().copy_(value)
+
+
+class _CopyOnWrite(TorchDispatchMode):
+    def __init__(self, tensors: Mapping[str, Tensor], versions: ExitStack) -> None:
+        super().__init__()
+        self.tensors = tensors
+        self.before: dict[str, Tensor] = {}
+        self._versions = versions
+        self._names: dict[int, list[str]] = {}
+        for name, tensor in tensors.items():
+            self._names.setdefault(_memory(tensor), []).append(name)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        for place, name in _written_places(func):
+            for tensor in _tensors(args, kwargs, place, name):
+                self._keep(tensor)
+        return func(*args, **kwargs)
+
+    def _keep(self, written: Tensor) -> None:
+        for name in self._names.get(_memory(written), ()):
+            if name not in self.before:
+                self._versions.enter_context(torch.autograd._unsafe_preserve_version_counter(self.tensors[name]))
+                self.before[name] = self.tensors[name].detach().clone()
+
+
+def can_be_shared(tensor: Tensor) -> bool:
+    """Whether a tensor has memory, and a count of writes, of its own: not one of another class, nor of inference mode."""
+    return type(tensor) in (Tensor, torch.nn.Parameter) and not tensor.is_inference() and tensor.layout is torch.strided
+
+
+def _memory(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata) if can_be_shared(tensor) else 0
+
+
+@cache
+def _written_places(func: Any) -> tuple[tuple[int, str], ...]:
+    """The operands that an operation writes: the place and the name of each."""
+    arguments = func._schema.arguments
+    return tuple(
+        (i, a.name)
+        for i, a in enumerate(arguments)
+        if i in _HIDDEN.get(func, ()) or (a.alias_info is not None and a.alias_info.is_write)
+    )
+
+
+def _tensors(args: Any, kwargs: Mapping[str, Any], place: int, name: str) -> Iterator[Tensor]:
+    given = args[place] if place < len(args) else kwargs.get(name)
+    yield from (v for v in (given if isinstance(given, (list, tuple)) else (given,)) if isinstance(v, Tensor))
