@@ -12,6 +12,7 @@ from ..errors import Problem
 from ..nests import Branch, Fixed, Leaf, Part
 from ..solve.iteration import peak
 from ..train.without_feedback import rounding_of
+from .copy_on_write import is_same_memory
 from .module_state import GONE, is_alike
 from .observation import Observation
 
@@ -60,7 +61,7 @@ def difference(a: Tensor, b: Tensor) -> float:
     """The largest difference relative to the largest value; entries that are alike infinite or no number count as equal."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return float("inf")
-    if a.numel() == 0 or a.is_set_to(b) or torch.equal(a, b):  # as most are, and one reading of the memory
+    if a.numel() == 0 or is_same_memory(a, b) or torch.equal(a, b):  # as most are, and one reading of the memory
         return 0.0
     if not (a.is_floating_point() or a.is_complex()):
         return 0.0 if torch.equal(a, b) else float("inf")

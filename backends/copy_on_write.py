@@ -68,6 +68,11 @@ def can_be_shared(tensor: Tensor) -> bool:
     return type(tensor) in (Tensor, torch.nn.Parameter) and not tensor.is_inference() and tensor.layout is torch.strided
 
 
+def is_same_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one shape are the same entries."""
+    return _memory(a) == _memory(b) != 0 and a.storage_offset() == b.storage_offset() and a.stride() == b.stride()
+
+
 def _memory(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata) if can_be_shared(tensor) else 0
 

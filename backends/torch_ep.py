@@ -624,6 +624,7 @@ class FFEBM(nn.Module):
         max_sweeps: int | None = None,
         narrow: bool | None = None,
         loop_gain: float | EllipsisType | None = ...,
+        verify: bool | None = None,
     ) -> Iterator[FFEBM]:
         """Other options for the length of a ``with``; those not given stay. ``loop_gain=None`` is unit feedback.
 
@@ -640,7 +641,7 @@ class FFEBM(nn.Module):
                 stop.narrow if narrow is None else narrow,
             ),
             before.loop_gain if isinstance(loop_gain, EllipsisType) else loop_gain,
-            before.verify,
+            before.verify if verify is None else verify,
         )
         try:
             yield self

@@ -36,7 +36,10 @@ def loaded(model: fc.FFEBM, args: tuple[Any, ...], **options: Any) -> Runtime:
 
 
 class SameDropout(TorchFunctionMode):
-    """Dropout that keeps by uniform numbers of a generator of its own, as a bundle's graphs do."""
+    """Dropout that keeps by uniform numbers of a generator of its own, as a bundle's graphs do.
+
+    A check of the first input would draw from it, too: the models that it is for are used with ``verify=False``.
+    """
 
     def __init__(self, seed: int):
         super().__init__()
@@ -146,7 +149,7 @@ SEED, LOSS = 0, 3
 def stepped(model: fc.FFEBM, args: tuple[Any, ...]) -> dict[str, Tensor]:
     """The gradients of one step in training mode."""
     model.train()
-    with SameDropout(SEED):
+    with model.using(verify=False), SameDropout(SEED):
         loss, _ = linear_loss(flatten(model(*args)), LOSS)
         loss.backward()
     return {n: p.grad for n, p in model.network.named_parameters() if p.grad is not None}

@@ -30,7 +30,7 @@ def fingerprints(groups: Iterable[Iterable[Tensor]]) -> list[int]:
     """The number of each group of tensors: one transfer for all of them, where they are on another device."""
     with torch.inference_mode(False), torch.no_grad():
         found = [_number([_folded(_bits(t.detach())) for t in tensors if t.numel()]) for tensors in groups]
-        numbers: list[int] = torch.stack([f.to(found[0].device) for f in found]).tolist() if found else []
+        numbers: list[int] = torch.stack([f.to(found[0].device) for f in found]).cpu().tolist() if found else []
     return numbers
 
 

@@ -13,7 +13,7 @@ two, which is the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -92,15 +92,18 @@ def iterate(
         slow: give up once sweeps leave more than this of the residual, if more than some are still needed.
         forward: whether sweeps go from the inputs to the outputs, or back.
     """
-    first, last = True, Last({}, {})
+    sweeps, residual, last = 0, 1.0, Last({}, {})
 
     def step() -> float:
-        nonlocal first, last
-        changes, begins, first = sweep(), first, False
-        if begins and from_zero and changes:
+        nonlocal sweeps, residual, last
+        changes, sweeps = sweep(), sweeps + 1
+        if sweeps == 1 and from_zero and changes:
             return 1.0
-        last = Last(changes, peaks(changes))
-        return largest_ratio(last.peaks.values())
+        # where this may be the last sweep, what its bound needs comes in the same transfer
+        ends = contraction is not None and contraction.rate**2 * residual <= tolerance
+        last = Last(changes, *(sizes(changes) if ends and sweeps < len(changes) else (peaks(changes), None)))
+        residual = largest_ratio(last.peaks.values())
+        return residual
 
     sure = contraction is not None and not from_zero
     floor = FASTEST if contraction is None else contraction.rate
@@ -164,10 +167,16 @@ class Last(NamedTuple):
     Attributes:
         changes: (new, change) of each state.
         peaks: their largest magnitudes.
+        known_lengths: their Euclidean norms, where these are known.
     """
 
     changes: Mapping[str, tuple[Tensor, Tensor]]
     peaks: Mapping[str, tuple[float, float]]
+    known_lengths: Mapping[str, tuple[float, float]] | None = None
+
+    @property
+    def lengths(self) -> Mapping[str, tuple[float, float]]:
+        return lengths(self.changes) if self.known_lengths is None else self.known_lengths
 
 
 class _Repeating:
@@ -197,8 +206,7 @@ def bound_of(contraction: Contraction, forward: bool, last: Callable[[], Last]) 
     def bound(sweeps: int) -> float:
         if sweeps >= len(contraction.states):
             return 0.0
-        changes, found = last()
-        return max(largest_part(contraction, sizes, forward) for sizes in (found, lengths(changes)))
+        return max(largest_part(contraction, sizes, forward) for sizes in (last().peaks, last().lengths))
 
     return bound
 
@@ -209,16 +217,22 @@ def largest_part(contraction: Contraction, sizes: Mapping[str, tuple[float, floa
     return largest_ratio((size, off[n]) for n, (size, _) in sizes.items())
 
 
+def sizes(
+    changes: Mapping[str, tuple[Tensor, Tensor]],
+) -> tuple[dict[str, tuple[float, float]], dict[str, tuple[float, float]]]:
+    """The largest magnitudes and the Euclidean norms of each state and of its change, in one transfer from the device."""
+    pairs = {n: pair for n, pair in changes.items() if pair[0].numel()}
+    if not pairs:
+        return {}, {}
+    ends, norms = _ends(pairs), _norms(pairs)
+    found = torch.cat([torch.stack(ends).to(norms[0].dtype), torch.stack(norms)]).cpu().tolist()
+    return _by_peaks(pairs, found[: len(ends)]), _by_twos(pairs, found[len(ends) :])
+
+
 def lengths(changes: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[float, float]]:
     """The Euclidean norms of each state and of its change, in one transfer from the device."""
     pairs = {n: pair for n, pair in changes.items() if pair[0].numel()}
-    norms = [
-        torch.linalg.vector_norm(t, dtype=torch.promote_types(t.dtype, torch.float32))
-        for pair in pairs.values()
-        for t in pair
-    ]
-    found = torch.stack(norms).cpu().tolist() if norms else []
-    return dict(zip(pairs, zip(found[::2], found[1::2], strict=True), strict=True))
+    return _by_twos(pairs, torch.stack(_norms(pairs)).cpu().tolist() if pairs else [])
 
 
 def peak(t: Tensor) -> Tensor:
@@ -229,10 +243,28 @@ def peak(t: Tensor) -> Tensor:
 def peaks(changes: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[float, float]]:
     """The largest magnitudes of each state and of its change, in one transfer from the device; none of states without elements."""
     pairs = {n: pair for n, pair in changes.items() if pair[0].numel()}
-    ends = [end for pair in pairs.values() for t in pair for end in torch.aminmax(t)]
-    sizes = [abs(v) for v in torch.stack(ends).cpu().tolist()] if ends else []
-    quads = zip(sizes[::4], sizes[1::4], sizes[2::4], sizes[3::4], strict=True)
-    return {n: (max(a, b), max(c, d)) for n, (a, b, c, d) in zip(pairs, quads, strict=True)}
+    return _by_peaks(pairs, torch.stack(_ends(pairs)).cpu().tolist() if pairs else [])
+
+
+def _norms(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> list[Tensor]:
+    return [
+        torch.linalg.vector_norm(t, dtype=torch.promote_types(t.dtype, torch.float32))
+        for pair in pairs.values()
+        for t in pair
+    ]
+
+
+def _ends(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> list[Tensor]:
+    return [end for pair in pairs.values() for t in pair for end in torch.aminmax(t)]
+
+
+def _by_peaks(names: Iterable[str], ends: Sequence[float]) -> dict[str, tuple[float, float]]:
+    magnitudes = [max(abs(a), abs(b)) for a, b in zip(ends[::2], ends[1::2], strict=True)]
+    return _by_twos(names, magnitudes)
+
+
+def _by_twos(names: Iterable[str], found: Sequence[float]) -> dict[str, tuple[float, float]]:
+    return dict(zip(names, zip(found[::2], found[1::2], strict=True), strict=True))
 
 
 def largest_ratio(peaks: Iterable[tuple[float, float]]) -> float:

@@ -103,9 +103,10 @@ def _apart(linear: Linearised, state: State, cotangent: Tensor, pulled: Mapping[
     ahead, _ = linear.push(state, d)
     if ahead is None:
         return 0.0
-    size = float(ahead.double().norm() * cotangent.double().norm())
-    apart = abs(_inner(ahead, cotangent) - sum(_inner(d[n], p) for n, p in pulled.items()))
-    return apart / size if size > UNDERFLOW * torch.finfo(ahead.dtype).tiny else 0.0
+    size = ahead.double().norm() * cotangent.double().norm()
+    back = torch.stack([_inner(d[n], p) for n, p in pulled.items()]).sum()
+    relative = (_inner(ahead, cotangent) - back).abs() / size
+    return float(torch.where(size > UNDERFLOW * torch.finfo(ahead.dtype).tiny, relative, 0.0))
 
 
 def _unfed(bound: BoundBlock) -> WithoutFeedback:
@@ -129,8 +130,8 @@ def _random(like: Tensor, seed: int) -> Tensor:
     return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
 
 
-def _inner(a: Tensor, b: Tensor) -> float:
-    return float((a.double() * b.double()).sum())
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    return (a.double() * b.double()).sum()
 
 
 class _Feedforward(torch.autograd.Function):
