@@ -65,7 +65,12 @@ def _train(trainer: Trainer, data: Batches, options: argparse.Namespace, metrics
         while trainer.steps < total and not stop.asked:
             epoch, batch = divmod(trainer.steps, data.steps)
             x, y = data.batch(epoch, batch)
-            loss = float(trainer.step(x, y))
+            try:
+                loss = float(trainer.step(x, y))
+            except OptionError as failure:  # of weights that the last step has left without a finite norm
+                if trainer.has_finite_weights:
+                    raise
+                raise InputError([_diverged(trainer.steps, options), *failure.problems]) from failure
             metrics.step(trainer.steps, epoch, loss)
             bar.set_postfix(epoch=epoch + 1, loss=f"{loss:.4g}", refresh=False)
             bar.update()

@@ -42,6 +42,11 @@ class Trainer:
     def _trained(self) -> dict[str, nn.Parameter]:
         return {n: p for n, p in self.runtime.model.network.named_parameters() if p.requires_grad}
 
+    @property
+    def has_finite_weights(self) -> bool:
+        """Whether all that is trained is still a finite number, and its square, which a norm is made of, too."""
+        return all(bool(torch.isfinite(p.detach().square().sum())) for p in self._trained().values())
+
     def step(self, x: Any, y: Any) -> Tensor:
         """One step on one batch: returns its loss, before the step.
 
