@@ -21,8 +21,9 @@ def is_users(frame: FrameType) -> bool:
 
 def users_frame() -> FrameType | None:
     """The innermost frame of the user's within the forward that is traced, if one is."""
+    trace = inspect.unwrap(fx.Tracer.trace).__code__  # which torch.compile wraps, and torch.export runs too
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code is not fx.Tracer.trace.__code__:  # torch.export runs it too
+    while frame is not None and frame.f_code is not trace:
         if is_users(frame):
             return frame
         frame = frame.f_back

@@ -71,6 +71,13 @@ def test_draws_are_refused_by_their_line(draw: Callable[[Any], Any], what: str, 
     assert sys.gettrace() is watch
 
 
+def test_lines_are_named_after_a_compilation_too() -> None:
+    """torch.compile wraps the function that torch.fx traces with, in one that wraps others too."""
+    torch.compile(torch.sin, backend="eager")(torch.ones(1))
+    with pytest.raises(LosesMeaning, match=r"test_draws.py:\d+.*\n?.*random numbers of a fixed shape"):
+        fc.convert(Drawing(lambda m: torch.rand(())), 2)
+
+
 def test_a_module_that_draws_is_called_as_a_whole() -> None:
     net, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), Drawing(lambda m: random.random())), torch.randn(3, 4)
     model = fc.convert(net, 1)
