@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _HIDDEN = {
@@ -59,7 +60,7 @@ class _CopyOnWrite(TorchDispatchMode):
     def _keep(self, written: Tensor) -> None:
         for name in self._names.get(_memory(written), ()):
             if name not in self.before:
-                self._versions.enter_context(torch.autograd._unsafe_preserve_version_counter(self.tensors[name]))
+                self._versions.enter_context(_unsafe_preserve_version_counter(self.tensors[name]))
                 self.before[name] = self.tensors[name].detach().clone()
 
 

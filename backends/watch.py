@@ -25,6 +25,7 @@ AGAIN = "Undo it, or convert again: fc.convert(model.to_feedforward(), ...)."
 BUFFER = "Undo it, or convert again: fc.convert(model.to_feedforward(), ...). What is to change while the model runs is a buffer or a digital layer."
 UNHOOK = "Remove it, or register it on the original before converting, or keep the layer out of blocks by digital=[{name!r}]."
 
+
 @dataclass(frozen=True)
 class Items:
     """Keys of mappings, and the very objects that these give.
