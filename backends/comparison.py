@@ -115,10 +115,15 @@ def _filled(part: Part) -> str:
 def _gradients(
     ours: Observation, theirs: Observation, noise: Mapping[str, float], everywhere: float
 ) -> Iterator[Problem]:
-    if theirs.backward_failure is not None or not _is_finite(theirs):
+    if theirs.backward_failure is not None:
         return
     if ours.backward_failure is not None:
-        yield Problem("backward pass", f"fails, where the model's does not: {_line(ours.backward_failure)}", _REMEDY)
+        if _is_finite(theirs):
+            yield Problem(
+                "backward pass", f"fails, where the model's does not: {_line(ours.backward_failure)}", _REMEDY
+            )
+        return
+    if _all_equal(ours, theirs) or not _is_finite(theirs):
         return
     largest = _largest(theirs)
     for name, other in theirs.gradients.items():
@@ -137,6 +142,16 @@ def _gradients(
             yield Problem(
                 where, f"has a gradient that differs from the model's by {far:.1e} of its largest value", _REMEDY
             )
+
+
+def _all_equal(ours: Observation, theirs: Observation) -> bool:
+    """Whether every gradient is the very same number, as where both ways run the same operations: one reading of the memory."""
+    pairs = [(ours.gradients.get(n), g) for n, g in theirs.gradients.items()]
+    return all(a is b or (a is not None and b is not None and _is_equal(a, b)) for a, b in pairs)
+
+
+def _is_equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
 
 
 def _is_finite(o: Observation) -> bool:
@@ -158,6 +173,8 @@ def _gap(mine: Tensor | None, other: Tensor | None, scale: float, largest: float
         mine, other = (torch.zeros_like(given) if g is None else g for g in (mine, other))
     if mine.shape != other.shape:
         return math.inf
+    if _is_equal(mine, other):
+        return 0.0
     gap = float(peak(mine - other)) if mine.numel() else 0.0
     if gap <= FLOOR * torch.finfo(other.dtype).eps * largest:
         return 0.0

@@ -232,4 +232,4 @@ def _dense(gradient: Tensor) -> Tensor:
 
 def _cotangent(like: Tensor, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+    return torch.randn(like.shape, generator=generator).to(like)

@@ -127,7 +127,7 @@ def _add(total: dict[str, Tensor], found: Mapping[str, Tensor]) -> None:
 
 def _random(like: Tensor, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+    return torch.randn(like.shape, generator=generator).to(like)
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
