@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from ..estimate import FreePhase
 from ..ir import EnergyBlock
 from ..solve import BoundBlock, Contraction, Relaxation, unit_gains
 from .enrolment import Model, block_at, find, noted, options_of
+from .first_derivatives import refuse_second, refuse_transforms
 from .layout import read, winner_names
 from .operator import BlockCall, estimated, free_phase
 
@@ -179,6 +180,43 @@ for _name, _kernel, _shape in (
     torch.library.register_fake(f"ffebm::{_name}", _shape, lib=_LIBRARY)
 
 
+# --- their derivatives ---------------------------------------------------------------------------------------
+
+
+def _keep_phase(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    _, tensors, ctx.sizes, ctx.layout, ctx.place, _, ctx.precision = inputs
+    ctx.count = len(tensors)
+    ctx.mark_non_differentiable(output[-1])
+    ctx.save_for_backward(*tensors, *output)
+
+
+def _nudged(ctx: Any, errors: Sequence[Tensor]) -> tuple[Any, ...]:
+    """The gradients of what :func:`_settle` was given. Where a graph of them is kept, ``nudge`` stands in it."""
+    _, block = block_at(ctx.place)
+    refuse_transforms([block], errors)
+    tensors, settled = list(ctx.saved_tensors[: ctx.count]), list(ctx.saved_tensors[ctx.count :])
+    wanted = ctx.needs_input_grad[1]
+    arrived = [errors[i] for i in output_places(block)]
+    found = iter(
+        torch.ops.ffebm.nudge(arrived, tensors, ctx.sizes, settled, ctx.layout, ctx.place, wanted, ctx.precision)
+    )
+    gradients = [next(found) if needed else None for needed in wanted]
+    sizes = None if ctx.sizes else []  # to torch a list without entries is one of tensors
+    return None, gradients, sizes, None, None, None, None
+
+
+def _remember_block(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    ctx.block = block_at(inputs[5])[1]
+
+
+def _refuse_second(ctx: Any, errors: Sequence[Tensor]) -> NoReturn:
+    refuse_second(ctx.block)
+
+
+for _name, _backward, _setup in (("settle", _nudged, _keep_phase), ("nudge", _refuse_second, _remember_block)):
+    torch.library.register_autograd(f"ffebm::{_name}", _backward, setup_context=_setup, lib=_LIBRARY)
+
+
 # --- a free phase as tensors, and back -------------------------------------------------------------------------
 
 FIELDS = 6
@@ -217,6 +255,12 @@ def _recalled(model: Model, block: EnergyBlock, record: Tensor) -> tuple[BlockCa
     how = model.differentiation
     call = BlockCall(block, {}, {}, layer_weights, estimator, tolerance, differentiation=how, contraction=certified)
     return call, relaxation, bool(held)
+
+
+def output_places(block: EnergyBlock) -> tuple[int, ...]:
+    """Where the outputs of a block stand among its states."""
+    names = [s.name for s in block.states]
+    return tuple(names.index(n) for n in block.outputs)
 
 
 def _free(block: EnergyBlock, found: Sequence[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

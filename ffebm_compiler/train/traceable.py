@@ -1,7 +1,7 @@
 """A model's program as one function that torch.compile and torch.export can trace without a break.
 
 Digital parts are written out call by call, so that they are compiled with what surrounds the model; an energy-based block is a call
-of the operators of :mod:`.opaque_operators`, and one ``autograd.Function`` joins its two halves.
+of an operator of :mod:`.opaque_operators`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from ..ir import DigitalBlock, EnergyBlock, Program, Ref, Weight
 from .digital import attribute
 from .layout import content, kind_of, layout_of
-from .opaque_operators import FORMAT  # which also defines torch.ops.ffebm
+from .opaque_operators import FORMAT, output_places  # which also defines torch.ops.ffebm
 
 
 @dataclass(frozen=True)
@@ -149,12 +149,9 @@ def relaxed(
     layout, device = layout_of(kinds, digest), tensors[0].device.type
     precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     where = [number, int(training), step]
-    if not torch.is_grad_enabled():
-        settled = torch.ops.ffebm.settle(run, tensors, sizes, layout, where, False, precision)
-        return tuple(settled[i] for i in outputs)
-    distinct = [t.view_as(t) if any(t is u for u in tensors[:i]) else t for i, t in enumerate(tensors)]
-    trains = any(t.requires_grad for t in tensors[len(tensors) - len(weights) :])
-    return _Relaxed.apply(run, sizes, tuple(outputs), layout, where, trains, precision, *distinct)  # type: ignore[no-any-return]
+    trains = torch.is_grad_enabled() and any(t.requires_grad for t in tensors[len(tensors) - len(weights) :])
+    settled = torch.ops.ffebm.settle(run, tensors, sizes, layout, where, trains, precision)
+    return tuple(settled[i] for i in outputs)
 
 
 def _weight(network: nn.Module, path: str) -> Tensor:
@@ -163,48 +160,14 @@ def _weight(network: nn.Module, path: str) -> Tensor:
     return value if isinstance(value, nn.Parameter) or value.requires_grad else value.clone()
 
 
-class _Relaxed(torch.autograd.Function):
-    """A block, relaxed in forward and nudged in backward."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        run: Tensor,
-        sizes: list[int],
-        outputs: tuple[int, ...],
-        layout: str,
-        place: list[int],
-        trains: bool,
-        precision: torch.dtype | None,
-        *tensors: Tensor,
-    ) -> tuple[Tensor, ...]:
-        settled = torch.ops.ffebm.settle(run, tensors, sizes, layout, place, trains, precision)
-        ctx.sizes, ctx.layout, ctx.place, ctx.precision = sizes, layout, place, precision
-        ctx.count = len(tensors)
-        ctx.save_for_backward(*tensors, *settled)
-        return tuple(settled[i] for i in outputs)
-
-    @staticmethod
-    def backward(ctx: Any, *errors: Tensor) -> tuple[Any, ...]:
-        tensors, settled = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
-        wanted = list(ctx.needs_input_grad[7:])
-        found = torch.ops.ffebm.nudge(
-            list(errors), list(tensors), ctx.sizes, list(settled), ctx.layout, ctx.place, wanted, ctx.precision
-        )
-        gradients = iter(found)
-        return (None,) * 7 + tuple(next(gradients) if w else None for w in wanted)
-
-
 # --- its graph -----------------------------------------------------------------------------------------------
 
 
 def _relaxed_in(
     graph: fx.Graph, block: EnergyBlock, values: Mapping[str, Any], where: tuple[Any, ...]
 ) -> dict[str, fx.Node]:
-    names = [s.name for s in block.states]
-    outputs = tuple(names.index(n) for n in block.outputs)
     inputs = tuple(values[n] for n in block.inputs)
-    states = graph.call_function(relaxed, (*where, inputs, block.weights, outputs, f"{FORMAT} {content(block)}"))
+    states = graph.call_function(relaxed, (*where, inputs, block.weights, output_places(block), f"{FORMAT} {content(block)}"))
     return {n: graph.call_function(operator.getitem, (states, i)) for i, n in enumerate(block.outputs)}
 
 

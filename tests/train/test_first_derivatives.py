@@ -44,6 +44,35 @@ def test_a_gradient_penalty_on_a_chip_is_refused() -> None:
         penalty(chip).backward()
 
 
+@pytest.mark.parametrize("on_chip", [False, True], ids=["executor", "chip"])
+@pytest.mark.parametrize("of_weights", [False, True], ids=["of_inputs", "of_weights"])
+def test_second_derivatives_of_a_compiled_model_are_refused(on_chip: bool, of_weights: bool) -> None:
+    """A graph that is run as it was traced (``backend="eager"``) keeps no grad mode of its caller's."""
+    torch._dynamo.reset()
+    model = converted(2, verify=False)
+    model = model.lower(hardware="ideal").calibrate(X) if on_chip else model
+    run, x = torch.compile(model, backend="eager"), X.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(run(x).sum(), x, create_graph=True)
+    with pytest.raises(fc.DerivativeError, match=r"block\d \(.*second"):
+        torch.autograd.grad(slope.square().sum(), model.get_parameter("0.weight") if of_weights else x)
+
+
+def test_a_compiled_model_refuses_many_errors_at_once() -> None:
+    torch._dynamo.reset()
+    run, x = torch.compile(converted(2, verify=False), backend="eager"), X.clone().requires_grad_()
+    with pytest.raises(fc.DerivativeError, match="of many errors at once"):
+        torch.autograd.grad(run(x)[:2], x, torch.eye(2)[..., None], is_grads_batched=True)
+
+
+def test_a_compiled_models_gradients_have_no_history() -> None:
+    torch._dynamo.reset()
+    run, x = torch.compile(converted(2, verify=False), backend="eager"), X.clone().requires_grad_()
+    (kept,) = torch.autograd.grad(run(x).sum(), x, create_graph=True)
+    (plain,) = torch.autograd.grad(run(x).sum(), x)
+    assert kept.requires_grad and not plain.requires_grad
+    torch.testing.assert_close(kept.detach(), plain)
+
+
 def test_the_remedy_is_one() -> None:
     """The network without feedback has them, of the model's own parameters."""
     model, net = converted(1), network()
