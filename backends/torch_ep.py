@@ -33,6 +33,7 @@ from ..files import check_target, write_whole
 from ..hardware import Hardware
 from ..ir import EnergyBlock, Program, Ref, Weight
 from ..passes import Verification, verify
+from ..passes.contexts import callers_autocast
 from ..passes.tokens import MISSING, look
 from ..solve import (
     EXPLICIT,
@@ -126,7 +127,7 @@ class FFEBM(nn.Module):
         hidden["_number"] = enrol(self)
         hidden["_traceable"] = {}  # by mode, made when a compiler first asks
         hidden["_verified"] = {}  # by the block's key: blocks of that key that differ, each with its check
-        hidden["_compared"] = set()  # modes whose program has been held against the network itself
+        hidden["_compared"] = set()  # modes, and autocasts, in which the program has been held against the network itself
         hidden["_original"] = None  # the user's model, where it shares its tensors with this one
         hidden["_seen"] = {}  # by mode, how the model was last found unchanged
         self.training = compiled.network.training
@@ -307,14 +308,15 @@ class FFEBM(nn.Module):
         return values
 
     def _compare_once(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Holds the program of a mode against the network itself, at the first input of that mode."""
-        compared: set[bool] = self.__dict__["_compared"]
-        if self.execution.verify and self.training not in compared and has_forward(self.network):
-            compared.add(self.training)
+        """Holds the program of a mode against the network itself, at the first input of that mode under each autocast of the caller's."""
+        compared: set[tuple[Any, ...]] = self.__dict__["_compared"]
+        mode = (self.training, *callers_autocast())
+        if self.execution.verify and mode not in compared and has_forward(self.network):
+            compared.add(mode)
             try:
                 verify_first_input(self, (args, kwargs))
             except BaseException:
-                compared.discard(self.training)
+                compared.discard(mode)
                 raise
 
     def require_unchanged(self) -> None:
@@ -332,7 +334,7 @@ class FFEBM(nn.Module):
         watched = self.compiled.watched.get(mode, ())
         require_unchanged(self.network, watched)
         if mode in known:  # a layer that is called live may be one of another kind now
-            self.__dict__["_compared"].discard(mode)
+            self.__dict__["_compared"] = {m for m in self.__dict__["_compared"] if m[0] != mode}
         known[mode] = seen(self.network, watched)
 
     def watch_original(self, model: nn.Module) -> None:

@@ -24,7 +24,7 @@ from ..errors import FFEBMError, InputError, Problem, VerificationError
 from ..ir import EnergyBlock, Origin
 from ..nests import is_tensor, map_nest, tensors_in
 from ..passes import State
-from ..passes.contexts import with_autocast
+from ..passes.contexts import callers_autocast, with_autocast
 from ..solve import BoundBlock
 from ..solve.norm_sample import one_sample
 from ..train import run_digital
@@ -192,7 +192,9 @@ def _verify_in_all(model: FFEBM, example: Example, will_relax: bool) -> None:
         theirs = replace(theirs, registered={**theirs.registered, **_counts_of_held(model, ours)})
         found = list(differences(ours, theirs, {}))
         if found and not _is_rounding(model, sample, ours, theirs):
-            raise VerificationError([*_located(model, sample), *found[:SHOWN], *_left_off(found)])
+            raise VerificationError(
+                [*_of_autocast(model), *_located(model, sample), *found[:SHOWN], *_left_off(found)]
+            )
         if untransposed := [*heard.problems(model)]:
             raise VerificationError(untransposed)
         if not will_relax:
@@ -311,6 +313,17 @@ def _own_precisions(model: FFEBM) -> Iterator[torch.dtype]:
         _, dtype, enabled, *_ = node.args
         if enabled:
             yield dtype
+
+
+def _of_autocast(model: FFEBM) -> Iterator[Problem]:
+    """An exported program knows the types that its forward asked for without autocast."""
+    for setting in callers_autocast() if model.mode.tracer == "torch.export" else ():
+        yield Problem(
+            f"torch.autocast({setting.device!r}, {setting.dtype}) around the call",
+            "is not what the forward was exported under: where it asks for the type of a tensor, "
+            "the answer was the one without autocast",
+            "Call the model without autocast, or open autocast inside of the forward.",
+        )
 
 
 def _located(model: FFEBM, sample: Example) -> Iterator[Problem]:

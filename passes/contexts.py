@@ -124,12 +124,17 @@ def _settings() -> tuple[Any, ...]:
     )
 
 
+def callers_autocast() -> tuple[Autocast, ...]:
+    """The settings of autocast that are in force here."""
+    open_for = (d for d in ("cpu", "cuda") if torch.is_autocast_enabled(d))
+    return tuple(Autocast(d, torch.get_autocast_dtype(d), True) for d in open_for)
+
+
 @contextmanager
 def _without_autocast() -> Iterator[None]:
     with ExitStack() as stack:
-        for device in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
+        for setting in callers_autocast():
+            stack.enter_context(torch.autocast(setting.device, enabled=False))
         yield
 
 

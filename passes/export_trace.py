@@ -18,6 +18,7 @@ from ..quiet import quiet_torch
 from .calling import CallForm, Input, ResultForm, form_of_call
 from .contexts import noted_contexts
 from .export_regions import open_regions
+from .exported_casts import write_casts
 from .exported_layers import call_layers, layers_whole
 from .given_containers import GivenContainers
 from .history import check_regions
@@ -55,6 +56,7 @@ def export_trace(
     module = _module_of(exported)
     open_regions(module)
     graph = module.graph
+    write_casts(graph)
     graph.owning_module = None  # its constants move to the network
     read = [n for n in graph.nodes if n.op == "get_attr"]
     kept = {

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from .exported_casts import cast_kept
 from .questions import DIFFERENTIATES, Asked
 from .users_code import is_users
 
@@ -28,7 +29,7 @@ _IN_BETWEEN = (
 
 
 class TensorReads(TorchFunctionMode):
-    """Refuses what an export would bake in or drop.
+    """Refuses what an export would bake in or drop, and keeps casts.
 
     Args:
         asked: through which it is refused.
@@ -44,6 +45,8 @@ class TensorReads(TorchFunctionMode):
     ) -> Any:
         if _is_the_users():
             self._check(func, args)
+            if (cast := cast_kept(func, args, kwargs or {})) is not None:
+                return cast
         result = func(*args, **(kwargs or {}))
         if func is Tensor.detach:
             self._cut.append(result)

@@ -41,10 +41,14 @@ def failed_layer(origin: Origin, failure: Exception, operands: Sequence[Any]) ->
         if isinstance(o, Tensor)
     )
     message = str(failure).strip().splitlines()
-    return InputError(
-        Problem(
-            f"layer {origin}",
-            f"{message[0] if message else type(failure).__name__} (it was given {got or 'no tensor'})",
-            "Check the shape, type and device of the model's input against what this layer expects.",
-        )
-    )
+    what = f"{message[0] if message else type(failure).__name__} (it was given {got or 'no tensor'})"
+    if origin.kind == "_assert_tensor_metadata":  # which torch.export puts before a cast
+        return InputError(Problem(f"layer {origin.layer}, at {origin.location}", what, _AS_EXPORTED))
+    remedy = "Check the shape, type and device of the model's input against what this layer expects."
+    return InputError(Problem(f"layer {origin}", what, remedy))
+
+
+_AS_EXPORTED = (
+    "A cast here was exported for a tensor of another type. Give tensors of the type of example_inputs=, without torch.autocast around the call, "
+    "or convert again with example_inputs= of this type."
+)
