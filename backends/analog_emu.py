@@ -35,6 +35,7 @@ from ..solve.norm_sample import one_sample
 from ..spice.folder import write_netlists
 from ..spice.testbench import Bench
 from ..train import BlockCall, attribute, out_of_sight, run_digital
+from ..train.processes import require_synchronised
 from . import chip_training
 from .at_rest import drawing, look_at, unobserved
 from .calibration import ensure_ranges, first_sample, require_finite, take_ranges
@@ -212,7 +213,11 @@ class AnalogFFEBM(FFEBM):
             x: the model's input; a tuple for several, a dict by name.
             y: the target, handed to ``loss_fn``.
             loss_fn: ``(output, y) -> scalar tensor``.
+
+        Raises:
+            SynchronisationError: as :meth:`FFEBM.training_step`.
         """
+        require_synchronised()
         loss: Tensor = chip_training.training_step(self, x, y, loss_fn)
         return loss
 

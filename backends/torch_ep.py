@@ -675,6 +675,9 @@ class FFEBM(nn.Module):
             x: the model's input; a tuple for several, a dict by name.
             y: the target, handed to ``loss_fn``.
             loss_fn: ``(output, y) -> scalar tensor``.
+
+        Raises:
+            SynchronisationError: in a process group of several, outside of :func:`ffebm_compiler.synchronised`.
         """
         key = (self.training, self.execution.estimator)
         steps: dict[Any, Callable[..., Tensor]] = self.__dict__["_steps"]
@@ -686,6 +689,8 @@ class FFEBM(nn.Module):
 
     def write_training_loop(self, path: str | os.PathLike[str], model: str | None = None) -> Path:
         """Writes a runnable script around the generated code: data, optimizer, progress bar, checkpoints, metrics.
+
+        It runs by itself or under ``torchrun``: several processes take the steps of one, on a part of each batch each.
 
         Args:
             path: the script.

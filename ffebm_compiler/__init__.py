@@ -25,6 +25,7 @@ from .errors import (
 )
 from .estimate import SPSA, CenteredEP, Implicit, OneSidedEP, TangentEP, Unrolled
 from .hardware import Hardware, LogLaw
+from .train.processes import synchronised, unsynchronised
 
 __version__ = "0.1.0"
 
@@ -55,4 +56,6 @@ __all__ = [
     "compare_gradients",
     "convert",
     "explain",
+    "synchronised",
+    "unsynchronised",
 ]

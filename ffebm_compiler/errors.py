@@ -88,6 +88,10 @@ class PickleError(FFEBMError, pickle.PicklingError):
     """A model that can't be pickled: it computes with a function that another process would not find."""
 
 
+class SynchronisationError(FFEBMError, RuntimeError):
+    """Processes that train together would train apart: nobody brings their gradients together, or their models differ."""
+
+
 class ConvergenceWarning(UserWarning):
     """A block stopped before its residual reached the tolerance."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import InputError, OptionError, Problem
+from ..errors import OptionError, Problem
 from ..solve import (
     AUTOMATIC,
     BoundBlock,
@@ -34,12 +34,6 @@ from .wide import is_too_narrow, widely
 
 TINY = 1e-8
 """The default nudge: far below any state's distance to a kink, far above the smallest float32."""
-
-
-_TOO_NARROW = Problem(
-    "precision float16", "can't hold the displacements of a nudged phase: its smallest number is 6e-8, and every gradient would be zero",
-    "Train by loss.backward(), which computes it in float32, or in float32 or bfloat16.",
-)  # fmt: skip
 
 
 def _check_beta(beta: float, name: str) -> None:
@@ -79,13 +73,8 @@ def displaced(
     tolerance: Tolerance,
     start: Mapping[str, Tensor] | None = None,
 ) -> tuple[States, Relaxation]:
-    """The displacement under one nudge; none at strength zero, which is the free phase itself. It is relaxed from ``start``, if that is given.
-
-    Raises:
-        InputError: the states are float16, in which so small a displacement is zero.
-    """
-    if is_too_narrow(linear.states):
-        raise InputError(_TOO_NARROW)
+    """The displacement under one nudge; none at strength zero, which is the free phase itself. It is relaxed from ``start``, if that is given."""
+    assert not is_too_narrow(linear.states), "so small a displacement is zero in float16"
     if strength == 0:
         return {n: torch.zeros_like(v) for n, v in linear.states.items()}, _at_rest(linear)
     return displace(linear, errors, strength, tolerance, start=start)
@@ -225,8 +214,7 @@ def tangent_displaced(
     linear: Linearised, errors: Mapping[str, Tensor], strength: float, tolerance: Tolerance
 ) -> tuple[States, Relaxation]:
     """``strength`` times the displacement per nudge, in the limit of a vanishing one."""
-    if is_too_narrow(linear.states):
-        raise InputError(_TOO_NARROW)
+    assert not is_too_narrow(linear.states), "so small a displacement is zero in float16"
     if strength == 0:
         return {n: torch.zeros_like(v) for n, v in linear.states.items()}, _at_rest(linear)
     return displace(linear, errors, strength, tolerance, tangent=True)

@@ -26,12 +26,13 @@ def widely(estimator: Estimator, free: FreePhase, errors: Mapping[str, Tensor], 
     """What an estimator finds in float32, mixed precision switched off."""
     device = next(iter(free.states.values())).device.type
     with torch.autocast(device, enabled=False):
-        found = estimator(_widened(free), {n: e.float() for n, e in errors.items()}, wanted)
+        found = estimator(widened(free), {n: e.float() for n, e in errors.items()}, wanted)
     like = {**free.bound.inputs, **free.bound.weights}
     return Estimate({n: g.to(like[n].dtype) for n, g in found.gradients.items()}, found.relaxations)
 
 
-def _widened(free: FreePhase) -> FreePhase:
+def widened(free: FreePhase) -> FreePhase:
+    """A free phase with its states, inputs and weights in float32."""
     bound = free.bound
     inputs, weights = ({n: _wide(v) for n, v in values.items()} for values in (bound.inputs, bound.weights))
     wide = replace(bound, inputs=inputs, weights=weights, fixed={})

@@ -24,6 +24,7 @@ from ..emulate import save_chip
 from ..errors import InputError, OptionError, Problem
 from ..ir import Program
 from ..solve import Relaxation
+from ..train.processes import require_synchronised
 from .losses import Loss, loss_of
 from .model import Step, code_of, require_no_differentiation, training_step_of
 from .network import refresh_weights
@@ -167,11 +168,15 @@ class Runtime:
             y: the target, handed to the loss.
             loss: a loss by name, or ``(outputs, target) -> (loss, errors)``.
             loss_output: as in :meth:`trainer`.
+
+        Raises:
+            SynchronisationError: in a process group of several, outside of ``fc.synchronised(self.model)``.
         """
         return self.run_step(x, y, loss_of(loss, loss_output))
 
     def run_step(self, x: Any, y: Any, loss: Loss, step: Step | None = None) -> Tensor:
         """The same with a loss as a function, and a training step of one's own."""
+        require_synchronised()
         step = self._generated() if step is None else step
         before = self.model.training
         self.model.train(True)

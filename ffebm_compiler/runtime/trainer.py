@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..train.processes import require_apart
 from .checkpoint import Snapshot, read_checkpoint, write_checkpoint
 from .losses import Loss
 from .model import Step, take_gains
@@ -53,7 +54,11 @@ class Trainer:
         Args:
             x: the model's input; a tuple for several, a dict by name.
             y: the target, handed to the loss.
+
+        Raises:
+            SynchronisationError: in a process group of several: weights move before gradients could be averaged.
         """
+        require_apart("Trainer.step")
         self._optimizer.zero_grad()
         loss = self.runtime.run_step(x, y, self.loss, self._own_step)
         self._optimizer.step()

@@ -9,6 +9,7 @@ only, never through a relaxation.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -28,10 +29,12 @@ from ..estimate.equilibrium_propagation import (
     tangent_strength,
 )
 from ..estimate.literal import nudged_equilibrium
+from ..estimate.wide import is_too_narrow, widened
 from ..ir import DigitalBlock, EnergyBlock, Program
 from ..solve import Gradients, Linearised, States
 from .digital import attribute
 from .operator import BlockCall, free_phase
+from .processes import require_synchronised
 from .profiling import NUDGED, shown
 
 Errors = dict[str, Tensor]
@@ -105,6 +108,7 @@ class DigitalPart:
         values: dict[str, Any],
         wants: Sequence[str] = (),
     ):
+        require_synchronised()
         self.block = _named(model.program, name, DigitalBlock)
         self.inputs = {n: detached(values[n], n in wants) for n in self.block.inputs}
         self.parameters = _parameters(self.block, model.network)
@@ -163,6 +167,7 @@ class EnergyPart:
     """
 
     def __init__(self, model: Trainable, name: str, values: dict[str, Any], wants: Sequence[str] = ()):
+        require_synchronised()
         self.block = _named(model.program, name, EnergyBlock)
         self.call = model.block_call(self.block, values)
         with torch.no_grad():
@@ -172,13 +177,24 @@ class EnergyPart:
         self.wanted = [n for n, v in tensors.items() if (n in wants if n in self.block.inputs else v.requires_grad)]
 
     @cached_property
+    def is_narrow(self) -> bool:
+        """Whether what is small has to be computed in a wider type than the states'."""
+        return is_too_narrow(self.free.states)
+
+    @cached_property
+    def phase(self) -> FreePhase:
+        """The free phase that the nudged ones start from, in a type that holds them."""
+        return widened(self.free) if self.is_narrow else self.free
+
+    @cached_property
     def linear(self) -> Linearised:
         """The block around its free equilibrium: both nudged phases and their contrast work on it."""
-        return self.free.differentiation.linearise(self.free.bound, self.free.states, self.wanted)
+        return self.phase.differentiation.linearise(self.phase.bound, self.phase.states, self.wanted)
 
     def errors_of(self, errors: Mapping[str, Tensor]) -> Errors:
         """The errors that arrived at this block's outputs."""
-        return {n: errors[n] for n in self.block.outputs if n in errors}
+        arrived = {n: errors[n] for n in self.block.outputs if n in errors}
+        return {n: e.float() for n, e in arrived.items()} if self.is_narrow else arrived
 
     def strength(self, errors: Mapping[str, Tensor], beta: float) -> float:
         """The nudge, ``beta / max |error|``."""
@@ -191,8 +207,8 @@ class EnergyPart:
             opposite: the displacement under the opposite nudge, from whose mirror image this one is relaxed.
         """
         start = None if opposite is None else mirrored(opposite)
-        arrived, tolerance = self.errors_of(errors), self.free.tolerance
-        with shown(self.block, NUDGED):
+        arrived, tolerance = self.errors_of(errors), self.phase.tolerance
+        with self._nudging():
             displacement, record = displaced(self.linear, arrived, strength, tolerance, start)
         self._report(record)
         return displacement
@@ -203,15 +219,17 @@ class EnergyPart:
 
     def tangent(self, errors: Mapping[str, Tensor], strength: float) -> States:
         """The displacement of every state in the limit of a vanishing nudge, times ``strength``."""
-        with shown(self.block, NUDGED):
-            displacement, record = tangent_displaced(self.linear, self.errors_of(errors), strength, self.free.tolerance)
+        with self._nudging():
+            displacement, record = tangent_displaced(
+                self.linear, self.errors_of(errors), strength, self.phase.tolerance
+            )
         self._report(record)
         return displacement
 
     def nudged_states(self, errors: Mapping[str, Tensor], strength: float) -> States:
         """The nudged equilibrium itself, as a circuit finds it."""
-        with shown(self.block, NUDGED):
-            states, record = nudged_equilibrium(self.free, self.errors_of(errors), strength)
+        with self._nudging():
+            states, record = nudged_equilibrium(self.phase, self.errors_of(errors), strength)
         self._report(record)
         return states
 
@@ -223,30 +241,49 @@ class EnergyPart:
         if span == 0:
             return {}
         difference, mean = rate_and_mean(first, second, span)
-        return self._hand_out(contrast(self.linear, difference, mean))
+        return self._contrasted(lambda: contrast(self.linear, difference, mean))
 
     def contrast_tangent(self, displacement: States, strength: float) -> Errors:
         """The same from the displacement in the limit of a vanishing nudge."""
         if strength == 0:
             return {}
-        return self._hand_out(tangent_contrast(self.linear, displacement, strength))
+        return self._contrasted(lambda: tangent_contrast(self.linear, displacement, strength))
 
     def contrast_states(self, first: States, second: States, span: float) -> Errors:
         """The same from two nudged states, by subtracting the energy's gradients."""
         if span == 0:
             return {}
-        bound, how = self.free.bound, self.free.differentiation
-        high, low = (energy_gradients(bound, s, self.wanted, how) for s in (first, second))
-        return self._hand_out({n: (high[n] - low[n]) / span for n in high})
+        bound, how = self.phase.bound, self.phase.differentiation
+
+        def found() -> Gradients:
+            high, low = (energy_gradients(bound, s, self.wanted, how) for s in (first, second))
+            return {n: (high[n] - low[n]) / span for n in high}
+
+        return self._contrasted(found)
 
     def estimate(self, errors: Mapping[str, Tensor], estimator: Estimator) -> Errors:
         """Gradients by any other estimator."""
-        arrived = self.errors_of(errors)
+        arrived = {n: errors[n] for n in self.block.outputs if n in errors}
         if not arrived:
             return {}
         with shown(self.block, NUDGED):
             found = estimator(self.free, arrived, self.wanted).gradients
         return self._hand_out(found)
+
+    @contextmanager
+    def _nudging(self) -> Iterator[None]:
+        with shown(self.block, NUDGED), self._precision():
+            yield
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        device = next(iter(self.phase.states.values())).device.type
+        return torch.autocast(device, enabled=False) if self.is_narrow else nullcontext()
+
+    def _contrasted(self, find: Callable[[], Gradients]) -> Errors:
+        with self._precision():
+            found = find()
+        like = {**self.call.inputs, **self.call.weights}
+        return self._hand_out({n: g.to(like[n].dtype) for n, g in found.items()} if self.is_narrow else found)
 
     def _hand_out(self, gradients: Gradients) -> Errors:
         deliver(self.call.weights, {p: g for p, g in gradients.items() if p in self.call.weights})

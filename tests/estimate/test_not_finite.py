@@ -44,10 +44,3 @@ def test_the_warning_names_the_loss() -> None:
     model = fc.convert(models.mlp(nn.Tanh), 3)
     with pytest.warns(fc.ConvergenceWarning, match="If the loss and its gradient are finite"):
         (model(torch.randn(3, 8)) * math.nan).sum().backward()
-
-
-def test_a_precision_too_narrow_for_a_nudge_is_an_error_where_it_is_not_widened() -> None:
-    """Not a gradient of zero: the generated step works in the states' own type."""
-    model = fc.convert(models.mlp(nn.Tanh).half(), 3)
-    with pytest.raises(fc.InputError, match="bfloat16"):
-        model.training_step(torch.randn(3, 8).half(), torch.zeros(3), lambda out, y: out.float().sum())

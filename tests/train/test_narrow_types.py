@@ -73,6 +73,26 @@ def test_the_gradient_is_as_good_as_backpropagations(
     assert {p.grad.dtype for p in model.parameters()} == {torch.float32 if mixed else dtype}
 
 
+@pytest.mark.parametrize(
+    "estimator",
+    [fc.TangentEP(), fc.CenteredEP(), fc.CenteredEP(subtract=True), fc.OneSidedEP(), fc.Implicit()],
+    ids=str,
+)
+@pytest.mark.parametrize("mixed", [True, False], ids=["autocast", "narrow"])
+@NARROW
+def test_the_generated_step_computes_the_same(estimator: Any, mixed: bool, dtype: torch.dtype) -> None:
+    model = fc.convert(network(nn.Tanh), 3, estimator=estimator)
+    model, x = (model, X) if mixed else (model.to(dtype), X.to(dtype))
+    with model.using(tolerance=1e-3):
+        expected = gradients(copy.deepcopy(model), x, dtype if mixed else None)
+        with torch.autocast("cpu", dtype, enabled=mixed):
+            model.training_step(x, Y, lambda output, y: F.cross_entropy(output.float(), y))
+    found = {n: p.grad.double().flatten() for n, p in model.named_parameters()}
+    for n, g in expected.items():
+        assert (found[n] - g).norm() <= 2e-2 * g.norm(), n
+    assert {p.grad.dtype for p in model.parameters()} == {torch.float32 if mixed else dtype}
+
+
 def test_states_are_as_narrow_as_the_operations() -> None:
     model = fc.convert(network(nn.ReLU), 3)
     with torch.autocast("cpu", torch.bfloat16):
