@@ -138,7 +138,7 @@ def _begins_with(whole: Tensor, first: Tensor) -> bool:
 def random_like(like: Tensor, seed: int = 0) -> Tensor:
     """A tensor of this shape from a generator of its own, so that no caller's random numbers are used up."""
     generator = torch.Generator().manual_seed(like.numel() + (seed << 40))
-    return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like.device, _wide(like.dtype))
+    return torch.randn(like.shape, generator=generator).to(like.device, _wide(like.dtype))
 
 
 def _blank(like: Tensor) -> Tensor:
