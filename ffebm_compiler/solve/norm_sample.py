@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import FFEBMError
 from .binding import BoundBlock
+from .smaller_image import on_smaller_image
 
 Shapes = tuple[Any, ...]
 """What a sample follows from: by input its shape, or what is no real tensor as it is."""
@@ -37,7 +38,7 @@ class Sample:
 
     @staticmethod
     def of(bound: BoundBlock) -> Sample:
-        cut = one_sample(bound)
+        cut = on_smaller_image(one_sample(bound))
         with torch.no_grad():
             states = cut.feedforward()
         drives = [s.drive for s in bound.block.states]
@@ -72,7 +73,7 @@ def one_sample(bound: BoundBlock) -> BoundBlock:
     """
     tensors = [v for v in bound.inputs.values() if isinstance(v, Tensor) and v.dim() > 0]
     batches = {t.shape[0] for t in tensors}
-    if len(batches) != 1:
+    if len(batches) != 1 or batches == {1}:
         return bound
     sample = _cut_to_one(bound, *batches)
     try:
@@ -120,6 +121,8 @@ def _cut_to_one(bound: BoundBlock, batch: int) -> BoundBlock:
 def sample_of(bound: BoundBlock, states: Mapping[str, Tensor]) -> tuple[BoundBlock, Mapping[str, Tensor]]:
     """A block on one sample, and its states there; the whole where a state does not begin with its sample: transposed, say."""
     cut = one_sample(bound)
+    if cut is bound:
+        return bound, states
     with torch.no_grad():
         whole, first = bound.feedforward(), cut.feedforward()
     if not all(_begins_with(whole[n], first[n]) for n in states):

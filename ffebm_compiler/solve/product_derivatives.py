@@ -169,7 +169,8 @@ CONVOLUTIONS: Mapping[Callable[..., Any], tuple[int, bool]] = {
 """The dimensions of each, and whether it is transposed."""
 
 
-def _sizes(value: Any, d: int) -> tuple[int, ...]:
+def sizes(value: Any, d: int) -> tuple[int, ...]:
+    """An option that may be one number for all dimensions."""
     return tuple(value) * (d // len(value)) if isinstance(value, Sequence) else (value,) * d
 
 
@@ -179,8 +180,8 @@ def _padding(call: Call, d: int) -> tuple[int, ...] | None:
     if padding == "valid":
         return (0,) * d
     if padding != "same":
-        return _sizes(padding, d)
-    widths = [s * (k - 1) for s, k in zip(_sizes(call.operation.options["dilation"], d), kernel, strict=True)]
+        return sizes(padding, d)
+    widths = [s * (k - 1) for s, k in zip(sizes(call.operation.options["dilation"], d), kernel, strict=True)]
     return None if any(w % 2 for w in widths) else tuple(w // 2 for w in widths)
 
 
@@ -197,11 +198,11 @@ def _convolution_back(call: Call, c: Tensor, values: Tensor, weight: Tensor, wan
         values,
         weight,
         [c.shape[1]],
-        _sizes(options["stride"], d),
+        sizes(options["stride"], d),
         _padding(call, d),
-        _sizes(options["dilation"], d),
+        sizes(options["dilation"], d),
         transposed,
-        _sizes(options.get("output_padding", 0), d),
+        sizes(options.get("output_padding", 0), d),
         options["groups"],
         [i in wanted for i in range(3)],
     )

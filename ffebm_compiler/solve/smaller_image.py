@@ -1,0 +1,161 @@
+"""Couplings that do everywhere in an image what they do in one place: their norms are measured on a smaller one.
+
+Without its borders such a coupling acts at each frequency t by a matrix K(t), a trigonometric polynomial whose degree e is its extent less one pixel,
+and ``|J|^2 = max |K(t)|^2``. On an image of n pixels a side a vector can't be of one frequency alone. That costs at most, by Bernstein's inequality for
+``|K(t) u|^2`` and with half a sine as the window, of every dimension
+
+    1 - |J_n|^2 / |J|^2 <= e^2 / 2 (pi / (n + 1))^2
+
+so ``n = ENOUGH e`` pixels leave one percent of the squared norm in each dimension, whatever the weights. So what is derived at a first use does not
+grow with images, and large images of all sizes share it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import FFEBMError
+from ..ir import Coupling, Operand, Term, Weight, functions
+from .binding import BoundBlock
+from .product_derivatives import CONVOLUTIONS, sizes
+
+ENOUGH = 22
+"""Pixels for each pixel of a coupling's degree."""
+
+LEAST = 8
+"""Pixels where every pixel is on its own."""
+
+WORTH = 0.7
+"""A smaller image has at most this part of the pixels."""
+
+Window = tuple[float, float]
+"""Along one dimension: the degree that an operation adds, and its stride, in pixels of what it reads."""
+
+_POINTWISE = {
+    functions.held_norm, functions.added, functions.shifted, functions.reflected, functions.multiple, functions.quotient,
+    Tensor.contiguous, F.pad, F.gelu, F.silu, F.mish, F.hardswish, torch.sin, torch.cos,
+}  # fmt: skip
+_POOLS = {getattr(F, f"{kind}_pool{d}d"): d for kind in ("avg", "max") for d in (1, 2, 3)}
+
+
+@dataclass(frozen=True)
+class _Reach:
+    """How far a value reaches back into a source, along each dimension, in pixels of that.
+
+    Attributes:
+        degrees: the extents, less one pixel.
+        jumps: how far apart there two neighbours are here.
+    """
+
+    degrees: tuple[float, ...]
+    jumps: tuple[float, ...]
+
+    def then(self, windows: Sequence[Window]) -> _Reach:
+        degrees = (d + more * jump for d, jump, (more, _) in zip(self.degrees, self.jumps, windows, strict=True))
+        return _Reach(tuple(degrees), tuple(j * s for j, (_, s) in zip(self.jumps, windows, strict=True)))
+
+    def joined(self, other: _Reach) -> _Reach:
+        return _Reach(tuple(map(max, self.degrees, other.degrees)), tuple(map(max, self.jumps, other.jumps)))
+
+
+def on_smaller_image(bound: BoundBlock) -> BoundBlock:
+    """A block on a smaller image with the norms of this one, to within a percent; the block itself where there is none, or none is known."""
+    images = [v for v in bound.inputs.values() if isinstance(v, Tensor)]
+    if not images or len({v.shape[2:] for v in images}) != 1 or not images[0].dim() > 2:
+        return bound
+    needed = _needed(bound, images[0].dim() - 2)
+    if not needed:
+        return bound
+    try:
+        with torch.no_grad():
+            return _shrunk(bound, needed)
+    except FFEBMError:  # of a size that is written down somewhere
+        return bound
+
+
+def _shrunk(bound: BoundBlock, needed: Mapping[str, tuple[float, ...]]) -> BoundBlock:
+    full = {n: s.shape[2:] for n, s in bound.feedforward().items()}
+    size = next(v.shape[2:] for v in bound.inputs.values() if isinstance(v, Tensor))
+    parts = [max(pixels[i] / full[n][i] for n, pixels in needed.items()) for i in range(len(size))]
+    smaller = [min(n, math.ceil(part * n)) for part, n in zip(parts, size, strict=True)]
+    while math.prod(smaller) <= WORTH * math.prod(size):
+        shrunk = replace(bound, inputs={n: _cut(v, smaller) for n, v in bound.inputs.items()}, fixed={})
+        now = {n: s.shape[2:] for n, s in shrunk.feedforward().items()}
+        lacking = [
+            any(now[n][i] < min(pixels[i], full[n][i]) for n, pixels in needed.items()) for i in range(len(size))
+        ]
+        if not any(lacking):
+            return shrunk
+        smaller = [n + lacks for n, lacks in zip(smaller, lacking, strict=True)]
+    return bound
+
+
+def _cut(value: Any, size: Sequence[int]) -> Any:
+    for dim, length in enumerate(size, 2) if isinstance(value, Tensor) else ():
+        value = value.narrow(dim, 0, length)
+    return value
+
+
+def _needed(bound: BoundBlock, dimensions: int) -> dict[str, tuple[float, ...]] | None:
+    """By state that others read, the pixels that it has to have; None where a coupling is not the same everywhere."""
+    needed: dict[str, tuple[float, ...]] = {}
+    for state in bound.block.states:
+        for source in state.drive.sources:
+            reach = _reach(state.drive, source, bound.weights, dimensions)
+            if reach is None:
+                return None
+            pixels = tuple(max(LEAST, ENOUGH * d) for d in reach.degrees)
+            needed[source] = tuple(map(max, needed.get(source, pixels), pixels))
+    return needed
+
+
+def _reach(coupling: Coupling, source: str, weights: Mapping[str, Tensor], dimensions: int) -> _Reach | None:
+    reached: dict[Operand, _Reach] = {source: _Reach((0.0,) * dimensions, (1.0,) * dimensions)}
+    for term in coupling.terms:
+        read = [reached[o] for o in term.operands if o in reached]
+        if not read:
+            continue
+        windows = _windows(term, weights, dimensions)
+        if windows is None:
+            return None
+        joined = read[0]
+        for other in read[1:]:
+            joined = joined.joined(other)
+        reached[term.name] = joined.then(windows)
+    return reached.get(coupling.output)
+
+
+def _windows(term: Term, weights: Mapping[str, Tensor], dimensions: int) -> Sequence[Window] | None:
+    """Along each dimension; None of an operation that is not known to be the same everywhere."""
+    function, options = functions.identity_of(term.operation.function), term.operation.options
+    if function in CONVOLUTIONS and isinstance(weight := term.operands[1], Weight):
+        d, transposed = CONVOLUTIONS[function]
+        kernel = weights[weight.path].shape[2:]
+        windows = _along(d, kernel, options["stride"], options["dilation"])
+        found = [(degree / s, 1 / s) for degree, s in windows] if transposed else windows
+    elif function in _POOLS:
+        d, kernel = _POOLS[function], options["kernel_size"]
+        found = _along(d, kernel, options["stride"] or kernel, options.get("dilation", 1))
+    else:
+        alike = function in _POINTWISE or (function in _ALIKE and _ALIKE[function](term))
+        d, found = dimensions, [(0.0, 1.0)] * dimensions if alike else []
+    return found if d == dimensions and found else None
+
+
+def _along(d: int, kernel: Any, stride: Any, dilation: Any) -> list[Window]:
+    each = zip(sizes(kernel, d), sizes(stride, d), sizes(dilation, d), strict=True)
+    return [(dilated * (k - 1), s) for k, s, dilated in each]
+
+
+_ALIKE: Mapping[Callable[..., Any], Callable[[Term], bool]] = {
+    functions.concatenated: lambda term: term.operation.options["dim"] == 1,
+    torch.mul: lambda term: any(isinstance(o, Weight) for o in term.operands),
+}
+"""Operations that are the same everywhere if their options or operands are so."""
