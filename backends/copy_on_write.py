@@ -29,6 +29,9 @@ def copied_on_write(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]
     Yields:
         What the tensors held that were written so far, by name.
     """
+    if not tensors:
+        yield {}
+        return
     with ExitStack() as versions:
         mode = _CopyOnWrite(tensors, versions)
         try:

@@ -137,7 +137,8 @@ def observed(
         state, (args, kwargs) = _converted(state, dtype), _converted((args, kwargs), dtype)
     if shake:
         state, (args, kwargs) = _shaken(state), _shaken((args, kwargs))
-    parameters = {n: p for n, p in network.named_parameters() if can_be_shared(p)}
+    apart = shake or dtype is not None
+    parameters = {} if apart else {n: p for n, p in network.named_parameters() if can_be_shared(p)}
     with only_looking(network) as before, without_own_hooks(network), copied_on_write(parameters) as overwritten:
         tensors_given = {f"network.{k}": v for k, v in state.items()}
         passed = tree_map_only(

@@ -592,7 +592,8 @@ class FFEBM(nn.Module):
         if (known is not None and (known.converged or not found)) or not _are_finite(states):
             return
         with torch.no_grad(), out_of_sight():
-            check = verify(*sample_of(bound, states), self.program.labels, self.differentiation, relaxation)
+            known = self.__dict__.setdefault("_potentials", [])
+            check = verify(*sample_of(bound, states), self.program.labels, self.differentiation, relaxation, known)
         others = [(b, c) for b, c in self.__dict__["_verified"].get(block.key, ()) if b != block]
         self.__dict__["_verified"][block.key] = [*others, (block, check)]
 

@@ -351,7 +351,7 @@ def _verify_energy(model: FFEBM, bound: BoundBlock) -> None:
     if bound.block.name in model.verified:
         return
     bound = one_sample(bound.detached())
-    model.verify_block(bound.block, bound, feedforward_states(bound, model.differentiation))
+    model.verify_block(bound.block, bound, feedforward_states(bound))
 
 
 def _untransposed(model: FFEBM, found: Mismatch) -> Problem:

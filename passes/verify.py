@@ -77,12 +77,29 @@ class Verification:
         )  # what is no number is not
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What was found of a potential, which is the same in every block that has it.
+
+    Attributes:
+        rows: the shape of the states, of one on a simplex.
+        increments, inverse: as in :class:`Verification`.
+    """
+
+    potential: Potential
+    rows: tuple[int, ...] | None
+    device: torch.device
+    increments: float
+    inverse: float
+
+
 def verify(
     bound: BoundBlock,
     states: Mapping[str, Tensor],
     labels: Mapping[str, str],
     differentiation: Differentiation = AUTOMATIC,
     relaxation: Relaxation | None = None,
+    known: list[Checked] | None = None,
 ) -> Verification:
     """Checks one block on the given inputs.
 
@@ -92,6 +109,7 @@ def verify(
         labels: the user's names of the states.
         differentiation: how the solver gets drives and their transposes.
         relaxation: how the states were found; None where none was made: the stationarity equations are then compared at random states.
+        known: what was found of potentials, which other blocks have too; it grows.
 
     Raises:
         VerificationError: the energy and the solver disagree.
@@ -99,17 +117,16 @@ def verify(
     bound, narrow = _without_infinities(bound), states
     if max(bound.layer_weights.values()) > WIDE:
         bound, states = _in_float64(bound), {n: s.double() for n, s in states.items()}
-    potentials = {
-        id(s.potential): (s.potential, states[s.name]) for s in bound.block.states
-    }.values()  # each of them once
+    known = [] if known is None else known
+    potentials = [_checked(s.potential, states[s.name], known) for s in bound.block.states]
     found = relaxation is not None and relaxation.converged
     record = Verification(
         bound.block.name,
         0.0 if found else _stationarity(bound, labels, states, differentiation),
         _gradient(bound, labels, states) if found else 0.0,
         found,
-        max(_increments(p, s) for p, s in potentials),
-        max(_inverse(p, s) for p, s in potentials),
+        max(p.increments for p in potentials),
+        max(p.inverse for p in potentials),
         _rounding(narrow, relaxation),
     )
     if not record.ok:
@@ -123,6 +140,16 @@ def verify(
             )
         )
     return record
+
+
+def _checked(potential: Potential, like: Tensor, known: list[Checked]) -> Checked:
+    """A potential on its own, each once."""
+    rows = None if potential.simplex is None else tuple(like.shape)
+    found = next((c for c in known if c.rows == rows and c.device == like.device and c.potential == potential), None)
+    if found is None:
+        found = Checked(potential, rows, like.device, _increments(potential, like), _inverse(potential, like))
+        known.append(found)
+    return found
 
 
 def _rounding(states: Mapping[str, Tensor], relaxation: Relaxation | None) -> float:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..ir import State
-from ..solve import BoundBlock, Differentiation, Gradients, Interaction, Linearised, States
+from ..solve import BoundBlock, Differentiation, Gradients, Linearised, States
 
 UNDERFLOW = 1e6
 """Products smaller than so many of a type's smallest numbers have lost digits."""
@@ -56,22 +56,17 @@ def without_feedback(bound: BoundBlock, differentiation: Differentiation, heard:
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors.values()):
         outputs = _Feedforward.apply(bound, differentiation, heard, tuple(tensors), *tensors.values())
         return dict(zip(bound.block.outputs, outputs, strict=True))
-    states = feedforward_states(bound, differentiation)
+    states = feedforward_states(bound)
     return {n: states[n] for n in bound.block.outputs}
 
 
-def feedforward_states(bound: BoundBlock, differentiation: Differentiation) -> States:
-    """Every state, its drive by the code of ``differentiation``."""
+def feedforward_states(bound: BoundBlock) -> States:
+    """Every state, where a relaxation begins: by the operations of the model, which round as the model does.
+
+    Sweeps may fold a norm into the product before it; what they relax to is held against the printed energy, which has the model's operations.
+    """
     with torch.no_grad():
-        return _swept(bound, differentiation.interaction(bound))
-
-
-def _swept(bound: BoundBlock, interaction: Interaction) -> States:
-    states: States = {}
-    for state in bound.block.states:
-        drive = interaction.drive(state, states)
-        states[state.name] = interaction.leaf(state.potential.activation(drive.f.detach()))
-    return {n: s.detach() for n, s in states.items()}
+        return bound.detached().feedforward()
 
 
 def backpropagated(linear: Linearised, errors: Mapping[str, Tensor], heard: Heard) -> Gradients:
@@ -144,7 +139,7 @@ class _Feedforward(torch.autograd.Function):
         names: tuple[str, ...],
         *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
-        states = feedforward_states(bound, differentiation)
+        states = feedforward_states(bound)
         ctx.bound, ctx.differentiation, ctx.heard = bound.detached(), differentiation, heard
         ctx.names, ctx.found = names, states
         return tuple(states[n].clone() for n in bound.block.outputs)
