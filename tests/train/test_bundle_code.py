@@ -82,7 +82,9 @@ def test_it_says_what_it_does(estimator: Any) -> None:
     assert ("positive" in code) == isinstance(estimator, (fc.CenteredEP, fc.OneSidedEP))
 
 
-def test_the_script_in_a_bundle_trains_it(tmp_path: Path) -> None:
+def test_the_script_in_a_bundle_trains_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2))
     g = np.random.default_rng(0)
@@ -112,6 +114,10 @@ def test_the_script_in_a_bundle_trains_it(tmp_path: Path) -> None:
     whole, resumed, before = (runtime.load(p).state_dict() for p in (tmp_path / "whole", tmp_path / "halves", bundle))
     assert all(torch.equal(a, b) for a, b in zip(whole.values(), resumed.values(), strict=True))
     assert not torch.equal(whole["0.weight"], before["0.weight"])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit, match="2"):
+        main([*data, "--epochs", "4"])
+    assert "without torchrun" in capsys.readouterr().err
 
 
 def test_the_library_does_not_import_onnx() -> None:
