@@ -127,7 +127,9 @@ class FFEBM(nn.Module):
         hidden["_number"] = enrol(self)
         hidden["_traceable"] = {}  # by mode, made when a compiler first asks
         hidden["_verified"] = {}  # by the block's key: blocks of that key that differ, each with its check
-        hidden["_compared"] = set()  # modes, and autocasts, in which the program has been held against the network itself
+        hidden["_compared"] = (
+            set()
+        )  # modes, and autocasts, in which the program has been held against the network itself
         hidden["_original"] = None  # the user's model, where it shares its tensors with this one
         hidden["_seen"] = {}  # by mode, how the model was last found unchanged
         self.training = compiled.network.training

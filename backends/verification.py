@@ -192,9 +192,7 @@ def _verify_in_all(model: FFEBM, example: Example, will_relax: bool) -> None:
         theirs = replace(theirs, registered={**theirs.registered, **_counts_of_held(model, ours)})
         found = list(differences(ours, theirs, {}))
         if found and not _is_rounding(model, sample, ours, theirs):
-            raise VerificationError(
-                [*_of_autocast(model), *_located(model, sample), *found[:SHOWN], *_left_off(found)]
-            )
+            raise VerificationError([*_of_autocast(model), *_located(model, sample), *found[:SHOWN], *_left_off(found)])
         if untransposed := [*heard.problems(model)]:
             raise VerificationError(untransposed)
         if not will_relax:

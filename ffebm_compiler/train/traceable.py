@@ -167,7 +167,9 @@ def _relaxed_in(
     graph: fx.Graph, block: EnergyBlock, values: Mapping[str, Any], where: tuple[Any, ...]
 ) -> dict[str, fx.Node]:
     inputs = tuple(values[n] for n in block.inputs)
-    states = graph.call_function(relaxed, (*where, inputs, block.weights, output_places(block), f"{FORMAT} {content(block)}"))
+    states = graph.call_function(
+        relaxed, (*where, inputs, block.weights, output_places(block), f"{FORMAT} {content(block)}")
+    )
     return {n: graph.call_function(operator.getitem, (states, i)) for i, n in enumerate(block.outputs)}
 
 
