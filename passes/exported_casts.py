@@ -61,7 +61,7 @@ def cast_kept(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str
     if isinstance(to, torch.dtype):
         return torch.ops.ffebm_trace.cast(x, to)  # type: ignore[no-any-return]
     if isinstance(to, Tensor) and to.device == x.device:
-        return torch.ops.ffebm_trace.cast_as(x, to)  # type: ignore[no-any-return]
+        return torch.ops.ffebm_trace.cast_as(x, to)
     return None
 
 

@@ -201,7 +201,7 @@ def _nudged(ctx: Any, errors: Sequence[Tensor]) -> tuple[Any, ...]:
         torch.ops.ffebm.nudge(arrived, tensors, ctx.sizes, settled, ctx.layout, ctx.place, wanted, ctx.precision)
     )
     gradients = [next(found) if needed else None for needed in wanted]
-    sizes = None if ctx.sizes else []  # to torch a list without entries is one of tensors
+    sizes: list[Tensor] | None = None if ctx.sizes else []  # to torch a list without entries is one of tensors
     return None, gradients, sizes, None, None, None, None
 
 
