@@ -254,16 +254,25 @@ _NONE_GIVEN: Mapping[Any, Any] = {inspect.Parameter.VAR_POSITIONAL: (), inspect.
 """What ``*args`` and ``**kwargs`` are where nobody has shown a call."""
 
 
-def form_by_signature(forward: Callable[..., Any], numbers: bool = True) -> CallForm:
+def takes_only_rest(forward: Callable[..., Any]) -> bool:
+    """Whether a forward has its arguments by ``*args`` alone, so that a call without any is none."""
+    kinds = [p.kind for p in inspect.signature(forward).parameters.values() if p.default is p.empty]
+    return inspect.Parameter.VAR_POSITIONAL in kinds and all(k in _NONE_GIVEN for k in kinds)
+
+
+def form_by_signature(forward: Callable[..., Any], numbers: bool = True, rest: int = 0) -> CallForm:
     """The form of a call that nobody has shown: whatever has no default is an input, a default that may choose a path stays.
 
     Args:
         forward: the model's.
         numbers: whether arguments that default to a number or a tensor are inputs too.
+        rest: how many arguments ``*args`` has.
     """
     maker = _Maker(forward)
     for name, parameter in maker.signature.parameters.items():
-        if parameter.kind in _NONE_GIVEN:
+        if rest and parameter.kind is parameter.VAR_POSITIONAL:
+            maker.add_each(name, rest)
+        elif parameter.kind in _NONE_GIVEN:
             maker.fix(name, _NONE_GIVEN[parameter.kind])
         elif parameter.default is parameter.empty or (numbers and _is_value(parameter.default)):
             maker.add(name)
@@ -325,19 +334,25 @@ class _Maker:
         self.parts[name] = Leaf(len(self.inputs))
         self.inputs.append(Input(name, name, kind))
 
+    def add_each(self, name: str, count: int) -> None:
+        """A tuple of so many inputs."""
+        self._place(name, take_apart(tuple(range(count)), lambda v: isinstance(v, int))[1], None)
+
     def take(self, name: str, value: Any) -> None:
         """A part whose leaves are the tensors in a value, each place an input of its own."""
         leaves, part = take_apart(value, lambda v: isinstance(v, Tensor), once=False, name=f"argument {name}")
+        assert self._place(name, part, Tensor) == len(leaves)
+
+    def _place(self, name: str, part: Part, kind: type | None) -> int:
         places = [*_places(part, name)]
-        first = len(self.inputs)
-        self.inputs += [Input(where, name, Tensor) for where in places]
-        self.parts[name] = _shifted(part, first)
-        assert len(places) == len(leaves)
+        self.parts[name] = _shifted(part, len(self.inputs))
+        self.inputs += [Input(where, name, kind) for where in places]
+        return len(places)
 
     def needed(self) -> set[str]:
-        """The parameters that are inputs, and those before one that is given by position alone."""
+        """The parameters that inputs are in, and those before one that is given by position alone."""
         parameters = self.signature.parameters
-        inputs = {n for n in parameters if isinstance(self.parts[n], Leaf)}
+        inputs = {i.parameter for i in self.inputs}
         alone = [i for i, (n, p) in enumerate(parameters.items()) if n in inputs and p.kind is p.POSITIONAL_ONLY]
         return inputs | set([*parameters][: max(alone, default=0)])
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from ..nests import Fixed, Part, take_apart
-from .calling import CallForm, ResultForm, form_by_signature, form_of_call
+from .calling import CallForm, ResultForm, form_by_signature, form_of_call, takes_only_rest
 from .contexts import noted_contexts, place_in
 from .draws import NoDraws
 from .given_containers import GivenContainers
@@ -170,19 +171,31 @@ def symbolic_trace(network: nn.Module, opaque: Sequence[str], example: Example |
     Raises:
         Exception: whatever the forward raises when it is called with proxies.
     """
-    as_values, as_constants = (_form(network, example, numbers) for numbers in (True, False))
-    try:
-        return _trace(network, opaque, as_values)
-    except Exception:
-        if len(as_values.inputs) == len(as_constants.inputs):
-            raise
-    return _trace(network, opaque, as_constants)  # a number may choose a path as well: the length of a loop
+    failure: Exception | None = None
+    for form in _forms(network, example):
+        try:
+            return _trace(network, opaque, form)
+        except Exception as error:
+            failure = error
+    assert failure is not None
+    raise failure
 
 
-def _form(network: nn.Module, example: Example | None, numbers: bool) -> CallForm:
-    if example is None:
-        return form_by_signature(network.forward, numbers)
-    return form_of_call(network.forward, *example, numbers)
+MOST = 4
+"""Arguments that ``*args`` is tried with where nobody has shown a call."""
+
+
+def _forms(network: nn.Module, example: Example | None) -> Iterator[CallForm]:
+    """The forms of a call to try: a number may choose a path as well, such as the length of a loop."""
+    forward, inputs = network.forward, -1
+    counts = range(1, MOST + 1) if example is None and takes_only_rest(forward) else (0,)
+    for rest, numbers in itertools.product(counts, (True, False)):
+        form = (
+            form_by_signature(forward, numbers, rest) if example is None else form_of_call(forward, *example, numbers)
+        )
+        if len(form.inputs) != inputs:
+            yield form
+        inputs = len(form.inputs)
 
 
 def _trace(network: nn.Module, opaque: Sequence[str], form: CallForm) -> Traced:

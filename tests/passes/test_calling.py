@@ -52,6 +52,17 @@ class Many(Layers):
         return self.body(total)
 
 
+class Unpacked(Layers):
+    def forward(self, *xs: Tensor) -> Tensor:
+        x, y = xs
+        return self.body(x * y)
+
+
+class Optional(Layers):
+    def forward(self, x: Tensor, *more: Tensor) -> Tensor:
+        return self.body(x + more[0] if more else x)
+
+
 class Mapped(Layers):
     def forward(self, batch: dict[str, Any]) -> Tensor:
         return self.body(sum(batch["parts"]) if "parts" in batch else batch["x"])
@@ -79,6 +90,9 @@ RIGHT: dict[str, tuple[Callable[[], nn.Module], Any, list[tuple[tuple[Any, ...],
     "number chooses": (Looped, None, [((X,), {}), ((X, 2), {})]),
     "number chosen": (Looped, (X, 3), [((X, 3), {}), ((X,), {"steps": 3})]),
     "stars": (Many, (X, X + 1), [((X, X), {}), ((X, 2 * X), {})]),
+    "stars that nobody has shown": (Many, None, [((X,), {})]),
+    "unpacked stars that nobody has shown": (Unpacked, None, [((X, X + 1), {})]),
+    "stars besides another": (Optional, None, [((X,), {})]),
     "stars and keywords": (Many, {"m": M, "n": M}, []),
     "dict": (Mapped, ({"x": X},), [(({"x": X + 1},), {}), ((), {"batch": {"x": X}})]),
     "list in a dict": (Mapped, ({"parts": [X, X]},), [(({"parts": [X, X + 1]},), {})]),
@@ -108,6 +122,8 @@ WRONG: dict[str, tuple[Callable[[], nn.Module], Any, tuple[Any, ...], dict[str, 
     "none for a tensor": (Masked, None, (None,), {}, "argument 'x': is None"),
     "other number": (Looped, None, (X, 3), {}, "argument 'steps': is 3, but 'steps' was 2"),
     "more arguments": (Many, (X, X), (X, X, X), {}, "argument 'xs': has 3 entries, and had 2"),
+    "more than nobody has shown": (Many, None, (X, X), {}, "argument 'xs': has 2 entries, and had 1"),
+    "more besides another": (Optional, None, (X, X), {}, "argument 'more': has 1 entries, and had 0"),
     "a keyword": (Many, (X, X), (X, X), {"m": M}, "argument 'more': has the parts ['m'], and had the parts none"),
     "a dict for a tensor": (Masked, (X,), ({"x": X},), {}, "argument 'x': is a dict, but 'x' was a tensor"),
     "a tensor for a dict": (Mapped, ({"x": X},), (X,), {}, "argument 'batch': is a tensor of shape (3, 4), but 'batch' was a dict"),
