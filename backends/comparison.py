@@ -10,10 +10,11 @@ from torch import Tensor
 
 from ..errors import Problem
 from ..nests import Branch, Fixed, Leaf, Part
+from ..passes.same_values import GONE
 from ..solve.iteration import peak
 from ..train.without_feedback import rounding_of
 from .copy_on_write import is_same_memory
-from .module_state import GONE, is_alike
+from .module_state import is_alike
 from .observation import Observation
 
 ROUNDINGS = 1e3

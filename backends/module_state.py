@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..passes import State
-
-GONE = object()
-"""Stands for an attribute that is there no more."""
-
+from ..passes import State, same_values
+from ..passes.same_values import GONE
 
 _SECOND_LIST = "_flat_weight"
 """An LSTM's other list of its weights, which torch keeps."""
@@ -41,26 +38,7 @@ def written(state: State) -> dict[str, Any]:
 
 def is_alike(a: Any, b: Any, tolerance: float = 0.0) -> bool:
     """Whether two values are the same to someone who reads them; tensors within ``tolerance`` of the largest entry."""
-    if a is b:
-        return True
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return _close(a, b, tolerance)
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, Mapping):
-        return a.keys() == b.keys() and all(is_alike(v, b[k], tolerance) for k, v in a.items())
-    if isinstance(a, (list, tuple, deque)):
-        return len(a) == len(b) and all(is_alike(v, w, tolerance) for v, w in zip(a, b, strict=True))
-    if isinstance(a, np.ndarray):
-        return bool(np.array_equal(a, b))
-    if is_dataclass(a):
-        return all(is_alike(getattr(a, f.name, GONE), getattr(b, f.name, GONE), tolerance) for f in fields(a))
-    if isinstance(a, float):
-        return bool(a == b or (a != a and b != b) or abs(a - b) <= tolerance * abs(b))
-    try:
-        return bool(a == b) or (hasattr(a, "__dict__") and is_alike(vars(a), vars(b), tolerance))
-    except Exception:  # whatever the comparison of a user's own type raises
-        return False
+    return same_values.is_alike(a, b, lambda t, u: _close(t, u, tolerance), tolerance)
 
 
 def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import warnings
 from collections.abc import Iterator
 
 TALKATIVE = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes", "torch.export", "torch._export")
@@ -26,7 +27,11 @@ def silent(*loggers: str, level: int = logging.CRITICAL) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_torch(prints: bool = False) -> Iterator[None]:
-    """Neither logs nor, with ``prints``, what torch prints: torch.export writes the graph of a failure to stderr."""
+    """Neither logs nor, with ``prints``, what torch prints: torch.export writes the graph of a failure to stderr.
+
+    Its warnings of attributes that a forward assigns are errors of ours, whatever the user makes of warnings.
+    """
     aside = contextlib.redirect_stderr(io.StringIO()) if prints else contextlib.nullcontext()
-    with silent(*TALKATIVE), aside:
+    with silent(*TALKATIVE), aside, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"The tensor attributes? ")
         yield

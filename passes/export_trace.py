@@ -29,7 +29,7 @@ from .stages import Signature, Traced
 from .state import State
 from .tensor_reads import TensorReads
 from .traced_names import has_path, rename_apart, untraceable, value_at
-from .whole_calls import nothing_written
+from .whole_calls import no_attribute_written, nothing_written
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,8 @@ def _flattened(network: nn.Module, form: CallForm) -> Iterator[list[Part]]:
     def flat(*tensors: Tensor) -> tuple[Any, ...]:
         args, kwargs = form.made(tensors)
         given = GivenContainers([*args, *kwargs.values()], type(network).__name__)
-        leaves, result = take_apart(forward(*args, **kwargs), _is_leaf, name="result")
+        with no_attribute_written(network):
+            leaves, result = take_apart(forward(*args, **kwargs), _is_leaf, name="result")
         results.append(result)
         given.check()
         return tuple(leaves)

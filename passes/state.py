@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .same_values import is_alike
+
 TRACERS_OWN = "_tensor_constant"
 """What the tracer hangs on the model begins so, and is no state of the model's."""
 
@@ -59,15 +61,21 @@ class Holder:
         if isinstance(self.value, dict) and _is_untouched(self.value, self.content):
             return set()
         now = kind_of(self.value).read(self.value)
-        if _alike(now, self.content):
+        if is_alike(now, self.content):
             return set()
         return {changed for owner in self.owners for changed in self._named(owner, now)}
+
+    def is_refilled(self) -> bool:
+        """Whether it holds other objects than it did, if equal ones: torch.export copies the lists that it puts back."""
+        return isinstance(self.value, dict) and not _is_untouched(self.value, self.content)
 
     def _named(self, owner: Owned, now: Any) -> Iterator[Owned]:
         if owner.name:
             keys = [owner.name]
         else:
-            keys = [str(k) for k in {**now, **self.content} if not _alike(now.get(k, self), self.content.get(k, self))]
+            keys = [
+                str(k) for k in {**now, **self.content} if not is_alike(now.get(k, self), self.content.get(k, self))
+            ]
         yield from (Owned(owner.path, key) for key in keys if not key.startswith(TRACERS_OWN))
 
     def restore(self, keep: Callable[[str], bool]) -> None:
@@ -103,7 +111,7 @@ class State:
         Args:
             keep_constants: whether what the tracer has hung on the model stays.
         """
-        changed = [h for h in self.holders.values() if h.changes()]
+        changed = [h for h in self.holders.values() if h.changes() or h.is_refilled()]
         for holder in changed:
             holder.restore(lambda name: keep_constants and name.startswith(TRACERS_OWN))
 
@@ -261,21 +269,3 @@ def kind_of(holder: Any) -> _Kind:
 def _is_untouched(now: dict[Any, Any], before: dict[Any, Any]) -> bool:
     """Whether a dict holds the very same objects, which most do."""
     return len(now) == len(before) and all(map(is_, now, before)) and all(map(is_, now.values(), before.values()))
-
-
-def _alike(a: Any, b: Any) -> bool:
-    """The same object, or the same plain values."""
-    if a is b:
-        return True
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(_alike, a, b))
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_alike(v, b[k]) for k, v in a.items())
-    if isinstance(a, np.ndarray):
-        return np.array_equal(a, b, equal_nan=a.dtype.kind in "fc")
-    return isinstance(a, _VALUES) and bool(a == b)
-
-
-_VALUES = (int, float, complex, str, bytes, bool, set, frozenset, torch.dtype, torch.device, _Numbers)

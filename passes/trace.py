@@ -77,5 +77,7 @@ def trace(
 
 def _both(symbolic: TraceError, exported: TraceError) -> TraceError:
     """Why neither tracer can do it; where the first one knows the module whose forward is to blame, so does this."""
-    problems = dict.fromkeys((*symbolic.problems, *exported.problems))
+    known = [*symbolic.problems]
+    new = [p for p in exported.problems if not any(k.where.startswith(p.where) and k.what == p.what for k in known)]
+    problems = [*known, *new]
     return LosesMeaning(problems, symbolic.path) if isinstance(symbolic, LosesMeaning) else TraceError(problems)

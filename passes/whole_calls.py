@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from torch import fx, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ..errors import Problem
 from .loses_meaning import LosesMeaning
@@ -30,9 +31,13 @@ from .writing_lines import Written, watched
 Tracer = Callable[[nn.Module, Sequence[str]], Traced]
 """``(network, paths of modules that are called as a whole) -> graph``."""
 
+_WRITTEN = "is written by the forward, at every call: a graph would write it once"
 _REMEDY = (
     "Write it in a submodule, which is then called as a whole, or give the state as an argument and return it; "
-    'digital=[""] calls the whole model as it is.'
+    'digital=[""] calls the whole model as it is, without a block.'
+)
+_OF_BUFFERS = (
+    "Write into the buffer in place, self.{name}.copy_(...), or give example_inputs= to trace by torch.export."
 )
 
 
@@ -76,13 +81,33 @@ def nothing_written(network: nn.Module) -> Iterator[None]:
     state = State(network)
     try:
         yield
-        changed = sorted({o for owned in state.changes().values() for o in owned}, key=str)
+        _refuse({o for owned in state.changes().values() for o in owned})
     finally:
         state.restore()
-    if changed:
-        of = f" of layer {changed[0].path}" if changed[0].path else ""
-        what = "is written by a forward, at every call: a graph would write it once"
-        raise LosesMeaning(Problem(f"{changed[0]}{of}", what, _REMEDY), changed[0].path or "")
+
+
+@contextlib.contextmanager
+def no_attribute_written(network: nn.Module) -> Iterator[None]:
+    """The same around a forward that torch.export runs, which puts attributes back by itself; registered tensors it keeps.
+
+    Raises:
+        LosesMeaning: an attribute has changed.
+    """
+    registered = {id(r) for m in network.modules() for r in (m._parameters, m._buffers)}
+    with _disable_current_modes():
+        state = State(network)
+    yield
+    with _disable_current_modes():
+        changes = {holder: owned for holder, owned in state.changes().items() if holder not in registered}
+    _refuse({o for owned in changes.values() for o in owned})
+
+
+def _refuse(changed: Collection[Owned]) -> None:
+    if not changed:
+        return
+    first = min(changed, key=str)
+    of = f" of layer {first.path}" if first.path else ""
+    raise LosesMeaning(Problem(f"{first}{of}", _WRITTEN, _REMEDY), first.path or "")
 
 
 def _attempt(trace: Tracer, network: nn.Module, opaque: Sequence[str]) -> Traced | _Loss:
@@ -102,10 +127,10 @@ def _attempt(trace: Tracer, network: nn.Module, opaque: Sequence[str]) -> Traced
         return traced
     state.restore()
     if changes and (written := _watched(trace, network, opaque, changes)) is not None:
-        return _loss(written, opaque)
+        return _loss(written, opaque, network)
     if failure is not None:
         raise failure
-    return _loss(Written(frozenset(next(iter(changes.values()))), "a line that runs at times", ()), opaque)
+    return _loss(Written(frozenset(next(iter(changes.values()))), "a line that runs at times", ()), opaque, network)
 
 
 def _forget_aliases(network: nn.Module, state: State) -> None:
@@ -134,14 +159,17 @@ def _watched(trace: Tracer, network: nn.Module, opaque: Sequence[str], holders: 
     return found[0] if found else None
 
 
-def _loss(written: Written, opaque: Sequence[str]) -> _Loss:
+def _loss(written: Written, opaque: Sequence[str], network: nn.Module) -> _Loss:
     path = caller_of(written.stack, written.owned, opaque)
     names = ", ".join(sorted({str(o) for o in written.owned}))
     inner = written.stack[0] if written.stack else ""
     of = f" of layer {inner}" if inner else ""
-    problem = Problem(
-        f"{names}{of}, at {written.place}",
-        "is written by the forward, at every call: a graph would write it once",
-        _REMEDY,
-    )
+    problem = Problem(f"{names}{of}, at {written.place}", _WRITTEN, _remedy(written.owned, network))
     return _Loss(LosesMeaning(problem, path), f"its forward writes {names} ({written.place})", written.owned)
+
+
+def _remedy(owned: Collection[Owned], network: nn.Module) -> str:
+    """What to do about it; a graph holds what is written into a buffer, not which tensor is one."""
+    first = min(owned, key=str)
+    is_buffer = first.path is not None and first.name in network.get_submodule(first.path)._buffers
+    return _OF_BUFFERS.format(name=first.name) if is_buffer else _REMEDY

@@ -157,6 +157,33 @@ def test_the_models_own_state_is_refused_by_name_and_nothing_stays(write: Callab
     assert not [n for n in vars(net) if n.startswith("_tensor_constant")]
 
 
+@pytest.mark.parametrize(
+    "write", [w for w in WRITES if w not in (_plain_tensor, _assigned, _numpy)], ids=lambda f: f.__name__
+)
+def test_an_exported_models_own_state_is_refused_too(write: Callable[[Any, Tensor], Tensor]) -> None:
+    """torch.export puts attributes back, so that they look unwritten afterwards."""
+    net = Stateful(write)
+    net.layer = nn.Linear(6, 6)
+    before = State(net)
+    with pytest.raises(fc.TraceError, match="is written by the forward") as raised:
+        fc.convert(net, block_size=1, copy=False, example_inputs=torch.randn(3, 6), verify=False)
+    assert 'digital=[""]' in str(raised.value)
+    assert len(raised.value.problems) == 1
+    assert not before.changes()
+
+
+def test_a_buffer_that_the_model_itself_assigns_says_how_to_write_it() -> None:
+    net = Stateful(_assigned)
+    net.layer = nn.Linear(6, 6)
+    with pytest.raises(fc.TraceError, match=r"attribute 'c'(.|\n)*in place, self\.c\.copy_(.|\n)*example_inputs="):
+        fc.convert(net, block_size=1)
+    own = copy.deepcopy(net)
+    model, x = fc.convert(net, block_size=1, example_inputs=torch.randn(3, 6)), torch.randn(3, 6)
+    for _ in range(2):
+        torch.testing.assert_close(model(x), own(x))
+        torch.testing.assert_close(model.c, own.c)
+
+
 class Writer(nn.Module):
     """Writes into a dict of its parent's."""
 
