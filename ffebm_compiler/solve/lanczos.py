@@ -13,6 +13,7 @@ not orthogonalised anew, which would take more time than the map does.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,7 +70,7 @@ def _matrix(diagonal: Sequence[float], beside: Sequence[float]) -> NDArray[np.fl
 def _leading(matrix: NDArray[np.float64], value: float) -> list[float]:
     """The eigenvector of a known eigenvalue, by inverse iteration: numpy's ``eigh`` keeps threads waiting for each other at this size."""
     shifted = matrix - (value + abs(value) * 1e-12) * np.eye(len(matrix))
-    found: NDArray[np.float64] = np.ones(len(matrix))
+    found: NDArray[Any] = np.ones(len(matrix))
     for _ in range(3 if value else 0):
         found = np.linalg.solve(shifted, found)
         found = found / np.linalg.norm(found)
