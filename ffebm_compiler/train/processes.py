@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..errors import Problem, SynchronisationError
-from ..solve.fingerprint import is_sharded
+from ..solve.fingerprint import fingerprint, fingerprints, is_sharded
 
 BUCKET = 2**25
 """Bytes that are sent at once, at most, but for a tensor that is larger alone."""
@@ -42,16 +42,19 @@ def synchronised(model: nn.Module) -> Iterator[None]:
     ...     loss = model.training_step(torch.randn(3, 8), torch.zeros(3, 4), torch.nn.functional.mse_loss)
 
     Raises:
-        SynchronisationError: processes have different models, or a gradient can't be averaged.
+        SynchronisationError: processes have different models, a gradient can't be averaged, or weights were moved before it was.
     """
-    with _mode(_REDUCED):
-        if processes() > 1 and model not in _ALIKE:
-            make_alike(model)
-            _ALIKE.add(model)
+    if processes() == 1:
         yield
-    if processes() > 1:
-        average_gradients(model)
-        share(model.buffers())
+        return
+    if model not in _ALIKE:
+        make_alike(model)
+        _ALIKE.add(model)
+    before = fingerprint(model.parameters())
+    with _mode(_REDUCED):
+        yield
+    average_gradients(model, fingerprint(model.parameters()) != before)
+    share(model.buffers())
 
 
 @contextmanager
@@ -144,19 +147,26 @@ def _differences(first: dict[str, str], other: dict[str, str], rank: int) -> Ite
             yield Problem(name, f"is {b} in process {rank} and {a} in process 0", "Make the same model in each.")
 
 
-def average_gradients(model: nn.Module) -> None:
+def average_gradients(model: nn.Module, has_moved: bool = False) -> None:
     """The mean of each gradient over all processes; one that no process has stays away.
 
+    Args:
+        has_moved: whether weights of this process are others than when its gradients were begun.
+
     Raises:
-        SynchronisationError: a gradient is sparse, in every process alike.
+        SynchronisationError: a gradient is sparse, or processes have moved weights apart, in every process alike.
     """
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     if not trained:
         return
-    kinds = torch.tensor([[p.grad is not None, _is_sparse(p.grad)] for p in trained.values()], dtype=torch.int32)
-    kinds = kinds.to(next(iter(trained.values())).device)
-    dist.all_reduce(kinds)
-    found = dict(zip(trained, kinds.tolist(), strict=True))
+    kinds = [[p.grad is not None, _is_sparse(p.grad)] for p in trained.values()]
+    everyones = torch.tensor([[has_moved, False], *kinds], dtype=torch.int32)
+    everyones = everyones.to(next(iter(trained.values())).device)
+    dist.all_reduce(everyones)
+    (have_moved, _), *kinds = everyones.tolist()
+    if have_moved:
+        _require_equal(trained)
+    found = dict(zip(trained, kinds, strict=True))
     if sparse := [n for n, (_, is_sparse) in found.items() if is_sparse]:
         remedy = "Make the layer with sparse=False, or reduce gradients yourself within fc.unsynchronised()."
         raise SynchronisationError(Problem(n, "has a sparse gradient, which is not averaged", remedy) for n in sparse)
@@ -168,6 +178,16 @@ def average_gradients(model: nn.Module) -> None:
         parts = flat.split([gradients[i].numel() for i in numbers])
         for i, part in zip(numbers, parts, strict=True):
             averaged[i].grad = part.view_as(gradients[i])
+
+
+def _require_equal(weights: dict[str, nn.Parameter]) -> None:
+    """Weights may move while gradients are computed, by a forward that bounds them, but alike in every process."""
+    everyones: list[Any] = [None] * processes()
+    dist.all_gather_object(everyones, fingerprints([p] for p in weights.values()))
+    apart = [n for n, *numbers in zip(weights, *everyones, strict=True) if len({*numbers}) > 1]
+    if apart:
+        remedy = "Call optimizer.step() behind `with fc.synchronised(model):`, where gradients have been averaged."
+        raise SynchronisationError(Problem(n, "was moved within it, by each process on its own", remedy) for n in apart)
 
 
 def _is_sparse(gradient: Tensor | None) -> bool:

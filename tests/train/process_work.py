@@ -96,7 +96,22 @@ def refusals(x: Tensor, y: Tensor, rank: int, world: int) -> dict[str, str]:
             model.training_step(x, y, F.cross_entropy)
             chip.training_step(x, y, F.cross_entropy)
 
+    def early() -> None:
+        early = made(0)
+        with fc.synchronised(early):
+            early.training_step(x, y, F.cross_entropy)
+            torch.optim.SGD(early.parameters(), 0.1, fused=True).step()
+
+    def bounded() -> None:
+        bounded = made(0)
+        with fc.synchronised(bounded):
+            for p in bounded.parameters():
+                p.data.clamp_(-0.1, 0.1)
+            bounded.training_step(x, y, F.cross_entropy)
+
     return {
+        "early": refusal(early),
+        "bounded": refusal(bounded),
         "step": refusal(lambda: model.training_step(x, y, F.cross_entropy)),
         "code": refusal(lambda: namespace["training_step"](model, x, y, F.cross_entropy)),
         "chip": refusal(lambda: chip.training_step(x, y, F.cross_entropy)),

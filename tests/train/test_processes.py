@@ -64,6 +64,10 @@ def test_what_cannot_be_synchronised_is_named(ranks: list[dict[str, Any]]) -> No
         assert "bias: is (3,) float32" in other
         assert "weight: has a sparse gradient" in sparse
         assert "sparse=False" in sparse
+        assert "first.weight: was moved within it, by each process on its own" in rank["refusals"]["early"]
+        assert "unread" not in rank["refusals"]["early"]
+        assert "optimizer.step() behind" in rank["refusals"]["early"]
+        assert rank["refusals"]["bounded"] == "none"
 
 
 def test_one_process_does_not_notice() -> None:
