@@ -22,6 +22,10 @@ Shapes = tuple[Any, ...]
 """What a sample follows from: by input its shape, or what is no real tensor as it is."""
 
 
+FEW = 2
+"""So many samples are not cut."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """One sample of a block.
@@ -119,7 +123,12 @@ def _cut_to_one(bound: BoundBlock, batch: int) -> BoundBlock:
 
 
 def sample_of(bound: BoundBlock, states: Mapping[str, Tensor]) -> tuple[BoundBlock, Mapping[str, Tensor]]:
-    """A block on one sample, and its states there; the whole where a state does not begin with its sample: transposed, say."""
+    """A block on one sample, and its states there; the whole where a state does not begin with its sample: transposed, say.
+
+    To cut two samples, and to see whether that was right, takes longer than to look at both.
+    """
+    if all(len(v) <= FEW for v in bound.inputs.values() if isinstance(v, Tensor) and v.dim() > 0):
+        return bound, states
     cut = one_sample(bound)
     if cut is bound:
         return bound, states

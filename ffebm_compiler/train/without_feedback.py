@@ -25,6 +25,10 @@ UNDERFLOW = 1e6
 """Products smaller than so many of a type's smallest numbers have lost digits."""
 
 
+DRAWN = 65_537
+"""Random numbers at a time: a prime, so that rows and columns repeat nothing."""
+
+
 class WithoutFeedback(BoundBlock):
     """A block whose reverse gains are all zero, whatever its layer weights."""
 
@@ -77,8 +81,8 @@ def backpropagated(linear: Linearised, errors: Mapping[str, Tensor], heard: Hear
         if state.name not in arrived:
             continue
         cotangent = linear.tangents[state.name](arrived[state.name])
-        pulled = linear.pull(state, cotangent)
-        _add(total, linear.gradient(state, cotangent))
+        pulled, gradients = linear.back(state, cotangent)
+        _add(total, gradients)
         _add(arrived, pulled)
         if pulled:
             eps = max(rounding_of(v) for v in (cotangent, *pulled.values()))
@@ -98,7 +102,7 @@ def _apart(linear: Linearised, state: State, cotangent: Tensor, pulled: Mapping[
     ahead, _ = linear.push(state, d)
     if ahead is None:
         return 0.0
-    size = ahead.double().norm() * cotangent.double().norm()
+    size = _length(ahead) * _length(cotangent)
     back = torch.stack([_inner(d[n], p) for n, p in pulled.items()]).sum()
     relative = (_inner(ahead, cotangent) - back).abs() / size
     return float(torch.where(size > UNDERFLOW * torch.finfo(ahead.dtype).tiny, relative, 0.0))
@@ -121,12 +125,20 @@ def _add(total: dict[str, Tensor], found: Mapping[str, Tensor]) -> None:
 
 
 def _random(like: Tensor, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(like.shape, generator=generator).to(like)
+    """Random entries, which repeat after very many: to draw them anew takes longer than a layer does."""
+    drawn = torch.randn(min(like.numel(), DRAWN), generator=torch.Generator().manual_seed(seed))
+    times = -(-like.numel() // max(len(drawn), 1))
+    return drawn.repeat(times)[: like.numel()].view(like.shape).to(like)
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
-    return (a.double() * b.double()).sum()
+    wide = torch.promote_types(a.dtype, torch.float32)
+    return torch.dot(a.flatten().to(wide), b.flatten().to(wide))
+
+
+def _length(a: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(a, dtype=torch.promote_types(a.dtype, torch.float32))
+    return length
 
 
 class _Feedforward(torch.autograd.Function):
