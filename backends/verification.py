@@ -228,7 +228,7 @@ def _counts_of_held(model: FFEBM, ours: Observation) -> Mapping[str, Tensor]:
 def _observed_model(model: FFEBM, example: Example) -> tuple[Example, Observation]:
     """What the user's model does, on two samples; on the whole input where it does not take two."""
     cut = first_samples(example)
-    for sample in (cut, example) if cut is not example else (example,):
+    for sample in (cut, example) if cut is not example and _is_bound(model, cut) else (example,):
         try:
             with as_written(model):
                 return sample, observed(model.network, lambda a, k: model.network(*a, **k), *sample)
@@ -237,6 +237,15 @@ def _observed_model(model: FFEBM, example: Example) -> tuple[Example, Observatio
         except Exception as failure:  # whatever the user's own code raises
             refusal = _RefusedError(failure)
     raise refusal
+
+
+def _is_bound(model: FFEBM, sample: Example) -> bool:
+    """Whether the program holds for a call of these sizes."""
+    try:
+        model.mode.signature.bind(*sample)
+    except InputError:
+        return False
+    return True
 
 
 def _observed_program(model: FFEBM, sample: Example, heard: _Heard) -> Observation:

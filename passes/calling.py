@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import InputError, Problem
 from ..nests import PLAIN, Branch, Fixed, Leaf, Part, opened, outline, put_together, take_apart
+from .size_choices import SizeChoice
 
 
 def itself(output: Any) -> Any:
@@ -54,14 +55,14 @@ class Input:
         parameter: the forward's parameter that it is in.
         kind: what it was when the model was traced: ``Tensor``, a number's type, ``object`` for anything, or None where no example said.
         dtype: of a tensor whose type the trace depends on.
-        sizes: of a tensor whose sizes the trace depends on: numbers, and names of those that may change together.
+        sizes: of a tensor whose sizes the trace depends on: numbers, and symbols of those that may change, together where they are alike.
     """
 
     where: str
     parameter: str
     kind: type | None = None
     dtype: torch.dtype | None = None
-    sizes: tuple[int | str | None, ...] | None = None
+    sizes: tuple[int | str, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -79,6 +80,7 @@ class CallForm:
         parts: what became of each parameter: its leaves are the inputs.
         inputs: in the order of the program's.
         positional, named: the parameters that were given, by position and by name; a forward may ask which are.
+        choices: what the forward asked of sizes.
     """
 
     signature: inspect.Signature
@@ -86,6 +88,7 @@ class CallForm:
     inputs: tuple[Input, ...]
     positional: tuple[str, ...]
     named: tuple[str, ...]
+    choices: tuple[SizeChoice, ...] = ()
 
     def __call__(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
         """The values of the inputs.
@@ -100,7 +103,7 @@ class CallForm:
         problems = [
             p for name, part in self.parts.items() for p in self._match(part, bound.arguments[name], name, found)
         ]
-        problems += self._unequal_sizes(found) if not problems else []
+        problems += self._other_sizes(found) if not problems else []
         if problems:
             raise InputError(problems)
         return tuple(found[i] for i in range(len(self.inputs)))
@@ -159,20 +162,32 @@ class CallForm:
             for inner, inside, step in zip(part.parts, given.parts, part.steps, strict=True):
                 yield from self._match(inner, inside, where + step, found)
 
-    def _unequal_sizes(self, found: Mapping[int, Any]) -> list[Problem]:
-        """Sizes that were one when the model was traced, and differ."""
-        known: dict[str, tuple[int, str]] = {}
+    def _other_sizes(self, found: Mapping[int, Any]) -> list[Problem]:
+        """Sizes that were one when the model was traced, and differ, or of which the forward asks what would be answered otherwise."""
+        sizes: dict[str, int] = {}
+        names: dict[str, str] = {}
         problems = []
+        for i, dim, symbol in self._symbols():
+            where, given = self.inputs[i].where, found[i].shape[dim]
+            first = sizes.setdefault(symbol, given)
+            other = names.setdefault(symbol, f"{where}.shape[{dim}]")
+            if first != given:
+                what = f"has size {given} in dimension {dim}, and {other} is {first}: they were one when the model was traced"
+                problems.append(Problem(_argument(where), what, AGAIN.format(what="has these sizes")))
+        return problems or [
+            Problem(
+                f"call with {', '.join(f'{names[s]} = {size}' for s, size in sizes.items() if s in choice.symbols)}",
+                f"is another case of {choice.in_words(names)} ({choice.place}), which was {choice.answer} when the model was traced",
+                AGAIN.format(what="has this size"),
+            )
+            for choice in self.choices
+            if not choice.holds(sizes)
+        ]
+
+    def _symbols(self) -> Iterator[tuple[int, int, str]]:
+        """(input, dimension, symbol) of each size that may change."""
         for i, entry in enumerate(self.inputs):
-            for dim, size in enumerate(entry.sizes or ()):
-                if not isinstance(size, str):
-                    continue
-                given = found[i].shape[dim]
-                first, where = known.setdefault(size, (given, f"dimension {dim} of {entry.where}"))
-                if first != given:
-                    what = f"has size {given} in dimension {dim}, and {where} is {first}: they were one when the model was traced"
-                    problems.append(Problem(_argument(entry.where), what, AGAIN.format(what="has these sizes")))
-        return problems
+            yield from ((i, dim, size) for dim, size in enumerate(entry.sizes or ()) if isinstance(size, str))
 
 
 # --- what is wrong with an argument --------------------------------------------------------------------------
@@ -390,4 +405,4 @@ def _shifted(part: Part, by: int) -> Part:
 
 def outline_of(form: CallForm) -> tuple[object, ...]:
     """What two forms have in common if the same calls fit them: to be compared with ``==``."""
-    return (form.inputs, *((name, outline(part)) for name, part in form.parts.items()))
+    return (form.inputs, form.choices, *((name, outline(part)) for name, part in form.parts.items()))

@@ -6,16 +6,16 @@ import inspect
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from ..errors import TraceError
+from ..errors import InputError, TraceError
 from ..nests import Part, take_apart
 from ..quiet import quiet_torch
-from .calling import CallForm, Input, ResultForm, form_of_call
+from .calling import CallForm, ResultForm, form_of_call
 from .contexts import noted_contexts
 from .export_regions import open_regions
 from .exported_casts import write_casts
@@ -25,6 +25,7 @@ from .history import check_regions
 from .loses_meaning import LosesMeaning
 from .own_functions import functions_met
 from .questions import Asked, answered
+from .size_choices import Shape, SizeChoice, choices_noted
 from .stages import Signature, Traced
 from .state import State
 from .tensor_reads import TensorReads
@@ -42,18 +43,18 @@ def export_trace(
     tensors = form(args, kwargs)
     try:
         with nothing_written(network):
-            exported, result, met = _exported(network, form, tensors, whole)
+            found = _exported(network, form, tensors, whole)
     except (
         LosesMeaning
     ) as loss:  # a first call alone may write: transformers note in their configuration which loss they take
         with _after_a_call(network, form, tensors, loss), nothing_written(network):
-            exported, result, met = _exported(network, form, tensors, whole)
-    if met:
+            found = _exported(network, form, tensors, whole)
+    if found.met:
         logger.warning(
             "torch.export traced through %s: gradients are those of the forward, whatever backward is defined. Keep the layer that calls it whole by digital=[...]",
-            ", ".join(sorted(met)),
+            ", ".join(sorted(found.met)),
         )
-    module = _module_of(exported)
+    module = _module_of(found.program)
     open_regions(module)
     graph = module.graph
     write_casts(graph)
@@ -72,7 +73,32 @@ def export_trace(
     rename_apart(graph, network)
     placeholders = [n for n in graph.nodes if n.op == "placeholder"]
     names = tuple(n.name for n in placeholders)
-    return Traced(network, graph, Signature(names, _as_exported(form, placeholders), result), "torch.export")
+    return Traced(network, graph, Signature(names, found.form, found.result), "torch.export")
+
+
+@dataclass(frozen=True)
+class _Exported:
+    """The exported program of a forward that takes tensors and returns a tuple of them.
+
+    Attributes:
+        program: torch's.
+        form: of the calls that it holds for.
+        result: the form of its result.
+        met: the functions of the user's that it was traced through.
+    """
+
+    program: Any
+    form: CallForm
+    result: ResultForm
+    met: set[str]
+
+    def takes(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether the call that was given is one that it holds for."""
+        try:
+            self.form(*self.form.made(tensors))
+        except InputError:
+            return False
+        return True
 
 
 @contextmanager
@@ -95,28 +121,40 @@ def _after_a_call(network: nn.Module, form: CallForm, tensors: Sequence[Tensor],
         raise
 
 
-def _exported(
-    network: nn.Module, form: CallForm, tensors: Sequence[Tensor], whole: Sequence[str]
-) -> tuple[Any, ResultForm, set[str]]:
-    """The exported program of a forward that takes tensors and returns a tuple of them, the form of its result, and the functions met."""
+def _exported(network: nn.Module, form: CallForm, tensors: Sequence[Tensor], whole: Sequence[str]) -> _Exported:
+    """The first attempt that succeeds and takes the call that was given, or that succeeds."""
     failure: Exception | None = None
+    first: _Exported | None = None
     for values, dynamic in _attempts(tensors):
         try:
-            with (
-                quiet_torch(prints=True),
-                functions_met() as met,
-                _told(network),
-                layers_whole(network, whole),
-                _flattened(network, form) as results,
-            ):
-                exported = torch.export.export(network, tuple(values), dynamic_shapes=dynamic, strict=False)
-            return exported, ResultForm(results[-1]), met
+            found = _attempt(network, form, values, dynamic, whole)
         except LosesMeaning:
             raise
         except Exception as error:
             failure = failure or error
+            continue
+        if found.takes(tensors):
+            return found
+        first = first or found
+    if first is not None:
+        return first
     assert failure is not None
     raise TraceError(untraceable(network, failure, "torch.export")) from failure
+
+
+def _attempt(
+    network: nn.Module, form: CallForm, values: Sequence[Tensor], dynamic: Any, whole: Sequence[str]
+) -> _Exported:
+    with (
+        quiet_torch(prints=True),
+        functions_met() as met,
+        _told(network),
+        layers_whole(network, whole),
+        _flattened(network, form) as results,
+        choices_noted() as choices,
+    ):
+        program = torch.export.export(network, tuple(values), dynamic_shapes=dynamic, strict=False)
+    return _Exported(program, _as_exported(form, program, choices), ResultForm(results[-1]), met)
 
 
 def _attempts(tensors: Sequence[Tensor]) -> Iterator[tuple[Sequence[Tensor], Any]]:
@@ -162,18 +200,18 @@ def _flattened(network: nn.Module, form: CallForm) -> Iterator[list[Part]]:
             vars(network)["forward"] = own
 
 
-def _as_exported(form: CallForm, placeholders: Sequence[fx.Node]) -> CallForm:
-    """The form with the types and sizes that the exported graph holds for."""
-    return replace(
-        form, inputs=tuple(_held_to(i, n.meta.get("val")) for i, n in zip(form.inputs, placeholders, strict=True))
+def _as_exported(form: CallForm, program: Any, choices: Sequence[SizeChoice]) -> CallForm:
+    """The form with the types and sizes that the exported program holds for."""
+    given = {n.name: n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder"}
+    values = [given[name] for name in program.graph_signature.user_inputs]
+    shapes = [Shape.of(i.name, v) if isinstance(v, Tensor) else None for i, v in zip(form.inputs, values, strict=True)]
+    inputs = tuple(
+        i if s is None else replace(i, dtype=v.dtype, sizes=s.sizes)
+        for i, v, s in zip(form.inputs, values, shapes, strict=True)
     )
-
-
-def _held_to(entry: Input, example: Any) -> Input:
-    if not isinstance(example, Tensor):
-        return entry
-    sizes = tuple(s if isinstance(s, int) else str(s) if str(s).isidentifier() else None for s in example.shape)
-    return replace(entry, dtype=example.dtype, sizes=sizes)
+    known = {size for i in inputs for size in i.sizes or () if isinstance(size, str)}
+    asked = (*choices, *(c for s in shapes if s is not None for c in s.relations))
+    return replace(form, inputs=inputs, choices=tuple(c for c in asked if c.is_of(known)))
 
 
 @contextmanager

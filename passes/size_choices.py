@@ -1,0 +1,126 @@
+"""What a forward asks of sizes while torch.export runs it: the program holds for calls of which the answers are the same.
+
+    if x.shape[0] > 4: ...        SizeChoice("x.shape[0] > 4", False, "net.py:12")
+
+A size that may change is a symbol then, and a comparison of it an expression; Python takes one way, and the graph knows of no other.
+What PyTorch asks below the user's code and its own layers says nothing of the program, whose operations ask again when they run.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor
+from torch.utils._sympy.printers import PythonPrinter
+
+from .patching import replaced, this_thread
+from .users_code import is_users, place_of
+
+_WORDS = {"math": math, "min": min, "max": max, "abs": abs}
+"""What a question may be written with."""
+
+_LAYERS = "torch.nn."
+"""Where PyTorch's own layers and functions are written in Python, as a user's would be."""
+
+
+@dataclass(frozen=True)
+class SizeChoice:
+    """One answer.
+
+    Attributes:
+        question: in Python, of symbols of sizes.
+        symbols: those that it is of.
+        answer: whether it was so.
+        place: where it is asked.
+    """
+
+    question: str
+    symbols: frozenset[str]
+    answer: bool
+    place: str
+
+    def is_of(self, symbols: Collection[str]) -> bool:
+        """Whether it can be asked of these symbols."""
+        return self.symbols.issubset(symbols)
+
+    def holds(self, sizes: Mapping[str, int]) -> bool:
+        """Whether the answer is the same for these sizes."""
+        return bool(eval(self.question, {"__builtins__": _WORDS}, dict(sizes))) == self.answer
+
+    def in_words(self, names: Mapping[str, str]) -> str:
+        """The question, with the sizes as the user writes them."""
+        text = self.question
+        for symbol in self.symbols:
+            text = re.sub(rf"\b{symbol}\b", names[symbol], text)
+        return text
+
+
+@contextmanager
+def choices_noted() -> Iterator[list[SizeChoice]]:
+    """While a model is exported."""
+    found: dict[SizeChoice, None] = {}
+    result: list[SizeChoice] = []
+    mine = this_thread()
+
+    def noting(kind: type[Any]) -> Any:
+        plain = kind.__bool__
+
+        def __bool__(self: Any) -> bool:  # noqa: N807 -- it takes its place
+            answer: bool = plain(self)
+            frame = sys._getframe(1)
+            symbols = frozenset(str(s) for s in getattr(self.node.expr, "free_symbols", ()))
+            if symbols and mine() and _asks_for_the_model(frame):
+                found[SizeChoice(PythonPrinter().doprint(self.node.expr), symbols, answer, place_of(frame))] = None
+            return answer
+
+        return __bool__
+
+    with (
+        replaced(torch.SymBool, "__bool__", noting(torch.SymBool)),
+        replaced(torch.SymInt, "__bool__", noting(torch.SymInt)),
+    ):
+        yield result
+    result.extend(found)
+
+
+def _asks_for_the_model(frame: FrameType) -> bool:
+    return is_users(frame) or frame.f_globals.get("__name__", "").startswith(_LAYERS)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of an input that an exported program holds for.
+
+    Attributes:
+        sizes: numbers, and symbols of those that may change.
+        relations: of those that follow from others.
+    """
+
+    sizes: tuple[int | str, ...]
+    relations: tuple[SizeChoice, ...]
+
+    @staticmethod
+    def of(name: str, example: Tensor) -> Shape:
+        """``name`` is the input's."""
+        sizes: list[int | str] = []
+        relations = []
+        for dim, size in enumerate(example.shape):
+            expression = size.node.expr if isinstance(size, torch.SymInt) else sympy.Integer(size)
+            if expression.is_number:  # which PyTorch may have found out after the symbol was made: len(x) is a number
+                sizes.append(int(expression))
+                continue
+            text = PythonPrinter().doprint(expression)
+            sizes.append(text if expression.is_Symbol else f"size_{name}_{dim}")
+            if not expression.is_Symbol:
+                symbols = frozenset((str(sizes[-1]), *map(str, expression.free_symbols)))
+                relations.append(SizeChoice(f"{sizes[-1]} == {text}", symbols, True, "torch.export"))
+        return Shape(tuple(sizes), tuple(relations))
