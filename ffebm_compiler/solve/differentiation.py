@@ -135,10 +135,6 @@ class Linearised(Products, Protocol):
         """The gradient of ``<c, f_m>`` of one state's drive, its sources held, in those of the wanted that it reads."""
         ...
 
-    def back(self, state: State, cotangent: Tensor) -> tuple[States, Gradients]:
-        """:meth:`pull` and :meth:`gradient` of one cotangent, which cost less together."""
-        ...
-
 
 class Differentiation(Protocol):
     """A way to differentiate the interaction of any block."""

@@ -136,14 +136,6 @@ class ExplicitLinearisation:
             found = self._gradient(state, wanted, cotangent)
         return {name_of(key): g for key, g in found.items()}
 
-    def back(self, state: State, cotangent: Tensor) -> tuple[States, Gradients]:
-        sources, wanted = state.drive.sources, weight_keys(state.drive, self.wanted)
-        with torch.no_grad():
-            point = self._point(state)
-            found = point.back(point.plan.back((*sources, *wanted)), {point.plan.coupling.output: cotangent})
-            pulled = into({n: self.states[n] for n in sources}, {n: found[n] for n in sources if n in found})
-        return pulled, {name_of(k): found[k] for k in wanted if k in found}
-
     def _directional(
         self, state: State, difference: Mapping[str, Tensor], mean: Mapping[str, Tensor]
     ) -> list[Cotangents]:

@@ -109,9 +109,6 @@ class Linearisation:
         found = torch.autograd.grad(f, leaves, cotangent, retain_graph=True, allow_unused=True)
         return {n: g for n, g in zip(self.leaves, found, strict=True) if g is not None}
 
-    def back(self, state: State, cotangent: Tensor) -> tuple[States, Gradients]:
-        return self.pull(state, cotangent), self.gradient(state, cotangent)
-
     def _directional(self, state: State, difference: Mapping[str, Tensor], mean: Mapping[str, Tensor]) -> Tensor:
         """``<D_m, f_m(s* + h)> + <s_m* + h_m, J_m D>`` of one state, as a function of weights and inputs."""
         drive = self.drives[state.name]

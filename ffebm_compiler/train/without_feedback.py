@@ -29,6 +29,10 @@ DRAWN = 65_537
 """Random numbers at a time: a prime, so that rows and columns repeat nothing."""
 
 
+SEEDS = 7_919
+"""From here on: a user's own random numbers, which a coupling may be made of, begin at small seeds."""
+
+
 class WithoutFeedback(BoundBlock):
     """A block whose reverse gains are all zero, whatever its layer weights."""
 
@@ -81,8 +85,8 @@ def backpropagated(linear: Linearised, errors: Mapping[str, Tensor], heard: Hear
         if state.name not in arrived:
             continue
         cotangent = linear.tangents[state.name](arrived[state.name])
-        pulled, gradients = linear.back(state, cotangent)
-        _add(total, gradients)
+        pulled = linear.pull(state, cotangent)
+        _add(total, linear.gradient(state, cotangent))
         _add(arrived, pulled)
         if pulled:
             eps = max(rounding_of(v) for v in (cotangent, *pulled.values()))
@@ -126,14 +130,13 @@ def _add(total: dict[str, Tensor], found: Mapping[str, Tensor]) -> None:
 
 def _random(like: Tensor, seed: int) -> Tensor:
     """Random entries, which repeat after very many: to draw them anew takes longer than a layer does."""
-    drawn = torch.randn(min(like.numel(), DRAWN), generator=torch.Generator().manual_seed(seed))
+    drawn = torch.randn(min(like.numel(), DRAWN), generator=torch.Generator().manual_seed(SEEDS + seed))
     times = -(-like.numel() // max(len(drawn), 1))
     return drawn.repeat(times)[: like.numel()].view(like.shape).to(like)
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
-    wide = torch.promote_types(a.dtype, torch.float32)
-    return torch.dot(a.flatten().to(wide), b.flatten().to(wide))
+    return torch.dot(a.flatten().double(), b.flatten().double())
 
 
 def _length(a: Tensor) -> Tensor:

@@ -1,0 +1,85 @@
+"""Norms of what is the same everywhere in an image: measured on a smaller one, right to within a percent, and the same for large images of all sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ffebm_compiler as fc
+from ffebm_compiler.solve import smaller_image
+from ffebm_compiler.solve.norm_sample import Sample
+
+
+def chain(*between: nn.Module, kernel: int = 3, stride: int = 1, groups: int = 1, width: int = 8) -> nn.Sequential:
+    torch.manual_seed(0)
+    padding = kernel // 2
+    second = nn.Conv2d(width, width, kernel, stride=stride, padding=padding, groups=groups)
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), *between, second, nn.Tanh(), nn.Conv2d(width, 4, 1)
+    )
+
+
+class Skip(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = (nn.Conv2d(i, 8, 3, padding=1) for i in (3, 8))
+        self.up = nn.ConvTranspose2d(8, 8, 2, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.a(x))
+        return torch.relu(self.up(torch.relu(self.b(h) + h)))
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "plain": chain,
+    "strided": lambda: chain(stride=2),
+    "wide kernel": lambda: chain(kernel=7),
+    "depthwise": lambda: chain(groups=8),
+    "pooled": lambda: chain(nn.AvgPool2d(2)),
+    "normed": lambda: chain(nn.BatchNorm2d(8)),
+    "padded": lambda: chain(nn.ZeroPad2d((0, 1, 0, 1))),
+    "skip and transposed": Skip,
+}
+
+
+def norms(net: nn.Module, shape: tuple[int, ...]) -> tuple[list[float], list[tuple[int, ...]]]:
+    """Of all couplings, and the shapes that they were measured on."""
+    model = fc.convert(net, 3, norm="held", verify=False).eval()
+    model.ensure_gains(torch.zeros(1, *shape))
+    found = [model.gains(b) for b in model.program.energy_blocks]
+    shapes = [tuple(v.shape[2:]) for gains in found for v in gains.directions.values()]
+    return [n for gains in found for n in gains.norms.values()], shapes
+
+
+@pytest.mark.filterwarnings("ignore::ffebm_compiler.ConversionWarning")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_norms_are_those_of_the_whole_image(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, shape = NETWORKS[name](), (3, 192, 160)
+    found, small = norms(net, shape)
+    with monkeypatch.context() as patch:
+        patch.setattr(smaller_image, "WORTH", 0.0)
+        expected, large = norms(net, shape)
+    assert any(s < l for s, l in zip(small, large, strict=True))
+    assert found == pytest.approx(expected, rel=0.015)
+
+
+def test_images_of_all_sizes_share_them() -> None:
+    net = chain()
+    assert norms(net, (3, 100, 120)) == norms(net, (3, 90, 90))
+
+
+@pytest.mark.parametrize(
+    "last", [nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8)), nn.Upsample((96, 96))]
+)
+def test_what_depends_on_the_size_is_measured_on_it(last: nn.Module) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), last, nn.ReLU())
+    model, x = fc.convert(net, 3, verify=False).eval(), torch.zeros(1, 3, 96, 96)
+    (block,) = model.program.energy_blocks
+    assert Sample.of(model.bound(block, dict(zip(model.program.inputs, [x], strict=True)))).point["_1"].shape[2:] == (
+        96,
+        96,
+    )
