@@ -20,6 +20,7 @@ from ..estimate import FreePhase
 from ..ir import EnergyBlock
 from ..solve.norm_sample import one_sample
 from ..train import BlockCall, free_phase, run_digital
+from .verification import untouched
 
 if TYPE_CHECKING:
     from .analog_emu import AnalogFFEBM
@@ -58,7 +59,7 @@ def look_at(
 ) -> list[T]:
     """What ``look`` sees of each block in turn, in one pass without noise."""
     found: list[T] = []
-    with torch.no_grad(), noiseless(model.chip):
+    with torch.no_grad(), noiseless(model.chip), untouched(model.network):
         values = model.bind_inputs(args, kwargs)
         for step in model.program:
             if not isinstance(step, EnergyBlock):

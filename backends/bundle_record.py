@@ -21,7 +21,7 @@ from ..train import attribute, run_block, run_digital
 from ..train.steps import leaves_of, tensors_of
 from .stateful import stateful_layers
 from .torch_ep import FFEBM
-from .verification import kept_buffers
+from .verification import untouched
 
 SEED = 0
 """Of the random numbers of a run in training mode (dropout), and of recorded errors."""
@@ -46,7 +46,7 @@ class Run:
 
 def recorded(model: FFEBM, training: bool, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Run:
     """One pass of a model in one mode; gains that are missing are measured in it."""
-    with in_mode(model, training), kept_buffers(model.network), own_random_numbers(), torch.no_grad():
+    with in_mode(model, training), untouched(model.network), own_random_numbers(), torch.no_grad():
         values = model.bind_inputs(args, kwargs)
         phases: list[FreePhase] = []
         state = State(model.network)
@@ -123,7 +123,7 @@ def run_part(
         parameters: weights whose gradients are wanted, besides the inputs'.
     """
     leaves = torch.utils._pytree.tree_map_only(Tensor, _leaf, dict(inputs))
-    with kept_buffers(network), own_random_numbers(), torch.enable_grad(), parametrize.cached():
+    with untouched(network), own_random_numbers(), torch.enable_grad(), parametrize.cached():
         weights = {p: attribute(network, p) for p in parameters}
         outputs = numbers_of(function(leaves))
         statistics = {b: attribute(network, b).clone() for b in buffers}

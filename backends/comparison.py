@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ..errors import Problem
 from ..nests import Branch, Fixed, Leaf, Part
+from ..passes.copy_on_write import is_same_memory
 from ..passes.same_values import GONE
 from ..solve.iteration import peak
 from ..train.without_feedback import rounding_of
-from .copy_on_write import is_same_memory
 from .module_state import is_alike
 from .observation import Observation
 
@@ -192,6 +192,8 @@ def _allowed(like: Tensor) -> float:
 
 
 def _registered(ours: Observation, theirs: Observation, everywhere: float) -> Iterator[Problem]:
+    for name in ours.registered.keys() - theirs.registered.keys():
+        yield Problem(f"tensor {name}", "is there afterwards, and is gone after a call of the model", _REMEDY)
     for name, other in theirs.registered.items():
         mine = ours.registered.get(name)
         if mine is None:

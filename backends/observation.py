@@ -19,8 +19,8 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map_only
 
 from ..nests import Part, is_tensor, map_nest
+from ..passes.copy_on_write import can_be_shared, copied_on_write, sharable
 from ..solve.iteration import peak
-from .copy_on_write import can_be_shared, copied_on_write
 from .module_state import RandomStates, only_looking, written
 from .values import flattened, form_of
 
@@ -141,8 +141,7 @@ def observed(
         state, (args, kwargs) = _converted(state, dtype), _converted((args, kwargs), dtype)
     if shake:
         state, (args, kwargs) = _shaken(state), _shaken((args, kwargs))
-    apart = shake or dtype is not None
-    parameters = {} if apart else {n: p for n, p in network.named_parameters() if can_be_shared(p)}
+    parameters = {} if shake or dtype is not None else sharable(network)  # those have memory of their own
     with only_looking(network) as before, without_own_hooks(network), copied_on_write(parameters) as overwritten:
         tensors_given = {f"network.{k}": v for k, v in state.items()}
         passed = tree_map_only(
@@ -152,8 +151,9 @@ def observed(
         changed, randoms = written(before), RandomStates.now()
         tensors = flattened(result)
         gradients, failure = _gradients(tensors, {**state, **_inputs(args, kwargs)})
-        left = {k: tensors_given[f"network.{k}"].detach() for k in state}
-        left.update({k: left[k].clone() for k in overwritten})
+        now = {k: tensors_given[f"network.{k}"] for k in state}
+        left = {k: v.detach() for k, v in now.items() if v is not None}  # a forward may assign None
+        left.update({k: left[k].clone() for k in overwritten if k in left})
     return Observation(
         form_of(result),
         {k: _dense(v.detach()) for k, v in tensors.items()},

@@ -34,6 +34,7 @@ from ..hardware import Hardware
 from ..ir import EnergyBlock, Program, Ref, Weight
 from ..passes import Verification, verify
 from ..passes.contexts import callers_autocast
+from ..passes.copy_on_write import copied_on_write, sharable
 from ..passes.tokens import MISSING, look
 from ..solve import (
     EXPLICIT,
@@ -518,10 +519,10 @@ class FFEBM(nn.Module):
         loop_gain = self.execution.loop_gain
         if all(self.gain_store.find(b, loop_gain) is not None for b in self.program.energy_blocks):
             return
-        shared = {id(p): p for p in self.network.parameters()}  # a forward pass moves buffers only
-        probe = copy.deepcopy(self, shared)
+        shared = sharable(self.network)
+        probe = copy.deepcopy(self, {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in shared.values()})
         args, kwargs = tree_map_only(Tensor, Tensor.clone, (args, kwargs))  # a forward may write into its arguments
-        with torch.random.fork_rng(), torch.no_grad():
+        with torch.random.fork_rng(), torch.no_grad(), copied_on_write(shared):  # which may write into weights, too
             probe(*args, **kwargs)
         self.gain_store.take(probe.gain_store)
 

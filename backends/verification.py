@@ -25,6 +25,7 @@ from ..ir import EnergyBlock, Origin
 from ..nests import is_tensor, map_nest, tensors_in
 from ..passes import State
 from ..passes.contexts import callers_autocast, with_autocast
+from ..passes.copy_on_write import copied_on_write, sharable
 from ..solve import BoundBlock
 from ..solve.norm_sample import one_sample
 from ..train import run_digital
@@ -421,6 +422,13 @@ def kept_buffers(network: nn.Module) -> Iterator[None]:
             for buffer, value in before:
                 if not torch.equal(buffer, value):  # a batch norm moves its statistics without a new version of them
                     buffer.copy_(value)
+
+
+@contextlib.contextmanager
+def untouched(network: nn.Module) -> Iterator[None]:
+    """Puts back whatever a run writes into the network: its weights too, which a forward may clamp."""
+    with kept_buffers(network), copied_on_write(sharable(network)):
+        yield
 
 
 @contextlib.contextmanager

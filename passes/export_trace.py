@@ -12,17 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from ..errors import InputError, TraceError
-from ..nests import Part, take_apart
+from ..errors import InputError, Problem, TraceError
+from ..nests import Part, outline, take_apart
 from ..quiet import quiet_torch
+from .assigned_buffers import Registered
 from .calling import CallForm, ResultForm, form_of_call
 from .contexts import noted_contexts
+from .copy_on_write import can_be_shared, copied_on_write, sharable
 from .export_regions import open_regions
 from .exported_casts import write_casts
 from .exported_layers import call_layers, layers_whole
 from .given_containers import GivenContainers
 from .history import check_regions
-from .loses_meaning import LosesMeaning
+from .loses_meaning import LosesMeaning, kept_whole
 from .own_functions import functions_met
 from .questions import Asked, answered
 from .size_choices import Shape, SizeChoice, choices_noted
@@ -103,22 +105,37 @@ class _Exported:
 
 @contextmanager
 def _after_a_call(network: nn.Module, form: CallForm, tensors: Sequence[Tensor], loss: LosesMeaning) -> Iterator[None]:
-    """The network as its first call leaves it, its tensors as they were; where that is no help, everything as it was."""
-    state, buffers = State(network), [(b, b.clone()) for b in network.buffers()]
-    args, kwargs = form.made(tensors)
+    """The network as its first call leaves it, its tensors as they were; where that is no help, everything as it was.
+
+    Raises:
+        LosesMeaning: the first call is another than the second.
+    """
+    state, registered = State(network), Registered(network)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            try:
-                network(*args, **kwargs)
-            except Exception as failure:  # a model that runs with gradients alone
-                raise loss from failure
-            finally:
-                for buffer, value in buffers:
-                    buffer.copy_(value)
+        if not _are_alike(*(_called(network, form, tensors, loss) for _ in range(2))) or registered.has_changed():
+            raise loss
         yield
     except Exception:
         state.restore()
         raise
+
+
+def _called(network: nn.Module, form: CallForm, tensors: Sequence[Tensor], loss: LosesMeaning) -> Any:
+    """The result of a call that leaves tensors and random numbers as they were."""
+    args, kwargs = form.made(tensors)
+    buffers = {f"{n} ": b for n, b in network.named_buffers() if can_be_shared(b)}
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), copied_on_write({**sharable(network), **buffers}):
+        try:
+            return network(*args, **kwargs)
+        except Exception as failure:  # a model that runs with gradients alone
+            raise loss from failure
+
+
+def _are_alike(one: Any, other: Any) -> bool:
+    """Whether two results are the same, to the last bit."""
+    (a, form_a), (b, form_b) = (take_apart(v, lambda v: isinstance(v, Tensor), name="result") for v in (one, other))
+    same = outline(form_a) == outline(form_b) and [(v.shape, v.dtype) for v in a] == [(v.shape, v.dtype) for v in b]
+    return same and all(torch.equal(torch.nan_to_num(v), torch.nan_to_num(w)) for v, w in zip(a, b, strict=True))
 
 
 def _exported(network: nn.Module, form: CallForm, tensors: Sequence[Tensor], whole: Sequence[str]) -> _Exported:
@@ -181,9 +198,10 @@ def _flattened(network: nn.Module, form: CallForm) -> Iterator[list[Part]]:
 
     def flat(*tensors: Tensor) -> tuple[Any, ...]:
         args, kwargs = form.made(tensors)
-        given = GivenContainers([*args, *kwargs.values()], type(network).__name__)
+        given, registered = GivenContainers([*args, *kwargs.values()], type(network).__name__), Registered(network)
         with no_attribute_written(network):
             leaves, result = take_apart(forward(*args, **kwargs), _is_leaf, name="result")
+        registered.write()
         results.append(result)
         given.check()
         return tuple(leaves)
@@ -201,7 +219,11 @@ def _flattened(network: nn.Module, form: CallForm) -> Iterator[list[Part]]:
 
 
 def _as_exported(form: CallForm, program: Any, choices: Sequence[SizeChoice]) -> CallForm:
-    """The form with the types and sizes that the exported program holds for."""
+    """The form with the types and sizes that the exported program holds for.
+
+    Raises:
+        LosesMeaning: the forward asked about a size that no input has by itself.
+    """
     given = {n.name: n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder"}
     values = [given[name] for name in program.graph_signature.user_inputs]
     shapes = [Shape.of(i.name, v) if isinstance(v, Tensor) else None for i, v in zip(form.inputs, values, strict=True)]
@@ -211,7 +233,11 @@ def _as_exported(form: CallForm, program: Any, choices: Sequence[SizeChoice]) ->
     )
     known = {size for i in inputs for size in i.sizes or () if isinstance(size, str)}
     asked = (*choices, *(c for s in shapes if s is not None for c in s.relations))
-    return replace(form, inputs=inputs, choices=tuple(c for c in asked if c.is_of(known)))
+    for choice in asked:
+        if not choice.is_of(known):
+            what = "the forward chooses its path by a size, in a way that can't be held to at a call"
+            raise LosesMeaning(Problem(choice.place, what, kept_whole("")), "")
+    return replace(form, inputs=inputs, choices=asked)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -67,7 +67,7 @@ class SizeChoice:
 @contextmanager
 def choices_noted() -> Iterator[list[SizeChoice]]:
     """While a model is exported."""
-    found: dict[SizeChoice, None] = {}
+    asked: list[tuple[Any, bool, str]] = []
     result: list[SizeChoice] = []
     mine = this_thread()
 
@@ -77,9 +77,8 @@ def choices_noted() -> Iterator[list[SizeChoice]]:
         def __bool__(self: Any) -> bool:  # noqa: N807 -- it takes its place
             answer: bool = plain(self)
             frame = sys._getframe(1)
-            symbols = frozenset(str(s) for s in getattr(self.node.expr, "free_symbols", ()))
-            if symbols and mine() and _asks_for_the_model(frame):
-                found[SizeChoice(PythonPrinter().doprint(self.node.expr), symbols, answer, place_of(frame))] = None
+            if mine() and _asks_for_the_model(frame):
+                asked.append((self.node, answer, place_of(frame)))
             return answer
 
         return __bool__
@@ -89,7 +88,15 @@ def choices_noted() -> Iterator[list[SizeChoice]]:
         replaced(torch.SymInt, "__bool__", noting(torch.SymInt)),
     ):
         yield result
-    result.extend(found)
+    result.extend(dict.fromkeys(_choices(asked)))
+
+
+def _choices(asked: Iterable[tuple[Any, bool, str]]) -> Iterator[SizeChoice]:
+    """In the symbols that are left in the end: sizes turn out to be one, or numbers, after they were asked about."""
+    for node, answer, place in asked:
+        expression = node.shape_env.replace(node.expr)
+        if symbols := frozenset(map(str, getattr(expression, "free_symbols", ()))):
+            yield SizeChoice(PythonPrinter().doprint(expression), symbols, answer, place)
 
 
 def _asks_for_the_model(frame: FrameType) -> bool:
@@ -114,7 +121,8 @@ class Shape:
         sizes: list[int | str] = []
         relations = []
         for dim, size in enumerate(example.shape):
-            expression = size.node.expr if isinstance(size, torch.SymInt) else sympy.Integer(size)
+            symbolic = isinstance(size, torch.SymInt)
+            expression = size.node.shape_env.replace(size.node.expr) if symbolic else sympy.Integer(size)
             if expression.is_number:  # which PyTorch may have found out after the symbol was made: len(x) is a number
                 sizes.append(int(expression))
                 continue

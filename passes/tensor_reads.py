@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -20,6 +21,7 @@ _BAKED_IN: Mapping[Any, str] = {
     Tensor.grad_fn.__get__: "asks for the history of a tensor",  # type: ignore[union-attr]
     Tensor.is_cuda.__get__: "asks for the device of a tensor",  # type: ignore[attr-defined]
 }
+_SETTERS = frozenset((Tensor.data.__set__,))  # type: ignore[attr-defined]
 _IN_BETWEEN = (
     "torch/fx/experimental/proxy_tensor.py",
     "torch/_export/non_strict_utils.py",
@@ -47,6 +49,8 @@ class TensorReads(TorchFunctionMode):
             self._check(func, args)
             if (cast := cast_kept(func, args, kwargs or {})) is not None:
                 return cast
+            if func in _SETTERS:
+                return self._write(*args)
         result = func(*args, **(kwargs or {}))
         if func is Tensor.detach:
             self._cut.append(result)
@@ -61,6 +65,13 @@ class TensorReads(TorchFunctionMode):
             self._asked.lose("asks for the gradient of a tensor that it did not cut from its history")
         if self._asked.surroundings.is_set_otherwise:
             self._asked.lose("changes PyTorch's default type or precision for what follows")
+
+    def _write(self, tensor: Tensor, value: Tensor) -> None:
+        """``tensor.data = value`` as the write that it is, which an export knows of."""
+        if (tensor.shape, tensor.dtype) != (value.shape, value.dtype):
+            self._asked.lose("gives a tensor the data of one of another shape or type")
+        with torch.no_grad():
+            tensor.copy_(value)
 
 
 def _is_the_users() -> bool:

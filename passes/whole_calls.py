@@ -81,7 +81,7 @@ def nothing_written(network: nn.Module) -> Iterator[None]:
     state = State(network)
     try:
         yield
-        _refuse({o for owned in state.changes().values() for o in owned})
+        refuse_writes({o for owned in state.changes().values() for o in owned})
     finally:
         state.restore()
 
@@ -99,10 +99,11 @@ def no_attribute_written(network: nn.Module) -> Iterator[None]:
     yield
     with _disable_current_modes():
         changes = {holder: owned for holder, owned in state.changes().items() if holder not in registered}
-    _refuse({o for owned in changes.values() for o in owned})
+    refuse_writes({o for owned in changes.values() for o in owned})
 
 
-def _refuse(changed: Collection[Owned]) -> None:
+def refuse_writes(changed: Collection[Owned]) -> None:
+    """Raises LosesMeaning where something has changed."""
     if not changed:
         return
     first = min(changed, key=str)

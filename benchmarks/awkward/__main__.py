@@ -1,27 +1,21 @@
 """Converts thousands of awkward models: each is right in every call, or refused by name.
 
 python -m benchmarks.awkward --count 2000
-python -m benchmarks.awkward --only 731        one model, and what was said of it
+python -m benchmarks.awkward --count 2000 --results awkward.jsonl     goes on where it was broken off
+python -m benchmarks.awkward --only 731                               one model, and what was said of it
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import sys
 from collections import Counter
 from collections.abc import Sequence
-
-import torch
-from tqdm import tqdm
+from pathlib import Path
 
 from .models import drawn
-from .verdict import CAUGHT, REFUSED, RIGHT, Verdict, judged
-
-
-def _one(seed: int) -> Verdict:
-    torch.set_num_threads(1)
-    return judged(drawn(seed))
+from .run import verdicts, within
+from .verdict import FAULTS, REFUSED, RIGHT, Verdict
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,22 +26,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, metavar="SEED", help="the first seed (0)")
     parser.add_argument("--only", type=int, metavar="SEED", help="one model alone, with all that is said of it")
     parser.add_argument("--processes", type=int, default=2, metavar="N", help="at a time (2)")
+    parser.add_argument("--seconds", type=float, default=60.0, metavar="S", help="that one model may take (60)")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="where verdicts are kept, and found again")
     options = parser.parse_args(argv)
     if options.only is not None:
-        found = _one(options.only)
+        found = within(options.seconds, drawn(options.only))
         print(found.model, found.outcome, found.what, sep="\n")
         return int(found.is_fault)
     seeds = range(options.first, options.first + options.count)
-    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-        every = list(tqdm(pool.imap(_one, seeds, chunksize=8), total=len(seeds), unit="model", file=sys.stderr))
+    return _report(verdicts(seeds, options.processes, options.seconds, options.results))
+
+
+def _report(every: Sequence[Verdict]) -> int:
     outcomes = Counter(v.outcome for v in every)
     for verdict in (v for v in every if v.is_fault):
         print(f"{verdict.outcome} {verdict.model.seed} {verdict.model.kinds}: {verdict.what[:200]}".replace("\n", " "))
     _by_kind(every)
-    faults = sum(v.is_fault for v in every)
-    counts = ", ".join(f"{outcomes[o]} {o}" for o in (RIGHT, REFUSED, CAUGHT))
-    print(f"{len(every)} awkward models: {counts}, {faults} silent or raw")
-    return int(faults > 0)
+    print(f"{len(every)} awkward models: " + ", ".join(f"{outcomes[o]} {o}" for o in (RIGHT, REFUSED, *FAULTS)))
+    return int(any(v.is_fault for v in every))
 
 
 def _by_kind(every: Sequence[Verdict]) -> None:

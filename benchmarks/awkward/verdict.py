@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import random
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -23,12 +24,19 @@ from .models import Awkward
 CLOSE = 2e-4
 """Of the largest entry: float32, a few layers deep, at a loop gain of 1e-7."""
 
-RIGHT, REFUSED, CAUGHT, SILENT, RAW = "right", "refused", "caught by the check", "SILENT", "RAW"
+ROUNDINGS = 30
+"""A difference of so many times what a rounding of every input and weight makes in the model itself is one of roundings, as
+in a gradient whose terms cancel."""
+
+RIGHT, REFUSED = "right", "refused"
+CAUGHT, SILENT, RAW, SLOW = "caught by the check", "silent", "raw", "out of time"
+FAULTS = (CAUGHT, SILENT, RAW, SLOW)
+"""Silently wrong, or an error of torch's own; what the check alone has noticed, which tracing should have; a conversion that hangs."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One model's end: ``outcome`` is right, refused, caught by the check of its first input, SILENT or RAW; ``what`` says more."""
+    """One model's end: ``outcome`` is right, refused, or one of :data:`FAULTS`; ``what`` says more."""
 
     model: Awkward
     outcome: str
@@ -36,7 +44,7 @@ class Verdict:
 
     @property
     def is_fault(self) -> bool:
-        return self.outcome in (SILENT, RAW)
+        return self.outcome in FAULTS
 
 
 def judged(model: Awkward) -> Verdict:
@@ -63,16 +71,48 @@ def judged(model: Awkward) -> Verdict:
 
 
 def _compared(model: Awkward, net: nn.Module, converted: nn.Module) -> Verdict:
-    for call, training in enumerate((model.training, model.training, not model.training, model.training, True)):
+    modes = (model.training, model.training, not model.training, model.training, True)
+    for call, training in enumerate(modes):
         given = model.inputs(net, call)
         theirs = _call(net.train(training), given, call)
         ours = _call(converted.train(training), given, call)
         if "raised" in theirs:  # the model does not take this input, so there is nothing to compare with
             return Verdict(model, RIGHT, "the model itself fails")
-        for key, other in theirs.items():
-            if not _alike(ours.get(key), other):
-                return Verdict(model, SILENT, f"call {call}, {'training' if training else 'evaluation'}: {key} differs")
+        differing = [k for k, other in theirs.items() if not _alike(ours.get(k), other)]
+        if differing:
+            rounded = _rounded(model, modes[: call + 1])
+            differing = [k for k in differing if not is_rounding(ours.get(k), theirs[k], rounded[k])]
+        if differing:
+            mode = "training" if training else "evaluation"
+            return Verdict(model, SILENT, f"call {call}, {mode}: {differing[0]} differs")
     return Verdict(model, RIGHT, "")
+
+
+def _rounded(model: Awkward, modes: Sequence[bool]) -> dict[str, Any]:
+    """What the last of some calls of the model itself does where its weights and inputs are rounded otherwise."""
+    net = model.build()
+    for call, training in enumerate(modes):
+        given = model.inputs(net, call)
+        if call == len(modes) - 1:
+            given = tuple(map(_moved, given))
+            with torch.no_grad():
+                for p in net.parameters():
+                    p.copy_(_moved(p))
+        found = _call(net.train(training), given, call)
+    return found
+
+
+def _moved(tensor: Tensor) -> Tensor:
+    ups = torch.rand(tensor.shape, generator=torch.Generator().manual_seed(tensor.numel())) > 0.5
+    return tensor * torch.where(ups, 1 + torch.finfo(tensor.dtype).eps, 1 - torch.finfo(tensor.dtype).eps)
+
+
+def is_rounding(ours: Any, theirs: Any, rounded: Any) -> bool:
+    """Whether two gradients, or other tensors, differ by no more than roundings make."""
+    three = (ours, theirs, rounded)
+    if not all(isinstance(v, Tensor) for v in three) or len({(v.shape, v.dtype) for v in three}) > 1:
+        return False
+    return bool((ours - theirs).abs().max() <= ROUNDINGS * (rounded - theirs).abs().max())
 
 
 def _call(net: nn.Module, given: tuple[Tensor, ...], seed: int) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -32,23 +32,26 @@ def copied_on_write(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]
     if not tensors:
         yield {}
         return
-    with ExitStack() as versions:
-        mode = _CopyOnWrite(tensors, versions)
+    places = {name: tensor.detach() for name, tensor in tensors.items()}
+    mode = _CopyOnWrite(tensors)
+    with _unsafe_preserve_version_counter(tuple(tensors.values())):
         try:
             with mode:
                 yield mode.before
         finally:
             with torch.no_grad():
-                for name, value in mode.before.items():
-                    tensors[name].detach().copy_(value)
+                for name, place in places.items():
+                    if _memory(tensors[name]) != _memory(place):  # tensor.data = another
+                        tensors[name].data = place
+                    if name in mode.before:
+                        place.copy_(mode.before[name])
 
 
 class _CopyOnWrite(TorchDispatchMode):
-    def __init__(self, tensors: Mapping[str, Tensor], versions: ExitStack) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.tensors = tensors
         self.before: dict[str, Tensor] = {}
-        self._versions = versions
         self._names: dict[int, list[str]] = {}
         for name, tensor in tensors.items():
             self._names.setdefault(_memory(tensor), []).append(name)
@@ -63,13 +66,17 @@ class _CopyOnWrite(TorchDispatchMode):
     def _keep(self, written: Tensor) -> None:
         for name in self._names.get(_memory(written), ()):
             if name not in self.before:
-                self._versions.enter_context(_unsafe_preserve_version_counter(self.tensors[name]))
                 self.before[name] = self.tensors[name].detach().clone()
 
 
 def can_be_shared(tensor: Tensor) -> bool:
     """Whether a tensor has memory, and a count of writes, of its own: not one of another class, nor of inference mode."""
     return type(tensor) in (Tensor, torch.nn.Parameter) and not tensor.is_inference() and tensor.layout is torch.strided
+
+
+def sharable(network: nn.Module) -> dict[str, Tensor]:
+    """The parameters of a network that can be, by name."""
+    return {n: p for n, p in network.named_parameters() if can_be_shared(p)}
 
 
 def is_same_memory(a: Tensor, b: Tensor) -> bool:

@@ -1,0 +1,61 @@
+"""A run on a model's own weights leaves them as they were: whatever it writes into them, and however."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ffebm_compiler as fc
+from ffebm_compiler.passes.copy_on_write import copied_on_write, sharable
+
+WRITES: dict[str, Callable[[Tensor], object]] = {
+    "in place": lambda w: w.mul_(2),
+    "a row": lambda w: w[0].zero_(),
+    "an index": lambda w: w.__setitem__((0, 0), 3.0),
+    "through data": lambda w: w.data.clamp_(-0.1, 0.1),
+    "into data": lambda w: setattr(w, "data", torch.zeros(4, 4)),
+    "into data of another shape": lambda w: setattr(w, "data", torch.zeros(2)),
+    "into data, and in place": lambda w: (setattr(w, "data", torch.zeros(4, 4)), w.add_(1)),
+    "in place, and into data": lambda w: (w.add_(1), setattr(w, "data", torch.zeros(4, 4))),
+    "out": lambda w: torch.add(torch.ones(4, 4), 1, out=w),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_a_weight_is_what_it_was(name: str) -> None:
+    layer = nn.Linear(4, 4)
+    before, place, version = layer.weight.detach().clone(), layer.weight.data_ptr(), layer.weight._version
+    with torch.no_grad(), copied_on_write(sharable(layer)):
+        WRITES[name](layer.weight)
+        assert not torch.equal(layer.weight, before)
+    torch.testing.assert_close(layer.weight.detach(), before, rtol=0, atol=0)
+    assert (layer.weight.data_ptr(), layer.weight._version) == (place, version)
+
+
+class Clamps(nn.Module):
+    """Clamps its weight at every call, as a constrained model does."""
+
+    def __init__(self, write: str) -> None:
+        super().__init__()
+        self.write = WRITES[write]
+        self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.b(torch.tanh(self.a(x))))
+        self.write(self.c.weight)
+        y: Tensor = self.c(h)
+        return y
+
+
+@pytest.mark.parametrize("write", ["through data", "into data"])
+def test_a_conversion_leaves_the_weights_that_a_forward_writes(write: str) -> None:
+    net = Clamps(write)
+    before = net.c.weight.detach().clone()
+    model = fc.convert(net, 2, copy=False, example_inputs=torch.randn(4, 4))
+    torch.testing.assert_close(net.c.weight.detach(), before, rtol=0, atol=0)
+    model.ensure_gains(torch.randn(4, 4))
+    model.report()
+    torch.testing.assert_close(net.c.weight.detach(), before, rtol=0, atol=0)
