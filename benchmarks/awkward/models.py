@@ -84,10 +84,15 @@ class Awkward:
             whole = Whole(nested, order, draw.randrange(len(RESULTS)), draw.random() < 0.5)
             return whole.train(self.training)
 
-    def inputs(self, net: nn.Module, call: int) -> tuple[Tensor, ...]:
-        """The arguments of one of the calls that are compared; always of four samples."""
+    def calls(self) -> tuple[tuple[bool, int], ...]:
+        """The calls that are compared: in training mode or not, and of how many samples; the conversion knows of four."""
+        own = self.training
+        return ((own, 4), (own, 4), (not own, 4), (own, 4), (True, 4), (own, 3), (False, 1))
+
+    def inputs(self, net: nn.Module, call: int, batch: int = 4) -> tuple[Tensor, ...]:
+        """The arguments of one of the calls."""
         generator = torch.Generator().manual_seed(1000 * self.seed + call)
-        x, scale = torch.randn(4, WIDTH, generator=generator), 1 + torch.rand(4, 1, generator=generator)
+        x, scale = torch.randn(batch, WIDTH, generator=generator), 1 + torch.rand(batch, 1, generator=generator)
         return (x, scale) if isinstance(net, Part) or getattr(net, "several", False) else (x,)
 
 

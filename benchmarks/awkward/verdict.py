@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import random
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -71,16 +70,15 @@ def judged(model: Awkward) -> Verdict:
 
 
 def _compared(model: Awkward, net: nn.Module, converted: nn.Module) -> Verdict:
-    modes = (model.training, model.training, not model.training, model.training, True)
-    for call, training in enumerate(modes):
-        given = model.inputs(net, call)
+    for call, (training, batch) in enumerate(model.calls()):
+        given = model.inputs(net, call, batch)
         theirs = _call(net.train(training), given, call)
         ours = _call(converted.train(training), given, call)
         if "raised" in theirs:  # the model does not take this input, so there is nothing to compare with
             return Verdict(model, RIGHT, "the model itself fails")
         differing = [k for k, other in theirs.items() if not _alike(ours.get(k), other)]
         if differing:
-            rounded = _rounded(model, modes[: call + 1])
+            rounded = _rounded(model, call)
             differing = [k for k in differing if not is_rounding(ours.get(k), theirs[k], rounded[k])]
         if differing:
             mode = "training" if training else "evaluation"
@@ -88,12 +86,12 @@ def _compared(model: Awkward, net: nn.Module, converted: nn.Module) -> Verdict:
     return Verdict(model, RIGHT, "")
 
 
-def _rounded(model: Awkward, modes: Sequence[bool]) -> dict[str, Any]:
-    """What the last of some calls of the model itself does where its weights and inputs are rounded otherwise."""
+def _rounded(model: Awkward, last: int) -> dict[str, Any]:
+    """What a call of the model itself, after those before, does where its weights and inputs are rounded otherwise."""
     net = model.build()
-    for call, training in enumerate(modes):
-        given = model.inputs(net, call)
-        if call == len(modes) - 1:
+    for call, (training, batch) in enumerate(model.calls()[: last + 1]):
+        given = model.inputs(net, call, batch)
+        if call == last:
             given = tuple(map(_moved, given))
             with torch.no_grad():
                 for p in net.parameters():
