@@ -168,7 +168,7 @@ class GainStore:
         """Norms from a fixed start, so that they are a function of weights and shapes alone."""
         kept = self.converged.setdefault(key, OrderedDict())
         known = kept.get(sample.shapes)
-        if known is None or known.weights != weights:
+        if known is None or not known.is_of(weights, sample.shapes):
             gains = bounded_gains(bound, key[1], sample, self.steps, differentiation)
             known = kept[sample.shapes] = Measured(gains, weights, sample.shapes)
         _keep_newest(kept, sample.shapes)

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,10 @@ def _nothing(*given: Any, **named: Any) -> tuple[()]:
     return ()
 
 
+def _no_list(*given: Any, **named: Any) -> list[Any]:
+    return []
+
+
 def _zero(*given: Any, **named: Any) -> float:
     return 0.0
 
@@ -35,6 +40,50 @@ def _none(*given: Any, **named: Any) -> None:
 
 def _yes(*given: Any, **named: Any) -> bool:
     return True
+
+
+def _no(*given: Any, **named: Any) -> bool:
+    return False
+
+
+def _first(value: Any, *given: Any, **named: Any) -> Any:
+    return value
+
+
+def _second(first: Any, value: Any, *given: Any, **named: Any) -> Any:
+    return value
+
+
+def _run(trace: Callable[[], Any], *given: Any, **named: Any) -> Any:
+    return trace()
+
+
+def _dispatched(self: Any, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    return function(*args, **(kwargs or {}))
+
+
+def _left_behind(network: Any) -> Any:
+    from ffebm_compiler.passes import State
+
+    return nullcontext(State(network))
+
+
+def _plain_code(function: Any) -> Any:
+    return function.__code__
+
+
+def _unsettled(self: Any, residual: float) -> float:
+    return float("inf")
+
+
+def _gains_at_first(self: Any, key: Any, *given: Any) -> Any:
+    return self.followed[key] if key in self.followed else self.followed.setdefault(key, self._converge(key, *given))
+
+
+def _one_sample(example: Any) -> Any:
+    import torch
+
+    return torch.utils._pytree.tree_map_only(torch.Tensor, lambda v: v[:1] if v.dim() else v, example)
 
 
 @dataclass(frozen=True)
@@ -62,12 +111,21 @@ class Guard:
         setattr(owner, name, self.blind)
 
 
-_COMPARED, _VERIFIED, _ENERGIES = (
+_COMPARED, _VERIFIED, _ENERGIES, _WATCHED, _CALLED, _DERIVED = (
     ("tests/backends/test_comparison.py",),
     ("tests/backends/test_verification.py",),
     ("tests/passes/test_verify.py",),
+    ("tests/backends/test_watch.py",),
+    ("tests/passes/test_calling.py",),
+    ("tests/train/test_first_derivatives.py",),
+)
+_ASKED, _EXPORTED, _MADE = (
+    ("tests/passes/test_questions.py",),
+    ("tests/passes/test_assigned_buffers.py",),
+    ("tests/passes/test_made_tensors.py",),
 )
 GUARDS: dict[str, Guard] = {
+    # the check: what is compared
     "results": Guard("backends.comparison:_results", _nothing, _COMPARED),
     "gradients": Guard("backends.comparison:_gradients", _nothing, _COMPARED),
     "parameters and buffers": Guard("backends.comparison:_registered", _nothing, _COMPARED),
@@ -75,19 +133,77 @@ GUARDS: dict[str, Guard] = {
     "draws": Guard("backends.comparison:_draws", _nothing, _COMPARED),
     "the first input": Guard("backends.torch_ep:FFEBM._compare_once", _none, _VERIFIED),
     "the check at conversion": Guard("api:verify_early", _none, _VERIFIED),
+    "two samples": Guard("backends.verification:first_samples", _one_sample, _VERIFIED),
+    "roundings": Guard("backends.verification:_is_rounding", _yes, _VERIFIED),
     "transposes": Guard("train.without_feedback:_apart", _zero, _VERIFIED),
     "stationarity": Guard("passes.verify:_stationarity", _zero, _ENERGIES),
     "equilibrium": Guard("passes.verify:_gradient", _zero, _ENERGIES),
     "increments": Guard("passes.verify:_increments", _zero, _ENERGIES),
     "inverse": Guard("passes.verify:_inverse", _zero, _ENERGIES),
-    "changes after conversion": Guard("backends.watch:Seen.still", _yes, ("tests/backends/test_watch.py",)),
-    "hooks": Guard("backends.watch:_hooked", _nothing, ("tests/backends/test_watch.py",)),
+    # the check: that it leaves no trace
+    "weights that a run writes": Guard(
+        "passes.copy_on_write:_CopyOnWrite._keep", _none, ("tests/passes/test_copy_on_write.py",)
+    ),
+    "state that a run writes": Guard("backends.observation:only_looking", _left_behind, _VERIFIED),
+    # what is looked at in every call
+    "changes after conversion": Guard("backends.watch:Seen.still", _yes, _WATCHED),
+    "hooks": Guard("backends.watch:_hooked", _nothing, _WATCHED),
+    "changes of the original": Guard("backends.original:Original.require_unchanged", _none, _WATCHED),
     "weights that moved": Guard("backends.gain_store:Measured.is_of", _yes, ("tests/backends/test_weights_seen.py",)),
+    "weights that train": Guard(
+        "backends.gain_store:GainStore._follow", _gains_at_first, ("tests/backends/test_weights_seen.py",)
+    ),
+    "states that repeat": Guard("solve.iteration:_Repeating.__call__", _unsettled, ("tests/solve/test_stall.py",)),
+    "types and sizes of arguments": Guard("passes.calling:_tensor_problems", _nothing, _CALLED),
+    "values that choose": Guard("passes.calling:_same", _yes, _CALLED),
+    "sizes that were one": Guard(
+        "passes.calling:CallForm._unequal_sizes", _no_list, ("tests/passes/test_size_choices.py",)
+    ),
+    "sizes that choose": Guard("passes.calling:CallForm._other_ways", _no_list, ("tests/passes/test_size_choices.py",)),
+    # what tracing would lose
     "what a model keeps": Guard("passes.state:State.changes", lambda self: {}, ("tests/passes/test_whole_calls.py",)),
+    "state that is read": Guard(
+        "passes.whole_calls:held_back", lambda *given: nullcontext(), ("tests/passes/test_whole_calls.py",)
+    ),
+    "assigned buffers": Guard("passes.assigned_buffers:Registered.write", _nothing, _EXPORTED),
+    "attributes that export puts back": Guard("passes.export_trace:_attributes_written", _nothing, _EXPORTED),
+    "data of tensors": Guard("passes.tensor_reads:TensorReads._write", _none, _EXPORTED),
+    "calls before an export": Guard("passes.export_trace:_are_alike", _yes, _EXPORTED),
+    "torch's draws": Guard("passes.draws:NoDraws.__torch_dispatch__", _dispatched, ("tests/passes/test_draws.py",)),
+    "generators": Guard("passes.trace:without_draws", _run, ("tests/passes/test_draws.py",)),
+    "constants that are written": Guard("passes.made_tensors:MadeTensors.check_constants", _none, _MADE),
+    "tensors that a forward makes": Guard("passes.made_tensors:MadeTensors._check", _none, _MADE),
+    "regions without gradients": Guard("passes.symbolic_trace:check_regions", _none, ("tests/passes/test_history.py",)),
+    "history that is cut": Guard("passes.canonicalize:cut_history", _none, ("tests/passes/test_history.py",)),
+    "autocast of the model's own": Guard(
+        "passes.canonicalize:keep_autocast", _none, ("tests/passes/test_mixed_precision.py",)
+    ),
+    "views that are read again": Guard(
+        "passes.in_place:_Memory.is_read_through_a_view", _no, ("tests/passes/test_in_place.py",)
+    ),
+    "arguments that are written": Guard(
+        "passes.in_place:_check_argument", _none, ("tests/passes/test_written_arguments.py",)
+    ),
+    "containers of the caller": Guard(
+        "passes.given_containers:GivenContainers.check", _none, ("tests/passes/test_written_arguments.py",)
+    ),
+    "buffers that are overwritten": Guard(
+        "passes.canonicalize:_unless_overwritten", _first, ("tests/passes/test_written_buffers.py",)
+    ),
+    "the order of draws": Guard("passes.canonicalize:_in_order", _first, ("tests/passes/test_drawing_order.py",)),
+    "questions of a forward": Guard("passes.questions:Asked.lose", _none, _ASKED),
+    "calls that are not recorded": Guard("passes.questions:Asked.check", _none, _ASKED),
+    "what an export bakes in": Guard("passes.tensor_reads:TensorReads._check", _none, _ASKED),
     "statistics of norms": Guard(
         "passes.norm_statistics:Statistics.known", property(_yes), ("tests/passes/test_norms.py",)
     ),
+    # errors that name what is the user's own
+    "the user's line": Guard("passes.users_code:_own_code", _plain_code, ("tests/passes/test_draws.py",)),
     "names in choices": Guard("api:check_choices", _none, ("tests/passes/test_choices.py",)),
+    "what a rule leaves out": Guard("passes.canonicalize:_of_own_rule", _second, ("tests/passes/test_own_rules.py",)),
+    "second derivatives": Guard("train.operator:once", lambda block, found, origins: tuple(found), _DERIVED),
+    "transforms of torch.func": Guard("backends.torch_ep:refuse_transforms", _none, _DERIVED),
+    "forward mode": Guard("backends.torch_ep:refuse_forward_mode", _none, _DERIVED),
 }
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator
-from types import FrameType
+from collections.abc import Callable, Iterator
+from types import CodeType, FrameType
 from typing import Any
 
 from torch import fx, nn
@@ -19,9 +19,15 @@ def is_users(frame: FrameType) -> bool:
     return name.split(".", 1)[0] not in _NOT_THEIRS
 
 
+def _own_code(function: Callable[..., Any]) -> CodeType:
+    """That of a function which torch.compile may have wrapped."""
+    own: CodeType = inspect.unwrap(function).__code__
+    return own
+
+
 def users_frame() -> FrameType | None:
     """The innermost frame of the user's within the forward that is traced, if one is."""
-    trace = inspect.unwrap(fx.Tracer.trace).__code__  # which torch.compile wraps, and torch.export runs too
+    trace = _own_code(fx.Tracer.trace)  # torch.export runs it too
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code is not trace:
         if is_users(frame):

@@ -37,6 +37,20 @@ def test_a_wrong_operation_is_caught() -> None:
         fc.convert(strided(), 2, rules=[WRONG], example_inputs=torch.randn(2, 2, 9, 9))
 
 
+def _reads_the_first_sample(call: Call) -> Reading:
+    operation = Operation(
+        name="linear", function=lambda x, w, b: F.linear(x[:1], w, b).expand(len(x), -1), weighted=True
+    )
+    return Reading((call.as_operand(call.value()), call.weight("weight"), call.weight("bias")), operation)
+
+
+def test_what_couples_samples_is_caught() -> None:
+    wrong = Rule("linear", Role.COUPLING, _reads_the_first_sample, "one sample for all", modules=(nn.Linear,))
+    net = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    with pytest.raises(fc.VerificationError, match=r"layer 0 \(Linear\): is the first whose value differs"):
+        fc.convert(net, 1, rules=[wrong], example_inputs=torch.randn(4, 4))
+
+
 def test_the_right_one_passes() -> None:
     fc.convert(strided(), 2, example_inputs=torch.randn(2, 2, 9, 9))
 

@@ -11,6 +11,9 @@ from torch import Tensor
 from ffebm_compiler.solve.iteration import PATIENCE, iterate
 
 
+EPS = torch.finfo(torch.float32).eps
+
+
 def settle(residuals: Iterator[float], until_stalled: bool = True) -> tuple[int, bool]:
     def sweep() -> dict[str, tuple[Tensor, Tensor]]:
         return {"s": (torch.ones(1), torch.tensor([next(residuals)]))}
@@ -41,3 +44,32 @@ def test_slow_convergence_is_no_stall() -> None:
 
 def test_without_maxima_nothing_stalls() -> None:
     assert settle(falling_to([0.01]), until_stalled=False) == (200, False)
+
+
+def round_trip(states: list[float]) -> tuple[int, bool, float]:
+    """Sweeps that lead through some states and back to the first, in float32, to a tolerance of eight roundings."""
+    k = 0
+
+    def sweep() -> dict[str, tuple[Tensor, Tensor]]:
+        nonlocal k
+        before, k = torch.tensor([states[k % len(states)]]), k + 1
+        new = torch.tensor([states[k % len(states)]])
+        return {"s": (new, (new - before).abs())}
+
+    record = iterate("block", sweep, 8 * EPS, 50)
+    return record.sweeps, record.converged, record.residual
+
+
+def test_roundings_that_go_back_and_forth_have_settled() -> None:
+    sweeps, converged, residual = round_trip([1.0, 1.0 + EPS])
+    assert converged
+    assert residual == EPS
+    assert sweeps <= 4
+
+
+def test_what_goes_back_and_forth_by_more_than_roundings_has_not() -> None:
+    assert not round_trip([1.0, 1.0 + 4 * EPS])[1]
+
+
+def test_roundings_that_lead_on_have_not_settled() -> None:
+    assert not round_trip([1.0 + k * EPS for k in range(100)])[1]
