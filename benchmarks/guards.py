@@ -156,17 +156,17 @@ GUARDS: dict[str, Guard] = {
     "states that repeat": Guard("solve.iteration:_Repeating.__call__", _unsettled, ("tests/solve/test_stall.py",)),
     "types and sizes of arguments": Guard("passes.calling:_tensor_problems", _nothing, _CALLED),
     "values that choose": Guard("passes.calling:_same", _yes, _CALLED),
-    "sizes that were one": Guard(
-        "passes.calling:CallForm._unequal_sizes", _no_list, ("tests/passes/test_size_choices.py",)
-    ),
-    "sizes that choose": Guard("passes.calling:CallForm._other_ways", _no_list, ("tests/passes/test_size_choices.py",)),
+    "sizes": Guard("passes.calling:CallForm._other_sizes", _no_list, ("tests/passes/test_size_choices.py",)),
+    "questions of sizes": Guard("passes.size_choices:_choices", _nothing, ("tests/passes/test_size_choices.py",)),
     # what tracing would lose
     "what a model keeps": Guard("passes.state:State.changes", lambda self: {}, ("tests/passes/test_whole_calls.py",)),
     "state that is read": Guard(
         "passes.whole_calls:held_back", lambda *given: nullcontext(), ("tests/passes/test_whole_calls.py",)
     ),
-    "assigned buffers": Guard("passes.assigned_buffers:Registered.write", _nothing, _EXPORTED),
-    "attributes that export puts back": Guard("passes.export_trace:_attributes_written", _nothing, _EXPORTED),
+    "assigned buffers": Guard("passes.assigned_buffers:Registered.write", _none, _EXPORTED),
+    "attributes that export puts back": Guard(
+        "passes.export_trace:no_attribute_written", lambda network: nullcontext(), _EXPORTED
+    ),
     "data of tensors": Guard("passes.tensor_reads:TensorReads._write", _none, _EXPORTED),
     "calls before an export": Guard("passes.export_trace:_are_alike", _yes, _EXPORTED),
     "torch's draws": Guard("passes.draws:NoDraws.__torch_dispatch__", _dispatched, ("tests/passes/test_draws.py",)),

@@ -92,11 +92,15 @@ def choices_noted() -> Iterator[list[SizeChoice]]:
 
 
 def _choices(asked: Iterable[tuple[Any, bool, str]]) -> Iterator[SizeChoice]:
-    """In the symbols that are left in the end: sizes turn out to be one, or numbers, after they were asked about."""
     for node, answer, place in asked:
-        expression = node.shape_env.replace(node.expr)
+        expression = _in_the_end(node)
         if symbols := frozenset(map(str, getattr(expression, "free_symbols", ()))):
             yield SizeChoice(PythonPrinter().doprint(expression), symbols, answer, place)
+
+
+def _in_the_end(node: Any) -> Any:
+    """An expression in the symbols that are left: sizes turn out to be one, or numbers, after they were asked about."""
+    return node.shape_env.replace(node.expr)
 
 
 def _asks_for_the_model(frame: FrameType) -> bool:
@@ -121,8 +125,7 @@ class Shape:
         sizes: list[int | str] = []
         relations = []
         for dim, size in enumerate(example.shape):
-            symbolic = isinstance(size, torch.SymInt)
-            expression = size.node.shape_env.replace(size.node.expr) if symbolic else sympy.Integer(size)
+            expression = _in_the_end(size.node) if isinstance(size, torch.SymInt) else sympy.Integer(size)
             if expression.is_number:  # which PyTorch may have found out after the symbol was made: len(x) is a number
                 sizes.append(int(expression))
                 continue

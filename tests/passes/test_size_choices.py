@@ -114,6 +114,43 @@ def test_sizes_that_follow_from_others_are_held() -> None:
         model(x, torch.randn(9, 4))
 
 
+def test_sizes_that_were_one_are_held_to() -> None:
+    class Same(Net):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return super().forward(x + y if x.shape[0] == y.shape[0] else x - y)
+
+    net = Same(lambda x: x).eval()
+    model = fc.convert(copy.deepcopy(net), 1, example_inputs=(torch.randn(4, 4), torch.randn(4, 4)))
+    given = torch.randn(3, 4), torch.randn(3, 4)
+    torch.testing.assert_close(model(*given), net(*given))
+    with pytest.raises(fc.InputError, match="they were one when the model was traced"):
+        model(torch.randn(4, 4), torch.randn(1, 4))
+
+
+def test_a_question_of_sizes_that_turn_out_to_be_one_is_held_to() -> None:
+    class Late(Net):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            x, y = (5 * x, 5 * y) if y.shape[0] > 2 and x.shape[0] > 3 else (x, y)
+            return super().forward(x + y)
+
+    net = Late(lambda x: x).eval()
+    model = fc.convert(copy.deepcopy(net), 1, example_inputs=(torch.randn(4, 4), torch.randn(4, 4)))
+    given = torch.randn(5, 4), torch.randn(5, 4)
+    torch.testing.assert_close(model(*given), net(*given))
+    with pytest.raises(fc.InputError, match="another case"):
+        model(torch.randn(3, 4), torch.randn(3, 4))
+
+
+def test_a_compiled_call_is_held_to_them_too() -> None:
+    net = Net(_threshold).eval()
+    model = fc.convert(copy.deepcopy(net), 1, example_inputs=torch.randn(6, 4))
+    compiled = torch.compile(model, backend="eager")
+    x = torch.randn(5, 4)
+    torch.testing.assert_close(compiled(x), net(x))
+    with pytest.raises(fc.InputError, match="another case"):
+        compiled(torch.randn(3, 4))
+
+
 class Sizes(nn.Module):
     """Only torch.export traces it."""
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ffebm_compiler.solve.iteration import PATIENCE, iterate
 
-
 EPS = torch.finfo(torch.float32).eps
 
 
