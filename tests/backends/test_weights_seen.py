@@ -315,6 +315,24 @@ def test_images_of_another_size_have_gains_of_their_own() -> None:
         assert torch.equal(model(large), fc.convert(copy.deepcopy(net), 2, loop_gain=GAIN).eval()(large))
 
 
+def test_gains_follow_weights_that_train() -> None:
+    """One power step each: close to the norms that converge."""
+    model = converted().train()
+    given = []
+    for _ in range(4):
+        model(X).sum().backward()
+        given.append(used(model))
+        for p in model.parameters():
+            p.data.mul_(1.3)
+    assert all(a != b for a, b in zip(given[1:], given, strict=False))
+    model(X).sum().backward()
+    anew = converted(model.to_feedforward()).train()
+    anew(X).sum().backward()
+    for ours, theirs in zip(used(model), used(anew), strict=True):
+        for edge, norm in theirs.norms.items():
+            assert ours.norms[edge] == pytest.approx(norm, rel=0.1)
+
+
 def test_frozen_weights_have_converged_norms_in_a_training() -> None:
     net = network()
     for p in net[:5].parameters():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
+from ffebm_compiler.backends.bundle_record import recorded
 from ffebm_compiler.passes.copy_on_write import copied_on_write, sharable
 
 WRITES: dict[str, Callable[[Tensor], object]] = {
@@ -58,4 +59,5 @@ def test_a_conversion_leaves_the_weights_that_a_forward_writes(write: str) -> No
     torch.testing.assert_close(net.c.weight.detach(), before, rtol=0, atol=0)
     model.ensure_gains(torch.randn(4, 4))
     model.report()
+    recorded(model, False, (torch.randn(4, 4),), {})
     torch.testing.assert_close(net.c.weight.detach(), before, rtol=0, atol=0)

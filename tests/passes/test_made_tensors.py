@@ -184,3 +184,25 @@ def test_sizes_follow_the_batch() -> None:
     for batch in (1, 2, 7):
         x = torch.randn(batch, 4)
         assert torch.equal(model(x), net(x))
+
+
+class WritesByNumpy(nn.Module):
+    """Writes into a tensor of its own, where PyTorch sees nothing, after it has read it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = torch.zeros(4)
+        y = self.a(x + t)
+        t.numpy()[:] = 1
+        return y + t
+
+
+def test_a_constant_that_numpy_writes_is_no_constant() -> None:
+    net = nn.Sequential(WritesByNumpy(), nn.Linear(4, 2))
+    model, x = fc.convert(copy.deepcopy(net), 1, verify=False), torch.randn(3, 4)
+    torch.testing.assert_close(model(x), net(x))
+    with pytest.raises(fc.TraceError, match=r"test_made_tensors\.py:\d+"):
+        fc.convert(WritesByNumpy(), 1, verify=False)
