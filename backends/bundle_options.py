@@ -18,6 +18,7 @@ from ..export import WEIGHTS
 from ..files import check_folder, check_target
 from ..hardware import Hardware
 from ..hardware.presets import preset
+from ..passes.calling import CallForm
 from ..resistive.realisation import resistive_problems
 from ..rules import REMAKES
 from .torch_ep import FFEBM
@@ -143,10 +144,23 @@ def _model_problems(model: FFEBM) -> Iterator[Problem]:
     for name in sorted(PART_MODULE.format(name=p) for p in parts):
         if name in dict(model.network.named_children()):
             yield Problem(f"layer {name}", "has a name that a bundle gives to a digital part", "Rename the layer.")
+    yield from size_problems(model)
     estimator = type(model.execution.estimator)
     if not estimator.__module__.startswith("ffebm_compiler."):
         what = f"the estimator {estimator.__name__} is your own, and a bundle holds no code"
         yield Problem("option estimator", what, "Convert with one of the library's, such as fc.CenteredEP().")
+
+
+def size_problems(model: FFEBM) -> Iterator[Problem]:
+    """What no file can ask: whether a size is one that the forward's choices hold for."""
+    signatures = (mode.signature.bind for mode in model.compiled.modes.values())
+    choices = dict.fromkeys(c for form in signatures if isinstance(form, CallForm) for c in form.choices)
+    for choice in choices:
+        yield Problem(
+            f"a choice by sizes at {choice.place}",
+            f"was {choice.answer} when the model was traced ({choice.question}), and a file would go on for every batch as if it were",
+            "Write the forward so that it does not ask for the size of the batch.",
+        )
 
 
 def _chip_problems(model: FFEBM, options: BundleOptions) -> Iterator[Problem]:

@@ -23,7 +23,7 @@ from ..passes import State
 from ..solve import contraction_of
 from ..train import run_digital
 from .bundle_compare import difference, worst
-from .bundle_options import example_of
+from .bundle_options import example_of, size_problems
 from .bundle_writer import private_copy
 from .stateful import refuse_stateful
 from .torch_ep import FFEBM
@@ -36,6 +36,8 @@ def export_model(model: FFEBM, path: str | os.PathLike[str], example_inputs: Any
     those that it will measure itself, since they depend on the weights alone.
     """
     target = check_target(path, "ONNX file")
+    if problems := [*size_problems(model)]:
+        raise OptionError(problems)
     args, kwargs = example_of(example_inputs)
     own = private_copy(model).eval()
     with torch.no_grad():

@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import Problem
+from .deciding_options import Place, decided_by, frames_from
 from .loses_meaning import LosesMeaning, kept_whole
 from .running_modules import path_around
 from .users_code import place_of, spaces_of, users_frame
@@ -48,7 +49,7 @@ class NoDraws(TorchDispatchMode):
         if torch.Tag.nondeterministic_seeded in func.tags:
             what = "the forward draws random numbers of a fixed shape, which would be the same at every call"
             frame = users_frame()
-            refusal = _refusal(place_of(frame), what, path_around(frame, self._network))
+            refusal = _refusal(place_of(frame), what, path_around(frame, self._network), decided_by(frames_from(frame)))
             if not func._schema.is_mutable:
                 raise refusal
             self._filled = self._filled or refusal
@@ -92,13 +93,13 @@ def without_draws(trace: Callable[[], T], network: nn.Module, held: bool = True)
             if not found:
                 return traced
         assert found
-        where, generator, inside = min(found)
+        where, generator, inside, options = min(found)
         what = f"the forward draws from {generator} what a graph would hold fixed, the same at every call"
-        raise _refusal(where, what, inside)
+        raise _refusal(where, what, inside, options)
 
 
-def _refusal(where: str, what: str, path: str) -> LosesMeaning:
-    remedy = f"Draw them like a value, as in torch.randn_like(x). {kept_whole(path)}"
+def _refusal(where: str, what: str, path: str, options: str) -> LosesMeaning:
+    remedy = f"{options} Draw them like a value, as in torch.randn_like(x). {kept_whole(path)}".strip()
     return LosesMeaning(Problem(where, what, remedy), path)
 
 
@@ -145,8 +146,8 @@ def _generator(name: str, value: Any) -> _Source | None:
 
 # --- where ------------------------------------------------------------------------------------------------
 
-_Draw = tuple[str, str, str]
-"""The line, the generator, and the module in whose forward it is."""
+_Draw = tuple[str, str, str, str]
+"""The line, the generator, the module in whose forward it is, and the options that decide it."""
 
 
 @contextmanager
@@ -154,15 +155,17 @@ def _line_by_line(sources: list[_Source], network: nn.Module) -> Iterator[set[_D
     """Notes after which lines of the forwards' packages a generator has moved."""
     found: set[_Draw] = set()
     theirs = {str(space.get("__name__")).split(".", 1)[0] for space in spaces_of(network)}
-    last, at = [s.state() for s in sources], ("a line", "")
+    at: tuple[str, str, list[Place]]
+    last, at = [s.state() for s in sources], ("a line", "", [])
 
     def look(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal last, at
         if str(frame.f_globals.get("__name__")).split(".", 1)[0] not in theirs:
             return None
         now = [s.state() for s in sources]
-        found.update((at[0], s.name, at[1]) for s, a, b in zip(sources, last, now, strict=True) if a != b)
-        last, at = now, (place_of(frame), path_around(frame, network))
+        for source in (s for s, a, b in zip(sources, last, now, strict=True) if a != b):
+            found.add((at[0], source.name, at[1], decided_by(at[2])))
+        last, at = now, (place_of(frame), path_around(frame, network), [*frames_from(frame)])
         return look
 
     before = sys.gettrace()

@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from ..errors import Problem
 from ..nests import NestError
+from .deciding_options import decided_by
 from .users_code import is_users
 
 
@@ -53,6 +54,7 @@ def untraceable(network: nn.Module, failure: Exception, tracer: str = "torch.fx"
         if tracer == "torch.fx"
         else "torch.export failed too. Keep the module that contains this line out with digital=[...] (its name), which calls it as a whole, or write it without control flow on values."
     )
+    remedy = f"{decided_by(reversed(frames))} {remedy}".strip()
     return Problem(
         f"model {type(network).__name__}, at {place}",
         f"{tracer} can't trace it: {message[0] if message else type(failure).__name__}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -149,6 +150,14 @@ def test_a_compiled_call_is_held_to_them_too() -> None:
     torch.testing.assert_close(compiled(x), net(x))
     with pytest.raises(fc.InputError, match="another case"):
         compiled(torch.randn(3, 4))
+
+
+def test_a_file_that_could_not_ask_is_refused(tmp_path: Path) -> None:
+    model = fc.convert(Net(_threshold).eval(), 1, example_inputs=torch.randn(3, 4))
+    for write, name in ((model.compile_to, "net.ffebm"), (model.export_onnx, "net.onnx")):
+        with pytest.raises(fc.OptionError, match=r"choice by sizes at test_size_choices\.py:\d+"):
+            write(tmp_path / name, torch.randn(3, 4))
+    assert not list(tmp_path.iterdir())
 
 
 class Sizes(nn.Module):
