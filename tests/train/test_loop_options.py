@@ -14,7 +14,6 @@ from torch import Tensor
 import ffebm_compiler as fc
 
 MODEL = """
-import random
 import torch
 from torch import nn
 
@@ -22,10 +21,11 @@ from torch import nn
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
-        self.one, self.drop, self.two, self.three = nn.Linear(6, 8), nn.Dropout(0.3), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.one, self.norm, self.drop = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.3)
+        self.two, self.three = nn.Linear(8, 8), nn.Linear(8, 3)
 
     def forward(self, x):
-        h = self.drop(torch.tanh(self.one(x)))
+        h = self.drop(torch.tanh(self.norm(self.one(x))))
         return self.three(torch.tanh(self.two(h)))
 """
 
@@ -85,6 +85,7 @@ def test_batches_in_which_no_target_counts(main: Any, capsys: pytest.CaptureFixt
     [
         (["--data", "narrow.npz", "--loss", "mse"], r"--loss mse: the model's output is \(16, 3\) and y \(16,\)"),
         (["--accumulate", "20"], "--batch-size 16: is less than a sample for each of 1 processes in --accumulate 20"),
+        (["--batch-size", "53"], "--batch-size 53: leaves a process a piece of one sample, which a batch norm can't"),
     ],
 )
 def test_what_cannot_be_is_named(main: Any, options: list[str], message: str) -> None:
