@@ -30,7 +30,7 @@ from ..hardware import Circuit, Hardware
 from ..hardware.mapping import Tiling
 from ..ir import EnergyBlock
 from ..resistive import realise
-from ..solve import BoundBlock, Relaxation
+from ..solve import Relaxation
 from ..solve.norm_sample import one_sample
 from ..spice.folder import write_netlists
 from ..spice.testbench import Bench
@@ -74,6 +74,7 @@ class AnalogFFEBM(FFEBM):
     """A converted model on an emulated chip; made by :meth:`FFEBM.lower`."""
 
     is_traceable = False  # a chip is written to, and draws its noise, as it is used
+    finds_exactly = False
 
     def __init__(self, compiled: Compiled, execution: Execution, chip: Chip):
         super().__init__(compiled, execution)
@@ -136,16 +137,6 @@ class AnalogFFEBM(FFEBM):
             return call
         with torch.no_grad(), out_of_sight():
             return replace(call, layer_weights=realise(one_sample(call.bound)).layer_weights)
-
-    def verify_block(
-        self,
-        block: EnergyBlock,
-        bound: BoundBlock,
-        states: Mapping[str, Tensor],
-        relaxation: Relaxation | None = None,
-    ) -> None:
-        """As of the ideal model, but for the states, which a chip finds less exactly."""
-        super().verify_block(block, bound, states)
 
     def _driven(self, block: EnergyBlock, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """What enters a block, through the DAC."""

@@ -166,7 +166,9 @@ def _mode(subject: Subject, training: bool, exported: Sequence[ExportedPart]) ->
     assert isinstance(form, CallForm), "a bundle is compiled from a model that was converted"
     call, defaults = plain_call(form, mode.program.inputs, subject.args, subject.kwargs)
     interfaces = {part.name: {g.interface.kind: g.interface for g in part} for part in exported}
-    return Mode(replace(mode.program, steps=_steps(mode.program)), interfaces, plain_result(mode), call, defaults)
+    sizes = {n: i.sizes for n, i in zip(mode.program.inputs, form.inputs, strict=True) if i.sizes is not None}
+    program = replace(mode.program, steps=_steps(mode.program))
+    return Mode(program, interfaces, plain_result(mode), call, defaults, sizes)
 
 
 def _steps(program: Program) -> tuple[Step, ...]:

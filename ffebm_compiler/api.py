@@ -93,8 +93,10 @@ def convert(
         narrow: whether the states that sweeps begin with, and the corrections of later sweeps, may be computed in bfloat16, within the same
             tolerance: on machines that multiply it faster than float32 (tensor cores, AMX, AVX-512) that is faster, and takes more memory
             (docs/performance.md); elsewhere it changes nothing.
-        example_inputs: a tensor, a tuple of arguments or a dict of keywords. Only needed where symbolic tracing
-            fails; lets the blocks' energies be verified on an input of the right shape at once.
+        example_inputs: a call of the model: a tensor, a tuple of arguments, or a dict of keywords. It says what is traced: optional
+            arguments that it gives are part of the program, and those that it leaves out are not. torch.export is tried with it where
+            symbolic tracing can't be right, and the program is compared with the model on it at once. Later calls have its form, and
+            what torch.export traced has its sizes but for the batch (docs/promises.md).
         rules: further rules, which win over the built-in ones (docs/operations.md).
         copy: whether the result has parameters and buffers of its own. With False they are the model's, the same objects:
             nothing is copied, an optimizer that was made for the model trains the result, and the model sees each step.

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from .patching import replaced, this_thread
 from .tokens import ATOMS, MISSING, held, look
+from .users_code import is_models
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 """Where a module keeps the hooks that a call of it runs."""
@@ -28,10 +29,6 @@ _COMMON = (frozenset(dir(nn.Module())) | {"parametrizations"}) - {"forward"}
 _CHILDREN = frozenset({"_modules", "children", "named_children", "modules", "named_modules"})
 _UNHEARD = (_COMMON - _CHILDREN) | frozenset(dir(object))
 _PLAIN = (*ATOMS, Tensor, nn.Module, np.ndarray, list, tuple, dict, set, frozenset)
-_MACHINERY = (
-    *("torch.fx", "torch.export", "torch._", "torch.utils", "torch.func", "torch.nn.utils", "torch.nn.modules.module"),
-    "ffebm_compiler",
-)
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ class Reads:
 
     @contextlib.contextmanager
     def of_forward(self) -> Iterator[None]:
-        listener = _Listener(self, self.forward, _is_users)
+        listener = _Listener(self, self.forward, is_models)
         with _listening(listener):
             listener.read(self.network, "forward", CALLER)
             yield
@@ -234,11 +231,6 @@ class _Listener:
 def _is_own(owner: Any, name: str) -> bool:
     """Whether an attribute is of the user's: not one that every module has."""
     return not (name.startswith("__") or (isinstance(owner, nn.Module) and name in _COMMON))
-
-
-def _is_users(reader: str) -> bool:
-    """Whether it is the user's code, or a layer's, that reads; not what traces it."""
-    return not reader.startswith(_MACHINERY) and reader.partition(".")[0] not in sys.stdlib_module_names
 
 
 @contextlib.contextmanager

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 import sympy
@@ -23,13 +22,10 @@ from torch import Tensor
 from torch.utils._sympy.printers import PythonPrinter
 
 from .patching import replaced, this_thread
-from .users_code import is_users, place_of
+from .users_code import is_models, module_of, place_of
 
 _WORDS = {"math": math, "min": min, "max": max, "abs": abs}
 """What a question may be written with."""
-
-_LAYERS = "torch.nn."
-"""Where PyTorch's own layers and functions are written in Python, as a user's would be."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +73,7 @@ def choices_noted() -> Iterator[list[SizeChoice]]:
         def __bool__(self: Any) -> bool:  # noqa: N807 -- it takes its place
             answer: bool = plain(self)
             frame = sys._getframe(1)
-            if mine() and _asks_for_the_model(frame):
+            if mine() and is_models(module_of(frame)):
                 asked.append((self.node, answer, place_of(frame)))
             return answer
 
@@ -101,10 +97,6 @@ def _choices(asked: Iterable[tuple[Any, bool, str]]) -> Iterator[SizeChoice]:
 def _in_the_end(node: Any) -> Any:
     """An expression in the symbols that are left: sizes turn out to be one, or numbers, after they were asked about."""
     return node.shape_env.replace(node.expr)
-
-
-def _asks_for_the_model(frame: FrameType) -> bool:
-    return is_users(frame) or frame.f_globals.get("__name__", "").startswith(_LAYERS)
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,27 @@ from torch import fx, nn
 _NOT_THEIRS = frozenset(("torch", "numpy", "ffebm_compiler")) | sys.stdlib_module_names
 
 
+_MACHINERY = (
+    *("torch.fx", "torch.export", "torch._", "torch.utils", "torch.func", "torch.nn.utils", "torch.nn.modules.module"),
+    "ffebm_compiler",
+)
+"""What calls, traces and rewrites models."""
+
+
+def module_of(frame: FrameType) -> str:
+    """The name of the file's module whose code a frame runs."""
+    name: str = frame.f_globals.get("__name__", "")
+    return name
+
+
 def is_users(frame: FrameType) -> bool:
     """Whether a frame runs code that is neither PyTorch's nor ours, nor in between."""
-    name: str = frame.f_globals.get("__name__", "")
-    return name.split(".", 1)[0] not in _NOT_THEIRS
+    return module_of(frame).split(".", 1)[0] not in _NOT_THEIRS
+
+
+def is_models(name: str) -> bool:
+    """Whether code of a module of that name is the model's: the user's own, or that of a layer of PyTorch's."""
+    return not name.startswith(_MACHINERY) and name.partition(".")[0] not in sys.stdlib_module_names
 
 
 def _own_code(function: Callable[..., Any]) -> CodeType:

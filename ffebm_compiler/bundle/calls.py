@@ -53,9 +53,31 @@ def bound_call(mode: Mode, args: Sequence[Any], kwargs: Mapping[str, Any], name:
         labels = ", ".join(mode.program.labels.get(n, n) for n in missing)
         takes = ", ".join(dict.fromkeys([*arguments, *named]))
         problems.append(Problem(f"call of {name}", f"lacks {labels}", f"Call it as the original model: ({takes})."))
-    if problems:
+    if problems := problems or [*_size_problems(mode, found)]:
         raise InputError(problems)
     return {n: found[n] for n in inputs}
+
+
+def _size_problems(mode: Mode, found: Mapping[str, Any]) -> Iterator[Problem]:
+    """Sizes that the program does not hold for."""
+    known: dict[str, int] = {}
+    for name, sizes in mode.sizes.items():
+        given = tuple(getattr(found[name], "shape", ()))
+        expected = tuple(
+            s if isinstance(s, int) else s if len(given) <= i else known.setdefault(s, given[i])
+            for i, s in enumerate(sizes)
+        )
+        if given != expected:
+            what = f"is of shape {given}, and the bundle holds for {_listed(expected)} alone: other sizes are another program"
+            yield Problem(
+                f"argument {mode.program.labels.get(name, name)}",
+                what,
+                "Compile a bundle with an example of this shape.",
+            )
+
+
+def _listed(sizes: Sequence[int | str]) -> str:
+    return f"({', '.join(s if isinstance(s, str) else str(s) for s in sizes)})"
 
 
 def _name_of(nest: Any, mode: Mode, place: int) -> str:

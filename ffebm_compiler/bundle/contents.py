@@ -39,6 +39,7 @@ class Mode:
         call: how a call hands over the program's inputs: the list of positional arguments and the dictionary of named
             ones, nests with ``Ref`` leaves; None where each input is an argument of its own name, in order.
         defaults: what an argument that a call may leave out is then, by the program's name of it.
+        sizes: of inputs whose sizes the program depends on: numbers, and names of those that may change, together where they are alike.
     """
 
     program: Program
@@ -46,6 +47,7 @@ class Mode:
     result: Any
     call: Any = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

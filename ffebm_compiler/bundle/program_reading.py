@@ -63,7 +63,9 @@ class Reader:
         )
         parts = {n: {k: _interface(k, i) for k, i in kinds.items()} for n, kinds in document["parts"].items()}
         call = self._value(document["call"], "its call")
-        return Mode(program, parts, result, call, self.options(document["defaults"], "its defaults"))
+        defaults = self.options(document["defaults"], "its defaults")
+        sizes = {name: tuple(found) for name, found in document.get("sizes", {}).items()}
+        return Mode(program, parts, result, call, defaults, sizes)
 
     def options(self, document: Document, where: str) -> dict[str, Any]:
         """Options by name."""

@@ -69,6 +69,7 @@ def _mode(mode: Mode) -> Document:
         "result": encode(mode.result),
         "call": encode(mode.call),
         "defaults": _options(mode.defaults),
+        "sizes": {name: list(sizes) for name, sizes in mode.sizes.items()},
         "labels": dict(program.labels),
         "origins": {name: _origin(o) for name, o in program.origins.items()},
         "parts": {name: {kind: _interface(i) for kind, i in kinds.items()} for name, kinds in mode.parts.items()},

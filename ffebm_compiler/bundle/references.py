@@ -109,6 +109,7 @@ def _mode_problems(
     called = {r.name for r in refs([mode.call])} - inputs
     yield from (f"a call gives {n}, which is no input" for n in sorted(called) if whole(n) not in inputs)
     yield from (f"{n} has a default, but is no input" for n in mode.defaults if n not in mode.program.inputs)
+    yield from (f"{n} has sizes, but is no input" for n in mode.sizes if n not in mode.program.inputs)
     yield from _call_shape_problems(mode.call)
     yield from part_problems(mode, contents, tensors)
 

@@ -7,12 +7,14 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import ffebm_compiler as fc
+from ffebm_compiler import runtime
 
 
 class Net(nn.Module):
@@ -186,3 +188,17 @@ def test_another_size_of_an_image_is_refused_by_its_dimension(verify: bool) -> N
             model(torch.randn(shape))
     with pytest.raises(fc.InputError, match="has 3 dimensions"):
         model(torch.randn(3, 8, 6))
+
+
+def test_files_hold_for_the_sizes_that_were_exported(tmp_path: Path) -> None:
+    net = Sizes().eval()
+    model = fc.convert(copy.deepcopy(net), 1, example_inputs=torch.randn(2, 3, 8, 6))
+    loaded = runtime.load(model.compile_to(tmp_path / "net.ffebm", torch.randn(2, 3, 8, 6)))
+    session = onnxruntime.InferenceSession(model.export_onnx(tmp_path / "net.onnx", torch.randn(2, 3, 8, 6)))
+    (given,) = session.get_inputs()
+    x, other = torch.randn(5, 3, 8, 6), torch.randn(2, 3, 10, 6)
+    torch.testing.assert_close(loaded(x).detach(), net(x).detach(), rtol=1e-4, atol=1e-5)
+    with pytest.raises(fc.InputError, match=r"argument x: is of shape \(2, 3, 10, 6\), and the bundle holds for"):
+        loaded(other)
+    with pytest.raises(Exception, match="invalid dimensions"):
+        session.run(None, {given.name: other.numpy()})
