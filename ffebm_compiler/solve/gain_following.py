@@ -3,7 +3,12 @@
     z = J^T J v,     |J|^2 >= |z| >= <v, z>,     v' = z / |z|
 
 From a leading direction that a longer iteration has found, this keeps up with weights that an optimizer moves. Source: as in
-spectral normalisation, Miyato et al. 2018, algorithm 1.
+spectral normalisation, Miyato et al. 2018, algorithm 1. A direction lags behind, so what it gives falls short. What is taken is
+
+    |J|^2 <= <v, z> + |z - <v, z> v|,
+
+which holds as long as v is within 45 degrees of the leading direction: with the part p of its length along that, the second term is at least
+``sqrt(p / (1 - p))`` times what the first lacks.
 """
 
 from __future__ import annotations
@@ -56,7 +61,11 @@ def followed_gains(
         along = [(z * directions[e]).sum() for e, z in images.items()]
         read = torch.stack([*lengths.values(), *along]).tolist()  # one transfer a block
     squares = dict(zip(lengths, read, strict=False))
-    norms = {e: finite(square, e) ** 0.5 for e, square in squares.items()}
+    bounds = {
+        e: a + max(square**2 - a**2, 0.0) ** 0.5
+        for (e, square), a in zip(squares.items(), read[len(lengths) :], strict=True)
+    }
+    norms = {e: finite(bound, e) ** 0.5 for e, bound in bounds.items()}
     jumped = any(abs(norm - previous.norms[e]) > JUMP * previous.norms[e] for e, norm in norms.items())
     turned = any(a < TURN * square for a, square in zip(read[len(lengths) :], squares.values(), strict=True))
     if jumped or turned:
