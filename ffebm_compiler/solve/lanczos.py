@@ -24,7 +24,7 @@ STEPS = 64
 """At most so many steps; most maps take about twelve."""
 
 SETTLED = 1e-3
-"""It ends once two steps in a row add less than this to the squared norm: norms then fall short by half a percent at most, in 150 couplings of a zoo."""
+"""It ends once two steps in a row add less than this to the squared norm."""
 
 
 def largest_singular_value(
