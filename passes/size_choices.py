@@ -1,6 +1,7 @@
 """What a forward asks of sizes while torch.export runs it: the program holds for calls of which the answers are the same.
 
     if x.shape[0] > 4: ...        SizeChoice("x.shape[0] > 4", False, "net.py:12")
+    h[: int(x.shape[0] / 2)]      SizeChoice("int(x.shape[0] / 2)", 1, "net.py:13")
 
 A size that may change is a symbol then, and a comparison of it an expression; Python takes one way, and the graph knows of no other.
 What PyTorch asks below the user's code and its own layers says nothing of the program, whose operations ask again when they run.
@@ -11,9 +12,10 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import sympy
@@ -24,7 +26,7 @@ from torch.utils._sympy.printers import PythonPrinter
 from .patching import replaced, this_thread
 from .users_code import is_models, module_of, place_of
 
-_WORDS = {"math": math, "min": min, "max": max, "abs": abs}
+_WORDS = {"math": math, "min": min, "max": max, "abs": abs, "int": int, "float": float, "torch": torch}
 """What a question may be written with."""
 
 
@@ -35,13 +37,13 @@ class SizeChoice:
     Attributes:
         question: in Python, of symbols of sizes.
         symbols: those that it is of.
-        answer: whether it was so.
+        answer: whether it was so, or the number that it was.
         place: where it is asked.
     """
 
     question: str
     symbols: frozenset[str]
-    answer: bool
+    answer: bool | int | float
     place: str
 
     def is_of(self, symbols: Collection[str]) -> bool:
@@ -50,7 +52,8 @@ class SizeChoice:
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
         """Whether the answer is the same for these sizes."""
-        return bool(eval(self.question, {"__builtins__": _WORDS}, dict(sizes))) == self.answer
+        found = eval(self.question, {"__builtins__": _WORDS}, dict(sizes))
+        return math.isclose(found, self.answer, rel_tol=1e-12)
 
     def in_words(self, names: Mapping[str, str]) -> str:
         """The question, with the sizes as the user writes them."""
@@ -60,38 +63,70 @@ class SizeChoice:
         return text
 
 
+_NUMBERS: tuple[tuple[type[Any], str, str], ...] = (
+    (torch.SymBool, "__bool__", "{}"),
+    (torch.SymBool, "__int__", "int({})"),
+    (torch.SymInt, "__bool__", "({}) != 0"),
+    (torch.SymInt, "__int__", "{}"),
+    (torch.SymInt, "__index__", "{}"),
+    (torch.SymFloat, "__bool__", "({}) != 0"),
+    (torch.SymFloat, "__int__", "int({})"),
+    (torch.SymFloat, "__float__", "{}"),
+)
+"""Where Python asks a symbol for a number, and how the question is written of its expression."""
+
+_TEXTS: tuple[tuple[type[Any], Callable[[Any], Any]], ...] = ((torch.SymInt, int), (torch.SymFloat, float))
+"""Of whose texts Python asks, and which number is written: in a text a symbol would be its own name."""
+
+
 @contextmanager
 def choices_noted() -> Iterator[list[SizeChoice]]:
     """While a model is exported."""
-    asked: list[tuple[Any, bool, str]] = []
+    asked: list[_Asked] = []
     result: list[SizeChoice] = []
     mine = this_thread()
 
-    def noting(kind: type[Any]) -> Any:
-        plain = kind.__bool__
+    def is_heard(frame: FrameType) -> bool:
+        return mine() and is_models(module_of(frame))
 
-        def __bool__(self: Any) -> bool:  # noqa: N807 -- it takes its place
-            answer: bool = plain(self)
-            frame = sys._getframe(1)
-            if mine() and is_models(module_of(frame)):
-                asked.append((self.node, answer, place_of(frame)))
+    def noting(plain: Callable[[Any], Any], form: str) -> Callable[[Any], Any]:
+        def number(self: Any) -> Any:
+            answer = plain(self)
+            if is_heard(frame := sys._getframe(1)):
+                asked.append((self.node, form, answer, place_of(frame)))
             return answer
 
-        return __bool__
+        return number
 
-    with (
-        replaced(torch.SymBool, "__bool__", noting(torch.SymBool)),
-        replaced(torch.SymInt, "__bool__", noting(torch.SymInt)),
-    ):
+    def written(plain: Callable[[Any], str], number: Callable[[Any], Any]) -> Callable[[Any], str]:
+        def text(self: Any) -> str:
+            if not is_heard(frame := sys._getframe(1)):
+                return plain(self)
+            answer = number(self)
+            asked.append((self.node, "{}", answer, place_of(frame)))
+            return repr(answer)
+
+        return text
+
+    with ExitStack() as stack:
+        for kind, name, form in _NUMBERS:
+            stack.enter_context(replaced(kind, name, noting(getattr(kind, name), form)))
+        for kind, number in _TEXTS:
+            stack.enter_context(replaced(kind, "__repr__", written(vars(kind)["__repr__"], number)))
         yield result
     result.extend(dict.fromkeys(_choices(asked)))
 
 
-def _choices(asked: Iterable[tuple[Any, bool, str]]) -> Iterator[SizeChoice]:
-    for node, answer, place in asked:
+_Asked = tuple[Any, str, Any, str]
+"""Of which expression, how it is written, what was answered, and where."""
+
+
+def _choices(asked: Iterable[_Asked]) -> Iterator[SizeChoice]:
+    for node, form, answer, place in asked:
         expression = _in_the_end(node)
         if symbols := frozenset(map(str, getattr(expression, "free_symbols", ()))):
-            yield SizeChoice(PythonPrinter().doprint(expression), symbols, answer, place)
+            text = PythonPrinter().doprint(expression).replace("torch.sym_float", "float")
+            yield SizeChoice(form.format(text), symbols, answer, place)
 
 
 def _in_the_end(node: Any) -> Any:

@@ -33,7 +33,8 @@ def is_users(frame: FrameType) -> bool:
 
 def is_models(name: str) -> bool:
     """Whether code of a module of that name is the model's: the user's own, or that of a layer of PyTorch's."""
-    return not name.startswith(_MACHINERY) and name.partition(".")[0] not in sys.stdlib_module_names
+    is_between = name == "torch" or name.startswith(_MACHINERY)
+    return not is_between and name.partition(".")[0] not in sys.stdlib_module_names
 
 
 def _own_code(function: Callable[..., Any]) -> CodeType:

@@ -44,6 +44,14 @@ def _computed(x: Tensor) -> Tensor:
     return x * 3 if rows // 4 >= 2 else x
 
 
+def _half(x: Tensor) -> Tensor:
+    return x * (1 + int(x.shape[0] * 0.5))
+
+
+def _text(x: Tensor) -> Tensor:
+    return x * (5 if f"{x.shape[0]} rows" == "3 rows" else 1)
+
+
 def _twice(x: Tensor) -> Tensor:
     return _threshold(_odd(x))
 
@@ -53,6 +61,8 @@ CASES: dict[Callable[..., Tensor], tuple[str, Callable[[int], object]]] = {
     _single: (r"x\.shape\[0\] == 1", lambda n: n == 1),
     _odd: (r"x\.shape\[0\] % 2", lambda n: n % 2),
     _computed: (r"x\.shape\[0\]", lambda n: n * 2 // 4 >= 2),
+    _half: (r"int\(.*x\.shape\[0\]", lambda n: int(n * 0.5)),
+    _text: ("in dimension 0", lambda n: n),
     _twice: (r"x\.shape\[0\]", lambda n: (n > 4, n % 2)),
 }
 
