@@ -430,6 +430,12 @@ def test_what_can_not_be_trained_is_told(ffebm: Run, arguments: tuple[str, ...],
     assert not Path("checkpoint.safetensors").exists()
 
 
+def test_several_processes_are_refused(ffebm: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "was started in 2 processes" in refused(ffebm, *TRAIN)
+    assert not Path("checkpoint.safetensors").exists()
+
+
 def test_one_of_several_outputs_is_trained(ffebm: Run) -> None:
     assert (
         ffebm("compile", "zoo_file.py:Two", "-o", "two.ffebm", "--input-shape", "5,4", "--input-shape", "5,4")[0] == 0

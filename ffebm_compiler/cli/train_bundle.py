@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -146,6 +147,11 @@ def _problems(options: argparse.Namespace) -> Iterator[Problem]:
         value = getattr(options, name)
         if value is not None and value < 1:
             yield Problem(f"option --{name.replace('_', '-')}", f"is {value}", "Give a whole number from 1.")
+    if (processes := int(os.environ.get("WORLD_SIZE", 1))) > 1:
+        what = f"was started in {processes} processes, which would train {processes} models apart and write one file"
+        yield Problem(
+            "ffebm train", what, "Run it once; training in several processes is what write_training_loop is for."
+        )
     yield from _file_problems(options)
     yield from _optimizer_problems(options)
 
