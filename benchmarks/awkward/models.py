@@ -27,18 +27,27 @@ class Scaled(nn.Module):
 class Whole(nn.Module):
     """Parts in order, some of them called twice; the result in one of many forms."""
 
-    def __init__(self, parts: list[nn.Module], order: list[int], result: int, several: bool):
+    def __init__(self, parts: list[nn.Module], order: list[int], result: int):
         super().__init__()
         self.parts, self.order = nn.ModuleList(parts), order
-        self.head, self.result, self.several = nn.Linear(WIDTH, 3), result, several
+        self.head, self.result = nn.Linear(WIDTH, 3), result
 
-    def forward(self, x: Tensor, scale: Tensor | None = None, flag: bool = False) -> Any:
-        given = scale if self.several else x[:, :1] * 0 + 1.25
+    def forward(self, x: Tensor, flag: bool = False) -> Any:
+        return self.through(x, x[:, :1] * 0 + 1.25, flag)
+
+    def through(self, x: Tensor, scale: Tensor, flag: bool) -> Any:
         for i in self.order:
-            x = self.parts[i](x, given)
+            x = self.parts[i](x, scale)
         if flag:
             x = x * 2
         return RESULTS[self.result](self.head(x), x)
+
+
+class Several(Whole):
+    """The same with two inputs."""
+
+    def forward(self, x: Tensor, scale: Tensor, flag: bool = False) -> Any:  # type: ignore[override]
+        return self.through(x, scale, flag)
 
 
 class Alone(nn.Module):
@@ -81,8 +90,8 @@ class Awkward:
                 return (parts[0] if draw.random() < 0.5 else Alone(parts[0])).train(self.training)
             nested: list[nn.Module] = [Scaled(p) if draw.random() < 0.3 else p for p in parts]
             order = [*range(len(nested)), *([0] if draw.random() < 0.2 else [])]
-            whole = Whole(nested, order, draw.randrange(len(RESULTS)), draw.random() < 0.5)
-            return whole.train(self.training)
+            result, kind = draw.randrange(len(RESULTS)), Several if draw.random() < 0.5 else Whole
+            return kind(nested, order, result).train(self.training)
 
     def calls(self) -> tuple[tuple[bool, int], ...]:
         """The calls that are compared: in training mode or not, and of how many samples; the conversion knows of four."""
@@ -93,7 +102,7 @@ class Awkward:
         """The arguments of one of the calls."""
         generator = torch.Generator().manual_seed(1000 * self.seed + call)
         x, scale = torch.randn(batch, WIDTH, generator=generator), 1 + torch.rand(batch, 1, generator=generator)
-        return (x, scale) if isinstance(net, Part) or getattr(net, "several", False) else (x,)
+        return (x, scale) if isinstance(net, (Part, Several)) else (x,)
 
 
 def drawn(seed: int) -> Awkward:

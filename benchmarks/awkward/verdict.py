@@ -73,17 +73,28 @@ def _compared(model: Awkward, net: nn.Module, converted: nn.Module) -> Verdict:
     for call, (training, batch) in enumerate(model.calls()):
         given = model.inputs(net, call, batch)
         theirs = _call(net.train(training), given, call)
+        mode = f"call {call}, {'training' if training else 'evaluation'}"
+        if "raised" in theirs:
+            return _refuses_too(
+                model, converted.train(training), given, f"{mode}: the model fails, and the program does not"
+            )
         ours = _call(converted.train(training), given, call)
-        if "raised" in theirs:  # the model does not take this input, so there is nothing to compare with
-            return Verdict(model, RIGHT, "the model itself fails")
         differing = [k for k, other in theirs.items() if not _alike(ours.get(k), other)]
         if differing:
             rounded = _rounded(model, call)
             differing = [k for k in differing if not is_rounding(ours.get(k), theirs[k], rounded[k])]
         if differing:
-            mode = "training" if training else "evaluation"
-            return Verdict(model, SILENT, f"call {call}, {mode}: {differing[0]} differs")
+            return Verdict(model, SILENT, f"{mode}: {differing[0]} differs")
     return Verdict(model, RIGHT, "")
+
+
+def _refuses_too(model: Awkward, converted: nn.Module, given: tuple[Tensor, ...], otherwise: str) -> Verdict:
+    """The verdict where the model itself does not take an input: an error that names the layer is right."""
+    try:
+        converted(*given)
+    except fc.FFEBMError as failure:
+        return Verdict(model, RIGHT, f"the model itself fails: {failure}")
+    return Verdict(model, SILENT, otherwise)
 
 
 def _rounded(model: Awkward, last: int) -> dict[str, Any]:
