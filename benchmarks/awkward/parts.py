@@ -234,7 +234,7 @@ class CopiedClone(Part):
 
 class Masked(Part):
     def forward(self, x: Tensor, scale: Tensor) -> Any:
-        h = self.layer(x)
+        h = self.b(self.layer(x))
         return h.masked_fill_(x > 1, 0.25) + x
 
 
@@ -264,9 +264,9 @@ class ByMode(Part):
 
 class Indexed(Part):
     def forward(self, x: Tensor, scale: Tensor) -> Any:
-        h = self.layer(x)
+        h = self.b(self.layer(x))
         h[:, 0] = 0.5
-        return self.b(h)
+        return self.a(h)
 
 
 class ViewOverwritten(Part):

@@ -125,26 +125,25 @@ def is_rounding(ours: Any, theirs: Any, rounded: Any) -> bool:
 
 
 def _call(net: nn.Module, given: tuple[Tensor, ...], seed: int) -> dict[str, Any]:
-    """Everything that one call and its backward pass do."""
+    """Everything that one call and its backward pass do; a model's own that fails has no gradients to compare."""
     torch.manual_seed(seed)
     np.random.seed(seed)
     random.seed(seed)
     given = tuple(v.clone().requires_grad_() for v in given)
     parameters = dict(net.named_parameters())
+    wanted = {**parameters, **{str(i): v for i, v in enumerate(given)}}
     try:
         result = net(*given)
-        roots = [v for v in _tensors(result) if v.requires_grad]
-        grads = torch.autograd.grad(
-            sum((v.sin().sum() for v in roots), torch.zeros(())), [*parameters.values(), *given], allow_unused=True
-        ) if roots else [None] * (len(parameters) + len(given))  # fmt: skip
-    except fc.FFEBMError:
-        raise
     except Exception as failure:
         if isinstance(net, fc.FFEBM):
             raise
         return {"raised": failure}
     seen: dict[str, Any] = {"result": _frozen(result), "history": [v.requires_grad for v in _tensors(result)]}
-    seen |= {f"gradient of {n}": g for n, g in zip([*parameters, *map(str, range(len(given)))], grads, strict=True)}
+    try:
+        seen |= {f"gradient of {n}": g for n, g in _gradients(result, wanted).items()}
+    except Exception:
+        if isinstance(net, fc.FFEBM):
+            raise
     seen |= {f"buffer {n}": b.clone() for n, b in net.named_buffers() if "_tensor_constant" not in n}
     seen |= {f"parameter {n}": p.detach().clone() for n, p in parameters.items()}
     plain = net.network if isinstance(net, fc.FFEBM) else net
@@ -152,6 +151,14 @@ def _call(net: nn.Module, given: tuple[Tensor, ...], seed: int) -> dict[str, Any
     seen |= {f"{p}.{n}": _frozen(vars(m)[n]) for p, m in plain.named_modules() for n in names if n in vars(m)}
     seen["draws"] = (float(torch.rand(())), float(np.random.rand()), random.random())
     return seen
+
+
+def _gradients(result: Any, wanted: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    roots = [v for v in _tensors(result) if v.requires_grad]
+    if not roots:
+        return dict.fromkeys(wanted)
+    loss = sum((v.sin().sum() for v in roots), torch.zeros(()))
+    return dict(zip(wanted, torch.autograd.grad(loss, [*wanted.values()], allow_unused=True), strict=True))
 
 
 def _tensors(value: Any) -> list[Tensor]:
