@@ -61,12 +61,14 @@ class Asked:
         network: what is traced.
         kind_of: the type of a traced value, where it is known.
         surroundings: the contexts that the forward has opened.
+        caught: what else it could not be told: raised if the forward goes on.
     """
 
     network: nn.Module
     kind_of: Callable[[fx.Proxy], Kind]
     surroundings: Surroundings
     lost: LosesMeaning | None = None
+    caught: Exception | None = None
     is_open: bool = False
     mine: Callable[[], bool] = field(default_factory=this_thread)
 
@@ -120,6 +122,8 @@ def answered(asked: Asked) -> Iterator[None]:
             asked.is_open = False
     if asked.lost is not None:
         raise asked.lost
+    if asked.caught is not None:
+        raise asked.caught
 
 
 def _answers(asked: Asked) -> Iterator[tuple[Callable[..., Any], Callable[..., Any]]]:

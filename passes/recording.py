@@ -1,22 +1,70 @@
 """What stands for a tensor while a model is traced, and records what is written to it.
 
 ``torch.fx`` drops ``x += y``'s meaning (x changes under its other names too), and knows no ``x[i] = y`` and no ``x.data = y``.
+
+What a forward asks of it that no graph tells (a text, a key of a dict, a number) is refused, also where the forward catches the error:
+
+    try: n = int(x.shape[0])
+    except TypeError: n = 2
 """
 
 from __future__ import annotations
 
 import operator
-from typing import Any
+import sys
+from types import FrameType
+from typing import Any, NoReturn
 
 from torch import Tensor, fx
 
 from .in_place_twins import OPERATORS, set_data
+from .kinds import is_tensor
+from .users_code import is_users, module_of
 
 _OWN = frozenset(("tracer", "node"))
 """Attributes of the proxy itself."""
 
 
-class RecordingProxy(fx.Proxy):
+class _Told(fx.Proxy):
+    """What a forward asks of a traced value."""
+
+    tracer: Any
+
+    def __getattr__(self, name: str) -> Any:
+        """A tensor says what it does not have."""
+        kind = self.tracer.kind_if_known(self) if is_users(_asking()) else None
+        if is_tensor(kind) and not hasattr(kind, name):
+            raise AttributeError(f"'Tensor' object has no attribute {name!r}")
+        return _Attribute(self, name)
+
+    def __repr__(self) -> str:
+        if is_users(_asking()):
+            self.tracer.refuse("makes a text of a value, which it is only at a call")
+        return super().__repr__()
+
+    def __hash__(self) -> int:
+        if is_users(_asking()) and self.tracer.kind_if_known(self) in (int, float, bool):
+            self.tracer.refuse("looks a value up, which it is only at a call")
+        return object.__hash__(self)
+
+    def __len__(self) -> int:
+        self._is_no("length")
+
+    def __int__(self) -> int:
+        self._is_no("number")
+
+    def __float__(self) -> float:
+        self._is_no("number")
+
+    def _is_no(self, what: str) -> NoReturn:
+        raise self.tracer.remembered(TypeError(f"a value that is traced has no {what} before a call"))
+
+
+class _Attribute(_Told, fx.proxy.Attribute):
+    """Of a value: its shape, or a method of it."""
+
+
+class RecordingProxy(_Told):
     """A proxy that records what is written to the value that it stands for."""
 
     def __setitem__(self, index: Any, value: Any) -> None:
@@ -37,6 +85,18 @@ class RecordingProxy(fx.Proxy):
             raise RuntimeError(f"the forward sets the attribute {name!r} of a tensor that it computes")
         else:
             super().__setattr__(name, value)
+
+
+def _asking() -> FrameType:
+    """Who asks a proxy for something: the first frame outside of torch.fx and of this library."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and module_of(frame).startswith(("torch.fx", "ffebm_compiler")):
+        frame = frame.f_back
+    return frame
+
+
+def is_asked_by_user() -> bool:
+    return is_users(_asking())
 
 
 def _recorder(function: Any) -> Any:

@@ -23,7 +23,7 @@ from .own_functions import functions_as_whole
 from .patching import this_thread
 from .questions import Asked, answered
 from .recorded_numbers import numbers_recorded
-from .recording import RecordingProxy
+from .recording import RecordingProxy, is_asked_by_user
 from .stages import Signature, Traced
 from .traced_names import rename_apart
 from .users_code import users_frame
@@ -83,6 +83,33 @@ class ModelTracer(fx.Tracer):
             if self.asked is not None and self.asked.surroundings.open and type(m).__module__.startswith("torch.nn"):
                 self.asked.lose(f"calls {self.path_of_module(m)} within autocast, and it can't be traced through")
             raise
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        return self._or_remembered(super().to_bool, obj)  # type: ignore[no-any-return]
+
+    def iter(self, obj: fx.Proxy) -> Any:
+        return self._or_remembered(super().iter, obj)
+
+    def _or_remembered(self, ask: Callable[[fx.Proxy], Any], obj: fx.Proxy) -> Any:
+        try:
+            return ask(obj)
+        except Exception as failure:
+            raise self.remembered(failure) from None
+
+    def remembered(self, failure: Exception) -> Exception:
+        """An answer that could not be given to the user's code, which is told again if the forward catches it."""
+        if self.asked is not None and self.asked.listens() and is_asked_by_user():
+            self.asked.caught = self.asked.caught or failure
+        return failure
+
+    def refuse(self, what: str) -> None:
+        """Refuses what the user's code asks while it is traced."""
+        if self.asked is not None and self.asked.listens():
+            self.asked.lose(what)
+
+    def kind_if_known(self, value: fx.Proxy) -> Kind:
+        """The type of a traced value, as far as the graph tells by itself."""
+        return Kinds(self.graph, self.root, self._arguments)(value.node)
 
     def kind_of(self, value: fx.Proxy) -> Kind:
         """The type of a traced value; an argument that no example gave is taken for a tensor, to which calls are then held."""

@@ -22,6 +22,19 @@ _BAKED_IN: Mapping[Any, str] = {
     Tensor.is_cuda.__get__: "asks for the device of a tensor",  # type: ignore[attr-defined]
 }
 _SETTERS = frozenset((Tensor.data.__set__,))  # type: ignore[attr-defined]
+_NUMBERS = frozenset(
+    (
+        Tensor.__bool__,
+        Tensor.__int__,
+        Tensor.__float__,
+        Tensor.__index__,
+        Tensor.__contains__,
+        Tensor.item,
+        Tensor.tolist,
+    )
+)
+"""What asks for numbers that a tensor has at a call alone."""
+
 _IN_BETWEEN = (
     "torch/fx/experimental/proxy_tensor.py",
     "torch/_export/non_strict_utils.py",
@@ -51,7 +64,12 @@ class TensorReads(TorchFunctionMode):
                 return cast
             if func in _SETTERS:
                 return self._write(*args)
-        result = func(*args, **(kwargs or {}))
+        try:
+            result = func(*args, **(kwargs or {}))
+        except Exception as failure:
+            if func in _NUMBERS:  # told again if the forward catches it
+                self._asked.caught = self._asked.caught or failure
+            raise
         if func is Tensor.detach:
             self._cut.append(result)
         return result
