@@ -18,6 +18,7 @@ from ..export import WEIGHTS
 from ..files import check_folder, check_target
 from ..hardware import Hardware
 from ..hardware.presets import preset
+from ..nests import tensors_in
 from ..passes.calling import CallForm
 from ..resistive.realisation import resistive_problems
 from ..rules import REMAKES
@@ -48,7 +49,8 @@ class BundleOptions:
 
 
 def example_of(given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The example call as (args, kwargs), on the CPU: a tuple or list is the arguments, a dict the keywords, anything else one argument."""
+    """The example call as (args, kwargs), on the CPU: a tuple or list is the arguments, a dict the keywords,
+    anything else one argument."""
     held = torch.utils._pytree.tree_map_only(Tensor, lambda t: t.detach().cpu(), given)
     if isinstance(held, Mapping):
         return (), dict(held)
@@ -109,7 +111,7 @@ def _file_problems(target: Path, overwrite: bool) -> Iterator[Problem]:
 
 def _example_problems(given: Any) -> Iterator[Problem]:
     where = "option example_inputs"
-    tensors = [t for t in torch.utils._pytree.tree_leaves(given) if isinstance(t, Tensor)]
+    tensors = tensors_in(given)
     if not tensors:
         what = "is missing" if given is None else "holds no tensor"
         yield Problem(where, what, "Give a call of the model: a tensor, a tuple of arguments or a dict of keywords.")

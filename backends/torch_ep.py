@@ -239,7 +239,8 @@ class FFEBM(nn.Module):
         return signature.pack(program.function(self.network, self._number, self.training, *given))
 
     def equilibrium(self, *args: Any, **kwargs: Any) -> tuple[Any, tuple[BlockEquilibrium, ...]]:
-        """The model's result, and what each block settled to (inputs and states by the block's names), without history."""
+        """The model's result, and what each block settled to (inputs and states by the block's names), without
+        history."""
         with torch.no_grad():
             return self._run(args, kwargs, keep=True)
 
@@ -313,7 +314,8 @@ class FFEBM(nn.Module):
         return values
 
     def _compare_once(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Holds the program of a mode against the network itself, at the first input of that mode under each autocast of the caller's."""
+        """Holds the program of a mode against the network itself, at the first input of that mode under each
+        autocast of the caller's."""
         compared: set[tuple[Any, ...]] = self.__dict__["_compared"]
         mode = (self.training, *callers_autocast())
         if self.execution.verify and mode not in compared and has_forward(self.network):
@@ -368,7 +370,8 @@ class FFEBM(nn.Module):
         self.__dict__["_fingerprints"] = self._look_at_weights()
 
     def _look_at_weights(self) -> dict[str, int]:
-        """The fingerprints of the couplings' weights, by block, in one transfer. Weights that are computed at each look are left to their blocks."""
+        """The fingerprints of the couplings' weights, by block, in one transfer. Weights that are computed at each
+        look are left to their blocks."""
         if self.execution.loop_gain is None:
             return {}
         coupled = {b.key: b.coupling_weights for b in self.program.energy_blocks if b.has_feedback}
@@ -482,7 +485,8 @@ class FFEBM(nn.Module):
             raise infinite_norm(bound, failure.edge, self.program.labels) from failure
 
     def _trains(self, bound: BoundBlock) -> bool:
-        """Whether a pass through a block records a gradient of its weights: those are then about to move, whatever the mode."""
+        """Whether a pass through a block records a gradient of its weights: those are then about to move, whatever
+        the mode."""
         return torch.is_grad_enabled() and any(w.requires_grad for w in bound.weights.values())
 
     def gains(self, block: EnergyBlock) -> Gains | None:
@@ -510,7 +514,8 @@ class FFEBM(nn.Module):
         return {b.name: found[b.key] for b in blocks}
 
     def _at_rest(self, blocks: Iterable[EnergyBlock]) -> Iterator[tuple[EnergyBlock, BoundBlock]]:
-        """Blocks with the present weights and no values. To look at a spectral norm in training mode moves its buffers, which are put back."""
+        """Blocks with the present weights and no values. To look at a spectral norm in training mode moves its
+        buffers, which are put back."""
         self.require_unchanged()
         with torch.no_grad(), kept_buffers(self.network):
             for block in blocks:
@@ -529,7 +534,8 @@ class FFEBM(nn.Module):
         self.gain_store.take(probe.gain_store)
 
     def share_gains(self, other: FFEBM) -> None:
-        """Uses the gains of another copy of this model, which may be of another type, as they are, until weights change."""
+        """Uses the gains of another copy of this model, which may be of another type, as they are, until weights
+        change."""
         loop_gain = other.execution.loop_gain
         if loop_gain is None:
             return
@@ -550,7 +556,8 @@ class FFEBM(nn.Module):
             self.gain_store.are_held = before
 
     def saved_gains(self) -> dict[str, Gains]:
-        """What a file keeps, by block and loop gain: the gains that a training step goes on from, those of other weights called outdated."""
+        """What a file keeps, by block and loop gain: the gains that a training step goes on from, those of other
+        weights called outdated."""
         present = self.fingerprints()
         return {
             f"{name}|{loop_gain!r}": replace(found.gains, outdated=found.weights != present.get(name))
@@ -664,7 +671,8 @@ class FFEBM(nn.Module):
 
     @contextlib.contextmanager
     def as_ideal(self) -> Iterator[FFEBM]:
-        """The executor itself, for the length of a ``with``: of a model on a chip, the ideal one with the same weights."""
+        """The executor itself, for the length of a ``with``: of a model on a chip, the ideal one with the same
+        weights."""
         yield self
 
     # --- the generated training step -----------------------------------------------------------------------

@@ -177,7 +177,8 @@ def verify_call(model: FFEBM, example: Example, will_relax: bool = False) -> Non
 
 
 def _undisturbed(verify: Callable[[], None]) -> None:
-    """Verifies again where that fails beside other threads: they draw from the same generators, between the two runs or within one."""
+    """Verifies again where that fails beside other threads: they draw from the same generators, between the two
+    runs or within one."""
     for _ in range(ATTEMPTS - 1 if threading.active_count() > 1 else 0):
         with contextlib.suppress(VerificationError):
             return verify()
@@ -203,7 +204,8 @@ def _verify_in_all(model: FFEBM, example: Example, will_relax: bool) -> None:
 
 @dataclass(frozen=True)
 class _Heard:
-    """What a run of the program lets hear: the blocks that it visits, how far couplings are from their transposes, and values of layers."""
+    """What a run of the program lets hear: the blocks that it visits, how far couplings are from their transposes,
+    and values of layers."""
 
     blocks: list[BoundBlock] = field(default_factory=list)
     mismatches: list[Mismatch] = field(default_factory=list)
@@ -221,7 +223,8 @@ def _holds_a_functions_norm(model: FFEBM) -> bool:
 
 
 def _counts_of_held(model: FFEBM, ours: Observation) -> Mapping[str, Tensor]:
-    """How many batches a held norm has seen: torch.export writes the count apart from the norm, so it goes on. Nothing reads it."""
+    """How many batches a held norm has seen: torch.export writes the count apart from the norm, so it goes on.
+    Nothing reads it."""
     counts = (f"{o.layer}.num_batches_tracked" for b in model.program.energy_blocks for o in b.held_norms)
     return {n: ours.registered[n] for n in counts if n in ours.registered}
 
@@ -316,7 +319,8 @@ def _is_rounding(model: FFEBM, sample: Example, ours: Observation, theirs: Obser
 
 
 def _own_precisions(model: FFEBM) -> Iterator[torch.dtype]:
-    """What the model's own autocast computes in: a weight that is read twice there is rounded once in the model, and twice here."""
+    """What the model's own autocast computes in: a weight that is read twice there is rounded once in the model,
+    and twice here."""
     for node in (n for block in model.program.digital_blocks for n in block.graph.nodes if n.target is with_autocast):
         _, dtype, enabled, *_ = node.args
         if enabled:
@@ -376,7 +380,8 @@ def _measure(model: FFEBM, example: Example) -> None:
 
 
 def first_samples(example: Example) -> Example:
-    """A call on the first samples of the batch, as far as that can be told: every tensor as long as the first one is cut."""
+    """A call on the first samples of the batch, as far as that can be told: every tensor as long as the first one
+    is cut."""
     leaves = [v for v in tensors_in(example) if v.dim() > 0]
     if not leaves or leaves[0].shape[0] <= SAMPLES:
         return example
@@ -433,7 +438,8 @@ def untouched(network: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def as_written(model: FFEBM) -> Iterator[None]:
-    """The network as its author wrote it, its in-place layers in place; norms are held in the calls in which blocks hold them."""
+    """The network as its author wrote it, its in-place layers in place; norms are held in the calls in which blocks
+    hold them."""
     in_place = [model.network.get_submodule(name) for name in model.compiled.in_place]
     with _attribute(in_place, "inplace", True), contextlib.ExitStack() as stack:
         for path, labels in _held(model).items() if model.training else ():
@@ -443,7 +449,8 @@ def as_written(model: FFEBM) -> Iterator[None]:
 
 
 def _held(model: FFEBM) -> dict[str, set[str]]:
-    """By the path of a norm, the labels of its calls that blocks hold; none for all, where torch.export has numbered calls otherwise."""
+    """By the path of a norm, the labels of its calls that blocks hold; none for all, where torch.export has
+    numbered calls otherwise."""
     found: dict[str, set[str]] = {}
     for block in model.program.energy_blocks:
         for origin in block.held_norms:

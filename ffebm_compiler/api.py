@@ -212,7 +212,8 @@ def _check_unconverted(model: nn.Module) -> None:
 def _both_modes(
     network: nn.Module, first: bool, options: Options, reads: Reads
 ) -> tuple[dict[bool, ModeProgram], tuple[str, ...]]:
-    """The program of each mode, one and the same where both modes make the same calls; and what the user's rules did not match."""
+    """The program of each mode, one and the same where both modes make the same calls; and what the user's rules
+    did not match."""
     rules = RULES.extended(options.rules)
     known = _traced(network, first, options, rules, reads)
     alike = fingerprint(known)
@@ -229,7 +230,8 @@ def _both_modes(
 
 
 def _rewritten(network: nn.Module, programs: Iterable[Program]) -> tuple[str, ...]:
-    """The in-place layers that the programs call: their readers read the results instead. Those inside a layer that is called as a whole stay."""
+    """The in-place layers that the programs call: their readers read the results instead. Those inside a layer that
+    is called as a whole stay."""
     called = layers_called(*(graph for p in programs for graph in _graphs(p)))
     return tuple(sorted(name for name in called if getattr(network.get_submodule(name), "inplace", False) is True))
 

@@ -17,7 +17,8 @@ from .stages import Traced
 
 
 def fingerprint(traced: Traced) -> tuple[object, ...]:
-    """What a traced graph computes, and how it is called: equal for graphs that are alike. Taken before passes rewrite the graph."""
+    """What a traced graph computes, and how it is called: equal for graphs that are alike. Taken before passes
+    rewrite the graph."""
     signature = traced.signature
     called = outline_of(signature.bind) if isinstance(signature.bind, CallForm) else ()
     returned = outline(signature.pack.part) if isinstance(signature.pack, ResultForm) else ()

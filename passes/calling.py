@@ -163,7 +163,8 @@ class CallForm:
                 yield from self._match(inner, inside, where + step, found)
 
     def _other_sizes(self, found: Mapping[int, Any]) -> list[Problem]:
-        """Sizes that were one when the model was traced, and differ, or of which the forward asks what would be answered otherwise."""
+        """Sizes that were one when the model was traced, and differ, or of which the forward asks what would be
+        answered otherwise."""
         sizes: dict[str, int] = {}
         names: dict[str, str] = {}
         problems = []

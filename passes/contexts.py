@@ -95,7 +95,8 @@ class Surroundings:
 
     @property
     def is_set_otherwise(self) -> bool:
-        """Whether the forward has changed a setting that no call carries: the default type, the precision of products."""
+        """Whether the forward has changed a setting that no call carries: the default type, the precision of
+        products."""
         return _settings() != self.settings
 
 
@@ -140,7 +141,8 @@ def _without_autocast() -> Iterator[None]:
 
 @contextmanager
 def _noted_grad_mode(found: Surroundings) -> Iterator[None]:
-    """What the forward sets, in whichever way; an ``autograd.Function`` runs without gradients by itself, and is none of that."""
+    """What the forward sets, in whichever way; an ``autograd.Function`` runs without gradients by itself, and is
+    none of that."""
     mine, plain = this_thread(), torch._C._set_grad_enabled
 
     def set_mode(enabled: bool) -> None:

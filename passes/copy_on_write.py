@@ -1,4 +1,5 @@
-"""Runs on the model's own weights, of which none stays overwritten: what a forward writes is copied before, and put back after."""
+"""Runs on the model's own weights, of which none stays overwritten: what a forward writes is copied before, and put
+back after."""
 
 from __future__ import annotations
 
@@ -70,7 +71,8 @@ class _CopyOnWrite(TorchDispatchMode):
 
 
 def can_be_shared(tensor: Tensor) -> bool:
-    """Whether a tensor has memory, and a count of writes, of its own: not one of another class, nor of inference mode."""
+    """Whether a tensor has memory, and a count of writes, of its own: not one of another class, nor of inference
+    mode."""
     return type(tensor) in (Tensor, torch.nn.Parameter) and not tensor.is_inference() and tensor.layout is torch.strided
 
 

@@ -1,4 +1,5 @@
-"""What a conversion does as it was asked to, though it may not be what was meant: each said once, in a sentence with its remedy."""
+"""What a conversion does as it was asked to, though it may not be what was meant: each said once, in a sentence
+with its remedy."""
 
 from __future__ import annotations
 

@@ -24,7 +24,8 @@ _OF_TORCH = (nn.modules.dropout._DropoutNd, nn.RReLU, nn.FractionalMaxPool2d, nn
 
 
 def drawing_calls(graph: fx.Graph, network: nn.Module) -> Iterator[fx.Node]:
-    """Calls that draw in one mode or the other, as far as can be told; a module of the user's that is called as a whole may."""
+    """Calls that draw in one mode or the other, as far as can be told; a module of the user's that is called as a
+    whole may."""
     for node in graph.nodes:
         module = module_of(node, network)
         if module is not None:

@@ -40,7 +40,8 @@ logger = logging.getLogger(__name__)
 def export_trace(
     network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], whole: Sequence[str] = ()
 ) -> Traced:
-    """By torch.export, with a dynamic batch where the model allows one; the layers of the paths ``whole`` are called as such."""
+    """By torch.export, with a dynamic batch where the model allows one; the layers of the paths ``whole`` are
+    called as such."""
     form = form_of_call(network.forward, args, kwargs, numbers=False)
     tensors = form(args, kwargs)
     try:
@@ -175,7 +176,8 @@ def _attempt(
 
 
 def _attempts(tensors: Sequence[Tensor]) -> Iterator[tuple[Sequence[Tensor], Any]]:
-    """What to try: a dynamic batch where the model allows one; a batch of one would be taken for a constant, so it is doubled."""
+    """What to try: a dynamic batch where the model allows one; a batch of one would be taken for a constant, so it
+    is doubled."""
     doubled = [torch.cat([t, t]) if t.dim() > 0 and t.shape[0] == 1 else t for t in tensors]
     dynamic = tuple({0: torch.export.Dim.AUTO} if t.dim() > 0 else None for t in tensors)
     as_given = [tensors] if any(t.dim() > 0 and t.shape[0] == 1 for t in tensors) else []

@@ -60,7 +60,8 @@ def _shut(path: str, plain: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def call_layers(graph: fx.Graph) -> None:
-    """The operator's calls as calls of the layers, which the exported module doesn't have: the graph is no longer its own."""
+    """The operator's calls as calls of the layers, which the exported module doesn't have: the graph is no longer
+    its own."""
     graph.owning_module = None
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target is torch.ops.ffebm_trace.layer.default:

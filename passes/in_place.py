@@ -73,7 +73,8 @@ def check_in_place(graph: fx.Graph, network: nn.Module) -> None:
 
 
 def _redirect(node: fx.Node, memory: _Memory) -> None:
-    """Makes one call out-of-place, where it is in place, and lets its result be read instead of what it would overwrite."""
+    """Makes one call out-of-place, where it is in place, and lets its result be read instead of what it would
+    overwrite."""
     written = written_by(node, memory.network)
     if not written or _is_number(written[0]):
         _make_out_of_place(node, memory.network)  # n += 1 gives another number
@@ -113,7 +114,8 @@ def _only_asks_for_gradients(node: fx.Node, memory: _Memory) -> bool:
 
 
 def _is_put_back_at_once(node: fx.Node, overwritten: fx.Node, memory: _Memory) -> bool:
-    """``y[i] += x``, which Python makes of three calls: ``v = y[i]; v += x; y[i] = v``, with nothing between that reads y."""
+    """``y[i] += x``, which Python makes of three calls: ``v = y[i]; v += x; y[i] = v``, with nothing between that
+    reads y."""
     if node.target not in OPERATORS or overwritten.target is not operator.getitem:
         return False
     readers = [r for name in memory.names[memory.base(overwritten)] for r in memory.readers_after(name, node)]
@@ -130,11 +132,13 @@ _PUT_INTO: Mapping[Any, Any] = {
     aten.slice.Tensor: aten.slice_scatter.default,
     aten.select.int: aten.select_scatter.default,
 }
-"""What takes a part out of a tensor, and what puts another into its place: ``f(tensor, *where)``, ``g(tensor, part, *where)``."""
+"""What takes a part out of a tensor, and what puts another into its place: ``f(tensor, *where)``, ``g(tensor, part,
+*where)``."""
 
 
 def _is_put_into_its_base(node: fx.Node, overwritten: fx.Node, memory: _Memory) -> bool:
-    """``y[:, 1:] = x`` as torch.export writes it, ``v = slice(y); copy_(v, x)``, of a tensor that is read on by its own name alone."""
+    """``y[:, 1:] = x`` as torch.export writes it, ``v = slice(y); copy_(v, x)``, of a tensor that is read on by its
+    own name alone."""
     base = memory.base(overwritten)
     views = _views_between(overwritten, base)
     readers = memory.readers_after(base, node)
@@ -155,7 +159,8 @@ def _is_put_into_its_base(node: fx.Node, overwritten: fx.Node, memory: _Memory) 
 
 
 def _views_between(view: fx.Node, base: fx.Node) -> list[fx.Node]:
-    """The views that lead from a tensor to a view of it, the last first; none where one of them takes no part that can be put back."""
+    """The views that lead from a tensor to a view of it, the last first; none where one of them takes no part that
+    can be put back."""
     found = []
     while view is not base:
         if view.target not in _PUT_INTO or view.kwargs or not isinstance(view.args[0], fx.Node):

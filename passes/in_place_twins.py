@@ -108,7 +108,8 @@ def _kept(twin: Callable[..., Any], in_place: Callable[..., Any], name: str) -> 
 
 
 def _named(call: Callable[..., Any], table: str, name: str) -> Callable[..., Any]:
-    """Generated code reaches it as ``ffebm_compiler.passes.in_place_twins.<table>.<name>``, and reports print its name."""
+    """Generated code reaches it as ``ffebm_compiler.passes.in_place_twins.<table>.<name>``, and reports print its
+    name."""
     call.__name__, call.__qualname__ = name, f"{table}.{name}"
     return call
 
@@ -122,7 +123,8 @@ on_copy = SimpleNamespace(
         f"init_{n}": _on_copy(getattr(nn.init, n), f"init_{n}") for n in dir(nn.init) if n.endswith("_") and n[0] != "_"
     },
 )
-"""By the name of a method that writes, or of an initialisation: the function that makes it on a copy, and returns the copy."""
+"""By the name of a method that writes, or of an initialisation: the function that makes it on a copy, and returns
+the copy."""
 
 kept = SimpleNamespace(
     **{n: _kept(getattr(Tensor, n), getattr(Tensor, f"{n}_"), n) for n in sorted(SAME_MEANING - KEEPS_TYPE_AND_SHAPE)},

@@ -135,7 +135,8 @@ def _memory(tensor: Tensor) -> int:
 
 @contextmanager
 def sizes_of_values() -> Iterator[None]:
-    """Lets ``torch.zeros(x.shape[0], 4)`` be recorded, which torch refuses before anyone is asked, as ``torch.zeros((x.shape[0], 4))``."""
+    """Lets ``torch.zeros(x.shape[0], 4)`` be recorded, which torch refuses before anyone is asked, as
+    ``torch.zeros((x.shape[0], 4))``."""
     mine = this_thread()
 
     def together(plain: Any) -> Any:

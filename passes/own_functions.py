@@ -1,4 +1,5 @@
-"""A user's ``torch.autograd.Function`` while a model is traced: one call, since traced through it would lose its own backward."""
+"""A user's ``torch.autograd.Function`` while a model is traced: one call, since traced through it would lose its
+own backward."""
 
 from __future__ import annotations
 

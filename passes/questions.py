@@ -73,7 +73,8 @@ class Asked:
     mine: Callable[[], bool] = field(default_factory=this_thread)
 
     def listens(self) -> bool:
-        """Whether the model is being traced, here; a module that is first imported meanwhile keeps the replaced functions."""
+        """Whether the model is being traced, here; a module that is first imported meanwhile keeps the replaced
+        functions."""
         return self.is_open and self.mine()
 
     def lose(self, what: str) -> NoReturn:

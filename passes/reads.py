@@ -109,7 +109,8 @@ class Reads:
         self._paths.setdefault(id(value), path)
 
     def watched(self, training: bool, live: frozenset[str]) -> tuple[Watched, ...]:
-        """What the program of a mode depends on; ``live`` are the layers that it calls as forward does, which show what changes."""
+        """What the program of a mode depends on; ``live`` are the layers that it calls as forward does, which show
+        what changes."""
         called = self.called[training]
         traced = [self._traced(n, n.path in called) for n in self.forward.values() if not _is_within(n, called)]
         return (*traced, *(self._layer(path, path in live) for path in sorted(called)))

@@ -66,7 +66,8 @@ class Holder:
         return {changed for owner in self.owners for changed in self._named(owner, now)}
 
     def is_refilled(self) -> bool:
-        """Whether it holds other objects than it did, if equal ones: torch.export copies the lists that it puts back."""
+        """Whether it holds other objects than it did, if equal ones: torch.export copies the lists that it puts
+        back."""
         return isinstance(self.value, dict) and not _is_untouched(self.value, self.content)
 
     def _named(self, owner: Owned, now: Any) -> Iterator[Owned]:

@@ -53,7 +53,8 @@ class ModelTracer(fx.Tracer):
         return RecordingProxy(node, self)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        """With the line of the user's code alone: the whole stack, read and formatted, takes half the time of a trace."""
+        """With the line of the user's code alone: the whole stack, read and formatted, takes half the time of a
+        trace."""
         node = super().create_node(*args, **kwargs)
         node.stack_trace = node.stack_trace or _users_line()
         if node.op.startswith("call") and self.asked is not None:
@@ -62,7 +63,8 @@ class ModelTracer(fx.Tracer):
         return node
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Called as a whole too: a norm of the user's own, which depends on its mode and its buffers, and what has hooks."""
+        """Called as a whole too: a norm of the user's own, which depends on its mode and its buffers, and what has
+        hooks."""
         if self.asked is not None and self.asked.surroundings.open:  # autocast changes what is inside of a layer
             return module_qualified_name in self.opaque or is_hooked(m)
         own_norm = isinstance(m, nn.modules.batchnorm._NormBase)
@@ -74,7 +76,8 @@ class ModelTracer(fx.Tracer):
         )
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """torch.fx replaces the calls of every module of the process: those of other threads are none of this model's."""
+        """torch.fx replaces the calls of every module of the process: those of other threads are none of this
+        model's."""
         if not self.mine():
             return forward(*args, **kwargs)
         try:
@@ -112,7 +115,8 @@ class ModelTracer(fx.Tracer):
         return Kinds(self.graph, self.root, self._arguments)(value.node)
 
     def kind_of(self, value: fx.Proxy) -> Kind:
-        """The type of a traced value; an argument that no example gave is taken for a tensor, to which calls are then held."""
+        """The type of a traced value; an argument that no example gave is taken for a tensor, to which calls are
+        then held."""
         if value.node.op != "placeholder":
             return Kinds(self.graph, self.root, self._arguments)(value.node)
         name = str(value.node.target)

@@ -15,7 +15,8 @@ from .users_code import is_users
 
 
 def rename_apart(graph: fx.Graph, network: nn.Module) -> None:
-    """Values and weights are told apart by name: an argument ``scale`` of a model with a parameter ``scale`` gets another."""
+    """Values and weights are told apart by name: an argument ``scale`` of a model with a parameter ``scale`` gets
+    another."""
     taken = {name for name, _ in (*network.named_parameters(recurse=False), *network.named_buffers(recurse=False))}
     for node in graph.nodes:
         if node.name in taken:

@@ -114,7 +114,8 @@ def statistics_of(node: fx.Node) -> tuple[fx.Node, ...]:
 
 
 def is_impure(node: fx.Node) -> bool:
-    """Whether a call is made though nothing reads its result: it writes, checks, draws, or nobody knows what it does."""
+    """Whether a call is made though nothing reads its result: it writes, checks, draws, or nobody knows what it
+    does."""
     if node.op in ("placeholder", "output", "call_module"):
         return True
     if function_name(node.target).removeprefix("init_").rstrip("_") in DRAWS:

@@ -67,3 +67,15 @@ def test_an_object_in_the_result_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(fc.errors.OptionError, match=r"result\['cache'\]: is a Cache, which a bundle can't hold"):
         model.compile_to(tmp_path / "net.ffebm", example_inputs=(BATCH,))
     assert not list(tmp_path.iterdir())
+
+
+class Wrapped(Net):
+    def forward(self, batch: Cache) -> Tensor:  # type: ignore[override]
+        return self.b(torch.relu(self.a(batch.keys)))
+
+
+def test_an_argument_of_the_users_own_class_is_refused_by_its_name(tmp_path: Path) -> None:
+    example = (Cache(torch.randn(2, 4)),)
+    model = fc.convert(Wrapped(), 2, example_inputs=example)
+    with pytest.raises(fc.OptionError, match="argument batch: is a Cache, which a bundle can't be called with"):
+        model.compile_to(tmp_path / "net.ffebm", example_inputs=example)
