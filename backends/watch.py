@@ -107,8 +107,10 @@ class _Look:
         elif token is TENSOR and value is not None:
             self.present.append((holder, name))
         else:
-            self.same(getattr(owner, "__dict__", {}), name)
-            self.same(holder, name)
+            for place in places(owner):  # up to there: a class may override what it inherits
+                self.same(place, name)
+                if place is holder:
+                    break
 
     def seen(self) -> Seen:
         return Seen(

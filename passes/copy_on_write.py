@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _HIDDEN = {
@@ -37,7 +38,7 @@ def copied_on_write(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]
     mode = _CopyOnWrite(tensors)
     with _unsafe_preserve_version_counter(tuple(tensors.values())):
         try:
-            with mode:
+            with mode, _CopyOnView(mode):
                 yield mode.before
         finally:
             with torch.no_grad():
@@ -61,13 +62,30 @@ class _CopyOnWrite(TorchDispatchMode):
         kwargs = kwargs or {}
         for place, name in _written_places(func):
             for tensor in _tensors(args, kwargs, place, name):
-                self._keep(tensor)
+                self.keep(tensor)
         return func(*args, **kwargs)
 
-    def _keep(self, written: Tensor) -> None:
+    def keep(self, written: Tensor) -> None:
         for name in self._names.get(_memory(written), ()):
             if name not in self.before:
                 self.before[name] = self.tensors[name].detach().clone()
+
+
+_VIEWS = (Tensor.numpy, Tensor.__array__, Tensor.__dlpack__)
+"""What gives a tensor's memory to code whose writes no operation tells of."""
+
+
+class _CopyOnView(TorchFunctionMode):
+    """Takes for written what a forward hands on to numpy or another library."""
+
+    def __init__(self, written: _CopyOnWrite) -> None:
+        super().__init__()
+        self.written = written
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _VIEWS:
+            self.written.keep(args[0])
+        return func(*args, **(kwargs or {}))
 
 
 def can_be_shared(tensor: Tensor) -> bool:

@@ -11,7 +11,15 @@ import hashlib
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, SimpleNamespace
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    CodeType,
+    FunctionType,
+    MemberDescriptorType,
+    MethodType,
+    SimpleNamespace,
+)
 from typing import Any
 
 import numpy as np
@@ -55,7 +63,7 @@ ATOMS = (*_DATA, *_FUNCTIONS)
 
 REGISTRIES = ("_parameters", "_buffers", "_modules")
 LARGEST_ARRAY = 1 << 16
-"""Entries of an array that is compared by value."""
+"""Entries of an array that are kept to be compared; of more, a digest is."""
 DEEPEST = 8
 
 
@@ -77,7 +85,8 @@ def held(owner: Any, name: str) -> Any:
     value = look(owner, name)
     if isinstance(value, property) and isinstance(owner, nn.Module) and parametrize.is_parametrized(owner, name):
         return TENSOR
-    return token(getattr(owner, name, MISSING) if value is MISSING else value)
+    is_elsewhere = value is MISSING or isinstance(value, MemberDescriptorType)  # one of __slots__
+    return token(getattr(owner, name, MISSING) if is_elsewhere else value)
 
 
 def token(value: Any, depth: int = DEEPEST) -> Any:
@@ -97,8 +106,17 @@ def token(value: Any, depth: int = DEEPEST) -> Any:
     if isinstance(value, MethodType):
         return token(value.__func__, depth)
     if isinstance(value, np.ndarray):
-        return np.ndarray, value.dtype.str, value.shape, value.tobytes() if value.size <= LARGEST_ARRAY else None
+        return np.ndarray, value.dtype.str, value.shape, _entries(value)
     return type(value), *_contents(value, depth - 1)
+
+
+def _entries(array: np.ndarray[Any, Any]) -> bytes | None:
+    """The entries of an array, or a digest of very many; nothing of objects, which are not in it."""
+    if array.dtype.hasobject:
+        return None
+    return (
+        array.tobytes() if array.size <= LARGEST_ARRAY else hashlib.blake2b(np.ascontiguousarray(array).data).digest()
+    )
 
 
 def _contents(value: Any, depth: int) -> tuple[Any, ...]:

@@ -35,12 +35,15 @@ LEAST = 8
 WORTH = 0.7
 """A smaller image has at most this part of the pixels."""
 
-Window = tuple[float, float]
-"""Along one dimension: the degree that an operation adds, and its stride, in pixels of what it reads."""
+Window = tuple[float, float, float]
+"""Along one dimension, in pixels of what an operation reads: the first and the last that its first value reads, and the stride."""
+
+HERE: Window = (0.0, 0.0, 1.0)
+"""Of what takes every pixel for itself."""
 
 _POINTWISE = {
     functions.held_norm, functions.added, functions.shifted, functions.reflected, functions.multiple, functions.quotient,
-    Tensor.contiguous, F.pad, F.gelu, F.silu, F.mish, F.hardswish, torch.sin, torch.cos,
+    Tensor.contiguous, F.gelu, F.silu, F.mish, F.hardswish, torch.sin, torch.cos,
 }  # fmt: skip
 _POOLS = {getattr(F, f"{kind}_pool{d}d"): d for kind in ("avg", "max") for d in (1, 2, 3)}
 
@@ -50,19 +53,33 @@ class _Reach:
     """How far a value reaches back into a source, along each dimension, in pixels of that.
 
     Attributes:
-        degrees: the extents, less one pixel.
+        first, last: the pixels there that the first one here reads: two ways to a value may begin in different places.
         jumps: how far apart there two neighbours are here.
     """
 
-    degrees: tuple[float, ...]
+    first: tuple[float, ...]
+    last: tuple[float, ...]
     jumps: tuple[float, ...]
 
+    @property
+    def degrees(self) -> tuple[float, ...]:
+        """The extents, less one pixel."""
+        return tuple(b - a for a, b in zip(self.first, self.last, strict=True))
+
     def then(self, windows: Sequence[Window]) -> _Reach:
-        degrees = (d + more * jump for d, jump, (more, _) in zip(self.degrees, self.jumps, windows, strict=True))
-        return _Reach(tuple(degrees), tuple(j * s for j, (_, s) in zip(self.jumps, windows, strict=True)))
+        first, last, strides = zip(*windows, strict=True)
+        return _Reach(
+            tuple(a + more * jump for a, jump, more in zip(self.first, self.jumps, first, strict=True)),
+            tuple(b + more * jump for b, jump, more in zip(self.last, self.jumps, last, strict=True)),
+            tuple(jump * stride for jump, stride in zip(self.jumps, strides, strict=True)),
+        )
 
     def joined(self, other: _Reach) -> _Reach:
-        return _Reach(tuple(map(max, self.degrees, other.degrees)), tuple(map(max, self.jumps, other.jumps)))
+        return _Reach(
+            tuple(map(min, self.first, other.first)),
+            tuple(map(max, self.last, other.last)),
+            tuple(map(max, self.jumps, other.jumps)),
+        )
 
 
 def on_smaller_image(bound: BoundBlock) -> BoundBlock:
@@ -117,7 +134,7 @@ def _needed(bound: BoundBlock, dimensions: int) -> dict[str, tuple[float, ...]] 
 
 
 def _reach(coupling: Coupling, source: str, weights: Mapping[str, Tensor], dimensions: int) -> _Reach | None:
-    reached: dict[Operand, _Reach] = {source: _Reach((0.0,) * dimensions, (1.0,) * dimensions)}
+    reached: dict[Operand, _Reach] = {source: _Reach((0.0,) * dimensions, (0.0,) * dimensions, (1.0,) * dimensions)}
     for term in coupling.terms:
         read = [reached[o] for o in term.operands if o in reached]
         if not read:
@@ -138,20 +155,30 @@ def _windows(term: Term, weights: Mapping[str, Tensor], dimensions: int) -> Sequ
     if function in CONVOLUTIONS and isinstance(weight := term.operands[1], Weight):
         d, transposed = CONVOLUTIONS[function]
         kernel = weights[weight.path].shape[2:]
-        windows = _along(d, kernel, options["stride"], options["dilation"])
-        found = [(degree / s, 1 / s) for degree, s in windows] if transposed else windows
+        windows = _along(d, kernel, options["stride"], options["dilation"], options["padding"])
+        found = [(-last / s, -first / s, 1 / s) for first, last, s in windows] if transposed else windows
     elif function in _POOLS:
         d, kernel = _POOLS[function], options["kernel_size"]
-        found = _along(d, kernel, options["stride"] or kernel, options.get("dilation", 1))
+        windows = _along(d, kernel, options["stride"] or kernel, options.get("dilation", 1), options["padding"])
+        found = [] if options["ceil_mode"] else windows  # the last one may have fewer pixels, as the size has it
+    elif function is F.pad:
+        d, found = dimensions, _moved(options["pad"], dimensions)
     else:
         alike = function in _POINTWISE or (function in _ALIKE and _ALIKE[function](term))
-        d, found = dimensions, [(0.0, 1.0)] * dimensions if alike else []
+        d, found = dimensions, [HERE] * dimensions if alike else []
     return found if d == dimensions and found else None
 
 
-def _along(d: int, kernel: Any, stride: Any, dilation: Any) -> list[Window]:
-    each = zip(sizes(kernel, d), sizes(stride, d), sizes(dilation, d), strict=True)
-    return [(dilated * (k - 1), s) for k, s, dilated in each]
+def _along(d: int, kernel: Any, stride: Any, dilation: Any, padding: Any) -> list[Window]:
+    extents = [dilated * (k - 1) for k, dilated in zip(sizes(kernel, d), sizes(dilation, d), strict=True)]
+    before = [0] * d if padding == "valid" else [e // 2 for e in extents] if padding == "same" else sizes(padding, d)
+    return [(-p, e - p, s) for p, e, s in zip(before, extents, sizes(stride, d), strict=True)]
+
+
+def _moved(pad: Sequence[int], d: int) -> list[Window]:
+    """Of a padding, which is given from the last dimension on."""
+    before = [*pad[::2], *[0] * d][:d]
+    return [(-p, -p, 1.0) for p in reversed(before)]
 
 
 _ALIKE: Mapping[Callable[..., Any], Callable[[Term], bool]] = {

@@ -32,6 +32,24 @@ class Config:
         self.scale, self.note = 2.0, "nobody reads it"
 
 
+class Slotted:
+    """One that keeps its attributes in slots, as ``dataclass(slots=True)`` and attrs do."""
+
+    __slots__ = ("scale",)
+
+    def __init__(self) -> None:
+        self.scale = 2.0
+
+
+class Inherits:
+    """What a base class has and a class may override."""
+
+    span = 3.0
+
+    def widened(self, y: Tensor) -> Tensor:
+        return y * self.span
+
+
 class Inner(nn.Module):
     """A container that is traced through, its lists iterated."""
 
@@ -48,7 +66,7 @@ class Inner(nn.Module):
         return h * self.config.scale
 
 
-class Net(nn.Module):
+class Net(Inherits, nn.Module):
     """A layer in a block, one that is digital, a container, an alias, attributes that are read, and some that are not."""
 
     limit = 3.0
@@ -62,7 +80,7 @@ class Net(nn.Module):
         self.again = self.b
         self.out = nn.Sequential(nn.Hardtanh(), nn.Linear(8, 3))
         self.tau, self.adapters, self.epoch, self.cut = 1.0, True, 0, np.arange(3.0)
-        self.namespace = SimpleNamespace(gain=1.0)
+        self.namespace, self.slotted, self.table = SimpleNamespace(gain=1.0), Slotted(), np.arange(70_000.0)
         self.register_buffer("shift", torch.zeros(3))
 
     def scaled(self, y: Tensor) -> Tensor:
@@ -74,6 +92,7 @@ class Net(nn.Module):
         if hasattr(self, "extra") or not self.adapters:
             return x
         y = self.scaled(self.out(h)).clamp(-self.limit, self.limit) + self.shift
+        y = self.widened(y) * self.slotted.scale + float(self.table[-1])
         return y * self.namespace.gain + float(self.cut[1])
 
 
@@ -128,6 +147,9 @@ NAMED: dict[str, tuple[Callable[[Any], None], str]] = {
     "a deleted one": (_delete, r"attribute tau of Net: was 1\.0 at conversion and is missing now"),
     "one that was looked for": (_set("extra", 1), r"attribute extra of Net: was missing at conversion and is 1 now"),
     "an array": (_no_cut, r"attribute cut of Net"),
+    "a large array": (lambda m: m.table.__setitem__(-1, 5.0), r"attribute table of Net"),
+    "another large array": (_set("table", lambda: np.zeros(70_000)), r"attribute table of Net"),
+    "one in a slot": (_set("slotted.scale", 3.0), r"attribute slotted\.scale of Net: was 2\.0 at conversion and is 3\.0 now"),
     "a namespace": (_set("namespace.gain", 2.0), r"attribute namespace of Net"),
     "a configuration": (_set("inner.config.scale", 3.0), r"attribute inner\.config\.scale of Net: was 2\.0 at conversion and is 3\.0 now"),
     "another configuration": (_set("inner.config", SimpleNamespace(scale=2.0)), r"layer inner: config was a Config"),
@@ -173,6 +195,20 @@ def test_what_the_program_does_not_see_is_named(name: str, training: bool, x: Te
         model.report()
     with pytest.raises(ChangedError, match=words):
         model.lower()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("span", 5.0), ("widened", lambda self, y: y), ("scaled", lambda self, y: y)]
+)
+def test_a_class_that_overrides_what_it_inherits_is_named(name: str, value: Any, x: Tensor) -> None:
+    class Derived(Net):
+        pass
+
+    model = fc.convert(Derived(), 1)
+    model(x)
+    setattr(Derived, name, value)
+    with pytest.raises(ChangedError, match=f"attribute {name} of Derived"):
+        model(x)
 
 
 @pytest.mark.parametrize("name", ["an attribute", "a configuration", "the option of a layer in a block", "a list"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,10 @@ WRITES: dict[str, Callable[[Tensor], object]] = {
     "into data of another shape": lambda w: setattr(w, "data", torch.zeros(2)),
     "into data, and in place": lambda w: (setattr(w, "data", torch.zeros(4, 4)), w.add_(1)),
     "in place, and into data": lambda w: (w.add_(1), setattr(w, "data", torch.zeros(4, 4))),
+    "by numpy": lambda w: w.detach().numpy().fill(3.0),
+    "by what numpy makes of it": lambda w: np.asarray(w.detach()).fill(3.0),
+    "by another library": lambda w: np.from_dlpack(w.detach()).__setitem__(0, 3.0),
+    "by a tensor on numpy's memory": lambda w: torch.from_numpy(w.detach().numpy()).zero_(),
     "out": lambda w: torch.add(torch.ones(4, 4), 1, out=w),
 }
 
@@ -49,6 +54,23 @@ class Clamps(nn.Module):
         self.write(self.c.weight)
         y: Tensor = self.c(h)
         return y
+
+
+class ByNumpy(nn.Linear):
+    """Decays its weight where no operation tells of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight.detach().numpy()[:] *= 0.5
+        return super().forward(x)
+
+
+def test_a_conversion_and_a_check_write_nothing_by_numpy() -> None:
+    net = nn.Sequential(ByNumpy(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+    x, before = torch.randn(4, 4), net[0].weight.detach().clone()
+    model = fc.convert(net, 2, copy=False, example_inputs=x)
+    torch.testing.assert_close(net[0].weight.detach(), before, rtol=0, atol=0)
+    model(x)
+    torch.testing.assert_close(net[0].weight.detach(), before / 2, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("write", ["through data", "into data"])

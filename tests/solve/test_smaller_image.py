@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
@@ -33,6 +34,19 @@ class Skip(nn.Module):
         return torch.relu(self.up(torch.relu(self.b(h) + h)))
 
 
+class Between(nn.Module):
+    """Two layers and a function between them, which adds what stands in several places."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.between = nn.Conv2d(3, 2, 3, padding=1), nn.Conv2d(2, 2, 1), between
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.b(self.between(torch.relu(self.a(x))))
+        return y
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "plain": chain,
     "strided": lambda: chain(stride=2),
@@ -41,7 +55,10 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "pooled": lambda: chain(nn.AvgPool2d(2)),
     "normed": lambda: chain(nn.BatchNorm2d(8)),
     "padded": lambda: chain(nn.ZeroPad2d((0, 1, 0, 1))),
+    "same padding": lambda: chain(nn.Conv2d(8, 8, 5, padding="same")),
     "skip and transposed": Skip,
+    "shifted": lambda: Between(lambda h: F.pad(h, (2, -2)) + h),
+    "shifted both ways": lambda: Between(lambda h: F.pad(h, (0, 0, 2, 0)) + F.pad(h, (0, 0, 0, 2))),
 }
 
 
@@ -64,6 +81,17 @@ def test_norms_are_those_of_the_whole_image(name: str, monkeypatch: pytest.Monke
         expected, large = norms(net, shape)
     assert any(s < l for s, l in zip(small, large, strict=True))
     assert found == pytest.approx(expected, rel=0.015)
+
+
+@pytest.mark.parametrize("kind", [nn.AvgPool2d, nn.MaxPool2d])
+@pytest.mark.parametrize("size", [81, 80])
+def test_a_last_window_of_fewer_pixels_is_measured_where_it_is(kind: type[nn.Module], size: int) -> None:
+    """Its mean of one pixel has twice the norm of a mean of four."""
+    net = Between(kind(2, ceil_mode=True))
+    (norm,), _ = norms(net, (3, size, size))
+    whole = torch.linalg.matrix_norm(net.b.weight.detach()[:, :, 0, 0], 2).item()
+    alone = kind is nn.MaxPool2d or size == 81
+    assert norm == pytest.approx(whole * (1 if alone else 0.5), rel=0.01)
 
 
 def test_images_of_all_sizes_share_them() -> None:
