@@ -115,7 +115,7 @@ def verify(
         VerificationError: the energy and the solver disagree.
     """
     bound, narrow = _without_infinities(bound), states
-    if max(bound.layer_weights.values()) > WIDE:
+    if max(bound.layer_weights.values()) > _largest_weight(states):
         bound, states = _in_float64(bound), {n: s.double() for n, s in states.items()}
     known = [] if known is None else known
     potentials = [_checked(s.potential, states[s.name], known) for s in bound.block.states]
@@ -140,6 +140,11 @@ def verify(
             )
         )
     return record
+
+
+def _largest_weight(states: Mapping[str, Tensor]) -> float:
+    """The largest layer weight with which the energy's terms are within the range of the states' type."""
+    return min(WIDE, *(math.cbrt(torch.finfo(s.dtype).max) for s in states.values()))
 
 
 def _checked(potential: Potential, like: Tensor, known: list[Checked]) -> Checked:

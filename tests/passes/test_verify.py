@@ -167,3 +167,18 @@ def test_a_solver_of_other_equations_is_found(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Sweeping, "pull", lambda *a: {n: v / 2 for n, v in pull(*a).items()})
     with pytest.raises(fc.VerificationError, match="stationarity"):
         fc.convert(net, 2)
+
+
+@pytest.mark.parametrize("loop_gain", [0.01, 0.25])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_layer_weights_beyond_a_narrow_type_are_no_disagreement(dtype: torch.dtype, loop_gain: float) -> None:
+    """They are products over the layers of a block, and leave the range of float16 soon."""
+    torch.manual_seed(0)
+    layers = [layer for _ in range(3) for layer in (nn.Linear(16, 16), nn.Tanh())]
+    for layer in layers[::2]:
+        nn.init.normal_(layer.weight, std=1.0)
+    model = fc.convert(nn.Sequential(*layers, nn.Linear(16, 4)), 4, loop_gain=loop_gain, verify=False).to(dtype)
+    (block,) = model.program.energy_blocks
+    model(torch.randn(3, 16, dtype=dtype))
+    assert model.verified[block.name].converged
+    assert max(model.gains(block).layer_weights.values()) > torch.finfo(torch.float16).max
