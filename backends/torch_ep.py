@@ -216,8 +216,9 @@ class FFEBM(nn.Module):
         self.__dict__["_number"] = enrol(self)  # a copy is another model
 
     def train(self, mode: bool = True) -> FFEBM:
-        super().train(mode)
-        self.network.training = mode
+        """In the way of the user's model, which may keep some of its layers in one mode."""
+        self.network.train(mode)
+        self.training = mode
         return self
 
     @ShownForward

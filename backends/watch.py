@@ -17,13 +17,20 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from ..errors import ChangedError, Problem
-from ..passes.reads import HOOKS, Watched
+from ..passes.reads import HOOKS, MODE, Watched
 from ..passes.tokens import MISSING, TENSOR, Code, held, is_atom, places
 from ..train import attribute
 
 AGAIN = "Undo it, or convert again: fc.convert(model.to_feedforward(), ...)."
 BUFFER = "Undo it, or convert again: fc.convert(model.to_feedforward(), ...). What is to change while the model runs is a buffer or a digital layer."
+OWN_MODE = (
+    "Keep the layer out of blocks by digital=[{name!r}], which calls it as a whole in whatever mode it is, or set the mode in the "
+    "model's own train(), before converting."
+)
 UNHOOK = "Remove it, or register it on the original before converting, or keep the layer out of blocks by digital=[{name!r}]."
+
+
+_MODES = {True: "training", False: "evaluation"}
 
 
 @dataclass(frozen=True)
@@ -245,6 +252,9 @@ def _listed(names: Iterable[str] | None) -> str:
 
 
 def _attribute_problem(network: nn.Module, entry: Watched, owner: Any, name: str, token: Any, now: Any) -> Problem:
+    if name == MODE and isinstance(owner, nn.Module):
+        what = f"is in {_MODES[bool(now)]} mode, and the program was made for its {_MODES[bool(token)]} mode"
+        return Problem(_place(entry), what, OWN_MODE.format(name=entry.path))
     where = f"attribute {name} of {type(network).__name__}" if not entry.path else f"layer {entry.path}"
     subject = "" if not entry.path else f"{name} "
     if not isinstance(owner, nn.Module):

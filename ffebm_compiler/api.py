@@ -186,7 +186,8 @@ def compile_model(model: nn.Module, options: Options) -> Compiled:
     constants = tuple(name for name, _ in network.named_buffers() if name not in buffers)
     if not options.copy:
         share_root(model, network)
-    watched = {mode: reads.watched(mode, layers_called(*_graphs(m.program))) for mode, m in modes.items()}
+    is_alike = modes[True] is modes[False]
+    watched = {mode: reads.watched(mode, layers_called(*_graphs(m.program)), is_alike) for mode, m in modes.items()}
     record = _recorded(options, modes[True].program)
     return Compiled(network, modes, record, in_place, constants, bool(options.rules), watched)
 
@@ -255,7 +256,7 @@ def _traced(network: nn.Module, training: bool, options: Options, rules: Rules, 
     args, kwargs = options.examples or (None, None)
     modules = {name for name, _ in network.named_modules()}
     opaque = [] if callable(options.digital) else [n for n in first_names(network, options.digital) if n in modules]
-    with reads.of_forward():
+    with reads.of_forward(training):
         traced = trace(network, training, args, kwargs, opaque, rules.layers_of_own(network))
     reads.called[training] = layers_called(traced.graph)
     return traced

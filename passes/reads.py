@@ -27,7 +27,10 @@ CALLER = "torch.nn.modules.module"
 
 _COMMON = (frozenset(dir(nn.Module())) | {"parametrizations"}) - {"forward"}
 _CHILDREN = frozenset({"_modules", "children", "named_children", "modules", "named_modules"})
-_UNHEARD = (_COMMON - _CHILDREN) | frozenset(dir(object))
+MODE = "training"
+"""What says whether a module is in training mode: each may be in one of its own, as of a frozen backbone."""
+
+_UNHEARD = (_COMMON - _CHILDREN - {MODE}) | frozenset(dir(object))
 _PLAIN = (*ATOMS, Tensor, nn.Module, np.ndarray, list, tuple, dict, set, frozenset)
 
 
@@ -54,7 +57,11 @@ class Watched:
 
 @dataclass
 class _Noted:
-    """What was read of one object so far."""
+    """What was read of one object so far.
+
+    Attributes:
+        modes: of a module whose forward asked for it, its mode, by the mode that was traced.
+    """
 
     path: str
     owner: Any
@@ -62,6 +69,7 @@ class _Noted:
     children: dict[str, nn.Module] = field(default_factory=dict)
     written: set[str] = field(default_factory=set)
     iterated: bool = False
+    modes: dict[bool, bool] = field(default_factory=dict)
 
     def unwritten(self) -> dict[str, Any]:
         """What forward did not change as it ran."""
@@ -85,10 +93,12 @@ class Reads:
         self.forward: dict[int, _Noted] = {}
         self.rules: dict[int, _Noted] = {}
         self.called: dict[bool, frozenset[str]] = {}
+        self.training = network.training  # the mode that is being traced
         self._paths = {id(m): path for path, m in reversed(list(network.named_modules(remove_duplicate=False)))}
 
     @contextlib.contextmanager
-    def of_forward(self) -> Iterator[None]:
+    def of_forward(self, training: bool) -> Iterator[None]:
+        self.training = training
         listener = _Listener(self, self.forward, is_models)
         with _listening(listener):
             listener.read(self.network, "forward", CALLER)
@@ -108,26 +118,35 @@ class Reads:
         """Follows the reads of an object that a module holds."""
         self._paths.setdefault(id(value), path)
 
-    def watched(self, training: bool, live: frozenset[str]) -> tuple[Watched, ...]:
-        """What the program of a mode depends on; ``live`` are the layers that it calls as forward does, which show
-        what changes."""
-        called = self.called[training]
-        traced = [self._traced(n, n.path in called) for n in self.forward.values() if not _is_within(n, called)]
-        return (*traced, *(self._layer(path, path in live) for path in sorted(called)))
+    def watched(self, training: bool, live: frozenset[str], is_alike: bool = False) -> tuple[Watched, ...]:
+        """What the program of a mode depends on.
 
-    def _traced(self, noted: _Noted, is_layer: bool) -> Watched:
+        Args:
+            training: the mode.
+            live: the layers that it calls as forward does, which show what changes.
+            is_alike: whether it is the program of the other mode, too: whoever asked for a mode went the same way.
+        """
+        called = self.called[training]
+        traced = []
+        for noted in (n for n in self.forward.values() if not _is_within(n, called)):
+            is_layer = noted.path in called
+            mode = None if is_layer or is_alike else noted.modes.get(training)
+            traced.append(self._traced(noted, is_layer, mode))
+        return (*traced, *(self._layer(path, path in live, training) for path in sorted(called)))
+
+    def _traced(self, noted: _Noted, is_layer: bool, mode: bool | None) -> Watched:
         owner = noted.owner
         is_module = isinstance(owner, nn.Module)
         return Watched(
             noted.path,
             None if is_layer else type(owner),
-            dict(noted.values),
+            dict(noted.values) if mode is None else {**noted.values, MODE: mode},
             _hooks(owner) if is_module and "forward" in noted.values else None,
             {n: p for n, m in noted.children.items() if (p := self.path_of(m)) is not None},
             tuple(owner._modules) if noted.iterated else None,
         )
 
-    def _layer(self, path: str, live: bool) -> Watched:
+    def _layer(self, path: str, live: bool, training: bool) -> Watched:
         layer = self.network.get_submodule(path)
         if live:
             return Watched(
@@ -135,6 +154,8 @@ class Reads:
             )
         read = self.rules[id(layer)].values if id(layer) in self.rules else {}
         values = {n: v for n, v in read.items() if n != "inplace"}  # within a block nothing is in place
+        if isinstance(layer, nn.modules.batchnorm._NormBase) and not training:  # while training it is held in either
+            values[MODE] = False
         return Watched(path, type(layer), {**values, "forward": held(layer, "forward")}, _hooks(layer))
 
 
@@ -210,7 +231,9 @@ class _Listener:
     def read(self, owner: Any, name: str, reader: str) -> None:
         if not (self.hears(reader) or (name == "forward" and reader == CALLER)) or (noted := self.noted(owner)) is None:
             return
-        if name in _CHILDREN:
+        if name == MODE:
+            noted.modes[self.reads.training] = owner.training
+        elif name in _CHILDREN:
             noted.iterated = noted.iterated or isinstance(owner, nn.Module)
         elif _is_own(owner, name) and not self.knows(owner, name):
             self._note(noted, name, look(owner, name))

@@ -533,3 +533,111 @@ def test_the_look_is_cheap() -> None:
     with torch.no_grad():
         model(x)
         assert _functions_called(model.require_unchanged) < 0.02 * _functions_called(lambda: model(x))
+
+
+# --- modes of single layers ---------------------------------------------------------------------------------
+
+
+class Asks(nn.Module):
+    """Goes another way while it trains."""
+
+    def __init__(self, factor: float = 3.0) -> None:
+        super().__init__()
+        self.layer, self.factor = nn.Linear(4, 4), factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        h: Tensor = self.layer(x)
+        return h * self.factor if self.training else h
+
+
+class Indifferent(Asks):
+    """Asks for its mode, and does the same in both."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.factor > 5:
+            return x
+        return self.layer(x)  # type: ignore[no-any-return]
+
+
+class Keeps(nn.Sequential):
+    """Holds some of its layers in evaluation mode."""
+
+    def train(self, mode: bool = True) -> Keeps:
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, (nn.BatchNorm1d, Asks)):
+                module.eval()
+        return self
+
+
+def _asking() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(Asks(), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
+
+
+@pytest.mark.parametrize("exported", [False, True])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_mode_that_forward_asked_for_is_named(training: bool, exported: bool, x: Tensor) -> None:
+    model = fc.convert(_asking(), 1, norm="split", example_inputs=x if exported else None).train(training)
+    model(x)
+    model[0].train(not training)
+    now, before = ("evaluation", "training") if training else ("training", "evaluation")
+    words = f"layer 0: is in {now} mode, and the program was made for its {before} mode"
+    with pytest.raises(ChangedError, match=words):
+        model(x)
+    model[0].train(training)
+    model(x)
+
+
+def test_a_backbone_that_was_frozen_before_is_named(x: Tensor) -> None:
+    net = _asking().train()
+    net[0].eval()
+    with pytest.raises(ChangedError, match=r"layer 0: is in evaluation mode.*\n.*digital=\['0'\]"):
+        fc.convert(net, 1, norm="split")(x)
+
+
+def test_a_norm_in_a_block_that_takes_statistics_is_named(x: Tensor) -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 4))
+    for _ in range(9):
+        net(torch.randn(8, 4))
+    model = fc.convert(net.eval(), 3, norm="held").eval()
+    model(x)
+    model[1].train()
+    with pytest.raises(ChangedError, match="layer 1: is in training mode"):
+        model(x)
+    model.train()
+    model(x)
+    model[1].eval()  # in which it is held
+    model(x)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_layers_that_are_called_have_modes_of_their_own(training: bool, x: Tensor) -> None:
+    net = _asking().train(training)
+    model = fc.convert(net, 1, norm="split", digital=["0", "1", "4"])
+    model(x)
+    net(x)
+    for each in (net, model):
+        for i in (0, 1, 4, 5):
+            each[i].train(not training)
+    torch.manual_seed(1)
+    expected = net(x)
+    torch.manual_seed(1)
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model[1].running_mean, net[1].running_mean)
+
+
+def test_a_mode_that_changes_nothing_is_no_change(x: Tensor) -> None:
+    model = fc.convert(nn.Sequential(Indifferent(), nn.Tanh(), nn.Linear(4, 4)), 1).train()
+    model(x)
+    model[0].eval()
+    model(x)
+
+
+def test_a_model_keeps_modes_in_its_own_way(x: Tensor) -> None:
+    net = Keeps(*_asking()[:-1]).train()
+    model = fc.convert(net, 1, norm="split").train()
+    torch.testing.assert_close(model(x), net(x), rtol=1e-4, atol=1e-5)
+    assert model.training
+    assert not model[1].training
+    assert int(model[1].num_batches_tracked) == 0
