@@ -75,7 +75,7 @@ class GainStore:
     loaded: dict[Key, Measured] = field(default_factory=dict)
     are_held: bool = False
     steps: int = STEPS
-    _samples: dict[str, OrderedDict[Shapes | None, Sample]] = field(default_factory=dict, repr=False, compare=False)
+    _samples: dict[str, OrderedDict[Shapes, Sample]] = field(default_factory=dict, repr=False, compare=False)
     _contractions: dict[str, tuple[Gains, EnergyBlock, Contraction | None]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -139,9 +139,10 @@ class GainStore:
         if any(is_sharded(w) for w in bound.weights.values()):
             found = self.used.get(key)
             return None if found is None else replace(found, outdated=True)
-        samples = self._samples.get(block.key)
-        if samples:
-            return self._converge(key, bound, next(reversed(samples.values())), weights, differentiation).gains
+        samples = self._samples.get(block.key, OrderedDict())
+        sample = next((s for k, s in reversed(samples.items()) if k[1:] == _sizes(bound)), None)
+        if sample is not None:
+            return self._converge(key, bound, sample, weights, differentiation).gains
         known = self.loaded.get(key)
         return None if known is None else replace(known.gains, outdated=known.weights != weights)
 
@@ -188,12 +189,13 @@ class GainStore:
         return known
 
     def _sample(self, bound: BoundBlock) -> Sample:
-        """The sample of a block, made once for inputs of these shapes."""
+        """The sample of a block, made once for inputs, and weights, of these shapes."""
         shapes, kept = given(bound), self._samples.setdefault(bound.block.key, OrderedDict())
-        if shapes is None or shapes not in kept:
-            kept[shapes] = Sample.of(bound)
-        _keep_newest(kept, shapes)
-        return kept[shapes]
+        key = shapes, *_sizes(bound)
+        if shapes is None or key not in kept:
+            kept[key] = Sample.of(bound)
+        _keep_newest(kept, key)
+        return kept[key]
 
     # --- copies, files --------------------------------------------------------------------------------
 
@@ -263,6 +265,11 @@ class GainStore:
 def weights_of(bound: BoundBlock) -> int:
     """The fingerprint of the weights that couplings between states read."""
     return fingerprint(bound.weights[p] for p in bound.block.coupling_weights)
+
+
+def _sizes(bound: BoundBlock) -> tuple[Any, ...]:
+    """Those of its weights, which structured pruning changes."""
+    return tuple(w.shape for w in bound.weights.values())
 
 
 def _keep_newest(kept: OrderedDict[Any, Any], used: Any) -> None:

@@ -258,16 +258,17 @@ class FFEBM(nn.Module):
         mode = self.mode
         values = self.bind_inputs(args, kwargs)
         phases: list[FreePhase] = []
+
+        def record(phase: FreePhase) -> None:
+            if keep:  # a layer that reads a state may write into it
+                phases.append(replace(phase, states={n: s.clone() for n, s in phase.states.items()}))
+
         for step in mode.program:
             if isinstance(step, EnergyBlock):
-                values.update(run_block(self.block_call(step, values, phases.append)))
+                values.update(run_block(self.block_call(step, values, record)))
             else:
                 values.update(run_digital(step, self.network, values))
-        kept = (
-            tuple(BlockEquilibrium(p.relaxation.block, _read(p), p.states, p.relaxation) for p in phases)
-            if keep
-            else ()
-        )
+        kept = tuple(BlockEquilibrium(p.relaxation.block, _read(p), p.states, p.relaxation) for p in phases)
         return self.pack_output(values), kept
 
     def _read_by(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[Any]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..estimate import Estimate, Estimator, FreePhase
-from ..ir import EnergyBlock
+from ..ir import IDENTITY, EnergyBlock
 from ..solve import AUTOMATIC, BoundBlock, Contraction, Differentiation, Equilibrium, Relaxation, Tolerance, relax
 from .first_derivatives import once, refuse_transforms
 from .profiling import FREE, NUDGED, shown
@@ -140,6 +140,11 @@ def _autocast(device: str) -> dict[str, Any]:
 
 
 class _Block(torch.autograd.Function):
+    """What a layer without an activation returns is kept by nobody in PyTorch, and may be written into: it is not the very state here.
+
+    That of an activation is, which PyTorch keeps as well.
+    """
+
     @staticmethod
     def forward(ctx: Any, call: BlockCall, names: tuple[str, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
         phase = free_phase(call)
@@ -147,8 +152,9 @@ class _Block(torch.autograd.Function):
         ctx.inside = phase.bound.inside
         ctx.states, ctx.autocast = tuple(phase.states), _autocast(tensors[0].device.type)
         ctx.save_for_backward(*tensors, *phase.states.values())
-        outputs = tuple(call.read(n, phase.states[n]) for n in call.block.outputs)
-        return tuple(o.clone() if any(o is t for t in tensors) else o for o in outputs)
+        outputs = {n: call.read(n, phase.states[n]) for n in call.block.outputs}
+        saved = (*tensors, *(phase.states[s.name] for s in call.block.states if s.potential == IDENTITY))
+        return tuple(o.clone() if any(o is t for t in saved) else o for o in outputs.values())
 
     @staticmethod
     def backward(ctx: Any, *errors: Tensor | None) -> tuple[Any, ...]:

@@ -355,3 +355,48 @@ def test_modules_that_the_user_holds_in_evaluation_mode_stay_there() -> None:
     model = fc.convert(frozen, block_size=2)
     assert model.training
     assert not model.network.norm.training
+
+
+class Overwrites(nn.Module):
+    """Writes into what it reads, and is called as a whole since it counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last, self.calls = nn.Linear(16, 4), 0
+
+    def forward(self, h: Tensor) -> Tensor:
+        self.calls += 1
+        h[:, 0] = 0.0
+        y: Tensor = self.last(h.mul_(2))
+        return y
+
+
+def test_the_result_of_a_linear_layer_may_be_written_into() -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), Overwrites()), torch.randn(5, 8)
+    model = fc.convert(net, 2, loop_gain=1e-6)
+    for each in (net, model):
+        each(x).mul_(3).sum().backward()
+    for name, p in net.named_parameters():
+        torch.testing.assert_close(model.get_parameter(name).grad, p.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_an_equilibrium_is_that_of_the_block_whatever_reads_it() -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), Overwrites()), torch.randn(5, 8)
+    _, (block, *_) = fc.convert(net, 2, loop_gain=1e-6).equilibrium(x)
+    expected = net[2](torch.relu(net[0](x)))
+    torch.testing.assert_close([*block.states.values()][-1], expected.detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_weights_may_be_replaced_by_those_of_fewer_channels() -> None:
+    """As structured pruning does."""
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), torch.randn(5, 8)
+    model = fc.convert(net, 2, loop_gain=1e-6)
+    model(x)
+    for each in (net, model):
+        each[0].weight, each[0].bias = (nn.Parameter(p[:7].detach()) for p in (each[0].weight, each[0].bias))
+        each[2].weight = nn.Parameter(each[2].weight[:, :7].detach())
+    model.report()
+    torch.testing.assert_close(model(x), net(x), rtol=1e-3, atol=1e-4)
