@@ -13,6 +13,7 @@ import inspect
 import logging
 import math
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -133,6 +134,7 @@ class FFEBM(nn.Module):
         hidden["_compared"] = (
             set()
         )  # modes, and autocasts, in which the program has been held against the network itself
+        hidden["_comparing"] = threading.RLock()
         hidden["_original"] = None  # the user's model, where it shares its tensors with this one
         hidden["_seen"] = {}  # by mode, how the model was last found unchanged
         self.training = compiled.network.training
@@ -209,10 +211,10 @@ class FFEBM(nn.Module):
         gains = GainStore(steps=self.gain_store.steps)
         gains.take(self.gain_store)
         left = {"_gains": gains, "_steps": {}, "_traceable": {}, "_seen": {}, "_original": None}
-        return {name: value for name, value in {**self.__dict__, **left}.items() if name != KEPT}
+        return {name: value for name, value in {**self.__dict__, **left}.items() if name not in (KEPT, "_comparing")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__({**state, "_comparing": threading.RLock()})
         self.__dict__["_number"] = enrol(self)  # a copy is another model
 
     def train(self, mode: bool = True) -> FFEBM:
@@ -320,13 +322,12 @@ class FFEBM(nn.Module):
         autocast of the caller's."""
         compared: set[tuple[Any, ...]] = self.__dict__["_compared"]
         mode = (self.training, *callers_autocast())
-        if self.execution.verify and mode not in compared and has_forward(self.network):
-            compared.add(mode)
-            try:
+        if not self.execution.verify or mode in compared or not has_forward(self.network):
+            return
+        with self.__dict__["_comparing"]:  # it runs on others in place of the weights: no thread may meet them
+            if mode not in compared:
                 verify_first_input(self, (args, kwargs))
-            except BaseException:
-                compared.discard(mode)
-                raise
+                compared.add(mode)
 
     def require_unchanged(self) -> None:
         """Looks whether what the program was made from is still so.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -400,3 +401,38 @@ def test_weights_may_be_replaced_by_those_of_fewer_channels() -> None:
         each[2].weight = nn.Parameter(each[2].weight[:, :7].detach())
     model.report()
     torch.testing.assert_close(model(x), net(x), rtol=1e-3, atol=1e-4)
+
+
+class Waits(nn.Module):
+    """Lets another thread go on in the middle of the first call."""
+
+    def __init__(self, entered: threading.Event, go: threading.Event) -> None:
+        super().__init__()
+        self.wait = lambda: entered.is_set() or (entered.set(), go.wait(0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.wait()
+        return x
+
+
+def test_a_thread_that_calls_while_another_checks_loses_no_gradient() -> None:
+    torch.manual_seed(0)
+    entered, go = threading.Event(), threading.Event()
+    net = nn.Sequential(Waits(entered, go), nn.BatchNorm1d(8), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    model, x = fc.convert(net, 2, copy=False, digital=["0", "1"], verify=False).train(), torch.randn(5, 8)
+    bias = model[4].bias
+
+    def step() -> None:
+        model(x).sum().backward()
+        go.set()
+
+    with model.using(verify=True):
+        threads = [threading.Thread(target=step) for _ in range(2)]
+        threads[0].start()
+        assert entered.wait(30)
+        threads[1].start()
+        for thread in threads:
+            thread.join()
+    assert bias.grad is not None
+    torch.testing.assert_close(bias.grad, torch.full((4,), 10.0), rtol=0.05, atol=0)
+    assert int(model[1].num_batches_tracked) == 2
