@@ -9,12 +9,14 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from types import ModuleType
 
 from torch import nn
 
 from ..errors import ChangedError, Problem
 from ..passes.reads import Watched
 from ..passes.tokens import MISSING, held
+from ..passes.within import reach
 from .watch import Seen, changes, seen
 
 AGAIN = "Undo it, or convert the original again: with copy=False the two share their tensors, and nothing else."
@@ -67,6 +69,8 @@ def _entry(network: nn.Module, entry: Watched) -> Watched:
 def _differences(model: nn.Module, network: nn.Module, entry: Watched) -> Iterator[Problem]:
     """What has changed of one entry, unless it is so on both sides; and a layer that no more shares its tensors."""
     theirs, ours = _at(model, entry.path), _at(network, entry.path)
+    if theirs is ours and isinstance(ours, (dict, type, ModuleType)):  # a file or a class, which has no copy
+        return
     alike = isinstance(ours, nn.Module) and isinstance(theirs, nn.Module) and type(ours) is type(theirs)
     if alike:
         entry = replace(entry, values={n: v for n, v in entry.values.items() if held(theirs, n) != held(ours, n)})
@@ -76,7 +80,7 @@ def _differences(model: nn.Module, network: nn.Module, entry: Watched) -> Iterat
 
 
 def _at(root: nn.Module, path: str) -> object:
-    value: object = root
-    for name in filter(None, path.split(".")):
-        value = getattr(value, name, MISSING)
-    return value
+    try:
+        return reach(root, path)
+    except AttributeError:
+        return MISSING

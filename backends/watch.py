@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import repeat
 from operator import is_
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -19,7 +20,7 @@ from torch.nn.utils import parametrize
 from ..errors import ChangedError, Problem
 from ..passes.reads import HOOKS, MODE, Watched
 from ..passes.tokens import MISSING, TENSOR, Code, held, is_atom, places
-from ..train import attribute
+from ..passes.within import reach, steps_of
 
 AGAIN = "Undo it, or convert again: fc.convert(model.to_feedforward(), ...)."
 BUFFER = "Undo it, or convert again: fc.convert(model.to_feedforward(), ...). What is to change while the model runs is a buffer or a digital layer."
@@ -28,6 +29,19 @@ OWN_MODE = (
     "model's own train(), before converting."
 )
 UNHOOK = "Remove it, or register it on the original before converting, or keep the layer out of blocks by digital=[{name!r}]."
+
+
+_SPECIAL = frozenset(
+    ("__globals__", "__class__", "__closure__", "__defaults__", "__kwdefaults__", "__mro__", "__self__")
+)
+"""Steps that Python makes up: what is at their end is the same as long as what they start from."""
+
+
+def _at(holder: Any, key: Any) -> Any:
+    try:
+        return holder[key]
+    except (LookupError, TypeError):
+        return MISSING
 
 
 _MODES = {True: "training", False: "evaluation"}
@@ -69,6 +83,7 @@ class Seen:
         present: registries and the names of tensors that there have to be.
         registries, counts: those of layers and of hooks, and how many there have to be in each.
         copied: what may be changed in place, with its token.
+        held: containers, keys in them, and what has to be there.
     """
 
     cells: tuple[Items, ...]
@@ -78,6 +93,7 @@ class Seen:
     registries: tuple[Mapping[Any, Any], ...]
     counts: tuple[int, ...]
     copied: tuple[tuple[Any, str, Any], ...]
+    held: tuple[tuple[Any, Any, Any], ...] = ()
 
     def still(self) -> bool:
         """Whether nothing has changed since."""
@@ -87,6 +103,7 @@ class Seen:
             and all(all(map(is_, group.now(), group.values)) for group in self.cells)
             and not any(now is None or now is MISSING for group in self.present for now in group.now())
             and all(held(owner, name) == token for owner, name, token in self.copied)
+            and all(_at(holder, key) is value for holder, key, value in self.held)
         )
 
 
@@ -99,9 +116,25 @@ class _Look:
     present: list[tuple[Mapping[str, Any], str]] = field(default_factory=list)
     registries: list[Mapping[Any, Any]] = field(default_factory=list)
     copied: list[tuple[Any, str, Any]] = field(default_factory=list)
+    held: dict[tuple[int, Any], tuple[Any, Any, Any]] = field(default_factory=dict)
 
     def same(self, holder: Mapping[str, Any], name: str) -> None:
         self.cells[id(holder), name] = holder, name, holder.get(name, MISSING)
+
+    def way(self, root: nn.Module, path: str) -> Any:
+        """What is at the end of a way (:mod:`ffebm_compiler.passes.within`); every object on it has to be the same."""
+        value: Any = root
+        for name, key in steps_of(path):
+            inner = getattr(value, name) if name else value[key]
+            if name is None:
+                self.held[id(value), key] = value, key, inner
+            elif not isinstance(inner, nn.Module) and name not in _SPECIAL:
+                for place in places(value):
+                    self.same(place, name)
+                    if name in place:
+                        break
+            value = inner
+        return value
 
     def value(self, owner: Any, name: str, token: Any) -> None:
         holder = next((p for p in places(owner) if name in p), None)
@@ -128,6 +161,7 @@ class _Look:
             tuple(self.registries),
             tuple(map(len, self.registries)),
             tuple(self.copied),
+            tuple(self.held.values()),
         )
 
 
@@ -142,7 +176,7 @@ def seen(network: nn.Module, watched: Iterable[Watched]) -> Seen:
     for entry in watched:
         for module, name in _steps(network, (entry.path, *entry.children.values(), *_children(entry))):
             found.same(vars(module)["_modules"], name)
-        owner = attribute(network, entry.path) if entry.path else network
+        owner = found.way(network, entry.path)
         if entry.kind is not None:
             found.owners.append(owner)
         if entry.hooks is not None:
@@ -188,7 +222,7 @@ def require_unchanged(network: nn.Module, watched: Iterable[Watched]) -> None:
 def changes(network: nn.Module, entry: Watched) -> Iterator[Problem]:
     """What has changed of one entry."""
     try:
-        owner = attribute(network, entry.path) if entry.path else network
+        owner = reach(network, entry.path)
     except AttributeError:
         yield Problem(f"layer {entry.path}", "was there at conversion and is gone", AGAIN)
         return
@@ -257,7 +291,11 @@ def _attribute_problem(network: nn.Module, entry: Watched, owner: Any, name: str
         return Problem(_place(entry), what, OWN_MODE.format(name=entry.path))
     where = f"attribute {name} of {type(network).__name__}" if not entry.path else f"layer {entry.path}"
     subject = "" if not entry.path else f"{name} "
-    if not isinstance(owner, nn.Module):
+    if type(owner) is dict or isinstance(owner, (type, ModuleType)):
+        kind = "attribute {} of class {}" if isinstance(owner, type) else "global {} of {}"
+        of = owner.get("__name__", "a file") if isinstance(owner, dict) else owner.__name__
+        where, subject = kind.format(name, of), ""
+    elif not isinstance(owner, nn.Module):
         where = f"attribute {entry.path}.{name} of {type(network).__name__}"
         subject = ""
     return Problem(where, f"{subject}was {_shown(token)} at conversion and is {_shown(now)} now", BUFFER)

@@ -7,17 +7,21 @@ configuration), by the thread that converts. What forward writes as it runs is n
 from __future__ import annotations
 
 import contextlib
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 from torch import Tensor, fx, nn
 
+from .names_read import Named, named_by, named_of_class, names_of
 from .patching import replaced, this_thread
 from .tokens import ATOMS, MISSING, held, look
 from .users_code import is_models
+from .within import within
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 """Where a module keeps the hooks that a call of it runs."""
@@ -92,6 +96,7 @@ class Reads:
         self.network = network
         self.forward: dict[int, _Noted] = {}
         self.rules: dict[int, _Noted] = {}
+        self.named: dict[str, _Noted] = {}  # by the way there
         self.called: dict[bool, frozenset[str]] = {}
         self.training = network.training  # the mode that is being traced
         self._paths = {id(m): path for path, m in reversed(list(network.named_modules(remove_duplicate=False)))}
@@ -99,11 +104,11 @@ class Reads:
     @contextlib.contextmanager
     def of_forward(self, training: bool) -> Iterator[None]:
         self.training = training
-        listener = _Listener(self, self.forward, is_models)
+        listener = _Listener(self, self.forward, is_models, names=self.named)
         with _listening(listener):
             listener.read(self.network, "forward", CALLER)
             yield
-        for noted in self.forward.values():  # what forward has written by now
+        for noted in (*self.forward.values(), *self.named.values()):  # what forward has written by now
             noted.values = noted.unwritten()
 
     @contextlib.contextmanager
@@ -128,7 +133,7 @@ class Reads:
         """
         called = self.called[training]
         traced = []
-        for noted in (n for n in self.forward.values() if not _is_within(n, called)):
+        for noted in (n for n in (*self.forward.values(), *self.named.values()) if not _is_within(n, called)):
             is_layer = noted.path in called
             mode = None if is_layer or is_alike else noted.modes.get(training)
             traced.append(self._traced(noted, is_layer, mode))
@@ -182,6 +187,7 @@ class _Listener:
         hears: whether code of a module of that name is listened to.
         is_mine: whether it is the thread that converts that reads.
         ears: puts the classes back that are followed.
+        names: by the way there, what the code that is read may read by itself (:mod:`.names_read`); None to leave that out.
     """
 
     reads: Reads
@@ -190,6 +196,8 @@ class _Listener:
     is_mine: Callable[[], bool] = field(default_factory=this_thread)
     ears: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     followed: set[type[Any]] = field(default_factory=set)
+    names: dict[str, _Noted] | None = None
+    scanned: dict[FunctionType, tuple[Named, ...]] = field(default_factory=dict)
 
     def follow(self, kind: type[Any]) -> bool:
         """Puts an ear on the attributes of a class; False where Python allows none."""
@@ -244,8 +252,43 @@ class _Listener:
             return
         noted.values[name] = MISSING  # to find the value may read it
         noted.values[name] = held(noted.owner, name)
-        if not isinstance(value, _PLAIN) and self.follow(type(value)):
-            self.reads.adopt(value, f"{noted.path}.{name}".lstrip("."))
+        way = f"{noted.path}.{name}".lstrip(".")
+        if isinstance(value, property):
+            self._scan(noted, value.fget, f"{noted.path}.__class__.{name}.fget".lstrip("."))
+        elif isinstance(value, (staticmethod, classmethod)):
+            self._scan(noted, value.__func__, way)
+        else:
+            for inner_way, inner in within(value, way):
+                self._into(noted, inner, inner_way)
+
+    def _into(self, noted: _Noted | None, value: Any, way: str) -> None:
+        """Follows an object, wherever it was found; scans a function."""
+        if isinstance(value, FunctionType) and noted is not None:
+            self._scan(noted, value, way)
+        elif not isinstance(value, (*_PLAIN, MethodType)) and self.follow(type(value)):
+            self.reads.adopt(value, way)
+
+    def _scan(self, noted: _Noted, function: Any, way: str) -> None:
+        """Notes what the code of a function reads by itself, and of the class of its owner."""
+        if self.names is None or not isinstance(function, FunctionType):
+            return
+        if function not in self.scanned:
+            self.scanned[function] = named_by(function)
+        for inner_way, owner, names in self.scanned[function]:
+            self._name(f"{way}{inner_way}", owner, names)
+        names, _ = names_of(inspect.unwrap(function).__code__)
+        if names & {"type", "__class__", "super", "cls"} or isinstance(
+            look(noted.owner, function.__name__), classmethod
+        ):
+            for inner_way, owner, read in named_of_class(type(noted.owner), ".__class__", names):
+                self._name(f"{noted.path}{inner_way}".lstrip("."), owner, read)
+
+    def _name(self, way: str, owner: Any, names: frozenset[str]) -> None:
+        if names and self.names is not None:
+            noted = self.names.setdefault(way, _Noted(way, owner))
+            noted.values.update({n: held(owner, n) for n in names if n not in noted.values})
+        elif not names and type(owner) is not dict and not isinstance(owner, ModuleType):
+            self._into(None, owner, way)
 
     def wrote(self, owner: Any, name: str, writer: str) -> None:
         if self.hears(writer) and (noted := self.noted(owner)) is not None:

@@ -74,8 +74,9 @@ def look(owner: Any, name: str) -> Any:
 
 def places(owner: Any) -> Iterator[Mapping[str, Any]]:
     """Where an attribute of an object may be, in the order in which Python looks."""
-    own = getattr(owner, "__dict__", {})
+    own = owner if type(owner) is dict else getattr(owner, "__dict__", {})  # the names of a file
     yield own
+    yield from map(vars, owner.__mro__[1:] if isinstance(owner, type) else ())
     yield from map(vars, type(owner).__mro__)
     yield from (own[r] for r in REGISTRIES if r in own)
 

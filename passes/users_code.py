@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import CodeType, FrameType
 from typing import Any
 
@@ -29,6 +29,11 @@ def module_of(frame: FrameType) -> str:
 def is_users(frame: FrameType) -> bool:
     """Whether a frame runs code that is neither PyTorch's nor ours, nor in between."""
     return module_of(frame).split(".", 1)[0] not in _NOT_THEIRS
+
+
+def is_theirs(space: Mapping[str, Any]) -> bool:
+    """Whether the names of a file are those of the user's code, or of a library of models."""
+    return str(space.get("__name__", "")).split(".", 1)[0] not in _NOT_THEIRS
 
 
 def is_models(name: str) -> bool:
