@@ -15,9 +15,10 @@ from torch import nn
 
 from ..errors import ChangedError, Problem
 from ..passes.reads import Watched
+from ..passes.tensors_read import is_same
 from ..passes.tokens import MISSING, held
 from ..passes.within import reach
-from .watch import Seen, changes, seen
+from .watch import Seen, changes, seen, tensor_problem
 
 AGAIN = "Undo it, or convert the original again: with copy=False the two share their tensors, and nothing else."
 _EACH_ONES_OWN = frozenset({*vars(nn.Module()), "inplace"})
@@ -54,12 +55,14 @@ class Original:
         problems = [p for entry in self.watched for p in _differences(model, network, entry)]
         if problems:
             raise ChangedError(replace(p, where=f"{p.where}, of the original", remedy=AGAIN) for p in problems)
-        self.last = seen(model, self.watched)
+        self.last = seen(model, self.watched, is_original=True)
 
 
 def _entry(network: nn.Module, entry: Watched) -> Watched:
     """What is watched of the original: of a layer of torch's own that is called live, every option that it has."""
     values = entry.values
+    if entry.tensor is not None:
+        return entry
     if entry.kind is None and type(layer := network.get_submodule(entry.path)).__module__.startswith("torch.nn."):
         values = {**{n: held(layer, n) for n in vars(layer) if not n.startswith("_")}, **values}
         entry = replace(entry, kind=type(layer))
@@ -70,6 +73,10 @@ def _differences(model: nn.Module, network: nn.Module, entry: Watched) -> Iterat
     """What has changed of one entry, unless it is so on both sides; and a layer that no more shares its tensors."""
     theirs, ours = _at(model, entry.path), _at(network, entry.path)
     if theirs is ours and isinstance(ours, (dict, type, ModuleType)):  # a file or a class, which has no copy
+        return
+    if entry.tensor is not None:
+        if not is_same(theirs, ours):
+            yield tensor_problem(model, entry, theirs)
         return
     alike = isinstance(ours, nn.Module) and isinstance(theirs, nn.Module) and type(ours) is type(theirs)
     if alike:

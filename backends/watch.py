@@ -14,11 +14,12 @@ from operator import is_
 from types import ModuleType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..errors import ChangedError, Problem
 from ..passes.reads import HOOKS, MODE, Watched
+from ..passes.tensors_read import TensorValue, is_same, value_of
 from ..passes.tokens import MISSING, TENSOR, Code, held, is_atom, places
 from ..passes.within import reach, steps_of
 
@@ -84,6 +85,7 @@ class Seen:
         registries, counts: those of layers and of hooks, and how many there have to be in each.
         copied: what may be changed in place, with its token.
         held: containers, keys in them, and what has to be there.
+        tensors: those that are not registered, and what they have to be.
     """
 
     cells: tuple[Items, ...]
@@ -94,6 +96,7 @@ class Seen:
     counts: tuple[int, ...]
     copied: tuple[tuple[Any, str, Any], ...]
     held: tuple[tuple[Any, Any, Any], ...] = ()
+    tensors: tuple[tuple[nn.Module, Tensor, str | TensorValue], ...] = ()
 
     def still(self) -> bool:
         """Whether nothing has changed since."""
@@ -104,6 +107,7 @@ class Seen:
             and not any(now is None or now is MISSING for group in self.present for now in group.now())
             and all(held(owner, name) == token for owner, name, token in self.copied)
             and all(_at(holder, key) is value for holder, key, value in self.held)
+            and all(_is_tensor_of(*each) for each in self.tensors)
         )
 
 
@@ -117,6 +121,7 @@ class _Look:
     registries: list[Mapping[Any, Any]] = field(default_factory=list)
     copied: list[tuple[Any, str, Any]] = field(default_factory=list)
     held: dict[tuple[int, Any], tuple[Any, Any, Any]] = field(default_factory=dict)
+    tensors: list[tuple[nn.Module, Tensor, str | TensorValue]] = field(default_factory=list)
 
     def same(self, holder: Mapping[str, Any], name: str) -> None:
         self.cells[id(holder), name] = holder, name, holder.get(name, MISSING)
@@ -162,6 +167,7 @@ class _Look:
             tuple(map(len, self.registries)),
             tuple(self.copied),
             tuple(self.held.values()),
+            tuple(self.tensors),
         )
 
 
@@ -170,13 +176,15 @@ def _looks_nowhere_else(owner: Any) -> bool:
     return getattr(type(owner), "__getattr__", nn.Module.__getattr__) is nn.Module.__getattr__
 
 
-def seen(network: nn.Module, watched: Iterable[Watched]) -> Seen:
+def seen(network: nn.Module, watched: Iterable[Watched], is_original: bool = False) -> Seen:
     """The model as it is, which has been found unchanged."""
     found = _Look()
     for entry in watched:
         for module, name in _steps(network, (entry.path, *entry.children.values(), *_children(entry))):
             found.same(vars(module)["_modules"], name)
         owner = found.way(network, entry.path)
+        if entry.tensor is not None and not is_original:
+            found.tensors.append((network, owner, entry.tensor))
         if entry.kind is not None:
             found.owners.append(owner)
         if entry.hooks is not None:
@@ -230,11 +238,28 @@ def changes(network: nn.Module, entry: Watched) -> Iterator[Problem]:
         before, now = _told_apart(entry.kind, type(owner))
         yield Problem(_place(entry), f"was a {before} at conversion and is a {now} now", AGAIN)
         return
+    if entry.tensor is not None and not _is_tensor_of(network, owner, entry.tensor):
+        yield tensor_problem(network, entry, owner)
     yield from _hooked(owner, entry)
     yield from _restructured(network, owner, entry)
     for name, token in entry.values.items():
         if (now := held(owner, name)) != token:
             yield _attribute_problem(network, entry, owner, name, token, now)
+
+
+def _is_tensor_of(network: nn.Module, tensor: Any, wanted: str | TensorValue) -> bool:
+    """Whether a tensor is what the program has in its place."""
+    if isinstance(wanted, TensorValue):
+        return value_of(tensor) == wanted
+    return is_same(tensor, reach(network, wanted))
+
+
+def tensor_problem(network: nn.Module, entry: Watched, now: Any) -> Problem:
+    """A tensor that is not registered, and is no more what it was."""
+    what = "is another tensor than at conversion" if isinstance(now, Tensor) else f"was a tensor and is {now!r} now"
+    if isinstance(entry.tensor, TensorValue) and isinstance(now, Tensor):
+        what = "has other values than at conversion, which the program holds"
+    return Problem(f"attribute {entry.path} of {type(network).__name__}", what, BUFFER)
 
 
 def is_of(owner: Any, kind: type[Any]) -> bool:

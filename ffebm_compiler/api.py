@@ -187,7 +187,7 @@ def compile_model(model: nn.Module, options: Options) -> Compiled:
     if not options.copy:
         share_root(model, network)
     is_alike = modes[True] is modes[False]
-    watched = {mode: reads.watched(mode, layers_called(*_graphs(m.program)), is_alike) for mode, m in modes.items()}
+    watched = {mode: reads.watched(mode, m.program, is_alike) for mode, m in modes.items()}
     record = _recorded(options, modes[True].program)
     return Compiled(network, modes, record, in_place, constants, bool(options.rules), watched)
 

@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor, fx, nn
 
+from ..ir import Program
 from .names_read import Named, named_by, named_of_class, names_of
 from .patching import replaced, this_thread
-from .tokens import ATOMS, MISSING, held, look
+from .tensors_read import TensorValue, read_live, stand_ins
+from .tokens import ATOMS, MISSING, REGISTRIES, held, look
 from .users_code import is_models
 from .within import within
 
@@ -49,6 +51,7 @@ class Watched:
         hooks: how many hooks it had, where a hook that is registered later would not run; None where it would.
         children: by name the path of the module that it was; under the first of its names.
         names: of all its children, where forward goes through them.
+        tensor: of a tensor that is not registered: the path of that which the program reads instead, or its values.
     """
 
     path: str
@@ -57,6 +60,7 @@ class Watched:
     hooks: int | None = None
     children: Mapping[str, str] = field(default_factory=dict)
     names: tuple[str, ...] | None = None
+    tensor: str | TensorValue | None = None
 
 
 @dataclass
@@ -98,6 +102,7 @@ class Reads:
         self.rules: dict[int, _Noted] = {}
         self.named: dict[str, _Noted] = {}  # by the way there
         self.called: dict[bool, frozenset[str]] = {}
+        self.tensors: dict[str, Tensor] = {}  # that are not registered, by the way there
         self.training = network.training  # the mode that is being traced
         self._paths = {id(m): path for path, m in reversed(list(network.named_modules(remove_duplicate=False)))}
 
@@ -123,20 +128,26 @@ class Reads:
         """Follows the reads of an object that a module holds."""
         self._paths.setdefault(id(value), path)
 
-    def watched(self, training: bool, live: frozenset[str], is_alike: bool = False) -> tuple[Watched, ...]:
+    def watched(self, training: bool, program: Program, is_alike: bool = False) -> tuple[Watched, ...]:
         """What the program of a mode depends on.
 
         Args:
             training: the mode.
-            live: the layers that it calls as forward does, which show what changes.
+            program: it calls layers as forward does, which show what changes, and reads tensors when it runs.
             is_alike: whether it is the program of the other mode, too: whoever asked for a mode went the same way.
         """
         called = self.called[training]
+        graphs = [block.graph for block in program.digital_blocks]
+        live = layers_called(*graphs)
         traced = []
         for noted in (n for n in (*self.forward.values(), *self.named.values()) if not _is_within(n, called)):
             is_layer = noted.path in called
             mode = None if is_layer or is_alike else noted.modes.get(training)
             traced.append(self._traced(noted, is_layer, mode))
+        weights = [w for block in program.energy_blocks for w in block.weights]
+        tensors = {way: t for way, t in self.tensors.items() if not is_below(way, called)}
+        for way, path, value in stand_ins(self.network, tensors, read_live(self.network, graphs, weights)):
+            traced.append(Watched(way, None, tensor=path or value))
         return (*traced, *(self._layer(path, path in live, training) for path in sorted(called)))
 
     def _traced(self, noted: _Noted, is_layer: bool, mode: bool | None) -> Watched:
@@ -166,9 +177,13 @@ class Reads:
 
 def _is_within(noted: _Noted, called: frozenset[str]) -> bool:
     """Whether it belongs to a layer that is called as a whole, and was read in a trace that found it has to be."""
-    parts = noted.path.split(".")
-    above = {".".join(parts[:i]) for i in range(1, len(parts))}
-    return bool(above & called) or (noted.path in called and "forward" in noted.values)
+    return is_below(noted.path, called) or (noted.path in called and "forward" in noted.values)
+
+
+def is_below(path: str, called: frozenset[str]) -> bool:
+    """Whether a way goes through a layer that is called as a whole."""
+    parts = path.split(".")
+    return not called.isdisjoint(".".join(parts[:i]) for i in range(1, len(parts)))
 
 
 def _hooks(module: nn.Module) -> int:
@@ -257,7 +272,7 @@ class _Listener:
             self._scan(noted, value.fget, f"{noted.path}.__class__.{name}.fget".lstrip("."))
         elif isinstance(value, (staticmethod, classmethod)):
             self._scan(noted, value.__func__, way)
-        else:
+        elif not any(name in vars(noted.owner).get(r, ()) for r in REGISTRIES if hasattr(noted.owner, "__dict__")):
             for inner_way, inner in within(value, way):
                 self._into(noted, inner, inner_way)
 
@@ -265,6 +280,8 @@ class _Listener:
         """Follows an object, wherever it was found; scans a function."""
         if isinstance(value, FunctionType) and noted is not None:
             self._scan(noted, value, way)
+        elif isinstance(value, Tensor):
+            self.reads.tensors.setdefault(way, value)
         elif not isinstance(value, (*_PLAIN, MethodType)) and self.follow(type(value)):
             self.reads.adopt(value, way)
 

@@ -31,6 +31,7 @@ class Config:
 
 
 GLOBAL = Config()
+BIAS = torch.full((3,), 2.0)
 
 
 def scaled_by(h: Tensor, by: Config) -> Tensor:
@@ -51,7 +52,7 @@ class Net(nn.Module):
         self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3)
         self.cfgs, self.named, self.cache = [Config(), Config()], {"a.b": {"c": Config()}}, [Config()]
         self.fn, self.method = partial(scaled_by, by=Config()), Config().apply
-        self.ts: Any = [torch.full((3,), 2.0), torch.ones(3)]
+        self.ts, self.t = [torch.full((3,), 2.0), torch.ones(3)], torch.full((3,), 2.0)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.b(torch.tanh(self.a(x))))
@@ -273,3 +274,99 @@ def test_a_layer_that_is_called_as_it_is_reads_anew(x: Tensor, monkeypatch: pyte
     monkeypatch.setitem(globals(), "GAIN", 5.0)
     assert not torch.equal(model(x), before)
     torch.testing.assert_close(model(x), net(x))
+
+
+# --- tensors that are not registered -------------------------------------------------------------------------
+
+
+class OfTensor(Net):
+    def last(self, h: Tensor) -> Tensor:
+        return h * self.ts[0] + self.t
+
+
+class OfEntry(Net):
+    def last(self, h: Tensor) -> Tensor:
+        return h * float(self.ts[0][0])
+
+
+class OfAttribute(Net):
+    def last(self, h: Tensor) -> Tensor:
+        return h * float(self.t[0])
+
+
+class OfGlobalTensor(Net):
+    def last(self, h: Tensor) -> Tensor:
+        return h * BIAS
+
+
+class Exported(Net):
+    def last(self, h: Tensor) -> Tensor:
+        return h * self.ts[0] if h.shape[0] > 1 else h
+
+
+def _put(model: Any, patch: pytest.MonkeyPatch) -> None:
+    model.ts[0] = torch.full((3,), 5.0)
+
+
+def _assigned(model: Any, patch: pytest.MonkeyPatch) -> None:
+    model.t = torch.full((3,), 5.0)
+
+
+ANOTHER, OTHERWISE = "is another tensor than at conversion", "has other values than at conversion"
+TENSORS: dict[str, tuple[type[Net], Callable[[Any, pytest.MonkeyPatch], None], str]] = {
+    "another in a list": (OfTensor, _put, rf"attribute ts\[0\] of OfTensor: {ANOTHER}"),
+    "another in a list that became a number": (OfEntry, _put, rf"attribute ts\[0\] of OfEntry: {OTHERWISE}"),
+    "one that became a number": (OfEntry, lambda m, p: m.ts[0].fill_(5.0), rf"attribute ts\[0\] of OfEntry: {OTHERWISE}"),
+    "an attribute that became a number": (OfAttribute, lambda m, p: m.t.fill_(5.0), f"attribute t of OfAttribute: {OTHERWISE}"),
+    "another attribute that became a number": (OfAttribute, _assigned, f"attribute t of OfAttribute: {OTHERWISE}"),
+    "another global": (OfGlobalTensor, lambda m, p: p.setitem(globals(), "BIAS", torch.ones(3)), f"BIAS.*{ANOTHER}"),
+    "one that was exported": (Exported, lambda m, p: m.ts[0].fill_(5.0), rf"attribute ts\[0\] of Exported: {OTHERWISE}"),
+    "another than was exported": (Exported, _put, rf"attribute ts\[0\] of Exported: {OTHERWISE}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_tensors_that_are_not_registered_are_named(name: str, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind, change, words = TENSORS[name]
+    model = fc.convert(kind(), 1, example_inputs=x if kind is Exported else None)
+    model(x)
+    for each in (copy.deepcopy(model), model):
+        each(x)
+        with monkeypatch.context() as patch:
+            change(each, patch)
+            with pytest.raises(ChangedError, match=words):
+                each(x)
+
+
+def test_the_tensors_of_the_original_are_watched(x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = OfTensor()
+    model = fc.convert(net, 1, copy=False)
+    model(x)
+    _put(net, monkeypatch)
+    with pytest.raises(ChangedError, match=r"attribute ts\[0\] of OfTensor.*of the original"):
+        model(x)
+
+
+SEEN: dict[str, Callable[[Any, pytest.MonkeyPatch], object]] = {
+    "written into one of a list": lambda m, p: m.ts[0].fill_(5.0),
+    "written into an attribute": lambda m, p: m.t.fill_(5.0),
+    "another attribute": _assigned,
+    "registered ones": lambda m, p: m.load_state_dict({n: 2 * v for n, v in m.state_dict().items()}),
+}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_tensors_that_the_program_reads_as_it_runs_may_change(name: str, x: Tensor, monkeypatch: Any) -> None:
+    net = OfTensor()
+    model = fc.convert(net, 1)
+    model(x)
+    for each in (net, model):
+        SEEN[name](each, monkeypatch)
+    torch.testing.assert_close(model(x), net(x))
+
+
+def test_a_model_of_another_type_holds_its_tensors(x: Tensor) -> None:
+    model = fc.convert(OfTensor(), 1)
+    model(x)
+    model.double()
+    model(x.double())
