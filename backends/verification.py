@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from ..errors import FFEBMError, InputError, Problem, VerificationError
+from ..errors import ConversionWarning, FFEBMError, InputError, Problem, VerificationError
 from ..ir import EnergyBlock, Origin
 from ..nests import is_tensor, map_nest, tensors_in
 from ..passes import State
@@ -31,6 +31,7 @@ from ..solve.norm_sample import one_sample
 from ..train import run_digital
 from ..train.without_feedback import Mismatch, feedforward_states, without_feedback
 from .comparison import differences, relative_differences, tolerance_of
+from .held_functions import HeldFunctions, held_means, twice_used
 from .locating import Values, first_difference, layers_heard, note, note_block
 from .observation import Observation, observed, unseen
 from .probe import candidates
@@ -162,8 +163,9 @@ def verify_call(model: FFEBM, example: Example, will_relax: bool = False) -> Non
     Raises:
         VerificationError: with every difference.
     """
-    if _holds_a_functions_norm(model):
-        logger.debug("a norm that is called as a function is held, and can't be held in the model itself")
+    if model.training and (shared := [*twice_used(model.program, _held_means(model))]):
+        what = "is held in a block and not outside of it: while training the two can't be compared with the model"
+        warnings.warn(f"the norm of {', '.join(shared)} {what}", ConversionWarning, stacklevel=2)
         return
     wanted = torch.is_grad_enabled()
     try:
@@ -217,9 +219,9 @@ class _Heard:
                 yield _untransposed(model, found)
 
 
-def _holds_a_functions_norm(model: FFEBM) -> bool:
-    held = (o for b in model.program.energy_blocks for o in b.held_norms)
-    return model.training and any(not hasattr(_module_at(model.network, o.layer), "running_mean") for o in held)
+def _held_means(model: FFEBM) -> frozenset[str]:
+    """The means of the norms that blocks hold and that the model calls as functions."""
+    return held_means(model.program, lambda path: hasattr(_module_at(model.network, path), "running_mean"))
 
 
 def _counts_of_held(model: FFEBM, ours: Observation) -> Mapping[str, Tensor]:
@@ -445,6 +447,8 @@ def as_written(model: FFEBM) -> Iterator[None]:
         for path, labels in _held(model).items() if model.training else ():
             if (module := _module_at(model.network, path)) is not None:
                 stack.enter_context(_held_in(module, path, labels))
+        if model.training and (means := _held_means(model)):
+            stack.enter_context(HeldFunctions(model.network, means))
         yield
 
 
