@@ -641,3 +641,18 @@ def test_a_model_keeps_modes_in_its_own_way(x: Tensor) -> None:
     assert model.training
     assert not model[1].training
     assert int(model[1].num_batches_tracked) == 0
+
+
+class AsksInTrain(Net):
+    """As Hugging Face's models do: a change of the mode is looked at before it is made."""
+
+    def train(self, mode: bool = True) -> AsksInTrain:
+        self.changed = mode != self.training
+        return super().train(mode)
+
+
+@pytest.mark.parametrize("example", [True, False])
+def test_a_mode_that_train_asks_for_is_no_forwards(example: bool, x: Tensor) -> None:
+    model = fc.convert(AsksInTrain(), 1, example_inputs=x if example else None)
+    for mode in (True, False, True):
+        model.train(mode)(x)
