@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from ..compiled import Compiled, ModeProgram
-from ..errors import ConvergenceWarning, InputError, Problem
+from ..errors import ChangedError, ConvergenceWarning, InputError, Problem, VerificationError
 from ..estimate import Estimate, Estimator, FreePhase
 from ..files import check_target, write_whole
 from ..hardware import Hardware
@@ -59,6 +59,8 @@ from .call_inputs import input_problems
 from .convergence import convergence_message
 from .execution import Execution
 from .gain_store import GainStore, weights_of
+from .global_hooks import GlobalHooks, global_hooks
+from .global_hooks import problems as hook_problems
 from .original import Original
 from .script import script_of
 from .user_signature import KEPT, ShownForward
@@ -210,7 +212,8 @@ class FFEBM(nn.Module):
         """Without what belongs to these very modules, and the code that was written for them."""
         gains = GainStore(steps=self.gain_store.steps)
         gains.take(self.gain_store)
-        left = {"_gains": gains, "_steps": {}, "_traceable": {}, "_seen": {}, "_original": None}
+        compared = {m for m in self.__dict__["_compared"] if not isinstance(m[-1], GlobalHooks)}
+        left = {"_compared": compared, "_gains": gains, "_steps": {}, "_traceable": {}, "_seen": {}, "_original": None}
         return {name: value for name, value in {**self.__dict__, **left}.items() if name not in (KEPT, "_comparing")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -319,14 +322,25 @@ class FFEBM(nn.Module):
 
     def _compare_once(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Holds the program of a mode against the network itself, at the first input of that mode under each
-        autocast of the caller's."""
+        autocast of the caller's, and beside each set of hooks on every module.
+
+        Raises:
+            ChangedError: such hooks make a difference, where there was none without.
+        """
         compared: set[tuple[Any, ...]] = self.__dict__["_compared"]
-        mode = (self.training, *callers_autocast())
+        hooks, plain = global_hooks(), (self.training, *callers_autocast())
+        mode = (*plain, *hooks)
         if not self.execution.verify or mode in compared or not has_forward(self.network):
             return
         with self.__dict__["_comparing"]:  # it runs on others in place of the weights: no thread may meet them
             if mode not in compared:
-                verify_first_input(self, (args, kwargs))
+                try:
+                    verify_first_input(self, (args, kwargs))
+                except VerificationError as failure:
+                    if not hooks:
+                        raise
+                    kind = ChangedError if plain in compared else VerificationError
+                    raise kind([*hook_problems(), *failure.problems]) from None
                 compared.add(mode)
 
     def require_unchanged(self) -> None:
