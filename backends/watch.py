@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 
 from ..errors import ChangedError, Problem
 from ..passes.reads import HOOKS, MODE, Watched
-from ..passes.tensors_read import TensorValue, is_same, value_of
+from ..passes.tensors_read import TensorValue, Unregistered, is_same, value_of
 from ..passes.tokens import MISSING, TENSOR, Code, held, is_atom, places
 from ..passes.within import reach, steps_of
 
@@ -96,7 +96,7 @@ class Seen:
     counts: tuple[int, ...]
     copied: tuple[tuple[Any, str, Any], ...]
     held: tuple[tuple[Any, Any, Any], ...] = ()
-    tensors: tuple[tuple[nn.Module, Tensor, str | TensorValue], ...] = ()
+    tensors: tuple[tuple[nn.Module, Any, str | TensorValue], ...] = ()
 
     def still(self) -> bool:
         """Whether nothing has changed since."""
@@ -121,7 +121,7 @@ class _Look:
     registries: list[Mapping[Any, Any]] = field(default_factory=list)
     copied: list[tuple[Any, str, Any]] = field(default_factory=list)
     held: dict[tuple[int, Any], tuple[Any, Any, Any]] = field(default_factory=dict)
-    tensors: list[tuple[nn.Module, Tensor, str | TensorValue]] = field(default_factory=list)
+    tensors: list[tuple[nn.Module, Any, str | TensorValue]] = field(default_factory=list)
 
     def same(self, holder: Mapping[str, Any], name: str) -> None:
         self.cells[id(holder), name] = holder, name, holder.get(name, MISSING)
@@ -256,7 +256,12 @@ def _is_tensor_of(network: nn.Module, tensor: Any, wanted: str | TensorValue) ->
 
 def tensor_problem(network: nn.Module, entry: Watched, now: Any) -> Problem:
     """A tensor that is not registered, and is no more what it was."""
-    what = "is another tensor than at conversion" if isinstance(now, Tensor) else f"was a tensor and is {now!r} now"
+    kind = "tensor" if isinstance(now, Tensor) else "generator of random numbers"
+    what = (
+        f"is another {kind} than at conversion"
+        if isinstance(now, Unregistered)
+        else f"was a tensor or a generator and is {now!r} now"
+    )
     if isinstance(entry.tensor, TensorValue) and isinstance(now, Tensor):
         what = "has other values than at conversion, which the program holds"
     return Problem(f"attribute {entry.path} of {type(network).__name__}", what, BUFFER)

@@ -15,12 +15,14 @@ from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, fx, nn
 
 from ..ir import Program
 from .names_read import Named, named_by, named_of_class, names_of
 from .patching import replaced, this_thread
-from .tensors_read import TensorValue, read_live, stand_ins
+from .state import TRACERS_OWN
+from .tensors_read import TensorValue, Unregistered, read_live, stand_ins
 from .tokens import ATOMS, MISSING, REGISTRIES, held, look
 from .users_code import is_models
 from .within import within
@@ -102,7 +104,7 @@ class Reads:
         self.rules: dict[int, _Noted] = {}
         self.named: dict[str, _Noted] = {}  # by the way there
         self.called: dict[bool, frozenset[str]] = {}
-        self.tensors: dict[str, Tensor] = {}  # that are not registered, by the way there
+        self.tensors: dict[str, Unregistered] = {}  # and generators, by the way there
         self.training = network.training  # the mode that is being traced
         self._paths = {id(m): path for path, m in reversed(list(network.named_modules(remove_duplicate=False)))}
 
@@ -280,7 +282,7 @@ class _Listener:
         """Follows an object, wherever it was found; scans a function."""
         if isinstance(value, FunctionType) and noted is not None:
             self._scan(noted, value, way)
-        elif isinstance(value, Tensor):
+        elif isinstance(value, (Tensor, torch.Generator)):
             self.reads.tensors.setdefault(way, value)
         elif not isinstance(value, (*_PLAIN, MethodType)) and self.follow(type(value)):
             self.reads.adopt(value, way)
@@ -313,8 +315,8 @@ class _Listener:
 
 
 def _is_own(owner: Any, name: str) -> bool:
-    """Whether an attribute is of the user's: not one that every module has."""
-    return not (name.startswith("__") or (isinstance(owner, nn.Module) and name in _COMMON))
+    """Whether an attribute is of the user's: not one that every module has, nor one that a tracer hung there."""
+    return not (name.startswith(("__", *TRACERS_OWN)) or (isinstance(owner, nn.Module) and name in _COMMON))
 
 
 @contextlib.contextmanager

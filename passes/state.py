@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .same_values import is_alike
 
-TRACERS_OWN = "_tensor_constant"
+TRACERS_OWN = ("_tensor_constant", "_torchbind_obj", "_tree_spec_constant", "_opaque_obj")
 """What the tracer hangs on the model begins so, and is no state of the model's."""
 
 _REGISTRIES = ("_parameters", "_buffers", "_modules")

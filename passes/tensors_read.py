@@ -1,4 +1,4 @@
-"""Tensors that a forward reads and that are not registered: in lists and dicts, in plain attributes, in files.
+"""Tensors, and generators of random numbers, that a forward reads and that are not registered: in lists and dicts, in plain attributes, in files.
 
 What the program reads by a name of its own (``_tensor_constant0``) has to be the same tensor still; then what is written into it is seen. What
 became a number, or a copy of torch.export's, has to have the same values.
@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from .within import reach
+
+Unregistered = Tensor | torch.Generator
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def read_live(network: nn.Module, graphs: Iterable[fx.Graph], weights: Iterable[
     found: dict[int, frozenset[str]] = {}
     for path in sorted({*targets, *weights}):
         value = _at(network, path)
-        if isinstance(value, Tensor):
+        if isinstance(value, Unregistered):
             found[id(value)] = found.get(id(value), frozenset()) | {path}
     return found
 
@@ -66,7 +68,7 @@ def _at(network: nn.Module, path: str) -> Any:
 
 
 def stand_ins(
-    network: nn.Module, tensors: Mapping[str, Tensor], live: Mapping[int, frozenset[str]]
+    network: nn.Module, tensors: Mapping[str, Unregistered], live: Mapping[int, frozenset[str]]
 ) -> Iterator[tuple[str, str | None, TensorValue | None]]:
     """What each tensor at the end of a way has to be: that at a path of the program's, or of some values."""
     for way, tensor in tensors.items():
