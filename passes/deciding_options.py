@@ -52,7 +52,7 @@ def decided_by(places: Iterable[Place]) -> str:
 
 
 def _options(frame: FrameType, line: int) -> Iterator[tuple[str, Any]]:
-    tree = _tree(frame.f_code)
+    tree = text_of(frame.f_code)
     if tree is None:
         return
     for chain in _chains(_deciding(tree, line - frame.f_code.co_firstlineno + 1)):
@@ -62,7 +62,7 @@ def _options(frame: FrameType, line: int) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _tree(code: CodeType) -> ast.AST | None:
+def text_of(code: CodeType) -> ast.AST | None:
     """The function's own text, whose first line is 1."""
     try:
         return ast.parse(textwrap.dedent("".join(inspect.getsourcelines(code)[0])))

@@ -19,6 +19,7 @@ from torch import Tensor, fx
 
 from .in_place_twins import OPERATORS, set_data
 from .kinds import is_tensor
+from .spoken import is_message
 from .users_code import is_users, module_of
 
 _OWN = frozenset(("tracer", "node"))
@@ -38,7 +39,7 @@ class _Told(fx.Proxy):
         return _Attribute(self, name)
 
     def __repr__(self) -> str:
-        if is_users(_asking()):
+        if is_users(frame := _asking()) and not is_message(frame):
             self.tracer.refuse("makes a text of a value, which it is only at a call")
         return super().__repr__()
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils._sympy.printers import PythonPrinter
 
 from .patching import replaced, this_thread
+from .spoken import only_raises
 from .users_code import is_models, module_of, place_of
 
 _WORDS = {"math": math, "min": min, "max": max, "abs": abs, "int": int, "float": float, "torch": torch}
@@ -39,12 +40,14 @@ class SizeChoice:
         symbols: those that it is of.
         answer: whether it was so, or the number that it was.
         place: where it is asked.
+        only_raises: whether nothing but an error happens where it is so.
     """
 
     question: str
     symbols: frozenset[str]
     answer: bool | int | float
     place: str
+    only_raises: bool = False
 
     def is_of(self, symbols: Collection[str]) -> bool:
         """Whether it can be asked of these symbols."""
@@ -93,7 +96,7 @@ def choices_noted() -> Iterator[list[SizeChoice]]:
         def number(self: Any) -> Any:
             answer = plain(self)
             if is_heard(frame := sys._getframe(1)):
-                asked.append((self.node, form, answer, place_of(frame)))
+                asked.append((self.node, form, answer, place_of(frame), only_raises(frame)))
             return answer
 
         return number
@@ -103,7 +106,7 @@ def choices_noted() -> Iterator[list[SizeChoice]]:
             if not is_heard(frame := sys._getframe(1)):
                 return plain(self)
             answer = number(self)
-            asked.append((self.node, "{}", answer, place_of(frame)))
+            asked.append((self.node, "{}", answer, place_of(frame), False))
             return repr(answer)
 
         return text
@@ -117,16 +120,16 @@ def choices_noted() -> Iterator[list[SizeChoice]]:
     result.extend(dict.fromkeys(_choices(asked)))
 
 
-_Asked = tuple[Any, str, Any, str]
-"""Of which expression, how it is written, what was answered, and where."""
+_Asked = tuple[Any, str, Any, str, bool]
+"""Of which expression, how it is written, what was answered, where, and whether only for an error."""
 
 
 def _choices(asked: Iterable[_Asked]) -> Iterator[SizeChoice]:
-    for node, form, answer, place in asked:
+    for node, form, answer, place, only_error in asked:
         expression = _in_the_end(node)
         if symbols := frozenset(map(str, getattr(expression, "free_symbols", ()))):
             text = PythonPrinter().doprint(expression).replace("torch.sym_float", "float")
-            yield SizeChoice(form.format(text), symbols, answer, place)
+            yield SizeChoice(form.format(text), symbols, answer, place, only_error)
 
 
 def _in_the_end(node: Any) -> Any:
