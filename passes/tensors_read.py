@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 
 from .within import reach
 
@@ -61,7 +62,12 @@ def read_live(network: nn.Module, graphs: Iterable[fx.Graph], weights: Iterable[
 
 
 def _at(network: nn.Module, path: str) -> Any:
+    """What is there; nothing where it would be computed: to ask for a weight of spectral norm moves its vectors."""
+    before, _, name = path.rpartition(".")
     try:
+        owner = reach(network, before) if before else network
+        if isinstance(owner, nn.Module) and parametrize.is_parametrized(owner, name):
+            return None
         return reach(network, path)
     except AttributeError:
         return None

@@ -370,3 +370,11 @@ def test_a_model_of_another_type_holds_its_tensors(x: Tensor) -> None:
     model(x)
     model.double()
     model(x.double())
+
+
+def test_a_computed_weight_is_not_computed_to_be_watched() -> None:
+    """Spectral norm moves its vectors whenever its weight is asked for while it trains."""
+    net = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)), nn.ReLU(), nn.Linear(4, 2))
+    before = {n: b.clone() for n, b in net.named_buffers()}
+    model = fc.convert(net, 1)
+    assert all(torch.equal(b, before[n]) for n, b in model.network.named_buffers())
