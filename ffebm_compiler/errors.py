@@ -73,7 +73,7 @@ class VerificationError(FFEBMError, AssertionError):
 
 
 class DerivativeError(FFEBMError, NotImplementedError):
-    """A derivative that blocks don't have: a second one, one in forward mode, one by a transform of torch.func."""
+    """A derivative that blocks don't have: a second one, one in forward mode, one by a transform of torch.func, one through a value that was overwritten."""
 
 
 class ConversionWarning(UserWarning):

@@ -43,7 +43,9 @@ def training_code(
         functions.append(text)
         modules.update(dict.fromkeys(used))
     imports = "\n".join(f"import {m}" for m in modules if m not in ("torch", "operator"))
-    steps = "from ffebm_compiler.train.steps import DigitalPart, EnergyPart, accumulate, detached, output_errors"
+    steps = (
+        "from ffebm_compiler.train.steps import DigitalPart, EnergyPart, accumulate, detached, output_errors, writable"
+    )
     parts = [
         HEADER.format(
             model=model_name, how=how(estimator), imports="\n".join(x for x in (imports, "", steps) if x or imports)
@@ -141,28 +143,28 @@ def comment_block(block: EnergyBlock, program: Program, weights: Mapping[str, fl
 
 
 def _loss(program: Program) -> list[str]:
-    names = list(dict.fromkeys(_references(program.output)))
+    names = list(dict.fromkeys(references(program.output)))
     written = {n for step in program for n in step.outputs}
     lines = ["# ---- loss " + "-" * 85, "outputs = {"]
     lines += [f"    {n!r}: detached(values[{n!r}], True),  # {program.labels.get(n, n)}" for n in names if n in written]
     return [
         *lines,
         "}",
-        "loss = loss_fn(model.pack_output({**values, **outputs}), y)",
+        "loss = loss_fn(model.pack_output({**values, **writable(outputs)}), y)",
         "error = output_errors(loss, outputs)",
         "",
     ]
 
 
-def _references(value: Any) -> Iterator[str]:
+def references(value: Any) -> Iterator[str]:
     if isinstance(value, Ref):
         yield value.name
     elif isinstance(value, (tuple, list)):
         for v in value:
-            yield from _references(v)
+            yield from references(v)
     elif isinstance(value, Mapping):
         for v in value.values():
-            yield from _references(v)
+            yield from references(v)
 
 
 def backward_chain(program: Program, estimator: Estimator | None) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..errors import DerivativeError, Problem
 from ..estimate import Estimate, Estimator, FreePhase
 from ..estimate.contrast import contrast
 from ..estimate.equilibrium_propagation import (
@@ -33,6 +34,7 @@ from ..estimate.wide import is_too_narrow, widened
 from ..ir import DigitalBlock, EnergyBlock, Program
 from ..solve import Gradients, Linearised, States
 from .digital import attribute
+from .emit import references
 from .operator import BlockCall, free_phase
 from .processes import require_synchronised
 from .profiling import NUDGED, shown
@@ -74,6 +76,14 @@ def detached(value: Any, needs_error: bool) -> Any:
     return torch.utils._pytree.tree_map_only(Tensor, lambda v: detached(v, needs_error), value)
 
 
+def writable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Copies of what wants an error: the user's code may write into these, which are no leaves, nor a block's own states."""
+    return {
+        n: torch.utils._pytree.tree_map_only(Tensor, lambda v: v.clone() if v.requires_grad else v, value)
+        for n, value in values.items()
+    }
+
+
 def leaves_of(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Every value by name; those of a nest (what an LSTM returns) by the nest's name and their place in it."""
     for name, value in values.items():
@@ -113,7 +123,11 @@ class DigitalPart:
         self.inputs = {n: detached(values[n], n in wants) for n in self.block.inputs}
         self.parameters = _parameters(self.block, model.network)
         with torch.enable_grad():
-            results = function(model.network, *self.inputs.values())
+            given = writable(self.inputs) if _calls_users_code(self.block, model.network) else self.inputs
+            before = {n: v._version for n, v in tensors_of(given).items()}
+            results = function(model.network, *given.values())
+        written = {n for n, v in tensors_of(given).items() if v.requires_grad and v._version != before[n]}
+        _require_unread(model.program, self.block, written)
         self.outputs = dict(zip(self.block.outputs, results, strict=True))
         values.update({n: detached(v, False) for n, v in self.outputs.items()})
 
@@ -132,6 +146,41 @@ class DigitalPart:
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         return {n: e for n, e in zip(targets, found, strict=False) if e is not None}
+
+
+def _calls_users_code(block: DigitalBlock, network: nn.Module) -> bool:
+    """Whether a digital part calls layers that are not torch's own: these may write into what they are given."""
+    called = (network.get_submodule(str(n.target)) for n in block.graph.nodes if n.op == "call_module")
+    return any(not type(layer).__module__.startswith("torch.nn.") or _in_place(layer) for layer in called)
+
+
+def _in_place(layer: nn.Module) -> bool:
+    return getattr(layer, "inplace", False) is True
+
+
+def _require_unread(program: Program, block: DigitalBlock, written: set[str]) -> None:
+    """What a layer of the user's writes into must be read by nobody else: in training parts have copies of their own.
+
+    Raises:
+        DerivativeError: it is.
+    """
+    if not written:
+        return
+    later = set(references(program.output))
+    for step in reversed(list(program)):
+        if step.name == block.name:
+            break
+        later.update(step.inputs)
+    problems = [
+        Problem(
+            f"layer {program.labels.get(name, name)}",
+            f"returns what {block.name} writes into in place, and what is read later: a training step has no such value",
+            "Write into a copy in that layer's forward, as in h = h * 2 instead of h.mul_(2).",
+        )
+        for name in sorted(n for n in written if n.partition("[")[0] in later)
+    ]
+    if problems:
+        raise DerivativeError(problems)
 
 
 def _parameters(block: DigitalBlock, network: nn.Module) -> list[nn.Parameter]:
