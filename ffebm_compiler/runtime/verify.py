@@ -148,9 +148,8 @@ class _Judge:
 
     def _block(self, block: EnergyBlock) -> tuple[Difference, str]:
         samples = self.contents.samples
-        call = self.model.block_call(block, records.recorded_inputs(samples, block.inputs))
-        with torch.no_grad():
-            phase = free_phase(call)
+        with torch.no_grad():  # as they were recorded: with the gains of evaluation
+            phase = free_phase(self.model.block_call(block, records.recorded_inputs(samples, block.inputs)))
         recorded, sweeps = records.recorded_states(samples, block.name), records.recorded_sweeps(samples, block.name)
         states = (difference(s, recorded[n], n) for n, s in phase.states.items() if n in recorded)
         found = worst(states) if recorded.keys() == phase.states.keys() else Difference(float("inf"), block.name)
