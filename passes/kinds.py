@@ -35,7 +35,7 @@ _SCHEMA_KINDS: Mapping[str, type] = {
 
 
 class Kinds:
-    """The type of each value of a graph, which may grow meanwhile.
+    """The type of each value of a graph, found once: as the graph is now, and of what is added when it is asked for.
 
     Args:
         graph: a graph of ``network``.
@@ -43,14 +43,18 @@ class Kinds:
     """
 
     def __init__(self, graph: fx.Graph, network: nn.Module, given: Mapping[str, Kind] | None = None):
-        self._graph, self._network, self._given = graph, network, given or {}
+        self._network, self._given = network, given or {}
         self._found: dict[fx.Node, Kind] = {}
+        for node in graph.nodes:
+            self(node)
 
     def __call__(self, node: fx.Node) -> Kind:
-        if node not in self._found:
-            for one in self._graph.nodes:  # in order, so that a long chain is no deep recursion
-                if one not in self._found:
-                    self._found[one] = self._of(one)
+        pending = [] if node in self._found else [node]
+        while pending:  # what it is computed from comes first, and a long chain is no deep recursion
+            if unknown := [n for n in pending[-1].all_input_nodes if n not in self._found]:
+                pending.extend(unknown)
+            elif (one := pending.pop()) not in self._found:
+                self._found[one] = self._of(one)
         return self._found[node]
 
     def _of(self, node: fx.Node) -> Kind:

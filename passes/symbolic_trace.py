@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -112,13 +113,13 @@ class ModelTracer(fx.Tracer):
 
     def kind_if_known(self, value: fx.Proxy) -> Kind:
         """The type of a traced value, as far as the graph tells by itself."""
-        return Kinds(self.graph, self.root, self._arguments)(value.node)
+        return self.kinds(value.node)
 
     def kind_of(self, value: fx.Proxy) -> Kind:
         """The type of a traced value; an argument that no example gave is taken for a tensor, to which calls are
         then held."""
         if value.node.op != "placeholder":
-            return Kinds(self.graph, self.root, self._arguments)(value.node)
+            return self.kinds(value.node)
         name = str(value.node.target)
         if self._arguments[name] is None:
             self.taken_for_tensors.add(name)
@@ -130,9 +131,14 @@ class ModelTracer(fx.Tracer):
         held = tuple(replace(i, kind=Tensor) if name in self.taken_for_tensors else i for name, i in inputs)
         return replace(self.form, inputs=held)
 
-    @property
+    @functools.cached_property
     def _arguments(self) -> dict[str, Kind]:
         return dict(zip(self.form.names, (i.kind for i in self.form.inputs), strict=True))
+
+    @functools.cached_property
+    def kinds(self) -> Kinds:
+        """The types of the values of its graph: a trace asks for them at every step."""
+        return Kinds(self.graph, self.root, self._arguments)
 
     def path_of_tensor(self, tensor: Tensor) -> str | None:
         """The path of a parameter or buffer of the model."""
