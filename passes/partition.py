@@ -256,8 +256,8 @@ class _Partitioner:
                 continue
             inside = [u for u in node.users if self.group(u) == self.group(node)]
             outside = [u for u in node.users if self.group(u) != self.group(node)]
-            if inside and outside and self.roles[node] is Role.NORM:
-                continue  # a second copy would count the batch again: its output becomes a state
+            if inside and outside and self.canonical.rules[node].role is Role.NORM:
+                continue  # a copy would count the batch again, and not be held where it is: its output becomes a state
             if inside and outside:
                 self.move(self.copy(node, outside), outside)
             elif not inside:

@@ -228,3 +228,24 @@ def test_a_fresh_network_trains_on_batch_statistics() -> None:
     for (name, p), q in zip(net.named_parameters(), model.parameters(), strict=True):
         assert torch.allclose(p.grad, q.grad, rtol=1e-12, atol=1e-14), name
     assert torch.equal(net[3].running_var, model.get_buffer("3.running_var"))
+
+
+class OnBothSides(nn.Module):
+    """A norm whose value a block reads, and the caller."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.norm(torch.relu(self.a(x)))
+        return self.b(h), h
+
+
+@pytest.mark.filterwarnings("ignore::ffebm_compiler.ConversionWarning")
+def test_a_held_norm_that_is_read_on_both_sides_is_held_on_both() -> None:
+    net, x = OnBothSides(), torch.randn(8, 3)
+    model = fc.convert(net, 2, norm="held", example_inputs=x).train()
+    before = net.norm.running_mean.clone()
+    model(x)
+    assert torch.equal(model.network.norm.running_mean, before)
