@@ -655,7 +655,6 @@ class FFEBM(nn.Module):
         estimator: Estimator | None = None,
         tolerance: float | None = None,
         max_sweeps: int | None = None,
-        narrow: bool | None = None,
         loop_gain: float | EllipsisType | None = ...,
         verify: bool | None = None,
     ) -> Iterator[FFEBM]:
@@ -671,7 +670,6 @@ class FFEBM(nn.Module):
             Tolerance(
                 stop.residual if tolerance is None else tolerance,
                 stop.max_sweeps if max_sweeps is None else max_sweeps,
-                stop.narrow if narrow is None else narrow,
             ),
             before.loop_gain if isinstance(loop_gain, EllipsisType) else loop_gain,
             before.verify if verify is None else verify,

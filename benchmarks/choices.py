@@ -31,13 +31,11 @@ from benchmarks.speed.subjects import Batch, Subject, backprop, splitting, train
 from benchmarks.speed.timing import Work, race
 from examples import command
 from ffebm_compiler.solve import AUTOMATIC
-from ffebm_compiler.solve.explicit_narrow import narrow_pays
 
 CHOICES: Mapping[str, Mapping[str, Any]] = {
     "as it is": {},
     "two nudged phases": {"estimator": fc.CenteredEP()},
     "tolerance 1e-4": {"tolerance": 1e-4},
-    "narrow products": {"narrow": True},
 }
 DIFFERENTIATED = "automatic differentiation"
 """The choice that is no option: derivatives taken anew in every sweep."""
@@ -126,9 +124,7 @@ def main(argv: list[str] | None = None) -> int:
         warnings.simplefilter("ignore", fc.ConvergenceWarning)
         found = [row for s in subjects for row in steps(s, options)]
     beside = operations(size, 3 if given.quick else 15, torch.Generator().manual_seed(given.seed))
-    units = narrow_pays(torch.device("cpu"))
-    note = f"batches of {BATCH}, {options.threads} threads; bfloat16 is multiplied faster than float32 here: {'yes' if units else 'no'}"
-    common.finish(given, "choices", found, [note])
+    common.finish(given, "choices", found, [f"batches of {BATCH}, {options.threads} threads"])
     common.finish(given, "operations", beside, [f"tensors of {' x '.join(map(str, size))}, float32"])
     return 0
 

@@ -63,7 +63,6 @@ def convert(
     estimator: Estimator | None = None,
     tolerance: float | None = None,
     max_sweeps: int = 200,
-    narrow: bool = False,
     example_inputs: Any = None,
     rules: Iterable[Rule] = (),
     copy: bool = True,
@@ -91,9 +90,6 @@ def convert(
         estimator: how backward gets the gradient of a block, :class:`TangentEP` by default.
         tolerance: the relative residual at which a relaxation has converged; None chooses by the precision.
         max_sweeps: the most sweeps a relaxation may take.
-        narrow: whether the states that sweeps begin with, and the corrections of later sweeps, may be computed in bfloat16, within the same
-            tolerance: on machines that multiply it faster than float32 (tensor cores, AMX, AVX-512) that is faster, and takes more memory
-            (docs/performance.md); elsewhere it changes nothing.
         example_inputs: a call of the model: a tensor, a tuple of arguments, or a dict of keywords. It says what is traced: optional
             arguments that it gives are part of the program, and those that it leaves out are not. torch.export is tried with it where
             symbolic tracing can't be right, and the program is compared with the model on it at once. Later calls have its form, and
@@ -114,10 +110,10 @@ def convert(
         VerificationError: a block's energy and its solver disagree, or the program and the model (a rule is wrong).
     """
     options = Options(
-        _size(block_size, block_sizes), block_sizes, digital, analog, norm, loop_gain, estimator, tolerance, max_sweeps, example_inputs, _given(rules), copy, narrow, verify
+        _size(block_size, block_sizes), block_sizes, digital, analog, norm, loop_gain, estimator, tolerance, max_sweeps, example_inputs, _given(rules), copy, verify
     )  # fmt: skip
     compiled = compile_model(model, options)
-    stop = Tolerance(tolerance, max_sweeps, narrow)
+    stop = Tolerance(tolerance, max_sweeps)
     lowered = TorchEP(Execution(estimator or TangentEP(), stop, loop_gain, verify)).lower(compiled)
     if verify:
         verify_early(lowered, options.examples)

@@ -37,7 +37,6 @@ class Options:
     example_inputs: Any = None
     rules: tuple[Rule, ...] = ()
     copy: bool = True
-    narrow: bool = False
     verify: bool = True
 
     def __post_init__(self) -> None:
@@ -62,7 +61,7 @@ class Options:
         return {
             f.name: _plain(getattr(self, f.name))
             for f in fields(self)
-            if f.name not in ("example_inputs", "rules", "copy", "narrow", "verify")
+            if f.name not in ("example_inputs", "rules", "copy", "verify")
         }
 
 
@@ -173,12 +172,6 @@ def _option_problems(o: Options) -> Iterator[Problem]:
         yield Problem("option norm", f"is {o.norm!r}", close_matches(str(o.norm), NORMS))
     if not isinstance(o.copy, bool):
         yield Problem("option copy", f"is {o.copy!r}", "Give True for parameters of its own, False for the model's.")
-    if not isinstance(o.narrow, bool):
-        yield Problem(
-            "option narrow",
-            f"is {o.narrow!r}",
-            "Give True for starts and corrections in bfloat16, False for one precision.",
-        )
     if not isinstance(o.verify, bool):
         yield Problem(
             "option verify",

@@ -16,11 +16,10 @@ from benchmarks.speed.result import Goal, Options, Result, Row
 from benchmarks.speed.step import BATCH
 from benchmarks.speed.subjects import Batch, Subject, known, scaling, splitting, static
 from benchmarks.speed.timing import race
-from ffebm_compiler.solve.explicit_narrow import narrow_pays
 
 ALLOWED = 3.0
-FEEDFORWARD, DEFAULT, NARROW, LOOSE = "feedforward", "default", "narrow=True", "tolerance=1e-3"
-WAYS: dict[str, dict[str, Any]] = {DEFAULT: {}, NARROW: {"narrow": True}, LOOSE: {"tolerance": 1e-3}}
+FEEDFORWARD, DEFAULT, LOOSE = "feedforward", "default", "tolerance=1e-3"
+WAYS: dict[str, dict[str, Any]] = {DEFAULT: {}, LOOSE: {"tolerance": 1e-3}}
 """Options of convert."""
 
 
@@ -42,10 +41,9 @@ def run(options: Options) -> Result:
 
 
 def measure(subject: Subject, options: Options) -> list[Row]:
-    """One row a way: the default, corrections in bfloat16 where the device gains from them, and a tolerance that converters of up to 8 bits don't tell from the default."""
+    """One row a way: the default, and a tolerance that converters of up to 8 bits don't tell from the default."""
     net, batch = subject.network(options).eval(), subject.batch(options, BATCH)
-    gains = narrow_pays(torch.device(options.device))
-    ways = {way: subject.convert(net, **given) for way, given in WAYS.items() if gains or way != NARROW}
+    ways = {way: subject.convert(net, **given) for way, given in WAYS.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", fc.ConvergenceWarning)
         works = {FEEDFORWARD: inference(copy.deepcopy(net), batch), **{w: inference(m, batch) for w, m in ways.items()}}

@@ -42,9 +42,6 @@ class Recording:
 class Automatic:
     """Automatic differentiation of the interaction."""
 
-    def narrow(self, bound: BoundBlock) -> None:
-        return None
-
     def interaction(self, bound: BoundBlock) -> Recording:
         return Recording(bound.detached())
 

@@ -59,28 +59,6 @@ class Contraction:
         states = tuple(s.name for s in block.states)
         return Contraction(states, dict(loops), bounds, gauss_seidel(_matrix(states, bounds)))
 
-    def reached(self, pushed: Sizes, pulled: Sizes) -> dict[str, float]:
-        """How far each state moves at most when those it is coupled to do.
-
-        Args:
-            pushed: how far those move that its drive reads.
-            pulled: how far those move whose feedback reaches it.
-        """
-        found = dict.fromkeys(self.states, 0.0)
-        for l, m in self.loops:
-            found[m] += self.bounds[m, l] * pushed.get(l, 0.0)
-            found[l] += self.bounds[l, m] * pulled.get(m, 0.0)
-        return found
-
-    def swept(self, off: Sizes, forward: bool) -> dict[str, float]:
-        """How far each state is off at most after a sweep of exact products, when those that it begins with are off by so much."""
-        found: dict[str, float] = {}
-        for n in self.states if forward else reversed(self.states):
-            found[n] = sum(
-                b * (found[m] if m in found else off.get(m, 0.0)) for (l, m), b in self.bounds.items() if l == n
-            )
-        return found
-
     def left(self, moved: Sizes, forward: bool) -> dict[str, float]:
         """How far each state is off at most after a sweep that has moved them so far."""
         sizes = np.array([moved.get(n, 0.0) for n in self.states])
@@ -96,10 +74,6 @@ class Contraction:
         b = _matrix(self.states, self.bounds)
         inverse = np.linalg.inv(np.eye(len(b)) - b)
         return inverse @ np.triu(b, 1), inverse @ np.tril(b, -1)
-
-
-def added(one: Sizes, other: Sizes) -> dict[str, float]:
-    return {n: one.get(n, 0.0) + other.get(n, 0.0) for n in {**one, **other}}
 
 
 def gauss_seidel(matrix: NDArray[np.float64]) -> float:

@@ -70,41 +70,13 @@ class Interaction(Protocol):
         ...
 
 
-class Products(Protocol):
-    """The Jacobians of a block's drives."""
+class Linearised(Protocol):
+    """A block around its free equilibrium."""
 
     @property
     def bound(self) -> BoundBlock:
         """The block."""
         ...
-
-    def push(self, state: State, d: Mapping[str, Tensor]) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """(J d, curvature into each source) of one state's drive; None and {} where nothing moves."""
-        ...
-
-    def pull(self, state: State, d: Tensor) -> dict[str, Tensor]:
-        """J^T d into each source of one state's drive."""
-        ...
-
-
-class Narrow(Products, Protocol):
-    """A block of linear couplings with its products in bfloat16, where that is faster."""
-
-    def pays(self, state: State, sources: States) -> bool:
-        """Whether products of one state's drive are faster; to be asked first, with states of the shapes to come."""
-        ...
-
-    def drive(self, state: State, sources: States) -> Tensor:
-        """f of a state, in the type of the states, and in memory of its own."""
-        ...
-
-    def holding(self, winners: Mapping[str, Tensor]) -> Narrow:
-        """The same with the winners of its maxima held."""
-        ...
-
-
-class Linearised(Products, Protocol):
-    """A block around its free equilibrium."""
 
     @property
     def states(self) -> States:
@@ -121,9 +93,12 @@ class Linearised(Products, Protocol):
         """By state, ``sigma'(a*) da``."""
         ...
 
-    @property
-    def narrow(self) -> Narrow | None:
-        """The same block in bfloat16, where couplings have code for that."""
+    def push(self, state: State, d: Mapping[str, Tensor]) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """(J d, curvature into each source) of one state's drive; None and {} where nothing moves."""
+        ...
+
+    def pull(self, state: State, d: Tensor) -> dict[str, Tensor]:
+        """J^T d into each source of one state's drive."""
         ...
 
     def contrast(self, difference: Mapping[str, Tensor], mean: Mapping[str, Tensor], scale: float = 1.0) -> Gradients:
@@ -138,10 +113,6 @@ class Linearised(Products, Protocol):
 
 class Differentiation(Protocol):
     """A way to differentiate the interaction of any block."""
-
-    def narrow(self, bound: BoundBlock) -> Narrow | None:
-        """A block of linear couplings in bfloat16; None where this way has no code for it."""
-        ...
 
     def interaction(self, bound: BoundBlock) -> Interaction:
         """The drives of a block, for one relaxation."""

@@ -14,19 +14,17 @@ backward, from the outputs where the nudge enters.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from .alternation import Alternation
 from .binding import States
 from .conjugate_gradients import SLOW, Division, conjugate, solves
-from .differentiation import Linearised, Narrow, Products
+from .differentiation import Linearised
 from .iteration import Relaxation, iterate
 from .parts import Part, total
-from .refinement import may_be_narrow, pays
 from .tolerance import Tolerance, coarsest
 
 
@@ -56,70 +54,7 @@ def displace(
             nudged.sweep()
             return nudged.d, Relaxation(block.name, 1, 0.0, True)
         stop = tolerance.nudged(coarsest(linear.states))
-        plain = linear.bound.block.is_routed or not tangent or start is not None
-        narrow = None if plain or not may_be_narrow(linear.bound, tolerance) else linear.narrow
-        if narrow is not None and pays(narrow, linear.states):
-            corrected = _Corrected(nudged, narrow)
-            loop = Alternation(linear.bound, corrected.plain, corrected.correct, False, stop)
-            record = loop.settle(tolerance.max_sweeps)
-            return nudged.d, record
         return nudged.settled(stop, tolerance.max_sweeps, from_zero=start is None)
-
-
-def backward(
-    products: Products,
-    before: Mapping[str, Tensor],
-    nudge: Mapping[str, Part],
-    follow: Callable[[str, Tensor | None], Tensor | None],
-) -> None:
-    """One sweep in backward order.
-
-    Args:
-        before: what pushes: the displacements of the sweep before, or their change.
-        nudge: what pulls at states from outside.
-        follow: called for each state with the increment ``da`` of its pre-activation, None if nothing reaches it; gives what pulls at the states
-            before it.
-    """
-    bound, states = products.bound, products.bound.block.states
-    parts: dict[str, list[Part]] = {s.name: [nudge[s.name]] if s.name in nudge else [] for s in states}
-    pushed = {s.name: products.push(s, before) for s in states if not s.drive.is_linear}
-    for m, (_, curvature) in pushed.items():
-        for source, c in curvature.items():
-            parts[source].append((bound.reverse_gain(source, m), c))
-    for state in reversed(states):
-        n = state.name
-        push, _ = pushed.pop(n) if n in pushed else products.push(state, before)
-        new = follow(n, total([*([] if push is None else [(1.0, push)]), *parts.pop(n)]))
-        if new is not None:
-            for source, back in products.pull(state, new).items():
-                parts[source].append((bound.reverse_gain(source, n), back))
-
-
-class _Corrected:
-    """A displacement, advanced by plain sweeps and by corrections of few digits: being linear, it moves on by what the last sweep has changed."""
-
-    def __init__(self, nudged: _Nudged, narrow: Narrow):
-        self._nudged, self._narrow = nudged, narrow
-        self._change: States = {}
-
-    def plain(self) -> Mapping[str, tuple[Tensor, Tensor]]:
-        found = self._nudged.sweep()
-        self._change = {n: change for n, (_, change) in found.items()}
-        return found
-
-    def correct(self) -> Mapping[str, tuple[Tensor, Tensor]]:
-        nudged, moved = self._nudged, dict[str, Tensor]()
-
-        def follow(n: str, da: Tensor | None) -> Tensor | None:
-            if da is None:
-                return None
-            moved[n] = nudged.increments[n](da)
-            nudged.d[n] = nudged.d[n] + moved[n]
-            return moved[n]
-
-        backward(self._narrow, self._change, {}, follow)
-        self._change = moved
-        return {n: (nudged.d[n], v) for n, v in moved.items()}
 
 
 class _Nudged:
@@ -171,10 +106,22 @@ class _Nudged:
 
     def sweep(self) -> dict[str, tuple[Tensor, Tensor]]:
         """One sweep in backward order."""
-        backward(self.linear, self.d, self.nudge, self._follow)
+        linear, bound, states = self.linear, self.linear.bound, self.linear.bound.block.states
+        parts: dict[str, list[Part]] = {s.name: [self.nudge[s.name]] if s.name in self.nudge else [] for s in states}
+        pushed = {s.name: linear.push(s, self.d) for s in states if not s.drive.is_linear}
+        for m, (_, curvature) in pushed.items():
+            for source, c in curvature.items():
+                parts[source].append((bound.reverse_gain(source, m), c))
+        for state in reversed(states):
+            n = state.name
+            push, _ = pushed.pop(n) if n in pushed else linear.push(state, self.d)
+            new = self._follow(n, total([*([] if push is None else [(1.0, push)]), *parts.pop(n)]))
+            for source, back in linear.pull(state, new).items():
+                parts[source].append((bound.reverse_gain(source, n), back))
         return {n: (v, self._change.get(n, v)) for n, v in self.d.items()}
 
     def _follow(self, n: str, da: Tensor | None) -> Tensor:
+        """The new displacement of a state whose pre-activation moves by ``da``; None if nothing reaches it."""
         new = torch.zeros_like(self.linear.states[n]) if da is None else self.increments[n](da)
         if n in self._kept:
             self._da[n] = new if da is None else da

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from .binding import BoundBlock
 from .differentiation import Differentiation, Gradients
-from .explicit_narrow import NarrowProducts
 from .explicit_phases import ExplicitLinearisation, Sweeping, Total
 from .explicit_plan import weight_keys
 from .explicit_point import point_of, sources_of
@@ -25,9 +24,6 @@ from .explicit_point import point_of, sources_of
 @dataclass(frozen=True)
 class Explicit:
     """Differentiates interactions by the derivatives of their operations."""
-
-    def narrow(self, bound: BoundBlock) -> NarrowProducts:
-        return NarrowProducts(bound)
 
     def interaction(self, bound: BoundBlock) -> Sweeping:
         return Sweeping(bound)

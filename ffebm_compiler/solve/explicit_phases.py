@@ -12,7 +12,6 @@ from torch import Tensor
 from ..ir import Operand, State, Weight
 from .binding import BoundBlock, States
 from .differentiation import Drive, Gradients, Increment, around, differences_from, tangents_at
-from .explicit_narrow import NarrowProducts
 from .explicit_plan import weight_keys
 from .explicit_point import Cotangents, Point, into, point_of, sources_of, without_routed
 from .parts import is_apart
@@ -95,10 +94,6 @@ class ExplicitLinearisation:
     @cached_property
     def tangents(self) -> Mapping[str, Increment]:
         return tangents_at(self.bound, self.states, lambda: self._activations)
-
-    @cached_property
-    def narrow(self) -> NarrowProducts:
-        return NarrowProducts(self.bound)
 
     def push(self, state: State, d: Mapping[str, Tensor]) -> tuple[Tensor | None, dict[str, Tensor]]:
         coupling = state.drive

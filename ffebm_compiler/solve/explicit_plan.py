@@ -140,11 +140,6 @@ class Plan:
         return tuple(reversed(links))
 
     @cached_property
-    def variants(self) -> dict[str, Plan]:
-        """The same coupling computed otherwise, by what makes it so."""
-        return {}
-
-    @cached_property
     def _ahead(self) -> dict[tuple[Operand, ...], tuple[Link, ...]]:
         return {}
 

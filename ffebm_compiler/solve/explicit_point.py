@@ -6,7 +6,7 @@ f(s, x; theta),     J d,     J^T c,     d/du [<a, f> + <b, J d>]    for u among 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +14,6 @@ from torch import Tensor
 from ..ir import Operand, Operation, State, Term, Weight
 from .binding import BoundBlock, States
 from .explicit_plan import Link, Plan, plan_of
-
-Known = TypeVar("Known")
 
 Cotangents = dict[Operand, Tensor]
 """Of sources, inputs, weights and terms."""
@@ -105,10 +103,6 @@ class Point:
         held = [*self._values.values(), *self.fixed.values(), *self.weights.values()]
         return [*(v for v in held if isinstance(v, Tensor)), *_tensors(self.notes)]
 
-    def under(self, plan: Plan) -> Point:
-        """The same values under another plan."""
-        return Point(plan, self._sources, self.weights)
-
     def moved_to(self, sources: Mapping[str, Tensor]) -> Point:
         """The same inputs and weights at other states."""
         return Point(self.plan, {**self._sources, **sources}, self.weights, self.fixed)
@@ -175,7 +169,7 @@ def _add(found: Cotangents, operands: Mapping[int, Operand], parts: Mapping[int,
         found[o] = found[o] + part if o in found else part
 
 
-def without_routed(bound: BoundBlock, known: Mapping[str, Known]) -> dict[str, Known]:
+def without_routed(bound: BoundBlock, known: Mapping[str, Point]) -> dict[str, Point]:
     """What is known of states whose drives stay the same when winners are held."""
     same = {s.name for s in bound.block.states if not s.drive.is_routed}
     return {n: v for n, v in known.items() if n in same}

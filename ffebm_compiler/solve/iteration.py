@@ -123,7 +123,6 @@ def advance(
     pace: Pace | None = None,
     slow: float = math.inf,
     bound: Callable[[int], float] = no_bound,
-    rounding: Callable[[], float] = lambda: 0.0,
     stalled: Callable[[float], float] = lambda residual: BEYOND * residual,
 ) -> Relaxation:
     """The one relaxation loop, of steps that tell their residual.
@@ -131,7 +130,6 @@ def advance(
     Args:
         sure: whether it may end at the first one.
         bound: what the error may be after so many, however small the residual; asked where the estimate is within the tolerance.
-        rounding: what is added to the estimated error.
         stalled: the estimated error where the residual does not fall.
     """
     pace = Pace(limit=1.0) if pace is None else pace
@@ -146,10 +144,8 @@ def advance(
         )  # against the lowest: a cycle of winners may be longer than one sweep
         lowest = min(lowest, residual)
         error = residual * max(floor, rho / (1 - rho)) if rho < 1 else stalled(residual)
-        rounded = rounding()
-        error += rounded
         if (sure or k > 1) and error <= tolerance:
-            error = max(error, bound(k) + rounded)
+            error = max(error, bound(k))
         if residual == 0 or ((sure or k > 1) and error <= tolerance):
             return Relaxation(name, k, error, True)
         if k > 1 and rho > slow and error * rho**SOME > tolerance:

@@ -190,11 +190,3 @@ def exchanged(call: Call, c: Tensor) -> Tensor:
 
 def unshuffled(call: Call, c: Tensor) -> Tensor:
     return F.pixel_unshuffle(c, call.operation.options["upscale_factor"])
-
-
-def rounded(a: Tensor) -> Tensor:
-    return a.to(torch.bfloat16)
-
-
-def widened(a: Tensor) -> Tensor:
-    return a.to(torch.float32)

@@ -43,7 +43,6 @@ class Linearisation:
         self.bound, self.leaves = bound.with_leaves(wanted) if wanted else (bound.detached(), dict[str, Tensor]())
         self.states = {k: v.detach() for k, v in states.items()}
         self.drives = {s.name: self._linearise(s) for s in bound.block.states}
-        self.narrow = None
 
     @cached_property
     def _activations(self) -> States:

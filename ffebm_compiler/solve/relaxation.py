@@ -13,20 +13,18 @@ winner it is also the lowest of all choices. At unit feedback the winners follow
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from .alternation import Alternation
 from .automatic import AUTOMATIC
 from .binding import BoundBlock, States
-from .differentiation import Differentiation, Drive, Interaction, Narrow
+from .differentiation import Differentiation, Drive, Interaction
 from .iteration import Relaxation, iterate
 from .over_relaxation import WORTH, Pace, limit_of, overshot
-from .parts import Part, is_apart, total
-from .refinement import Correction, may_be_narrow, pays
+from .parts import Part, total
 from .tolerance import Tolerance, coarsest
 
 ROUTED = 3
@@ -77,15 +75,8 @@ def _relaxed(
 ) -> Equilibrium:
     interaction = differentiation.interaction(bound)
     bound = interaction.bound
-    narrow = differentiation.narrow(bound) if may_be_narrow(bound, tolerance) else None
-    begun = _begin(interaction, narrow) if start is None else _begin_at(interaction, start, narrow)
-    point, interaction, winners = begun.point, begun.interaction, begun.winners
+    point, interaction, winners = _begin(interaction) if start is None else _begin_at(interaction, start)
     stop = tolerance.of(coarsest(point.states))
-    if begun.narrow is not None:
-        refined = _Refined(begun, begun.narrow)
-        loop = Alternation(interaction.bound, refined.plain, refined.correct, True, stop)
-        record = loop.settle(tolerance.max_sweeps)
-        return Equilibrium(refined.states, replace(record, held=bool(winners)), winners)
     point, record = _settle(interaction, point, stop, tolerance.max_sweeps)
     if winners:
         record = replace(record, held=True)
@@ -115,68 +106,36 @@ class _Point:
         return {n: s.detach() for n, s in self.leaves.items()}
 
 
-@dataclass(frozen=True)
-class _Beginning:
-    """Where sweeps begin.
-
-    Attributes:
-        winners: those that are held from there on: of a block whose gains bound the feedback.
-        narrow: the block in bfloat16, where that may be used and pays.
-        own: the states whose memory nothing else reads.
-    """
-
-    point: _Point
-    interaction: Interaction
-    winners: dict[str, Tensor]
-    narrow: Narrow | None
-    own: Collection[str] = ()
+_Beginning = tuple[_Point, Interaction, dict[str, Tensor]]
+"""Where sweeps begin, and the winners that are held from there on: of a block whose gains bound the feedback."""
 
 
-def _begin_at(interaction: Interaction, start: States, narrow: Narrow | None) -> _Beginning:
+def _begin_at(interaction: Interaction, start: States) -> _Beginning:
     """At given states."""
     bound = interaction.bound
     winners = bound.winners(start) if bound.block.is_routed and bound.contraction is not None else {}
     interaction = interaction.holding(winners)
-    narrow = narrow and narrow.holding(winners)
-    point = _Point.at(interaction, start)
-    return _Beginning(point, interaction, winners, narrow if narrow and pays(narrow, start) else None)
+    return _Point.at(interaction, start), interaction, winners
 
 
-def _begin(interaction: Interaction, narrow: Narrow | None) -> _Beginning:
-    """At the feedforward states; those that sweeps correct anyway may be computed in bfloat16."""
-    begun_with, bound = interaction, interaction.bound
+def _begin(interaction: Interaction) -> _Beginning:
+    """At the feedforward states."""
+    bound = interaction.bound
     routed = bound.block.is_routed and bound.contraction is not None
     leaves: States = {}
     drives: dict[str, Drive] = {}
     winners: dict[str, Tensor] = {}
-    gains, narrowed, own = False, set[str](), set[str]()
-    chosen_from = _before_maxima(bound) if routed else set[str]()
     for n in (s.name for s in bound.block.states):
         state, f = interaction.bound.block.state(n), None  # a maximum that an earlier state reads too is held already
         if routed and state.drive.is_routed:
-            if narrow is None:
-                f, chosen = interaction.bound.routed_drive(state, leaves)
-            else:
-                chosen = interaction.bound.winners_of(state, leaves)
-                narrow = narrow.holding(chosen)
+            f, chosen = interaction.bound.routed_drive(state, leaves)
             winners |= chosen
             interaction = interaction.holding(chosen)
             state = interaction.bound.block.state(n)
-        if narrow is not None and state.drive.sources and narrow.pays(state, leaves):
-            gains = True
-            if n not in chosen_from:
-                f = narrow.drive(state, leaves)
-                narrowed.add(n)
         drives[n] = interaction.drive(state, leaves, f)
         a, is_own = _activation(drives[n], ())
-        is_own = is_own or (n in narrowed and drives[n].f is f)
-        s = state.potential.settle(a) if is_own else state.potential.activation(a)
-        leaves[n] = interaction.leaf(s)
-        if is_own or is_apart(s, [a]):
-            own.add(n)
-    if gains and not all(is_apart(s, [t for m, t in leaves.items() if m != n]) for n, s in leaves.items()):
-        return _begin(begun_with, None)  # corrections write to each state's memory
-    return _Beginning(_Point(leaves, drives), interaction, winners, narrow if gains else None, own)
+        leaves[n] = interaction.leaf(state.potential.settle(a) if is_own else state.potential.activation(a))
+    return _Point(leaves, drives), interaction, winners
 
 
 def _settle(interaction: Interaction, point: _Point, tolerance: float, max_sweeps: int) -> tuple[_Point, Relaxation]:
@@ -205,45 +164,10 @@ def _settle(interaction: Interaction, point: _Point, tolerance: float, max_sweep
     return point, record
 
 
-def _before_maxima(bound: BoundBlock) -> set[str]:
-    """The states that winners may depend on: rounded, they would give others."""
-    names = [s.name for s in bound.block.states]
-    last = max(i for i, s in enumerate(bound.block.states) if s.drive.is_routed)
-    return set(names[:last])
+def _forward_sweep(interaction: Interaction, point: _Point, omega: float = 1.0) -> _Point:
+    """One sweep in forward order, the feedback from the states before it.
 
-
-class _Refined:
-    """The states of a certified block, advanced by plain sweeps and by corrections."""
-
-    def __init__(self, begun: _Beginning, narrow: Narrow):
-        self._interaction, self._narrow = begun.interaction, narrow
-        self._point, self._spent = begun.point, begun.own  # the states whose memory may be overwritten
-        self._correction: Correction | None = None
-
-    @property
-    def states(self) -> States:
-        return self._point.states if self._correction is None else self._correction.states
-
-    def plain(self) -> Mapping[str, tuple[Tensor, Tensor]]:
-        activations: States = {}
-        before = self.states
-        spent = self._spent if self._correction is None else self._correction.change
-        self._point = _forward_sweep(self._interaction, replace(self._point, leaves=before), kept=activations)
-        new = self._point.states
-        change = {n: torch.sub(s, before[n], out=before[n] if n in spent else None) for n, s in new.items()}
-        self._correction = Correction(self._narrow, new, activations, change)
-        return {n: (s, change[n]) for n, s in new.items()}
-
-    def correct(self) -> Mapping[str, tuple[Tensor, Tensor]]:
-        assert self._correction is not None
-        return self._correction.sweep()
-
-
-def _forward_sweep(interaction: Interaction, point: _Point, omega: float = 1.0, kept: States | None = None) -> _Point:
-    """One sweep in forward order, the feedback from the states before it, each state going ``omega`` times as far as to its minimum.
-
-    Args:
-        kept: is given the pre-activations.
+    Each state goes ``omega`` times as far as to its minimum.
     """
     bound = interaction.bound
     feedback = {
@@ -257,9 +181,7 @@ def _forward_sweep(interaction: Interaction, point: _Point, omega: float = 1.0, 
         drives[n] = interaction.drive(state, leaves)
         parts = [(bound.reverse_gain(n, m), back[n]) for m, back in feedback.items() if n in back]
         a, is_own = _activation(drives[n], parts)
-        if kept is not None:
-            kept[n] = a if is_own else a.clone()
-        overwrite = is_own and kept is None and state.potential.inside is None
+        overwrite = is_own and state.potential.inside is None
         new = state.potential.settle(a) if overwrite else state.potential.activation(a)
         if state.potential.inside is not None:
             inside[n] = state.potential.inside(a, new)

@@ -16,13 +16,10 @@ class Tolerance:
     Attributes:
         residual: the relative error at which it has converged; None chooses by the type's precision.
         max_sweeps: the largest number of sweeps.
-        narrow: whether starts and corrections may be computed in bfloat16, as far as the residual can bear what that rounds, on a machine
-            that multiplies it faster than float32.
     """
 
     residual: float | None = None
     max_sweeps: int = 200
-    narrow: bool = False
 
     def of(self, dtype: torch.dtype) -> float:
         """The tolerance of a free phase; by default some 30 roundings of the type, below which a residual is noise, and at most a few percent."""

@@ -53,8 +53,6 @@ _TABLE: Mapping[Callable[..., Any], tuple[Derivative, set[str]]] = {
     F.pixel_shuffle: (Linear(linear.unshuffled), {"upscale_factor"}),
     torch.mean: (Linear(linear.mean_back), {"dim", "keepdim"}),
     functions.taken: (Linear(linear.taken_back), set()),
-    linear.rounded: (Linear(lambda call, c: linear.widened(c)), set()),
-    linear.widened: (Linear(lambda call, c: linear.rounded(c)), set()),
     F.gelu: (Smooth(aten.gelu_backward, smooth.curve_of_gelu), {"approximate"}),
     F.silu: (Smooth(aten.silu_backward, smooth.curve_of_silu), set()),
     F.mish: (Smooth(aten.mish_backward, smooth.curve_of_mish), set()),

@@ -93,6 +93,15 @@ def test_torch_save(tmp_path: Path) -> None:
     assert_same(outcome(again, (x,)), outcome(model, (x,)))
 
 
+def test_a_file_with_an_option_that_is_no_more_is_read() -> None:
+    """A tolerance once had ``narrow`` as well."""
+    model, x = fc.convert(small()), torch.randn(2, 4)
+    vars(model.execution.tolerance)["narrow"] = True
+    again = round_trip(model)
+    assert again.execution == fc.convert(small()).execution
+    assert_same(outcome(again, (x,)), outcome(model, (x,)))
+
+
 def test_joblib_and_cloudpickle() -> None:
     model, x, file = fc.convert(small()), torch.randn(2, 4), io.BytesIO()
     joblib.dump(model, file)

@@ -14,7 +14,17 @@ from torch import nn
 
 import ffebm_compiler as fc
 from ffebm_compiler.ir import Energy
-from ffebm_compiler.solve import BoundBlock, States, Tolerance, certify, relax, unit_gains
+from ffebm_compiler.solve import (
+    AUTOMATIC,
+    EXPLICIT,
+    BoundBlock,
+    Differentiation,
+    States,
+    Tolerance,
+    certify,
+    relax,
+    unit_gains,
+)
 from ffebm_compiler.solve.iteration import largest_ratio
 
 NETS: dict[str, Callable[[], nn.Module]] = {
@@ -145,6 +155,19 @@ def test_the_tolerance_of_a_coarse_type_is_still_one() -> None:
         exact, found = fine(x), coarse(x.bfloat16()).float()
     assert coarse.relaxation[0].converged
     assert float((found - exact).abs().max() / exact.abs().max()) < 0.03
+
+
+@pytest.mark.parametrize("maps", [AUTOMATIC, EXPLICIT], ids=["automatic", "explicit"])
+def test_states_given_to_start_from_stay_as_they_are(maps: Differentiation) -> None:
+    torch.manual_seed(0)
+    model, x = fc.convert(models.vgg(), block_size=2).eval(), torch.randn(2, 3, 8, 8)
+    _, found = model.equilibrium(x)
+    for settled in found:
+        block = _view(model, settled.relaxation.block).block
+        start = {n: s.clone() for n, s in settled.states.items()}
+        again = relax(model.block_call(block, settled.inputs).bound, Tolerance(), start, maps)
+        assert again.relaxation.converged
+        assert all(torch.equal(start[n], s) for n, s in settled.states.items())
 
 
 @pytest.mark.parametrize(

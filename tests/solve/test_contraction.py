@@ -1,6 +1,8 @@
-"""How far an exact sweep takes states from the equilibrium at most, against sweeps from states that are off by a known amount."""
+"""How far a sweep leaves states from the equilibrium at most, against sweeps from states off by a known amount."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -9,10 +11,19 @@ from hypothesis import strategies as st
 from torch import nn
 
 import ffebm_compiler as fc
-from ffebm_compiler.solve import Tolerance, displace, relax
+from ffebm_compiler.solve import Contraction, Tolerance, displace, relax
 from ffebm_compiler.solve.explicit import EXPLICIT
 
 SIZES = st.lists(st.integers(1, 12), min_size=2, max_size=5)
+
+
+def swept(contraction: Contraction, off: Mapping[str, float]) -> dict[str, float]:
+    """How far each state is off at most after a forward sweep, when those that it begins with are off by so much."""
+    found: dict[str, float] = {}
+    for n in contraction.states:
+        reached = {m: b for (l, m), b in contraction.bounds.items() if l == n}
+        found[n] = sum(b * (found[m] if m in found else off[m]) for m, b in reached.items())
+    return found
 
 
 @settings(max_examples=40, deadline=None)
@@ -45,14 +56,15 @@ def test_a_sweep_leaves_no_more_than_its_bound(
     start = {n: torch.relu(s + moves[n]) for n, s in settled.states.items()}
     distances = {n: float((start[n] - s).norm()) for n, s in settled.states.items()}
     after = relax(bound, Tolerance(residual=torch.inf, max_sweeps=1), start, EXPLICIT).states
-    allowed = bound.contraction.swept(distances, forward=True)
-    for n, s in settled.states.items():
-        assert float((after[n] - s).norm()) <= allowed[n] * (1 + 1e-9) + 1e-11 * (1 + float(s.norm()))
+    moved = {n: float((after[n] - s).norm()) for n, s in start.items()}
+    for allowed in (swept(bound.contraction, distances), bound.contraction.left(moved, forward=True)):
+        for n, s in settled.states.items():
+            assert float((after[n] - s).norm()) <= allowed[n] * (1 + 1e-9) + 1e-11 * (1 + float(s.norm()))
 
 
 @pytest.mark.parametrize("forward", [True, False])
 def test_what_a_sweep_has_passed_is_read_as_it_is_then(forward: bool) -> None:
-    """A chain of two, of which one state is off: the sweep begins with that state, or ends with it."""
+    """A chain of two, of which one state has moved: the sweep begins with that state, or ends with it."""
     torch.manual_seed(0)
     model = fc.convert(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5), nn.ReLU()), block_size=2).eval()
     x = torch.randn(2, 3)
@@ -61,9 +73,9 @@ def test_what_a_sweep_has_passed_is_read_as_it_is_then(forward: bool) -> None:
     bound = model.block_call(block, {block.inputs[0]: x}).bound
     first, last = (s.name for s in (block.states if forward else reversed(block.states)))
     assert bound.contraction is not None
-    assert bound.contraction.swept({first: 1.0}, forward) == {first: 0.0, last: 0.0}
-    found = bound.contraction.swept({last: 1.0}, forward)
-    assert found[last] == pytest.approx(bound.contraction.rate)
+    assert bound.contraction.left({first: 1.0}, forward) == {first: 0.0, last: 0.0}
+    found, rate = bound.contraction.left({last: 1.0}, forward), bound.contraction.rate
+    assert found[last] == pytest.approx(rate / (1 - rate))
     assert found[first] > 0
 
 
