@@ -102,6 +102,10 @@ class Guard:
     tests: tuple[str, ...]
 
     def switch_off(self) -> None:
+        setattr(*self.found(), self.blind)
+
+    def found(self) -> tuple[Any, str]:
+        """What has the function, and its name there."""
         module, _, path = self.place.partition(":")
         importlib.import_module(f"ffebm_compiler.{module}")
         owner: Any = sys.modules[f"ffebm_compiler.{module}"]  # a package may have a function of the module's name
@@ -109,7 +113,7 @@ class Guard:
         for step in outer:
             owner = getattr(owner, step)
         assert hasattr(owner, name), f"there is no {self.place}"
-        setattr(owner, name, self.blind)
+        return owner, name
 
 
 _COMPARED, _VERIFIED, _ENERGIES, _WATCHED, _CALLED, _DERIVED = (
@@ -143,7 +147,7 @@ GUARDS: dict[str, Guard] = {
     "inverse": Guard("passes.verify:_inverse", _zero, _ENERGIES),
     # the check: that it leaves no trace
     "weights that a run writes": Guard(
-        "passes.copy_on_write:_CopyOnWrite._keep", _none, ("tests/passes/test_copy_on_write.py",)
+        "passes.copy_on_write:_CopyOnWrite.keep", _none, ("tests/passes/test_copy_on_write.py",)
     ),
     "state that a run writes": Guard("backends.observation:only_looking", _left_behind, _VERIFIED),
     # what is looked at in every call
