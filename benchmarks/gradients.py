@@ -70,7 +70,7 @@ def cases(options: argparse.Namespace) -> Iterator[tuple[str, nn.Module, dict[st
     training.fit(
         trained,
         data,
-        training.Stage("training the VGG", max(4, options.epochs), 32, 1e-3, options.seed),
+        training.Stage("training the VGG", 4 if options.quick else options.epochs, 32, 1e-3, options.seed),
     )
     for state, net in (("initial", fresh), ("trained", trained)):
         for size in options.block_sizes:
