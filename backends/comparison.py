@@ -192,7 +192,7 @@ def _allowed(like: Tensor) -> float:
 
 
 def _registered(ours: Observation, theirs: Observation, everywhere: float) -> Iterator[Problem]:
-    for name in ours.registered.keys() - theirs.registered.keys():
+    for name in (n for n in ours.registered if n not in theirs.registered):
         yield Problem(f"tensor {name}", "is there afterwards, and is gone after a call of the model", _REMEDY)
     for name, other in theirs.registered.items():
         mine = ours.registered.get(name)

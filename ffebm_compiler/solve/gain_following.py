@@ -62,7 +62,7 @@ def followed_gains(
         read = torch.stack([*lengths.values(), *along]).tolist()  # one transfer a block
     squares = dict(zip(lengths, read, strict=False))
     bounds = {
-        e: a + max(square**2 - a**2, 0.0) ** 0.5
+        e: a + max((square - a) * (square + a), 0.0) ** 0.5  # a square of what is too large would raise
         for (e, square), a in zip(squares.items(), read[len(lengths) :], strict=True)
     }
     norms = {e: finite(bound, e) ** 0.5 for e, bound in bounds.items()}

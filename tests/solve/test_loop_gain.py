@@ -333,3 +333,15 @@ def test_norms_that_follow_an_optimizer_fall_short_by_less_than_certificates_all
         }
         assert all(SURE * exact[e] <= norm <= 1.1 * exact[e] for e, norm in followed.items())
         optimizer.step()
+
+
+def test_a_norm_that_grows_beyond_all_bounds_is_an_error_of_ours() -> None:
+    model, x = (
+        fc.convert(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)).double(), 2),
+        torch.randn(3, 4).double(),
+    )
+    model(x)
+    with torch.no_grad():
+        model.get_parameter("2.weight").mul_(1e120)
+    with pytest.raises(fc.OptionError, match=r"no finite number|beyond the range"):
+        model(x)
