@@ -5,10 +5,9 @@ nn.Module -> copy -> trace -> canonicalize -> legality -> partition -> derive ->
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -44,6 +43,7 @@ from .passes import (
     trace,
 )
 from .passes.reads import Reads, layers_called
+from .passes.trace import in_mode
 from .rules import RULES, Rule, Rules
 from .solve import Tolerance
 from .view import Report, build_report
@@ -253,22 +253,10 @@ def _traced(network: nn.Module, training: bool, options: Options, rules: Rules, 
     args, kwargs = options.examples or (None, None)
     modules = {name for name, _ in network.named_modules()}
     opaque = [] if callable(options.digital) else [n for n in first_names(network, options.digital) if n in modules]
-    with _in_mode(network, training), reads.of_forward(training):
+    with in_mode(network, training), reads.of_forward(training):
         traced = trace(network, training, args, kwargs, opaque, rules.layers_of_own(network))
     reads.called[training] = layers_called(traced.graph)
     return traced
-
-
-@contextlib.contextmanager
-def _in_mode(network: nn.Module, training: bool) -> Iterator[None]:
-    """A model in a mode before its forward is listened to: its own ``train()`` may ask which one it is in."""
-    modes = {m: m.training for m in network.modules()}
-    network.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _compile_mode(canonical: Canonical, options: Options) -> ModeProgram:

@@ -7,7 +7,8 @@ given. A graph is traced for one mode (training or evaluation), since both trace
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,18 @@ from .whole import WHOLE, as_a_whole
 from .whole_calls import trace_what_is_kept
 
 logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def in_mode(network: nn.Module, training: bool) -> Iterator[None]:
+    """A model in one mode for a while, by its own ``train()``; afterwards every module is in its own mode again."""
+    modes = {m: m.training for m in network.modules()}
+    network.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def trace(
@@ -49,14 +62,12 @@ def trace(
     if WHOLE in (*opaque, *ruled):
         return replace(as_a_whole(network), training=training)
     whole = (*opaque, *ruled)
-    modes = {m: m.training for m in network.modules()}
-    network.train(training)
     example = None if example_args is None and example_kwargs is None else (example_args or (), example_kwargs or {})
 
     def symbolic(network: nn.Module, opaque: Sequence[str]) -> Traced:
         return without_draws(lambda: symbolic_trace(network, opaque, example), network, held=False)
 
-    try:
+    with in_mode(network, training):
         try:
             return replace(trace_what_is_kept(symbolic, network, whole), training=training)
         except Exception as failure:  # fx raises whatever the user's forward raises on proxies
@@ -70,9 +81,6 @@ def trace(
         except TraceError as failure:
             raise _both(found, failure) from failure
         return replace(exported, training=training)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _both(symbolic: TraceError, exported: TraceError) -> TraceError:
