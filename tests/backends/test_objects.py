@@ -67,6 +67,7 @@ def test_it_is_freed_without_the_garbage_collector() -> None:
 
 def test_hugging_faces_trainer_keeps_its_columns(tmp_path: Path) -> None:
     hugging_face = transformers()
+    pytest.importorskip("accelerate")  # the Trainer needs it
     data = [{"values": torch.randn(4), "labels": i % 3, "unused": "text"} for i in range(8)]
     arguments = hugging_face.TrainingArguments(
         str(tmp_path), max_steps=1, per_device_train_batch_size=4, report_to=[], use_cpu=True, save_strategy="no"
