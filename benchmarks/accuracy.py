@@ -19,9 +19,9 @@ from benchmarks import common
 from examples import command
 
 DESCRIPTION = """
-Trains a network of six convolutions and two linear layers with each activation, converts it at each block size and loop gain,
-and compares the accuracy on the validation images with the original's. At the default loop gain it must be
-within half a point; the sweeps show what convergence costs.
+Trains a network of six convolutions and two linear layers with each activation, converts it at each block size and loop
+gain, and compares the accuracy on the validation images with the original's. At the default loop gain it must be within
+half a point; the sweeps show what convergence costs.
 
     python benchmarks/accuracy.py
     python benchmarks/accuracy.py --data FOLDER             MNIST from its standard files
@@ -58,9 +58,14 @@ def measure(task: common.Task, net: nn.Module, original: float, block_size: int,
         converted = task.accuracy(model)
     blocks = [r for r in model.relaxation if r.sweeps > 1]
     return {
-        "block size": block_size, "loop gain": loop_gain, "original": f"{original:.2f}", "converted": f"{converted:.2f}", "change": f"{converted - original:+.2f}",
-        "most sweeps": max((r.sweeps for r in blocks), default=1), "converged": "yes" if all(r.converged for r in blocks) else "no",
-    }  # fmt: skip
+        "block size": block_size,
+        "loop gain": loop_gain,
+        "original": f"{original:.2f}",
+        "converted": f"{converted:.2f}",
+        "change": f"{converted - original:+.2f}",
+        "most sweeps": max((r.sweeps for r in blocks), default=1),
+        "converged": "yes" if all(r.converged for r in blocks) else "no",
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,7 +90,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                     bar.update()
     judged = [r for r in rows if r["loop gain"] == command.DEFAULT_LOOP_GAIN]
     far = [r for r in judged if abs(float(r["change"])) > ALLOWED or r["converged"] == "no"]
-    note = f"{task.images.name}, {len(task.data.valid)} validation images, {task.epochs} epochs: {len(judged) - len(far)} of {len(judged)} converted networks within {ALLOWED} points at the default loop gain {command.DEFAULT_LOOP_GAIN}"
+    note = (
+        f"{task.images.name}, {len(task.data.valid)} validation images, {task.epochs} epochs: "
+        f"{len(judged) - len(far)} of {len(judged)} converted networks within {ALLOWED} points at the default "
+        f"loop gain {command.DEFAULT_LOOP_GAIN}"
+    )
     common.finish(options, "accuracy", rows, [note], data=task.images.source)
     return 1 if far and not options.quick else 0
 

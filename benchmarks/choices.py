@@ -1,7 +1,8 @@
 """What the executor's choices save: each against the alternative that it was chosen over.
 
-    steps         a training step in backprop steps, and an inference in feedforward ones, with one choice at a time undone
-    operations    the time of an operation inside a sweep in that of the one that does the same or is done beside it
+    steps         a training step in backprop steps, and an inference in feedforward ones, with one choice at a time
+    undone operations    the time of an operation inside a sweep in that of the one that does the same or is done beside
+    it
 
 All contenders of a table are timed in turn in one run; docs/performance.md says what follows.
 
@@ -89,13 +90,22 @@ def operations(size: tuple[int, int, int, int], rounds: int, generator: torch.Ge
         "torch.where": (lambda: torch.where(mask, b, 0.0), "product with a slope", lambda: b * slope),
         "masked_fill": (lambda: b.masked_fill(mask, 0.0), "product with a slope", lambda: b * slope),
         "largest magnitude by vector_norm": (
-            lambda: torch.linalg.vector_norm(a, float("inf")), "by aminmax", lambda: torch.stack(torch.aminmax(a)).abs().amax()),
+            lambda: torch.linalg.vector_norm(a, float("inf")),
+            "by aminmax",
+            lambda: torch.stack(torch.aminmax(a)).abs().amax(),
+        ),
         "max pooling, channels first": (lambda: F.max_pool2d(a, 2), "channels last", lambda: F.max_pool2d(last, 2)),
         "convolution, channels first": (
-            lambda: F.conv2d(a, weight, padding=1), "channels last", lambda: F.conv2d(last, weight, padding=1)),
+            lambda: F.conv2d(a, weight, padding=1),
+            "channels last",
+            lambda: F.conv2d(last, weight, padding=1),
+        ),
         "from channels first to last": (
-            lambda: a.contiguous(memory_format=torch.channels_last), "convolution", lambda: F.conv2d(a, weight, padding=1)),
-    }  # fmt: skip
+            lambda: a.contiguous(memory_format=torch.channels_last),
+            "convolution",
+            lambda: F.conv2d(a, weight, padding=1),
+        ),
+    }
     rows = []
     for name, (work, reference, other) in pairs.items():
         found = race({name: work, reference: other}, rounds)

@@ -1,4 +1,6 @@
-"""Does the emulator compute what the circuit does? Against ngspice, block by block: voltages, gradients, settling times, and speed."""
+"""Does the emulator compute what the circuit does? Against ngspice, block by block: voltages, gradients, settling
+times, and speed.
+"""
 
 from __future__ import annotations
 
@@ -29,20 +31,23 @@ from ffebm_compiler.spice import find_ngspice, settling_time, solve_op, solve_tr
 from ffebm_compiler.train import free_phase
 
 DESCRIPTION = """
-Random blocks (dense of 2 to 6 layers, convolutions, skip connections; ReLU, clamp, hardtanh, tanh, sigmoid), on chips with errors, in both
-physics, each on one sample, simulated by ngspice from the netlist that the emulator exports:
+Random blocks (dense of 2 to 6 layers, convolutions, skip connections; ReLU, clamp, hardtanh, tanh, sigmoid), on chips
+with errors, in both physics, each on one sample, simulated by ngspice from the netlist that the emulator exports:
 
-1. The voltages of the free phase and of both nudged phases, from .op, relative to the largest of each bank; those of the free phase also at the end of .tran.
-   Where .op is not what the emulator finds, .tran decides: an operating point may be an unstable equilibrium.
-2. The gradient of every weight from ngspice's voltages alone: outer products of the two nudged phases' voltages, summed over the positions
-   of a kernel, in numpy; its cosine with what the emulator's backward() returns.
+1. The voltages of the free phase and of both nudged phases, from .op, relative to the largest of each bank; those of
+   the free phase also at the end of .tran. Where .op is not what the emulator finds, .tran decides: an operating point
+   may be an unstable equilibrium.
+2. The gradient of every weight from ngspice's voltages alone: outer products of the two nudged phases' voltages, summed
+   over the positions of a kernel, in numpy; its cosine with what the emulator's backward() returns.
 3. The settling time to 1 % from ground, .tran against the emulator's transient.
-4. Speed: a fully connected block of two layers of N / 2 neurons. ngspice simulates one sample a run, so a batch takes it a run a sample: some runs are timed and
-   their mean is multiplied by the size of the batch. The emulator takes the whole batch in one call, converters included, in float64, to a tolerance of 1e-6, as
-   ngspice's. CPU time of one thread of each, of ngspice alone, without writing netlists and reading results: other work on the machine takes no part.
+4. Speed: a fully connected block of two layers of N / 2 neurons. ngspice simulates one sample a run, so a batch takes
+   it a run a sample: some runs are timed and their mean is multiplied by the size of the batch. The emulator takes the
+   whole batch in one call, converters included, in float64, to a tolerance of 1e-6, as ngspice's. CPU time of one
+   thread of each, of ngspice alone, without writing netlists and reading results: other work on the machine takes no
+   part.
 
-Ends with exit code 1 if a voltage differs by more than 1e-4, a cosine is below 0.999, a settling time differs by more than 5 %, or the
-emulator is less than 1,000 times as fast at 128 neurons, or its advantage does not grow with size.
+Ends with exit code 1 if a voltage differs by more than 1e-4, a cosine is below 0.999, a settling time differs by more
+than 5 %, or the emulator is less than 1,000 times as fast at 128 neurons, or its advantage does not grow with size.
 
     OMP_WAIT_POLICY=PASSIVE python benchmarks/circuits.py
 """
@@ -62,11 +67,26 @@ CHIPS: dict[str, dict[str, Any]] = {
     "reverse gain": {**WRITTEN, "reverse_gain_error": 0.05},
     "two arrays": {**WRITTEN, "bidirectional": False},
     "everything": {
-        **FAULTY, "offset": 5e-3, "gain_mismatch": 0.03, "reverse_gain_error": 0.05, "bidirectional": False,
-        "line_resistance": 1.0, "drift": 0.02, "drift_spread": 0.01, "age": 3600.0, "headroom": 1.5,
+        **FAULTY,
+        "offset": 5e-3,
+        "gain_mismatch": 0.03,
+        "reverse_gain_error": 0.05,
+        "bidirectional": False,
+        "line_resistance": 1.0,
+        "drift": 0.02,
+        "drift_spread": 0.01,
+        "age": 3600.0,
+        "headroom": 1.5,
     },
-    "resistive, everything": {**FAULTY, "reverse_gain_error": 0.05, "line_resistance": 1.0, "drift": 0.02, "drift_spread": 0.01, "age": 3600.0},
-}  # fmt: skip
+    "resistive, everything": {
+        **FAULTY,
+        "reverse_gain_error": 0.05,
+        "line_resistance": 1.0,
+        "drift": 0.02,
+        "drift_spread": 0.01,
+        "age": 3600.0,
+    },
+}
 """Chips with what an operating point can show: no noise, and converters without rounding."""
 
 ACTIVATIONS = {**networks.ACTIVATIONS, "hardtanh": nn.Hardtanh}
@@ -116,7 +136,8 @@ class Case:
         chip: the name of its errors.
         physics: of the circuit.
         skips: (source, target) of layers beside the chain's.
-        loop_gain: the bound on each coupling's; None for unit feedback. Strong feedback needs states that are bounded: others may run away.
+        loop_gain: the bound on each coupling's; None for unit feedback. Strong feedback needs states that are bounded:
+            others may run away.
     """
 
     shape: str
@@ -217,7 +238,8 @@ class Seen:
 def emulate(chip: AnalogFFEBM, x: Tensor, error: Tensor) -> Seen:
     """The phases of a model of one block on one sample, for an error of its output.
 
-    The nudge is given by the specification: ``hardware.nudge`` times the output's calibrated range, relative to the largest error.
+    The nudge is given by the specification: ``hardware.nudge`` times the output's calibrated range, relative to the
+    largest error.
     """
     (block,) = chip.program.energy_blocks
     (output,) = block.outputs
@@ -235,7 +257,9 @@ def emulate(chip: AnalogFFEBM, x: Tensor, error: Tensor) -> Seen:
     (chip(x) * error).sum().backward()
     gradients = {n: p.grad.clone() for n, p in chip.named_parameters() if p.grad is not None}
     settling = float(chip.settling_times(x, duration=AT_REST)[block.name]) / chip.hardware.time_constant
-    return Seen({k: {n: v[0] for n, v in s.items()} for k, s in found.items()}, circuits, gradients, beta, largest, settling)  # fmt: skip
+    return Seen(
+        {k: {n: v[0] for n, v in s.items()} for k, s in found.items()}, circuits, gradients, beta, largest, settling
+    )
 
 
 def difference(found: Voltages, expected: Voltages) -> float:
@@ -253,7 +277,9 @@ def voltages(circuit: Circuit, expected: Voltages) -> tuple[dict[str, Tensor], s
 
 
 def gradients(net: Layers, plus: Voltages, minus: Voltages, circuit: Circuit, factor: float) -> dict[str, Array]:
-    """The activity difference of two nudged phases, from voltages alone: ``- w_m (s_m s_l^T |+ - s_m s_l^T |-) / (2 beta)``."""
+    """The activity difference of two nudged phases, from voltages alone: ``- w_m (s_m s_l^T |+ - s_m s_l^T |-) / (2
+    beta)``.
+    """
     names = [*circuit.inputs, *(bank.name for bank in circuit.banks)]
     found: dict[str, Array] = {}
     for link in net.links:
@@ -272,7 +298,9 @@ def gradients(net: Layers, plus: Voltages, minus: Voltages, circuit: Circuit, fa
 
 
 def of_kernel(outer: Array, layer: nn.Module) -> Array:
-    """The gradient of a 3 x 3 kernel, padded by 1, from that of its unrolled matrix: each entry has its devices at many positions."""
+    """The gradient of a 3 x 3 kernel, padded by 1, from that of its unrolled matrix: each entry has its devices at many
+    positions.
+    """
     assert isinstance(layer, nn.Conv2d)
     unrolled = outer.reshape(layer.out_channels, PIXELS, PIXELS, layer.in_channels, PIXELS, PIXELS)
     kernel = np.zeros(tuple(layer.weight.shape))
@@ -308,12 +336,21 @@ def compare(case: Case, seed: int) -> dict[str, Any]:
     cosines = {n: cosine(g, seen.gradients[n].numpy()) for n, g in by_hand.items()}
     settled, end = simulated_settling(seen)
     return {
-        "block": case.text, "activation": case.activation, "chip": case.chip.removeprefix("resistive, "), "physics": case.physics,
-        "loop gain": case.loop_gain or "unit", "neurons": sum(b.drive.numel() for b in seen.circuits["free"].banks),
-        "free": f"{apart['free']:.1e}", "nudged": f"{max(apart['+'], apart['-']):.1e}", "by": "/".join(dict.fromkeys(a for _, a in found.values())),
-        "worst cosine": f"{min(cosines.values()):.7f}", "settling, ngspice": f"{settled:.3f}", "emulator": f"{seen.settling:.3f}", "end of .tran": f"{end:.1e}",
+        "block": case.text,
+        "activation": case.activation,
+        "chip": case.chip.removeprefix("resistive, "),
+        "physics": case.physics,
+        "loop gain": case.loop_gain or "unit",
+        "neurons": sum(b.drive.numel() for b in seen.circuits["free"].banks),
+        "free": f"{apart['free']:.1e}",
+        "nudged": f"{max(apart['+'], apart['-']):.1e}",
+        "by": "/".join(dict.fromkeys(a for _, a in found.values())),
+        "worst cosine": f"{min(cosines.values()):.7f}",
+        "settling, ngspice": f"{settled:.3f}",
+        "emulator": f"{seen.settling:.3f}",
+        "end of .tran": f"{end:.1e}",
         "verdict": verdict(max(*apart.values(), end), min(cosines.values()), settled, seen.settling),
-    }  # fmt: skip
+    }
 
 
 def simulated_settling(seen: Seen) -> tuple[float, float]:
@@ -326,10 +363,14 @@ def simulated_settling(seen: Seen) -> tuple[float, float]:
 
 def verdict(apart: float, worst: float, settled: float, emulated: float) -> str:
     failures = [
-        f"{what}" for what, failed in (
-            ("voltages", not apart <= VOLTAGE), ("gradient", not worst >= COSINE), ("settling", not abs(emulated - settled) <= SETTLING * settled),
-        ) if failed
-    ]  # fmt: skip
+        f"{what}"
+        for what, failed in (
+            ("voltages", not apart <= VOLTAGE),
+            ("gradient", not worst >= COSINE),
+            ("settling", not abs(emulated - settled) <= SETTLING * settled),
+        )
+        if failed
+    ]
     return ", ".join(failures) or "ok"
 
 
@@ -380,10 +421,15 @@ def race(neurons: int, options: argparse.Namespace) -> dict[str, Any]:
     point = simulated(solve_op, circuits) * options.batch
     course = simulated(_transient, circuits[:1]) * options.batch
     return {
-        "neurons": neurons, "devices": sum(4 * e.positive.numel() for e in circuits[0].edges),
-        "ngspice .op s": f"{point:.3g}", "emulator ms": f"{1e3 * emulated[0]:.3g}", "ratio .op": f"{point / emulated[0]:.0f}",
-        "ngspice .tran s": f"{course:.3g}", "emulator .tran ms": f"{1e3 * emulated[1]:.3g}", "ratio .tran": f"{course / emulated[1]:.0f}",
-    }  # fmt: skip
+        "neurons": neurons,
+        "devices": sum(4 * e.positive.numel() for e in circuits[0].edges),
+        "ngspice .op s": f"{point:.3g}",
+        "emulator ms": f"{1e3 * emulated[0]:.3g}",
+        "ratio .op": f"{point / emulated[0]:.0f}",
+        "ngspice .tran s": f"{course:.3g}",
+        "emulator .tran ms": f"{1e3 * emulated[1]:.3g}",
+        "ratio .tran": f"{course / emulated[1]:.0f}",
+    }
 
 
 def _transient(circuit: Circuit) -> None:
@@ -424,10 +470,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     failing = [r for r in rows if r["verdict"] != "ok"]
     slow = [r for r in races if r["neurons"] >= JUDGED and float(r["ratio .op"]) < FASTER]
     notes = [
-        f"{len(rows) - len(failing)} of {len(rows)} blocks agree: voltages within {VOLTAGE:g}, cosines at least {COSINE}, settling times within {SETTLING:.0%}",
-        f"speed: ngspice's time for a batch of {options.batch} is that of one sample times {options.batch} (.op: mean of {options.samples} samples, .tran: one sample, {TRANSIENT:g} time constants); the emulator takes the batch at once",
+        f"{len(rows) - len(failing)} of {len(rows)} blocks agree: voltages within {VOLTAGE:g}, cosines at "
+        f"least {COSINE}, settling times within {SETTLING:.0%}",
+        f"speed: ngspice's time for a batch of {options.batch} is that of one sample times {options.batch} "
+        f"(.op: mean of {options.samples} samples, .tran: one sample, {TRANSIENT:g} time constants); the "
+        f"emulator takes the batch at once",
         f"plot in {draw(rows, races, options.out / 'circuits.png')}",
-    ]  # fmt: skip
+    ]
     common.finish(options, "circuits", rows, notes, speed=races)
     growing = all(float(races[-1][k]) >= float(races[0][k]) for k in ("ratio .op", "ratio .tran"))
     return 1 if failing or slow or not growing else 0

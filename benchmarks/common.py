@@ -59,7 +59,9 @@ def add_networks(p: argparse.ArgumentParser) -> None:
 
 
 def as_trained(network: nn.Module) -> nn.Module:
-    """The same network, its norms counted as trained and so held inside blocks; their statistics stay 0 and 1, whatever the weights."""
+    """The same network, its norms counted as trained and so held inside blocks; their statistics stay 0 and 1, whatever
+    the weights.
+    """
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             assert module.num_batches_tracked is not None

@@ -1,7 +1,8 @@
 """Does compiled code make sweeps faster?
 
-For each block: a free phase of a fixed number of sweeps (operation by operation, and the whole phase compiled as one graph), and a training
-step with torch.compile around the whole model. Times are ratios to the same thing run by PyTorch, taken in turn.
+For each block: a free phase of a fixed number of sweeps (operation by operation, and the whole phase compiled as one
+graph), and a training step with torch.compile around the whole model. Times are ratios to the same thing run by
+PyTorch, taken in turn.
 
     python -m benchmarks.compiled_sweeps [--quick]
 """

@@ -25,9 +25,9 @@ from benchmarks.speed.timing import Race, race
 from examples import command
 
 DESCRIPTION = """
-The seconds of convert() for torchvision's ResNet-152, for a perceptron of 1,000 layers, and for graphs of several shapes with
-100 to 3,000 nodes, verification of every block included; the same in traces by torch.fx, the least that a compiler must do; and how
-often each weight is copied. Times of one shape are taken in turn, in one run.
+The seconds of convert() for torchvision's ResNet-152, for a perceptron of 1,000 layers, and for graphs of several
+shapes with 100 to 3,000 nodes, verification of every block included; the same in traces by torch.fx, the least that a
+compiler must do; and how often each weight is copied. Times of one shape are taken in turn, in one run.
 
     OMP_WAIT_POLICY=PASSIVE python benchmarks/compiling.py
 """
@@ -96,7 +96,9 @@ def perceptron(quick: bool) -> nn.Module:
 
 
 def resnet(quick: bool) -> nn.Module | None:
-    """torchvision's, where that is installed; its build for CUDA imports on a CPU only once these operators are declared."""
+    """torchvision's, where that is installed; its build for CUDA imports on a CPU only once these operators are
+    declared.
+    """
     try:
         import torchvision
     except ImportError:
@@ -142,7 +144,9 @@ class Copies(TorchDispatchMode):
 
 
 def copies(model: nn.Module, copy: bool) -> tuple[float, float]:
-    """How often a conversion copies each parameter, and how often it takes it in double precision to verify its block."""
+    """How often a conversion copies each parameter, and how often it takes it in double precision to verify its
+    block.
+    """
     with Copies(model) as counted:
         converted(model, copy=copy)
     return counted.times(torch.float32), counted.times(torch.float64)

@@ -30,18 +30,24 @@ from ffebm_compiler.hardware.presets import preset
 from ffebm_compiler.solve import Tolerance
 
 DESCRIPTION = """
-1. Ideal hardware against the torch executor, each at the default tolerance of the type: a perceptron, a VGG with max pooling and a residual network, in blocks
-   of 1, 2, 3 and 6 layers, at loop gains of 0.01, 0.1 and 0.25. The largest difference of a state, relative to the largest of its bank; and the worst cosine of
-   all parameters' gradients, against the executor's two nudged states, subtracted, at the chip's nudge (same nudge: 0.02 of an output's range),
-   and against its default, a nudge of 1e-8 without cancellation (tiny nudge: the chip's is 1e-7 of the range). A chip nudges each sample for itself, so gradients are
-   summed over a few samples, one at a time. "response" is the least that a nudge of 0.02 moves the states of a bank, relative to its largest: it falls with the product of the reverse
-   gains, and two states that are subtracted can't tell less than what they are relaxed to. A comparison counts where the response is 1e3 times the tolerance at least,
-   which is never in float32: there gradients are not compared, and at the default loop gain not in deep blocks either. A chip that is to learn needs a larger loop gain.
-2. The time of an inference on emulated chips relative to the executor's, both made to take the executor's sweeps; timed in turn, medians. CPU time of one
-   thread, so that whatever else the machine does takes no part. settling_time is None for all chips: a transient has no counterpart in the executor. Blocks of one
-   layer have no feedback and nothing to relax: the noise and the conversions of a layer then stand beside a single product with its weights, and are shown, but not judged.
+1. Ideal hardware against the torch executor, each at the default tolerance of the type: a perceptron, a VGG with max
+   pooling and a residual network, in blocks of 1, 2, 3 and 6 layers, at loop gains of 0.01, 0.1 and 0.25. The largest
+   difference of a state, relative to the largest of its bank; and the worst cosine of all parameters' gradients,
+   against the executor's two nudged states, subtracted, at the chip's nudge (same nudge: 0.02 of an output's range),
+   and against its default, a nudge of 1e-8 without cancellation (tiny nudge: the chip's is 1e-7 of the range). A chip
+   nudges each sample for itself, so gradients are summed over a few samples, one at a time. "response" is the least
+   that a nudge of 0.02 moves the states of a bank, relative to its largest: it falls with the product of the reverse
+   gains, and two states that are subtracted can't tell less than what they are relaxed to. A comparison counts where
+   the response is 1e3 times the tolerance at least, which is never in float32: there gradients are not compared, and at
+   the default loop gain not in deep blocks either. A chip that is to learn needs a larger loop gain.
+2. The time of an inference on emulated chips relative to the executor's, both made to take the executor's sweeps; timed
+   in turn, medians. CPU time of one thread, so that whatever else the machine does takes no part. settling_time is None
+   for all chips: a transient has no counterpart in the executor. Blocks of one layer have no feedback and nothing to
+   relax: the noise and the conversions of a layer then stand beside a single product with its weights, and are shown,
+   but not judged.
 
-Ends with exit code 1 if a state differs by more than 1e-5, a cosine is below 0.9999, or an inference with feedback takes more than 4 times as long.
+Ends with exit code 1 if a state differs by more than 1e-5, a cosine is below 0.9999, or an inference with feedback
+takes more than 4 times as long.
 
     python benchmarks/emulation.py
 """
@@ -112,11 +118,19 @@ def agreement(name: str, net: nn.Module, x: Tensor, y: Tensor, size: int, loop_g
         cosines, response = gradient_cosines(model, images[:SAMPLES], y[:SAMPLES]) if kind == "float64" else ({}, 0.0)
         judged = {k: v for k, v in cosines.items() if response * NUDGES[k] / SAME >= TELLING}
         failing = ["states"] * (not apart <= STATES) + [k for k, v in judged.items() if not v >= COSINE]
-        rows.append({
-            "network": name, "blocks": "/".join(str(b.size) for b in model.blocks), "loop gain": loop_gain, "type": kind,
-            "sweeps": max(e.relaxation.sweeps for e in expected), "states": f"{apart:.1e}", "response": f"{response:.1e}" if cosines else "",
-            **{k: f"{v:.8f}" if k in judged else UNTOLD for k, v in cosines.items()}, "verdict": ", ".join(failing) or "ok",
-        })  # fmt: skip
+        rows.append(
+            {
+                "network": name,
+                "blocks": "/".join(str(b.size) for b in model.blocks),
+                "loop gain": loop_gain,
+                "type": kind,
+                "sweeps": max(e.relaxation.sweeps for e in expected),
+                "states": f"{apart:.1e}",
+                "response": f"{response:.1e}" if cosines else "",
+                **{k: f"{v:.8f}" if k in judged else UNTOLD for k, v in cosines.items()},
+                "verdict": ", ".join(failing) or "ok",
+            }
+        )
     return rows
 
 
@@ -131,7 +145,9 @@ def difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> f
 
 @dataclasses.dataclass(frozen=True)
 class AsOnChip:
-    """The executor's two nudged phases, subtracted, at the nudge that a chip takes: a part of the output's calibrated range."""
+    """The executor's two nudged phases, subtracted, at the nudge that a chip takes: a part of the output's calibrated
+    range.
+    """
 
     nudge: float
     ranges: Mapping[str, Range]
@@ -148,7 +164,9 @@ class AsOnChip:
 
 
 def gradient_cosines(model: fc.FFEBM, x: Tensor, y: Tensor) -> tuple[dict[str, float], float]:
-    """The worst over all parameters between an ideal chip and the executor, and the least response to the same nudge."""
+    """The worst over all parameters between an ideal chip and the executor, and the least response to the same
+    nudge.
+    """
     found, responses = {}, list[float]()
     for label, nudge in NUDGES.items():
         chip = model.lower("analog-emu", hardware=fc.Hardware(nudge=nudge)).calibrate(x)
@@ -188,10 +206,17 @@ def timing(name: str, net: nn.Module, x: Tensor, size: int, repeats: int) -> lis
         with fixed(model, sweeps), fixed(chip, sweeps):
             emulated, ratio = in_turn(chip, model, x, repeats)
             taken = [max(r.sweeps for r in m.relaxation) for m in (model, chip)]
-        rows.append({
-            "network": name, "blocks": "/".join(str(b.size) for b in model.blocks), "chip": chip_name, "sweeps, executor": taken[0], "chip's": taken[1],
-            "inference ms": f"{1e3 * emulated:.1f}", "to executor": f"{ratio:.2f}",
-        })  # fmt: skip
+        rows.append(
+            {
+                "network": name,
+                "blocks": "/".join(str(b.size) for b in model.blocks),
+                "chip": chip_name,
+                "sweeps, executor": taken[0],
+                "chip's": taken[1],
+                "inference ms": f"{1e3 * emulated:.1f}",
+                "to executor": f"{ratio:.2f}",
+            }
+        )
     return rows
 
 
@@ -279,10 +304,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     relaxing = [r for r in times if r["sweeps, executor"] > 1]
     slow = [r for r in relaxing if float(r["to executor"]) > SLOWEST]
     notes = [
-        f"{len(rows) - len(failing)} of {len(rows)} comparisons agree: states within {STATES:g}; of {len(told)} gradients that a chip can tell, the worst cosine is {min(told, default=1.0):.8f}",
-        f"{len(relaxing) - len(slow)} of {len(relaxing)} inferences with feedback take at most {SLOWEST:g} times as long as the executor's; the slowest {slowest(relaxing)}; without feedback {slowest(times)}",
-        f"batch {options.batch}, {torch.get_num_threads()} thread(s), medians of {options.repeats}; plot in {draw(times, options.out / 'emulation.png')}",
-    ]  # fmt: skip
+        f"{len(rows) - len(failing)} of {len(rows)} comparisons agree: states within {STATES:g}; of "
+        f"{len(told)} gradients that a chip can tell, the worst cosine is {min(told, default=1.0):.8f}",
+        f"{len(relaxing) - len(slow)} of {len(relaxing)} inferences with feedback take at most {SLOWEST:g} "
+        f"times as long as the executor's; the slowest {slowest(relaxing)}; without feedback {slowest(times)}",
+        f"batch {options.batch}, {torch.get_num_threads()} thread(s), medians of {options.repeats}; plot in "
+        f"{draw(times, options.out / 'emulation.png')}",
+    ]
     common.finish(options, "emulation", rows, notes, times=times)
     return 1 if failing or (slow and not options.quick) else 0
 

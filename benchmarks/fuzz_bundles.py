@@ -1,4 +1,6 @@
-"""Reads thousands of bundles that were tampered with, each in a process that may crash or hang without taking the run with it."""
+"""Reads thousands of bundles that were tampered with, each in a process that may crash or hang without taking the run
+with it.
+"""
 
 from __future__ import annotations
 
@@ -191,8 +193,10 @@ def summary(count: Counter[Verdict]) -> str:
     """One line: what must be zero is said to be."""
     wrong = sum(n for v, n in count.items() if v in (Verdict.SILENT, Verdict.OTHER_CONTENTS))
     return (
-        f"{sum(count.values())} bundles: {count[Verdict.REFUSED]} refused, {count[Verdict.SAME]} read the same (signed again without "
-        f"effect), {count[Verdict.ANOTHER]} signed again as other bundles and read as those, {count[Verdict.CRASHED]} crashes, "
+        f"{sum(count.values())} bundles: {count[Verdict.REFUSED]} refused, {count[Verdict.SAME]} read the same "
+        f"(signed again without "
+        f"effect), {count[Verdict.ANOTHER]} signed again as other bundles and read as those, "
+        f"{count[Verdict.CRASHED]} crashes, "
         f"{count[Verdict.HUNG]} hangs, {wrong} accepted with other contents"
     )
 

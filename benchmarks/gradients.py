@@ -23,10 +23,10 @@ from examples.data import as_32x32x3, digits, split
 from examples.static_gradients import ESTIMATORS, JUDGED, REQUIRED, TYPES, ZERO
 
 DESCRIPTION = """
-The worst cosine over all parameters between the gradient of equilibrium propagation and automatic differentiation through
-the equilibrium in float64: for a VGG in blocks of 2, 3 and 6 layers, at its initial weights and trained on digits, and for
-the fifteen-layer network of examples/static_gradients.py. It must be at least 0.999 in float32 and 0.99999 in
-float64. A parameter whose exact gradient is zero must get less than 1e-4 of the largest gradient.
+The worst cosine over all parameters between the gradient of equilibrium propagation and automatic differentiation
+through the equilibrium in float64: for a VGG in blocks of 2, 3 and 6 layers, at its initial weights and trained on
+digits, and for the fifteen-layer network of examples/static_gradients.py. It must be at least 0.999 in float32 and
+0.99999 in float64. A parameter whose exact gradient is zero must get less than 1e-4 of the largest gradient.
 
     python benchmarks/gradients.py
 """
@@ -96,10 +96,18 @@ def compare(
             with typed.using(estimator=ESTIMATORS[label]):
                 found = fc.compare_gradients(typed, x.to(dtype), y, F.cross_entropy)
             failing, worst = found.failing(REQUIRED[kind], ZERO), found.worst
-            rows.append({
-                "network": name, "blocks": sizes, "type": kind, "estimator": label, "worst cosine": f"{worst.cosine:.9f}", "relative error": f"{worst.error:.1e}",
-                "at": worst.name, "verdict": f"below {REQUIRED[kind]}: {len(failing)} parameters" if failing else "ok",
-            })  # fmt: skip
+            rows.append(
+                {
+                    "network": name,
+                    "blocks": sizes,
+                    "type": kind,
+                    "estimator": label,
+                    "worst cosine": f"{worst.cosine:.9f}",
+                    "relative error": f"{worst.error:.1e}",
+                    "at": worst.name,
+                    "verdict": f"below {REQUIRED[kind]}: {len(failing)} parameters" if failing else "ok",
+                }
+            )
             bar.update()
     return rows
 

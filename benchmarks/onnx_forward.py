@@ -24,9 +24,9 @@ from ffebm_compiler.runtime.onnx_part import part_of
 from ffebm_compiler.train import run_digital
 
 DESCRIPTION = """
-Compiles VGG-11 with batch norm to a bundle and times the digital parts of an inference in onnxruntime, from tensors to tensors, against the same
-parts in PyTorch (eager, no gradients), in turn, in one run: once with the whole network digital, once converted at the block size. Exit code 1 if onnxruntime
-is slower over the whole network.
+Compiles VGG-11 with batch norm to a bundle and times the digital parts of an inference in onnxruntime, from tensors to
+tensors, against the same parts in PyTorch (eager, no gradients), in turn, in one run: once with the whole network
+digital, once converted at the block size. Exit code 1 if onnxruntime is slower over the whole network.
 
     OMP_WAIT_POLICY=PASSIVE python benchmarks/onnx_forward.py
 """

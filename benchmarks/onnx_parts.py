@@ -1,4 +1,6 @@
-"""Do the ONNX graphs of digital parts compute what PyTorch does? The whole zoo of the tests, forward, training and vector-Jacobian products."""
+"""Do the ONNX graphs of digital parts compute what PyTorch does? The whole zoo of the tests, forward, training and
+vector-Jacobian products.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,10 @@ from ffebm_compiler.ir import EnergyBlock
 from ffebm_compiler.train import run_digital
 
 DESCRIPTION = """
-Converts every model of the tests' zoo, exports every digital part of both modes, has onnx's checker check each graph with full shape inference, and runs it
-in onnxruntime at another batch size than it was exported at, against the part in PyTorch: outputs, running statistics, and the vector-Jacobian products in inputs and
-parameters, relative to the largest of each kind. Exit code 1 if a graph is refused, invalid or differs by more than 1e-5.
+Converts every model of the tests' zoo, exports every digital part of both modes, has onnx's checker check each graph
+with full shape inference, and runs it in onnxruntime at another batch size than it was exported at, against the part in
+PyTorch: outputs, running statistics, and the vector-Jacobian products in inputs and parameters, relative to the largest
+of each kind. Exit code 1 if a graph is refused, invalid or differs by more than 1e-5.
 
     OMP_WAIT_POLICY=PASSIVE python benchmarks/onnx_parts.py
 """

@@ -29,8 +29,9 @@ from benchmarks.speed.timing import race
 from examples import command
 
 DESCRIPTION = """
-Writes each model of the tests' zoo as one ONNX file at each block size, and runs it in onnxruntime and in the torch executor on three times as many
-samples as the file was made with. Exit code 1 if a result differs by more than 1e-5 of its largest value, or a block takes another number of sweeps.
+Writes each model of the tests' zoo as one ONNX file at each block size, and runs it in onnxruntime and in the torch
+executor on three times as many samples as the file was made with. Exit code 1 if a result differs by more than 1e-5 of
+its largest value, or a block takes another number of sweeps.
 
     OMP_WAIT_POLICY=PASSIVE python benchmarks/onnx_whole.py
     python benchmarks/onnx_whole.py --models vgg,residual,resnet18 --block-sizes 2,3,6

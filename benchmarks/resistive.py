@@ -25,13 +25,14 @@ from ffebm_compiler.resistive.solver import Node, nodes, settle, sweep_once
 from ffebm_compiler.solve import Tolerance
 
 DESCRIPTION = """
-Sweeps of exact block coordinate descent until the voltages of a random deep resistive network are within a relative error of
-1e-6, over width and depth, and the time of a sweep relative to a feedforward pass through the same matrices (that of the inputs
-included) and to its own products: one with each matrix between banks and one with its transpose, the complexity of the published
-algorithm (Scellier 2024, arXiv 2402.11674). Networks as published: inputs doubled, half of the hidden nodes excitatory.
+Sweeps of exact block coordinate descent until the voltages of a random deep resistive network are within a relative
+error of 1e-6, over width and depth, and the time of a sweep relative to a feedforward pass through the same matrices
+(that of the inputs included) and to its own products: one with each matrix between banks and one with its transpose,
+the complexity of the published algorithm (Scellier 2024, arXiv 2402.11674). Networks as published: inputs doubled, half
+of the hidden nodes excitatory.
 
-Ends with exit code 1 if a network does not settle within a hundred sweeps, or if a sweep of a network with the widest hidden layers takes more than
-twice the time of its products.
+Ends with exit code 1 if a network does not settle within a hundred sweeps, or if a sweep of a network with the widest
+hidden layers takes more than twice the time of its products.
 
     OMP_WAIT_POLICY=PASSIVE python benchmarks/resistive.py
 """

@@ -28,10 +28,11 @@ from ffebm_compiler import runtime
 from ffebm_compiler.runtime import Runtime
 
 DESCRIPTION = """
-Trains two networks on scikit-learn's digits from the same weights, on the same batches, by SGD with momentum and by Adam: by the torch
-executor (automatic differentiation of digital parts and interactions, loss.backward()), and by the runtime from a bundle (ONNX
-graphs of the vector-Jacobian products, equilibrium propagation with derived code). The losses of each step must agree within 1e-4. Beside
-them stands what separates the executor in float32 from itself in float64: one value that rounding puts on the other side of a kink sets two trainings apart.
+Trains two networks on scikit-learn's digits from the same weights, on the same batches, by SGD with momentum and by
+Adam: by the torch executor (automatic differentiation of digital parts and interactions, loss.backward()), and by the
+runtime from a bundle (ONNX graphs of the vector-Jacobian products, equilibrium propagation with derived code). The
+losses of each step must agree within 1e-4. Beside them stands what separates the executor in float32 from itself in
+float64: one value that rounding puts on the other side of a kink sets two trainings apart.
 
     python benchmarks/runtime_training.py
     python benchmarks/runtime_training.py --quick
@@ -62,7 +63,9 @@ NETWORKS = {"convolutional": convolutional, "perceptron": perceptron}
 
 @dataclass(frozen=True)
 class Curve:
-    """The losses of a training, and the seconds that its steps took; the first one, which derives and loads, left out."""
+    """The losses of a training, and the seconds that its steps took; the first one, which derives and loads,
+    left out.
+    """
 
     losses: tuple[float, ...]
     seconds: float
@@ -119,9 +122,16 @@ def compare(network: str, name: str, seed: int, steps: int) -> dict[str, Any]:
         theirs, ours = by_executor(net, name, data), by_runtime(runtime.load(path), name, data)
         exact = by_executor(copy.deepcopy(net).double(), name, [(x.double(), y) for x, y in data])
     return {
-        "network": network, "optimizer": name, "steps": steps, "first loss": f"{ours.losses[0]:.4f}", "last loss": f"{ours.losses[-1]:.4f}",
-        "largest difference": largest_difference(theirs, ours), "executor's rounding": largest_difference(theirs, exact), "ms a step": f"{1e3 * ours.seconds / (steps - 1):.1f}", "times the executor's": f"{ours.seconds / theirs.seconds:.2f}",
-    }  # fmt: skip
+        "network": network,
+        "optimizer": name,
+        "steps": steps,
+        "first loss": f"{ours.losses[0]:.4f}",
+        "last loss": f"{ours.losses[-1]:.4f}",
+        "largest difference": largest_difference(theirs, ours),
+        "executor's rounding": largest_difference(theirs, exact),
+        "ms a step": f"{1e3 * ours.seconds / (steps - 1):.1f}",
+        "times the executor's": f"{ours.seconds / theirs.seconds:.2f}",
+    }
 
 
 def rows_of(options: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -22,9 +22,9 @@ from benchmarks import common
 from examples import command
 
 DESCRIPTION = """
-Compiles each model of the tests' zoo, loads it, infers, and takes one training step with the same dropout on both sides. Outputs and
-gradients (relative to the model's largest) must agree within 1e-5, or where rounding is amplified (batch norms over two values) within
-three times what separates the executor's own gradients in float32 from exact ones.
+Compiles each model of the tests' zoo, loads it, infers, and takes one training step with the same dropout on both
+sides. Outputs and gradients (relative to the model's largest) must agree within 1e-5, or where rounding is amplified
+(batch norms over two values) within three times what separates the executor's own gradients in float32 from exact ones.
 
     python benchmarks/runtime_zoo.py
     python benchmarks/runtime_zoo.py --models resnet18,bert
@@ -55,9 +55,15 @@ def agrees(found: Agreement) -> bool:
 
 def row(entry: Entry, found: Agreement) -> dict[str, Any]:
     return {
-        "model": entry.name, "outputs": f"{found.outputs:.1e}", "gradients": f"{found.gradients:.1e}", "executor's rounding": f"{found.rounding:.1e}",
-        "statistics": f"{found.statistics:.1e}", "same sweeps": found.sweeps, "refused": found.refused, "agrees": agrees(found),
-    }  # fmt: skip
+        "model": entry.name,
+        "outputs": f"{found.outputs:.1e}",
+        "gradients": f"{found.gradients:.1e}",
+        "executor's rounding": f"{found.rounding:.1e}",
+        "statistics": f"{found.statistics:.1e}",
+        "same sweeps": found.sweeps,
+        "refused": found.refused,
+        "agrees": agrees(found),
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,7 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows.append(row(entry, agreement(entry)))
     agree = sum(r["agrees"] for r in rows)
     within = sum(float(r["gradients"]) <= ALLOWED for r in rows)
-    note = f"{agree} of {len(rows)} models agree; the gradients of {within} within {ALLOWED:g}, of the others within {ROUNDINGS} times the executor's own rounding"
+    note = (
+        f"{agree} of {len(rows)} models agree; the gradients of {within} within {ALLOWED:g}, of the others "
+        f"within {ROUNDINGS} times the executor's own rounding"
+    )
     common.finish(options, "runtime_zoo", rows, [note])
     return 0 if agree == len(rows) else 1
 

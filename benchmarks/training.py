@@ -23,8 +23,8 @@ from examples import command
 DESCRIPTION = """
 Trains each network twice from the same initial weights, on the same batches with the same optimizer: by
 backpropagation, and, converted, by backpropagation and equilibrium propagation together. The accuracy on the
-validation images, averaged over seeds, must agree within one point. With --norms the networks are of convolutions, batch
-norms and ReLUs, trained from scratch with the options that convert() has by default, and must agree within three.
+validation images, averaged over seeds, must agree within one point. With --norms the networks are of convolutions,
+batch norms and ReLUs, trained from scratch with the options that convert() has by default, and must agree within three.
 
     python benchmarks/training.py
     python benchmarks/training.py --norms
@@ -32,7 +32,9 @@ norms and ReLUs, trained from scratch with the options that convert() has by def
 """
 ALLOWED = 1.0
 ALLOWED_WITH_NORMS = 3.0
-"""Where norms are boundaries, a rounding in one step is another batch's statistics in the next: single runs differ by more."""
+"""Where norms are boundaries, a rounding in one step is another batch's statistics in the next: single runs differ by
+more.
+"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -93,10 +95,18 @@ def compare(
             )
             bar.update()
         bp, ep = mean([a for a, _ in digital]), mean([a for a, _, _ in runs])
-        rows.append({
-            "network": "relu, norms" if options.norms else activation, "block size": size, "BP": f"{bp:.2f}", "BP-EP": f"{ep:.2f}", "difference": f"{ep - bp:+.2f}",
-            "BP-EP run feedforward": f"{mean([f for _, _, f in runs]):.2f}", "BP seconds": f"{mean([s for _, s in digital]):.0f}", "BP-EP seconds": f"{mean([s for _, s, _ in runs]):.0f}",
-        })  # fmt: skip
+        rows.append(
+            {
+                "network": "relu, norms" if options.norms else activation,
+                "block size": size,
+                "BP": f"{bp:.2f}",
+                "BP-EP": f"{ep:.2f}",
+                "difference": f"{ep - bp:+.2f}",
+                "BP-EP run feedforward": f"{mean([f for _, _, f in runs]):.2f}",
+                "BP seconds": f"{mean([s for _, s in digital]):.0f}",
+                "BP-EP seconds": f"{mean([s for _, s, _ in runs]):.0f}",
+            }
+        )
     return rows
 
 
@@ -116,7 +126,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     allowed = ALLOWED_WITH_NORMS if options.norms else ALLOWED
     far = [r for r in rows if float(r["difference"]) < -allowed]
     first = tasks[0]
-    note = f"{first.images.name}, {len(first.data.train)} training and {len(first.data.valid)} validation images, {first.epochs} epochs, {len(tasks)} seeds: {len(rows) - len(far)} of {len(rows)} within {allowed:g} points of BP"
+    note = (
+        f"{first.images.name}, {len(first.data.train)} training and {len(first.data.valid)} validation images, "
+        f"{first.epochs} epochs, {len(tasks)} seeds: {len(rows) - len(far)} of {len(rows)} within {allowed:g} "
+        f"points of BP"
+    )
     common.finish(options, "training", rows, [note], data=first.images.source)
     return 1 if far and not options.quick else 0
 

@@ -25,7 +25,8 @@ MODULES = ("ffebm_compiler", *(f"ffebm_compiler.{name}" for name in (
     *("runtime", "rules", "ir", "estimate", "backends", "hardware", "emulate", "cost", "spice", "resistive"),
     *("study", "bundle", "view"),
 )))  # fmt: skip
-"""The modules whose ``__all__`` is the public API, in the page's order; every name is described where it comes first."""
+"""The modules whose ``__all__`` is the public API, in the page's order; every name is described where it comes first.
+"""
 WIDTH = 100
 
 
@@ -78,7 +79,9 @@ def member_lines(cls: type) -> Iterator[str]:
 def is_of_library(cls: type, name: str) -> bool:
     """Whether a member comes from this library, rather than from torch, Python or an enumeration's machinery."""
     home = next((c for c in cls.__mro__ if name in vars(c)), object)
-    return home.__module__.startswith("ffebm_compiler") and (bool(vars(home)[name].__doc__) or not hasattr(nn.Module, name))
+    return home.__module__.startswith("ffebm_compiler") and (
+        bool(vars(home)[name].__doc__) or not hasattr(nn.Module, name)
+    )
 
 
 def is_plain_data(cls: type) -> bool:
@@ -169,7 +172,9 @@ def tidied(text: str) -> str:
 
 def constant(name: str, value: Any) -> str:
     text = tidied(repr(value))
-    return f"{name} = {text}" if len(text) + len(name) < WIDTH and "0x" not in text else f"{name}: {type(value).__name__}"
+    return (
+        f"{name} = {text}" if len(text) + len(name) < WIDTH and "0x" not in text else f"{name}: {type(value).__name__}"
+    )
 
 
 def first_paragraph(value: Any) -> str:

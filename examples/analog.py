@@ -1,8 +1,9 @@
-"""The job on an emulated chip: what a trained network loses there, why, at what cost, and what training on the chip recovers.
+"""The job on an emulated chip: what a trained network loses there, why, at what cost, and what training on the chip
+recovers.
 
-The loop gain is larger than the executor's default: on a chip two nudged states are really subtracted, and what the nudge moves in a
-deeper layer, in proportion to the reverse gain, must stand above the read noise. Cosine of the chip's gradient with the exact one, digits, RRAM, five batches
-together, and accuracies in % (``--loop-gain`` repeats it):
+The loop gain is larger than the executor's default: on a chip two nudged states are really subtracted, and what the
+nudge moves in a deeper layer, in proportion to the reverse gain, must stand above the read noise. Cosine of the chip's
+gradient with the exact one, digits, RRAM, five batches together, and accuracies in % (``--loop-gain`` repeats it):
 
     loop gain   conv1_2   conv2_2   conv3_2   fc1    ideal   as programmed   norms calibrated
     0.01          0.35     -0.04      0.30    0.65    99.4        97.8            98.6
@@ -10,11 +11,13 @@ together, and accuracies in % (``--loop-gain`` repeats it):
     0.2           0.20      0.61      0.89    0.97    99.4        98.1            98.6
     0.5           0.79      0.82      0.89    0.97    99.4        97.8            98.6
 
-With 0.5 a block of two layers is still certified to have one equilibrium, but a network of few channels that had 93.8 % was left with 23.8 % by its
-feedback alone, and blocks settle more slowly. 0.2 is safe, and trains a harsh chip as well (to 96.9 %, against 96.1 % with 0.5).
+With 0.5 a block of two layers is still certified to have one equilibrium, but a network of few channels that had 93.8 %
+was left with 23.8 % by its feedback alone, and blocks settle more slowly. 0.2 is safe, and trains a harsh chip as well
+(to 96.9 %, against 96.1 % with 0.5).
 
-Relaxations stop at 1e-3, below what the converters and the read noise of any preset let through; on RRAM and on the harsh chip accuracies and
-cosines are those of 1e-4 and of rounding, to what the noise of another read changes, in two thirds of the time.
+Relaxations stop at 1e-3, below what the converters and the read noise of any preset let through; on RRAM and on the
+harsh chip accuracies and cosines are those of 1e-4 and of rounding, to what the noise of another read changes, in two
+thirds of the time.
 """
 
 from __future__ import annotations
@@ -44,7 +47,9 @@ from ffebm_compiler.hardware.presets import PRESETS, SOURCES, preset
 LOOP_GAIN, TOLERANCE = 0.2, 1e-3
 
 PROGRAMMED, CALIBRATED = "as programmed", "norms calibrated"
-"""A chip with its converters' ranges alone taken from training images, and with the norms' statistics taken from what it delivers."""
+"""A chip with its converters' ranges alone taken from training images, and with the norms' statistics taken from what
+it delivers.
+"""
 
 HARSH = "harsh"
 TOLERATED = 1.0
@@ -79,7 +84,8 @@ class ChipJob(Job):
         ideal = self.once("accuracy", lambda: self.ideal_accuracy(net, model))
         model(self.images(2))  # measures the gains, also where the accuracy is known already
         print(
-            f"accuracy: original {ideal['original']:.2f} %, ideal analog {ideal['ideal analog']:.2f} %\n\n{model.report()}\n"
+            f"accuracy: original {ideal['original']:.2f} %, ideal analog {ideal['ideal analog']:.2f} "
+            f"%\n\n{model.report()}\n"
         )
         for name, hardware in self.hardware.items():
             self.measure(name, hardware, model, ideal["ideal analog"])
@@ -106,7 +112,8 @@ class ChipJob(Job):
         print(f"{name}: settles in {1e9 * max(times.values()):.0f} ns")
         if emulated.settling_time is not None:
             print(
-                f"{name}: phases of {1e9 * emulated.settling_time:.0f} ns end before that, so transients are computed: this takes many times as long"
+                f"{name}: phases of {1e9 * emulated.settling_time:.0f} ns end before that, so transients are "
+                f"computed: this takes many times as long"
             )
         for seed, accuracies in zip(self.seeds, found, strict=True):
             print(f"{name}, chip {seed}: " + ", ".join(f"{k} {a:.2f} %" for k, a in accuracies.items()), flush=True)
@@ -133,7 +140,9 @@ class ChipJob(Job):
         return measures.programmed(model, hardware, self.data, self.seeds[0], noise_seed)
 
     def emulated(self, name: str) -> Hardware:
-        """What is run in bulk: phases that are long enough end at their equilibrium, which takes a fraction of the time."""
+        """What is run in bulk: phases that are long enough end at their equilibrium, which takes a fraction of the
+        time.
+        """
         hardware, times = self.hardware[name], self.checkpoint.results[f"{name}: settling"]
         return replace(hardware, settling_time=None) if measures.is_settled(times, hardware) else hardware
 

@@ -58,7 +58,8 @@ def begin(folder: Path, config: Mapping[str, Any], resume: bool) -> Checkpoint:
     """A new run, or the one in ``folder``.
 
     Raises:
-        CheckpointError: there is none to resume, it was begun with other options, or an unfinished one would be overwritten.
+        CheckpointError: there is none to resume, it was begun with other options, or an unfinished one would be
+            overwritten.
     """
     path = folder / NAME
     if not path.exists():

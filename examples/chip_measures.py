@@ -1,7 +1,8 @@
 """What is measured of a model on an emulated chip: accuracy, gradient, what each non-ideality costs, conductances.
 
-A gradient is compared with two exact ones: that of the network which the chip's devices hold (what its gradient should be), and that
-of the network as it was asked for. Noise makes a single batch's gradient point elsewhere; what training follows is the sum over many.
+A gradient is compared with two exact ones: that of the network which the chip's devices hold (what its gradient should
+be), and that of the network as it was asked for. Noise makes a single batch's gradient point elsewhere; what training
+follows is the sum over many.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ def ablations(hardware: Hardware) -> Iterator[tuple[str, str, Hardware]]:
 
 
 def is_settled(times: Mapping[str, float], hardware: Hardware) -> bool:
-    """Whether every block, which settles to 1 % in these times, has settled to 0.1 % when a phase ends: ln(1000) / ln(100) = 1.5 times as long."""
+    """Whether every block, which settles to 1 % in these times, has settled to 0.1 % when a phase ends: ln(1000) /
+    ln(100) = 1.5 times as long.
+    """
     return hardware.settling_time is not None and 1.5 * max(times.values()) <= hardware.settling_time
 
 

@@ -38,10 +38,21 @@ def training(found: Found, path: Path) -> Path:
         left.plot(epochs, smooth(curve["losses"]), color=colour, label=name)
         programmed, calibrated = next(iter(chip["accuracy"].values())).values()
         right.plot([-1, 0], [programmed, calibrated], "o:", color=colour, markersize=4)
-        right.plot(range(len(curve["accuracy"]) + 1), [calibrated, *curve["accuracy"]], "o-", color=colour, markersize=4, label=f"on {name}")  # fmt: skip
-    right.axhline(found["accuracy"]["ideal analog"], color="#444444", linewidth=0.9, linestyle="--", label="ideal analog")  # fmt: skip
+        right.plot(
+            range(len(curve["accuracy"]) + 1),
+            [calibrated, *curve["accuracy"]],
+            "o-",
+            color=colour,
+            markersize=4,
+            label=f"on {name}",
+        )
+    right.axhline(
+        found["accuracy"]["ideal analog"], color="#444444", linewidth=0.9, linestyle="--", label="ideal analog"
+    )
     last = max(len(found["curves"][f"on {n}"]["accuracy"]) for n in found["chips"])
-    right.set_xticks(range(-1, last + 1), ["as pro-\ngrammed", "norms cali-\nbrated", *map(str, range(1, last + 1))], fontsize=8)  # fmt: skip
+    right.set_xticks(
+        range(-1, last + 1), ["as pro-\ngrammed", "norms cali-\nbrated", *map(str, range(1, last + 1))], fontsize=8
+    )
     left.set(xlabel="epoch on the chip", ylabel="training loss", yscale="log")
     right.set(xlabel="epoch on the chip", ylabel="validation accuracy (%)")
     right.legend(frameon=False, fontsize=8, loc="lower right")
@@ -61,7 +72,9 @@ def gradients(found: Found, path: Path) -> Path:
     for axis, colour, (name, chip) in zip(axes, COLOURS, chips.items(), strict=False):
         rows = chip["gradients"]
         x = [names.index(row["parameter"]) for row in rows]
-        axis.bar(x, [r["all batches"] for r in rows], color=colour, alpha=0.75, width=0.7, label="of all batches together")  # fmt: skip
+        axis.bar(
+            x, [r["all batches"] for r in rows], color=colour, alpha=0.75, width=0.7, label="of all batches together"
+        )
         axis.plot(x, [r["one batch"] for r in rows], "o", color="#222222", markersize=3.5, label="of one batch, mean")
         axis.axhline(0, color="black", linewidth=0.6)
         axis.set(ylabel=f"cosine, {name}", ylim=(-1.02, 1.02))
@@ -81,8 +94,16 @@ def ablation(name: str, chip: Found, ideal: float, path: Path) -> Path:
     first = next(iter(chip["accuracy"].values()))["as programmed"]
     picture, (axis,) = figure(1, width=7.2, height=0.42 * len(rows) + 1.6)
     places = range(len(rows))
-    axis.barh([p - 0.19 for p in places], [r["without it"] for r in rows], height=0.36, color="#b3621b", label="all but this one")  # fmt: skip
-    axis.barh([p + 0.19 for p in places], [r["alone"] for r in rows], height=0.36, color="#f2c79a", label="this one alone")  # fmt: skip
+    axis.barh(
+        [p - 0.19 for p in places],
+        [r["without it"] for r in rows],
+        height=0.36,
+        color="#b3621b",
+        label="all but this one",
+    )
+    axis.barh(
+        [p + 0.19 for p in places], [r["alone"] for r in rows], height=0.36, color="#f2c79a", label="this one alone"
+    )
     for place, row in zip(places, rows, strict=True):
         for shift, way in ((-0.19, "without it"), (0.19, "alone")):
             axis.text(row[way] + 0.7, place + shift, f"{row[way]:.1f}", va="center", fontsize=7, bbox=_BEHIND)

@@ -43,19 +43,30 @@ Formats of --data:
 {FORMATS}
 
 Into the folder --out go report.txt, curves.png, gradients.png, graph.html (open it in a browser), graph.graphml,
-metrics.json (with configuration, seeds and versions), metrics.csv, the weights of the three models (*.pt) and checkpoint.pt.
+metrics.json (with configuration, seeds and versions), metrics.csv, the weights of the three models (*.pt) and
+checkpoint.pt.
 """
 
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "torch-ep": {
-        "widths": [32, 64, 128], "hidden": 128, "loop_gain": command.DEFAULT_LOOP_GAIN, "finetune_epochs": 2, "finetune_rate": 2e-4,
+        "widths": [32, 64, 128],
+        "hidden": 128,
+        "loop_gain": command.DEFAULT_LOOP_GAIN,
+        "finetune_epochs": 2,
+        "finetune_rate": 2e-4,
     },
     "analog-emu": {
-        "widths": [16, 32, 64], "hidden": 64, "loop_gain": analog.LOOP_GAIN, "finetune_epochs": 3, "finetune_rate": 1e-3,
-        "hardware": "rram", "chip_seed": 0, "chips": 3,
+        "widths": [16, 32, 64],
+        "hidden": 64,
+        "loop_gain": analog.LOOP_GAIN,
+        "finetune_epochs": 3,
+        "finetune_rate": 1e-3,
+        "hardware": "rram",
+        "chip_seed": 0,
+        "chips": 3,
     },
-}  # fmt: skip
+}
 """Of each backend. An emulated chip takes some fifty times as long as the network, so it holds a smaller one."""
 
 QUICK = dict(widths=[8, 16, 16], hidden=32, epochs=6, finetune_epochs=1, batch=32, rate=3e-3, limit=500)
@@ -154,7 +165,8 @@ class TorchJob(Job):
         compared.plot(self.folder / "gradients.png")
         self.facts |= {"worst gradient": worst.name, "its cosine": worst.cosine, "its relative error": worst.error}
         print(
-            f"gradient against the exact one: worst cosine {worst.cosine:.7f}, relative error {worst.error:.1e}, at {worst.name}"
+            f"gradient against the exact one: worst cosine {worst.cosine:.7f}, relative error {worst.error:.1e}, "
+            f"at {worst.name}"
         )
 
     def finish(self, net: nn.Module, model: Any, again: nn.Module) -> None:

@@ -1,7 +1,7 @@
 """Image sets for the examples and benchmarks, as uint8 tensors, with a reproducible split.
 
-scikit-learn's digits need no download; MNIST (and what shares its format), CIFAR-10 and ``.npz`` files are read from where
-``--data`` points (see :mod:`examples.formats`).
+scikit-learn's digits need no download; MNIST (and what shares its format), CIFAR-10 and ``.npz`` files are read from
+where ``--data`` points (see :mod:`examples.formats`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ MNIST_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
 CIFAR_FILES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 FORMATS = (
     f"MNIST: {MNIST_FILES[0]} and {MNIST_FILES[1]}, as they are or .gz.\n"
-    "CIFAR-10: data_batch_1.bin ... of cifar-10-binary.tar.gz, unpacked. Any other set: one .npz file with uint8 images x and labels y."
+    "CIFAR-10: data_batch_1.bin ... of cifar-10-binary.tar.gz, unpacked. Any other set: one .npz file with "
+    "uint8 images x and labels y."
 )
 
 
@@ -118,7 +119,8 @@ def _folder(where: Path) -> Images:
         raise bad(
             where,
             "is CIFAR-10's python version, which consists of pickles",
-            "A pickle runs code when it is opened, so it is refused. Get the binary version, cifar-10-binary.tar.gz, and unpack it here.",
+            "A pickle runs code when it is opened, so it is refused. Get the binary version, "
+            "cifar-10-binary.tar.gz, and unpack it here.",
         )
     if "cifar-10-binary.tar.gz" in found:
         raise bad(
@@ -206,7 +208,9 @@ def _npz(path: Path) -> Images:
 
 
 def as_32x32x3(images: Images) -> Images:
-    """Images of 32 x 32 pixels in three channels: small ones (up to 16 x 16) are enlarged, others get a margin; grey is repeated."""
+    """Images of 32 x 32 pixels in three channels: small ones (up to 16 x 16) are enlarged, others get a margin; grey is
+    repeated.
+    """
     x, (height, width) = images.x, images.x.shape[2:]
     if max(height, width) <= 16:
         x = F.interpolate(x.float(), size=(32, 32), mode="bilinear", align_corners=False).round().to(torch.uint8)

@@ -104,7 +104,8 @@ def _idx_header(path: Path, file: BinaryIO, dimensions: int) -> tuple[int, ...]:
         raise bad(
             path,
             f"starts with the bytes {magic.hex(' ') or '(none)'}",
-            f"An IDX file of {kind} starts with 00 00 08 {dimensions:02x}. Is it still compressed, or a page of a web site?",
+            f"An IDX file of {kind} starts with 00 00 08 {dimensions:02x}. Is it still compressed, or a page of a "
+            f"web site?",
         )
     sizes = file.read(4 * dimensions)
     if len(sizes) != 4 * dimensions:
@@ -126,7 +127,8 @@ def read_cifar(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise bad(
             path,
             f"has {size} bytes",
-            f"CIFAR-10's binary files hold records of {CIFAR_RECORD} bytes, 10000 in each. Get the archive cifar-10-binary.tar.gz again.",
+            f"CIFAR-10's binary files hold records of {CIFAR_RECORD} bytes, 10000 in each. Get the archive "
+            f"cifar-10-binary.tar.gz again.",
         )
     records = np.fromfile(path, np.uint8).reshape(-1, CIFAR_RECORD)
     labels = records[:, 0]
@@ -165,7 +167,8 @@ def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise bad(
             path,
             f"can't be read: {failure}",
-            "Save it by numpy.savez_compressed(path, x=images, y=labels), with plain arrays: objects are refused, as they would be unpickled.",
+            "Save it by numpy.savez_compressed(path, x=images, y=labels), with plain arrays: objects are refused, "
+            "as they would be unpickled.",
         ) from failure
     problems = list(_npz_problems(path, x, y))
     if problems:

@@ -1,4 +1,6 @@
-"""A job of several steps that Ctrl-C can stop anywhere: every finished step, and every epoch of training, is in the checkpoint."""
+"""A job of several steps that Ctrl-C can stop anywhere: every finished step, and every epoch of training, is in the
+checkpoint.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The networks of the examples and benchmarks, with names that read well in a report.
 
-A stage is a few convolutions with their activations; between two stages stand a pooling and a batch norm. The norm comes
-before the first activation of the block that follows, so it trains on batch statistics, digitally, as in the paper's
-networks; the convolutions and activations of a stage are what becomes an energy-based block.
+A stage is a few convolutions with their activations; between two stages stand a pooling and a batch norm. The norm
+comes before the first activation of the block that follows, so it trains on batch statistics, digitally, as in the
+paper's networks; the convolutions and activations of a stage are what becomes an energy-based block.
 """
 
 from __future__ import annotations
@@ -119,7 +119,9 @@ STATIC_SIZES = (3, 2, 4, 2, 1, 3)
 def fifteen_layers(
     generator: torch.Generator, widths: Sequence[int] = (32, 32, 64, 64, 128, 128), classes: int = 10
 ) -> nn.Module:
-    """The static experiment's network: a feedforward block (norm, or pooling and norm) before each of six blocks of layers."""
+    """The static experiment's network: a feedforward block (norm, or pooling and norm) before each of six blocks of
+    layers.
+    """
     network = staged(STATIC_SIZES[:-1], widths[:-1], classes, hidden=0)
     parts = OrderedDict(network.named_children())
     del parts["flatten"], parts["classifier"]

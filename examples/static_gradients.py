@@ -158,7 +158,10 @@ def draw(found: Mapping[str, Any], path: Path, title: str) -> Path:
 
 def describe(model: Any) -> str:
     sizes = [b.size for b in model.blocks]
-    return f"{sum(sizes)} weighted layers in {len(sizes)} energy-based blocks of sizes {sizes}, {len(model.program.digital_blocks)} feedforward blocks"
+    return (
+        f"{sum(sizes)} weighted layers in {len(sizes)} energy-based blocks of sizes {sizes}, "
+        f"{len(model.program.digital_blocks)} feedforward blocks"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

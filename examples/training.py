@@ -1,7 +1,7 @@
 """One training loop for feedforward models and ff-EBMs alike, that can stop after any batch and go on from there.
 
-The order of the batches of an epoch depends on the seed and the epoch alone, so models that are compared see the same batches,
-and a resumed run repeats what an uninterrupted one does.
+The order of the batches of an epoch depends on the seed and the epoch alone, so models that are compared see the same
+batches, and a resumed run repeats what an uninterrupted one does.
 """
 
 from __future__ import annotations

@@ -34,5 +34,6 @@ def work(rank: int, world: int, folder: str) -> None:
         model, x = model_and_batch(name)
         found[name] = gradients(nn.parallel.DistributedDataParallel(model), x.chunk(world)[rank])
     torch.save(found, os.path.join(folder, f"{rank}.pt"))
-    torch.distributed.barrier()  # on a busy machine gloo's threads abort the process that leaves before the other one is done
+    # on a busy machine gloo's threads abort the process that leaves before the other one is done
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()

@@ -18,10 +18,20 @@ from torch import Tensor, nn
 Shape = tuple[int, ...]
 
 POTENTIALS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu, "relu6": F.relu6, "leaky_relu": lambda a: F.leaky_relu(a, 0.2), "hardtanh": F.hardtanh,
-    "clamp": lambda a: a.clamp(-0.4, 0.9), "hardsigmoid": F.hardsigmoid, "sigmoid": torch.sigmoid, "tanh": lambda a: a.tanh(),
-    "softplus": F.softplus, "elu": lambda a: F.elu(a, 0.7), "celu": F.celu, "selu": F.selu, "softmax": lambda a: F.softmax(a, 1),
-}  # fmt: skip
+    "relu": torch.relu,
+    "relu6": F.relu6,
+    "leaky_relu": lambda a: F.leaky_relu(a, 0.2),
+    "hardtanh": F.hardtanh,
+    "clamp": lambda a: a.clamp(-0.4, 0.9),
+    "hardsigmoid": F.hardsigmoid,
+    "sigmoid": torch.sigmoid,
+    "tanh": lambda a: a.tanh(),
+    "softplus": F.softplus,
+    "elu": lambda a: F.elu(a, 0.7),
+    "celu": F.celu,
+    "selu": F.selu,
+    "softmax": lambda a: F.softmax(a, 1),
+}
 SMOOTH: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "silu": F.silu, "mish": F.mish, "sin": torch.sin}
 WEIGHTLESS: dict[str, Callable[[Tensor], Tensor]] = {
     "halve": lambda a: 0.5 * a, "shift": lambda a: a + 0.1, "negate": lambda a: -a, "digital": lambda a: torch.atan(a),

@@ -129,9 +129,16 @@ def post_norm() -> nn.Sequential:
 
 def conv1d() -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv1d(2, 6, 3, padding=1), nn.LeakyReLU(0.1), nn.AvgPool1d(2), nn.Conv1d(6, 6, 3, stride=2), nn.BatchNorm1d(6), nn.Hardtanh(),
-        nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(6, 3),
-    )  # fmt: skip
+        nn.Conv1d(2, 6, 3, padding=1),
+        nn.LeakyReLU(0.1),
+        nn.AvgPool1d(2),
+        nn.Conv1d(6, 6, 3, stride=2),
+        nn.BatchNorm1d(6),
+        nn.Hardtanh(),
+        nn.AdaptiveAvgPool1d(1),
+        nn.Flatten(),
+        nn.Linear(6, 3),
+    )
 
 
 def conv3d() -> nn.Sequential:
@@ -143,16 +150,29 @@ def conv3d() -> nn.Sequential:
 
 def autoencoder() -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.Tanh(),
-        nn.ConvTranspose2d(6, 4, 2, stride=2), nn.Softplus(), nn.ConvTranspose2d(4, 1, 3, stride=2, padding=1, output_padding=1), nn.Sigmoid(),
-    )  # fmt: skip
+        nn.Conv2d(1, 4, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(4, 6, 3, stride=2, padding=1),
+        nn.Tanh(),
+        nn.ConvTranspose2d(6, 4, 2, stride=2),
+        nn.Softplus(),
+        nn.ConvTranspose2d(4, 1, 3, stride=2, padding=1, output_padding=1),
+        nn.Sigmoid(),
+    )
 
 
 def grouped() -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(4, 8, 3, padding=2, dilation=2, groups=2), nn.ReLU6(), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Hardsigmoid(),
-        nn.Conv2d(8, 6, 1, bias=False), nn.ELU(0.7), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3),
-    )  # fmt: skip
+        nn.Conv2d(4, 8, 3, padding=2, dilation=2, groups=2),
+        nn.ReLU6(),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        nn.Hardsigmoid(),
+        nn.Conv2d(8, 6, 1, bias=False),
+        nn.ELU(0.7),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 3),
+    )
 
 
 class Potentials(nn.Module):

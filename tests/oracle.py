@@ -1,11 +1,13 @@
 """Exact gradients that share no code with the library's solvers and estimators.
 
-:class:`Dense` takes nothing but the value of the printed energy. At the equilibrium s* of E(s, u) (u: weights and inputs), with
-the states at a bound clamped and simplex states constrained to sum to one, the errors delta at the states give
+:class:`Dense` takes nothing but the value of the printed energy. At the equilibrium s* of E(s, u) (u: weights and
+inputs), with the states at a bound clamped and simplex states constrained to sum to one, the errors delta at the states
+give
 
     v = H^-1 delta   on the free coordinates,   dL/du = - d/du <v, dE/ds(s*, u)>,   H = d2E/ds2.
 
-A state at a bound where dE/ds vanishes is free or clamped by convention, which is the activation's under automatic differentiation.
+A state at a bound where dE/ds vanishes is free or clamped by convention, which is the activation's under automatic
+differentiation.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from ffebm_compiler.ir import Energy, EnergyBlock, Potential
 
 
 class Dense:
-    """An estimator that solves the implicit equation of the equilibrium with dense matrices: for small blocks, in float64."""
+    """An estimator that solves the implicit equation of the equilibrium with dense matrices: for small blocks, in
+    float64.
+    """
 
     def __call__(self, free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[str]) -> Estimate:
         bound, block = free.bound, free.bound.block
@@ -66,7 +70,9 @@ def _detached(value: object) -> object:
 
 
 def _free(block: EnergyBlock, flat: Tensor, slope: Tensor, sizes: Sequence[int]) -> Tensor:
-    """The coordinates off the bounds of their domain (a smooth activation never gets there), and those that touch a closed one."""
+    """The coordinates off the bounds of their domain (a smooth activation never gets there), and those that touch a
+    closed one.
+    """
     parts = []
     for state, s, g in zip(block.states, flat.split(list(sizes)), slope.split(list(sizes)), strict=True):
         p = state.potential
@@ -76,7 +82,9 @@ def _free(block: EnergyBlock, flat: Tensor, slope: Tensor, sizes: Sequence[int])
 
 
 def _is_closed(p: Potential) -> bool:
-    """Whether the activation keeps its slope on a bound: its own autograd tells, on pre-activations that are their own images."""
+    """Whether the activation keeps its slope on a bound: its own autograd tells, on pre-activations that are their own
+    images.
+    """
     bounds = torch.tensor([b for b in (p.lower, p.upper) if math.isfinite(b)], dtype=torch.float64, requires_grad=True)
     if p.simplex is not None or not bounds.numel():
         return False

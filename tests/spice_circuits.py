@@ -99,7 +99,8 @@ class Draw:
 class Oracle:
     """The differential equations of circuit.py as they stand there, and their equilibria by long damped iteration.
 
-    Both physics are ``C dv/dt = W s + b`` (less ``v`` in Hopfield's), so the edges are walked once for each unit vector.
+    Both physics are ``C dv/dt = W s + b`` (less ``v`` in Hopfield's), so the edges are walked once for each unit
+    vector.
     """
 
     def __init__(self, circuit: Circuit):

@@ -1,4 +1,6 @@
-"""Small blocks with strong feedback, and what they settle to and answer to a nudge, from nothing but their stationarity equations."""
+"""Small blocks with strong feedback, and what they settle to and answer to a nudge, from nothing but their stationarity
+equations.
+"""
 
 from __future__ import annotations
 
@@ -47,9 +49,14 @@ class Pooled(nn.Module):
 
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "clamp": lambda: nn.Hardtanh(0.0, 1.0), "relu6": nn.ReLU6, "hardtanh": nn.Hardtanh, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid,
-    "softmax": lambda: nn.Softmax(1), "leaky": lambda: nn.LeakyReLU(0.1),
-}  # fmt: skip
+    "clamp": lambda: nn.Hardtanh(0.0, 1.0),
+    "relu6": nn.ReLU6,
+    "hardtanh": nn.Hardtanh,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "softmax": lambda: nn.Softmax(1),
+    "leaky": lambda: nn.LeakyReLU(0.1),
+}
 
 
 def chain(activations: list[str], width: int = 6) -> nn.Module:
@@ -58,7 +65,9 @@ def chain(activations: list[str], width: int = 6) -> nn.Module:
 
 
 def bound_block(net: nn.Module, x: Tensor, scale: float = 1.0, loop_gain: float | None = None) -> BoundBlock:
-    """The one block of a net, in float64, its weights scaled; unit feedback, or gains that bound it without saying so."""
+    """The one block of a net, in float64, its weights scaled; unit feedback, or gains that bound it without
+    saying so.
+    """
     net = net.double()
     with torch.no_grad():
         for p in net.parameters():
@@ -96,7 +105,9 @@ def blocks(draw: st.DrawFn) -> BoundBlock:
 
 
 def swept(bound: BoundBlock, tolerance: float, most: int) -> tuple[States, int]:
-    """The equilibrium by plain sweeps through automatic differentiation, and how many bring the estimated error below the tolerance."""
+    """The equilibrium by plain sweeps through automatic differentiation, and how many bring the estimated error below
+    the tolerance.
+    """
     states, before, taken = bound.detached().feedforward(), None, 0
     for k in range(1, most + 1):
         new = {n: s.detach() for n, s in differentiable_sweep(bound, states).items()}

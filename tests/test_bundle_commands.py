@@ -32,7 +32,8 @@ from torch import nn
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
-        self.first, self.norm, self.second, self.third = nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.first, self.norm = nn.Linear(4, 8), nn.BatchNorm1d(8)
+        self.second, self.third = nn.Linear(8, 8), nn.Linear(8, 3)
 
     def forward(self, x):
         h = torch.relu(self.norm(self.first(x)))

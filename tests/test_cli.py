@@ -119,7 +119,8 @@ def test_an_instance_is_a_model_too(ffebm: Run) -> None:
         ("torch.nnn:Linear", 'there is no module torch.nnn\n    Did you mean "torch.nn"'),
         (
             "zoo_file.py",
-            "does not name a factory\n    Write MODULE:FACTORY, for example mypackage.models:Net or net.py:Net. zoo_file.py has Net",
+            "does not name a factory\n    Write MODULE:FACTORY, for example mypackage.models:Net or net.py:Net. "
+            "zoo_file.py has Net",
         ),
         (":Net", "does not name a factory"),
         ("zoo_file:", "does not name a factory"),
@@ -214,12 +215,19 @@ def test_an_untraceable_model_says_what_to_do(ffebm: Run) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["explain"], ["expain", "m:n"], [],
-        ["explain", "m:n", "--block-size", "two"], ["explain", "m:n", "--block-sizes", "2;3"], ["explain", "m:n", "--loop-gain", "low"],
-        ["explain", "m:n", "--input-shape", "2,x"], ["explain", "m:n", "--input-shape", "0,3"], ["explain", "m:n", "--input-shape", "2:0"],
-        ["explain", "m:n", "--block-size", "2", "--block-sizes", "2,3"], ["explain", "m:n", "--nonsense"],
+        ["explain"],
+        ["expain", "m:n"],
+        [],
+        ["explain", "m:n", "--block-size", "two"],
+        ["explain", "m:n", "--block-sizes", "2;3"],
+        ["explain", "m:n", "--loop-gain", "low"],
+        ["explain", "m:n", "--input-shape", "2,x"],
+        ["explain", "m:n", "--input-shape", "0,3"],
+        ["explain", "m:n", "--input-shape", "2:0"],
+        ["explain", "m:n", "--block-size", "2", "--block-sizes", "2,3"],
+        ["explain", "m:n", "--nonsense"],
     ],
-)  # fmt: skip
+)
 def test_usage_errors_exit_with_2(ffebm: Run, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(arguments)

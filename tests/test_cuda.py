@@ -1,7 +1,8 @@
 """Everything on one device, whichever it is.
 
-On a GPU a training step is compared with the float64 oracle. Without one, the same steps run on tensors that know their shape, type and device and
-hold no numbers: a tensor that strays to another device is found there as it would be on a GPU.
+On a GPU a training step is compared with the float64 oracle. Without one, the same steps run on tensors that know their
+shape, type and device and hold no numbers: a tensor that strays to another device is found there as it would be on a
+GPU.
 """
 
 from __future__ import annotations
@@ -121,7 +122,9 @@ NAMES = ("mlp_gelu", "vgg_norm", "residual", "potentials", "softmax_head", "buff
 
 
 class Reading(TorchDispatchMode):
-    """Numbers that are read of tensors without any: small ones, so that relaxations end, and False; all are alike. Counts how often a device is read."""
+    """Numbers that are read of tensors without any: small ones, so that relaxations end, and False; all are alike.
+    Counts how often a device is read.
+    """
 
     count = 0
 
@@ -180,7 +183,9 @@ def test_no_tensor_strays_to_another_device(name: str, monkeypatch: pytest.Monke
 
 
 def test_a_sweep_reads_one_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each number that is read of a tensor makes the processor wait for the device; a block reads once more before it ends early."""
+    """Each number that is read of a tensor makes the processor wait for the device; a block reads once more before it
+    ends early.
+    """
     net, (x,) = next(e for e in models.ZOO if e.name == "vgg").build()
     model = fc.convert(net, 3).eval()
     model.gain_store.forget()

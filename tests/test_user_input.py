@@ -1,4 +1,6 @@
-"""What users hand over that looks odd and is right: masks of -inf, generators of names, losses with weights of their own."""
+"""What users hand over that looks odd and is right: masks of -inf, generators of names, losses with weights of their
+own.
+"""
 
 from __future__ import annotations
 

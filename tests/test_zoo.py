@@ -19,7 +19,8 @@ import ffebm_compiler as fc
 
 OUTPUT, GRADIENT = 1e-6, 1e-5  # relative, float32
 ROUNDING = 1e-6
-"""A gradient that is zero but for rounding (of a bias before a batch norm) is compared with the norm of all gradients."""
+"""A gradient that is zero but for rounding (of a bias before a batch norm) is compared with the norm of all gradients.
+"""
 
 
 def entries(*settings: Any, heavy: int = 1) -> list[Any]:

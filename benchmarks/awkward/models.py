@@ -94,7 +94,9 @@ class Awkward:
             return kind(nested, order, result).train(self.training)
 
     def calls(self) -> tuple[tuple[bool, int], ...]:
-        """The calls that are compared: in training mode or not, and of how many samples; the conversion knows of four."""
+        """The calls that are compared: in training mode or not, and of how many samples; the conversion knows
+        of four.
+        """
         own = self.training
         return ((own, 4), (own, 4), (not own, 4), (own, 4), (True, 4), (own, 3), (False, 1))
 

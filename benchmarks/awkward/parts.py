@@ -1,6 +1,8 @@
-"""What models of researchers do besides adding and multiplying, each kind as a small module: contexts, writes, draws, choices, sizes.
+"""What models of researchers do besides adding and multiplying, each kind as a small module: contexts, writes, draws,
+choices, sizes.
 
-Every part maps ``(batch, 6)`` to ``(batch, 6)`` and reads its scale from a second argument, as a model with several inputs does.
+Every part maps ``(batch, 6)`` to ``(batch, 6)`` and reads its scale from a second argument, as a model with several
+inputs does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The verdicts on many models: in batches, on a few processes that live as long as the run, each model within a limit of time."""
+"""The verdicts on many models: in batches, on a few processes that live as long as the run, each model within a limit
+of time.
+"""
 
 from __future__ import annotations
 

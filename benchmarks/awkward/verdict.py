@@ -1,7 +1,8 @@
 """What becomes of an awkward model: it is right in every call, or refused by name; anything else is a fault.
 
-Every call is compared in outputs with their types, gradients of parameters and inputs, buffers and attributes afterwards, and in what random
-generators give next. At block sizes above 1 the loop gain is so small that the feedback is rounding.
+Every call is compared in outputs with their types, gradients of parameters and inputs, buffers and attributes
+afterwards, and in what random generators give next. At block sizes above 1 the loop gain is so small that the feedback
+is rounding.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ CLOSE = 2e-4
 """Of the largest entry: float32, a few layers deep, at a loop gain of 1e-7."""
 
 ROUNDINGS = 30
-"""A difference of so many times what a rounding of every input and weight makes in the model itself is one of roundings, as
-in a gradient whose terms cancel."""
+"""A difference of so many times what a rounding of every input and weight makes in the model itself is one of
+roundings, as in a gradient whose terms cancel.
+"""
 
 RIGHT, REFUSED = "right", "refused"
 CAUGHT, SILENT, RAW, SLOW = "caught by the check", "silent", "raw", "out of time"
 FAULTS = (CAUGHT, SILENT, RAW, SLOW)
-"""Silently wrong, or an error of torch's own; what the check alone has noticed, which tracing should have; a conversion that hangs."""
+"""Silently wrong, or an error of torch's own; what the check alone has noticed, which tracing should have; a conversion
+that hangs.
+"""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""Runs a converted program with any way of settling its blocks: digital parts as PyTorch, each energy-based block by an operator.
+"""Runs a converted program with any way of settling its blocks: digital parts as PyTorch, each energy-based block by an
+operator.
 
-An operator takes a block with its inputs, weights and layer weights, and returns its output states, differentiable in the inputs and weights.
-Nothing of the library's own relaxation, displacement or estimators runs here.
+An operator takes a block with its inputs, weights and layer weights, and returns its output states, differentiable in
+the inputs and weights. Nothing of the library's own relaxation, displacement or estimators runs here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Implicit differentiation by a library: torchdeq (Geng & Kolter 2023, https://github.com/locuslab/torchdeq, MIT licence).
+"""Implicit differentiation by a library: torchdeq (Geng & Kolter 2023, https://github.com/locuslab/torchdeq, MIT
+licence).
 
 It is given the sweep as the map whose fixed point is sought, and finds that and its adjoint with solvers of its own.
 """
@@ -29,7 +30,8 @@ class DeepEquilibrium:
     """An operator for :func:`benchmarks.baselines.chain.run`.
 
     Attributes:
-        tolerance: of the fixed point; that of the adjoint is ``adjoint_tolerance``. Both relative, as the library counts it.
+        tolerance: of the fixed point; that of the adjoint is ``adjoint_tolerance``. Both relative, as the library
+            counts it.
         iterations: the most that each may take.
         solver, adjoint_solver: the library's names for them.
         seen: called with each block and its free states.

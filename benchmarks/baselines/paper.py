@@ -1,11 +1,13 @@
-"""The paper's schedule: a fixed number of sweeps for each phase (Nest & Ernoult, arXiv 2409.03306, and the code published with it).
+"""The paper's schedule: a fixed number of sweeps for each phase (Nest & Ernoult, arXiv 2409.03306, and the code
+published with it).
 
-Free phase: T1 odd-even sweeps from zero states. Then T2 sweeps each under the nudges ``+beta`` and ``-beta``, one after the other, from the free
-states, and
+Free phase: T1 odd-even sweeps from zero states. Then T2 sweeps each under the nudges ``+beta`` and ``-beta``, one after
+the other, from the free states, and
 
     dL/dtheta = [ dE/dtheta(s(+beta)) - dE/dtheta(s(-beta)) ] / (2 beta)
 
-from the two states as they are. Every half-sweep computes the drives that it needs. Pooling winners follow the states in all phases.
+from the two states as they are. Every half-sweep computes the drives that it needs. Pooling winners follow the states
+in all phases.
 """
 
 from __future__ import annotations

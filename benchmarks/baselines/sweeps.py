@@ -1,4 +1,5 @@
-"""Plain sweeps of a block: every drive computed anew, the feedback by automatic differentiation of the drives it goes through.
+"""Plain sweeps of a block: every drive computed anew, the feedback by automatic differentiation of the drives it goes
+through.
 
 States that share no coupling may be updated together. In a chain these are the even and the odd ones,
 

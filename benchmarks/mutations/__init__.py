@@ -1,8 +1,9 @@
-"""Bundles that someone has tampered with, each from a number: bit flips, tricks of containers, forged headers, documents and graphs.
+"""Bundles that someone has tampered with, each from a number: bit flips, tricks of containers, forged headers,
+documents and graphs.
 
-A mutation is *signed* where every size and checksum is made right again after it, so that only what the bundle says can give
-it away; without that, reading must refuse it. A signed one may be a bundle like any other (another weight is another bundle), but
-then all that it says must be read.
+A mutation is *signed* where every size and checksum is made right again after it, so that only what the bundle says can
+give it away; without that, reading must refuse it. A signed one may be a bundle like any other (another weight is
+another bundle), but then all that it says must be read.
 """
 
 from __future__ import annotations

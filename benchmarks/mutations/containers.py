@@ -203,10 +203,21 @@ def _zipped(
 
 
 ARCHIVES = {
-    "flip bits": _flip_archive, "flip bits of headers": _flip_headers, "cut short": _cut, "something before": _before,
-    "something behind": _behind, "a comment": _comment, "a member twice": _twice, "another name": _other_name,
-    "compressed": _compressed, "other modes": _linked, "other dates": _dated, "a bomb": _bomb, "overlapping": _overlap, "huge": _huge,
-}  # fmt: skip
+    "flip bits": _flip_archive,
+    "flip bits of headers": _flip_headers,
+    "cut short": _cut,
+    "something before": _before,
+    "something behind": _behind,
+    "a comment": _comment,
+    "a member twice": _twice,
+    "another name": _other_name,
+    "compressed": _compressed,
+    "other modes": _linked,
+    "other dates": _dated,
+    "a bomb": _bomb,
+    "overlapping": _overlap,
+    "huge": _huge,
+}
 
 
 def write_archive(mutate: Callable[..., Any], files: Files, draw: random.Random, path: Path) -> Path:

@@ -101,13 +101,24 @@ def _spelled(files: Files, draw: random.Random) -> None:
     place = draw.randrange(len(lines))
     files[PROGRAM] = draw.choice(
         (
-            json.dumps(document).encode(), json.dumps(document, indent=2).encode(), json.dumps(document, indent=1, sort_keys=True).encode(),
-            text.replace(b'"model":', b'"model": "x",\n "model":', 1), b"\xef\xbb\xbf" + text, text + b" ", text.replace(b"200", b"2e2", 1),
-            text.replace(b"200", b"NaN", 1), text.replace(b"200", b"-Infinity", 1), text.replace(b"200", b"9" * 5000, 1), text[:-2],
-            text.replace(b'"model":', b"[" * 10_000 + b'"model":', 1), b"[" * 1_000_000, text.replace(b"1", b"1\x00", 1),
-            b"".join((*lines[:place], lines[place], *lines[place:])), b"".join((*lines[:place], *lines[place + 1 :])),
+            json.dumps(document).encode(),
+            json.dumps(document, indent=2).encode(),
+            json.dumps(document, indent=1, sort_keys=True).encode(),
+            text.replace(b'"model":', b'"model": "x",\n "model":', 1),
+            b"\xef\xbb\xbf" + text,
+            text + b" ",
+            text.replace(b"200", b"2e2", 1),
+            text.replace(b"200", b"NaN", 1),
+            text.replace(b"200", b"-Infinity", 1),
+            text.replace(b"200", b"9" * 5000, 1),
+            text[:-2],
+            text.replace(b'"model":', b"[" * 10_000 + b'"model":', 1),
+            b"[" * 1_000_000,
+            text.replace(b"1", b"1\x00", 1),
+            b"".join((*lines[:place], lines[place], *lines[place:])),
+            b"".join((*lines[:place], *lines[place + 1 :])),
         )
-    )  # fmt: skip
+    )
 
 
 DOCUMENTS = {

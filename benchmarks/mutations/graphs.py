@@ -59,17 +59,30 @@ def _change_graph(model: ModelProto, draw: random.Random) -> None:
         "order": lambda: graph.node.insert(0, graph.node.pop()),
         "input": lambda: node.input.append(draw.choice(("", "nothing", *node.input, *node.output))),
         "cycle": lambda: node.input.__setitem__(0, node.output[0]) if node.input else node.input.append("x"),
-        "attribute": lambda: node.attribute.append(helper.make_attribute(draw.choice(("axis", "value", "pads", "to")), draw.choice((1, [1 << 40] * 4, "x", 1.5)))),
+        "attribute": lambda: node.attribute.append(
+            helper.make_attribute(
+                draw.choice(("axis", "value", "pads", "to")), draw.choice((1, [1 << 40] * 4, "x", 1.5))
+            )
+        ),
         "graph inside": lambda: node.attribute.append(helper.make_attribute("body", graph)),
-        "large attribute": lambda: [a.ints.__setitem__(slice(None), [1 << 40] * len(a.ints)) for a in node.attribute if a.ints] or setattr(node, "name", "x"),
-        "function": lambda: model.functions.append(helper.make_function("evil", "f", ["x"], ["y"], [helper.make_node("Identity", ["x"], ["y"])], model.opset_import)),
+        "large attribute": lambda: (
+            [a.ints.__setitem__(slice(None), [1 << 40] * len(a.ints)) for a in node.attribute if a.ints]
+            or setattr(node, "name", "x")
+        ),
+        "function": lambda: model.functions.append(
+            helper.make_function(
+                "evil", "f", ["x"], ["y"], [helper.make_node("Identity", ["x"], ["y"])], model.opset_import
+            )
+        ),
         "opset": lambda: setattr(model.opset_import[0], "version", draw.choice((0, 1, 7, 999, -1))),
         "opsets": lambda: model.opset_import.append(helper.make_opsetid(draw.choice(("", "evil")), 1)),
         "ir version": lambda: setattr(model, "ir_version", draw.choice((0, 1, 3, 99))),
         "port's name": lambda: setattr(port, "name", draw.choice(("", "x", f"{port.name}2"))),
         "port's type": lambda: setattr(port.type.tensor_type, "elem_type", draw.choice((0, 1, 7, 8, 11, 99))),
         "port's shape": lambda: port.type.tensor_type.shape.dim.add(dim_value=draw.choice((1, -1, 1 << 50))),
-        "port's sizes": lambda: [d.__setattr__("dim_value", draw.choice((0, 1 << 40))) for d in port.type.tensor_type.shape.dim],
+        "port's sizes": lambda: [
+            d.__setattr__("dim_value", draw.choice((0, 1 << 40))) for d in port.type.tensor_type.shape.dim
+        ],
         "port's kind": lambda: port.type.sequence_type.elem_type.tensor_type.__setattr__("elem_type", 1),
         "one output less": lambda: graph.output.pop(),
         "one input more": lambda: graph.input.append(port),
@@ -84,7 +97,7 @@ def _change_graph(model: ModelProto, draw: random.Random) -> None:
         "training": lambda: model.training_info.add(),
         "note": lambda: setattr(model, "doc_string", "x" * 100),
         "metadata": lambda: model.metadata_props.add(key="a", value="b"),
-    }  # fmt: skip
+    }
     changes[draw.choice([*changes])]()
 
 
@@ -98,7 +111,13 @@ def _change_place(tensor: TensorProto, draw: random.Random) -> None:
         )
         return
     entry = draw.choice(tensor.external_data)
-    entry.value = draw.choice(LOCATIONS) if entry.key == "location" else draw.choice(("0", "-8", "1", str(1 << 62), "", "0x10", f" {entry.value}", f"0{entry.value}", str(int(entry.value) + 4)))  # fmt: skip
+    entry.value = (
+        draw.choice(LOCATIONS)
+        if entry.key == "location"
+        else draw.choice(
+            ("0", "-8", "1", str(1 << 62), "", "0x10", f" {entry.value}", f"0{entry.value}", str(int(entry.value) + 4))
+        )
+    )
 
 
 def _large_constant(model: ModelProto, draw: random.Random) -> None:

@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 
 class Variety(nn.Module):
-    """A bit of everything that a bundle holds: pooling, a norm, dropout, potentials with options, tied weights, two results."""
+    """A bit of everything that a bundle holds: pooling, a norm, dropout, potentials with options, tied weights, two
+    results.
+    """
 
     def __init__(self) -> None:
         super().__init__()

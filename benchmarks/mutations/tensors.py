@@ -29,16 +29,35 @@ def _change_header(header: dict[str, Any], draw: random.Random) -> None:
     tensor = draw.choice([*header])
     entry = header[tensor]
     changes: dict[str, Callable[[], Any]] = {
-        "dtype": lambda: entry.update(dtype=draw.choice(("F64", "F16", "I32", "U8", "BOOL", "F8_E4M3", "object", 3, None))),
-        "shape": lambda: entry.update(shape=draw.choice(([1 << 40], [0], [-1], [1] * 40, [1.5], "x", [[1]], [*entry["shape"], 1], entry["shape"][::-1]))),
-        "offsets": lambda: entry.update(data_offsets=draw.choice(([0, 4], [0, 1 << 50], [8, 4], [-4, 0], [0], [entry["data_offsets"][0] + 4, entry["data_offsets"][1] + 4]))),
+        "dtype": lambda: entry.update(
+            dtype=draw.choice(("F64", "F16", "I32", "U8", "BOOL", "F8_E4M3", "object", 3, None))
+        ),
+        "shape": lambda: entry.update(
+            shape=draw.choice(
+                ([1 << 40], [0], [-1], [1] * 40, [1.5], "x", [[1]], [*entry["shape"], 1], entry["shape"][::-1])
+            )
+        ),
+        "offsets": lambda: entry.update(
+            data_offsets=draw.choice(
+                (
+                    [0, 4],
+                    [0, 1 << 50],
+                    [8, 4],
+                    [-4, 0],
+                    [0],
+                    [entry["data_offsets"][0] + 4, entry["data_offsets"][1] + 4],
+                )
+            )
+        ),
         "remove": lambda: header.pop(tensor),
-        "rename": lambda: header.update({draw.choice(("x", "", "a.b", "fc1", "__class__", "training", "forward")): header.pop(tensor)}),
+        "rename": lambda: header.update(
+            {draw.choice(("x", "", "a.b", "fc1", "__class__", "training", "forward")): header.pop(tensor)}
+        ),
         "again": lambda: header.update({"again": dict(entry)}),
         "metadata": lambda: header.update({"__metadata__": draw.choice(({"a": "b"}, {}, 3, {"a": 1}))}),
         "odd": lambda: entry.update({draw.choice([*entry, "x"]): draw.choice(ODD)}),
         "exchange": lambda: header.update({tensor: header[draw.choice([*header])]}),
-    }  # fmt: skip
+    }
     changes[draw.choice([*changes])]()
 
 

@@ -1,1 +1,3 @@
-"""The suites of ``python -m benchmarks``: what time and memory BP-EP takes, as ratios of two things measured in one run."""
+"""The suites of ``python -m benchmarks``: what time and memory BP-EP takes, as ratios of two things measured in one
+run.
+"""

@@ -1,4 +1,6 @@
-"""The command line of ``python -m benchmarks``: runs suites, keeps what is there, writes the tables of the documentation."""
+"""The command line of ``python -m benchmarks``: runs suites, keeps what is there, writes the tables of the
+documentation.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +19,21 @@ from benchmarks.speed.result import Options
 from examples import command
 
 DESCRIPTION = """
-What a training step by BP-EP, an inference, and the compiler cost. Every figure is a ratio of two things timed in turn in one run: median and quartiles,
-with the machine, versions, threads and seed, and every training step with the cosine of its gradient to the exact one in float64.
+What a training step by BP-EP, an inference, and the compiler cost. Every figure is a ratio of two things timed in turn
+in one run: median and quartiles, with the machine, versions, threads and seed, and every training step with the cosine
+of its gradient to the exact one in float64.
 
     python -m benchmarks                          all suites, into runs/benchmarks (25 to 30 minutes on two cores)
     python -m benchmarks --quick                  small networks, to see that everything works (2 minutes)
     python -m benchmarks --only step,memory       some suites
     python -m benchmarks --list                   what there is
     python -m benchmarks --out benchmarks/results and then
-    python -m benchmarks table                    the tables of README.md and docs/measurements.md from benchmarks/results
+    python -m benchmarks table                    the tables of README.md and docs/measurements.md
+                                                  from benchmarks/results
 
-Each suite writes NAME.json and NAME.png when it has finished; stopped runs go on where they were: a suite that is there with the same configuration,
-of the same sources, is not run again unless --again. A full run ends with exit code 1 if it misses a goal. The machine should do nothing else meanwhile.
+Each suite writes NAME.json and NAME.png when it has finished; stopped runs go on where they were: a suite that is there
+with the same configuration, of the same sources, is not run again unless --again. A full run ends with exit code 1 if
+it misses a goal. The machine should do nothing else meanwhile.
 """
 
 RESULTS = result.ROOT / "benchmarks" / "results"

@@ -1,8 +1,9 @@
 """How good a gradient is: against the exact one of the same free energy, in float64, at the same equilibrium.
 
-Blocks with pooling winners inside have several equilibria under strong feedback, and kinks where two values tie; a gradient is only right at its own.
-So the exact one starts from the states that the contender ended at, holds the winners that it held (or, where it held none, those of its states), relaxes
-on to 1e-10 in float64 and differentiates the equilibrium implicitly.
+Blocks with pooling winners inside have several equilibria under strong feedback, and kinks where two values tie; a
+gradient is only right at its own. So the exact one starts from the states that the contender ended at, holds the
+winners that it held (or, where it held none, those of its states), relaxes on to 1e-10 in float64 and differentiates
+the equilibrium implicitly.
 """
 
 from __future__ import annotations

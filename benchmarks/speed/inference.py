@@ -35,7 +35,8 @@ def run(options: Options) -> Result:
         rows,
         [Goal(f"inference in feedforward ones, {way}, the slowest network", r, ALLOWED) for way, r in slowest.items()],
         [
-            f"Batches of {BATCH}. The difference is that of the outputs to those of the default, relative to the largest."
+            f"Batches of {BATCH}. The difference is that of the outputs to those of the default, relative to the "
+            f"largest."
         ],
     )
 

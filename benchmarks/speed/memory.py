@@ -1,7 +1,8 @@
 """The peak memory of a training step in that of a backprop step, at a growing number of sweeps.
 
-Each measurement is a process of its own: its peak resident memory after the step less that before it (on CUDA, what PyTorch had allocated at most). A
-tolerance that is never reached makes every phase take all its sweeps. Automatic differentiation through the relaxation stands beside it.
+Each measurement is a process of its own: its peak resident memory after the step less that before it (on CUDA, what
+PyTorch had allocated at most). A tolerance that is never reached makes every phase take all its sweeps. Automatic
+differentiation through the relaxation stands beside it.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ def run(options: Options) -> Result:
             Goal(f"the same at {sweeps[-1]} sweeps in that at {sweeps[0]}", growth, 1.25),
         ],
         [
-            f"A VGG with average pooling in blocks of 2, images of {image}, float32, loop gain 0.2, each phase all of its sweeps."
+            f"A VGG with average pooling in blocks of 2, images of {image}, float32, loop gain 0.2, each phase all "
+            f"of its sweeps."
         ],
     )
 

@@ -1,8 +1,9 @@
 """The networks whose steps are timed: the paper's (Nest & Ernoult, arXiv 2409.03306), and well-known ones.
 
-*Splitting*: stages of 3 x 3 convolutions with 128-256-256-512-512 channels, max pooling after each, then fully connected layers of 256
-and a classifier; every stage has one layer at L = 6 and two at L = 12. *Scaling*: fifteen layers on the same channels, in blocks of 2; how they are
-spread over the stages is our choice. A batch norm stands before the first layer of each block, so these networks are made for a block size.
+*Splitting*: stages of 3 x 3 convolutions with 128-256-256-512-512 channels, max pooling after each, then fully
+connected layers of 256 and a classifier; every stage has one layer at L = 6 and two at L = 12. *Scaling*: fifteen
+layers on the same channels, in blocks of 2; how they are spread over the stages is our choice. A batch norm stands
+before the first layer of each block, so these networks are made for a block size.
 """
 
 from __future__ import annotations
@@ -108,7 +109,9 @@ def mlp(width: int = 1024, depth: int = 4, classes: int = 10) -> nn.Module:
 
 
 class Transformer(nn.Module):
-    """A small vision transformer: patches of 4 x 4, pre-norm layers, ReLU, the mean of the tokens (Dosovitskiy et al. 2021)."""
+    """A small vision transformer: patches of 4 x 4, pre-norm layers, ReLU, the mean of the tokens (Dosovitskiy et al.
+    2021).
+    """
 
     def __init__(self, width: int = 192, heads: int = 3, depth: int = 4, classes: int = 10):
         super().__init__()

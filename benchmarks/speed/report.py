@@ -39,4 +39,7 @@ def conditions(document: Mapping[str, Any]) -> str:
     where = m["device"] if m["device"] != "CPU" else f"{m['processor']}, {m['cores']} cores"
     given = document["configuration"]
     kept = ", freed memory kept" if given.get("allocator") == KEEPING else ""
-    return f"{where}, {m['threads']} threads{kept}, torch {v['torch']}, {document['date'][:10]}, at most {given['repeats']} rounds, seed {given['seed']}"
+    return (
+        f"{where}, {m['threads']} threads{kept}, torch {v['torch']}, {document['date'][:10]}, at most "
+        f"{given['repeats']} rounds, seed {given['seed']}"
+    )

@@ -1,6 +1,7 @@
 """What a suite is given, and what it hands back: a file of JSON with everything that its figures depend on.
 
-A result is known by its configuration and by the sources that it measured; :func:`kept` finds one that is there already.
+A result is known by its configuration and by the sources that it measured; :func:`kept` finds one that is there
+already.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Ways to train the paper's networks, each in steps of backpropagation timed in the same run, each with the error of its gradient.
+"""Ways to train the paper's networks, each in steps of backpropagation timed in the same run, each with the error of
+its gradient.
 
-*Ours* is the executor as ``convert`` gives it, and with looser tolerances; the *paper's schedule*, *recorded* (automatic differentiation through the
-relaxation) and *torchdeq* are in ``benchmarks/baselines``.
+*Ours* is the executor as ``convert`` gives it, and with looser tolerances; the *paper's schedule*, *recorded*
+(automatic differentiation through the relaxation) and *torchdeq* are in ``benchmarks/baselines``.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ OURS: Mapping[str, float | None] = {"ours": None, "ours, 1e-3": 1e-3, "ours, 3e-
 
 PAPER, RECORDED, LIBRARY = "paper's schedule", "recorded", "torchdeq"
 UNIT, DEFAULT = 6.0, 20.0
-"""Times as fast as the paper's schedule that we must be: at unit feedback on all its networks, at the default loop gain on one."""
+"""Times as fast as the paper's schedule that we must be: at unit feedback on all its networks, at the default loop gain
+on one.
+"""
 
 SHORT = ("splitting, L = 6, blocks of 2", "scaling, 15 layers", "static, 15 layers", "MLP")
 """Where the other baselines are timed too: a step of theirs takes up to a minute on the rest."""
@@ -83,8 +86,10 @@ def run(options: Options) -> Result:
     found = [measure(s, options) for s in watched(subjects(options.quick), options, lambda s: s.label)]
     rows = [row for group in found for row in group]
     notes = [
-        f"Batches of {BATCH}; errors on a batch of {GRADIENT_BATCH}, relative, of all parameters together, each against the exact gradient of its own free energy, from its own states, in float64.",
-        "Nudges of the paper's schedule are relative to the largest error; torchdeq stops at 1e-4 (Anderson) and 1e-2 (its adjoint, fixed-point iteration).",
+        f"Batches of {BATCH}; errors on a batch of {GRADIENT_BATCH}, relative, of all parameters together, "
+        f"each against the exact gradient of its own free energy, from its own states, in float64.",
+        "Nudges of the paper's schedule are relative to the largest error; torchdeq stops at 1e-4 (Anderson) "
+        "and 1e-2 (its adjoint, fixed-point iteration).",
     ]
     return Result(rows, goals(rows), notes if installed() else [*notes, f"{REMEDY}; it is left out."])
 

@@ -38,7 +38,8 @@ def subjects(quick: bool) -> tuple[Subject, ...]:
 def run(options: Options) -> Result:
     rows = [measure(s, options) for s in watched(subjects(options.quick), options, lambda s: s.label)]
     notes = [
-        f"Batches of {BATCH}. Cosines are those of a batch of {GRADIENT_BATCH}, against the exact gradient of the same free energy in float64.",
+        f"Batches of {BATCH}. Cosines are those of a batch of {GRADIENT_BATCH}, against the exact gradient of "
+        f"the same free energy in float64.",
         "Gradients of vgg11_bn are compared on images of 32 x 32, those of resnet18 on 64 x 64.",
     ]
     return Result(rows, goals(rows), notes)

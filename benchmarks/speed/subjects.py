@@ -1,7 +1,7 @@
 """One network with its block size, its feedback and a batch: what a row of a table is about.
 
-Networks at the default loop gain have ReLU and He's initial weights; those at unit feedback clamp(a, 0, 1) and half of PyTorch's initial weights, which is the
-paper's clamp(a / 2, 0, 1) with all of them.
+Networks at the default loop gain have ReLU and He's initial weights; those at unit feedback clamp(a, 0, 1) and half of
+PyTorch's initial weights, which is the paper's clamp(a / 2, 0, 1) with all of them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ MOST_SWEEPS = 1000
 """Unit feedback may take hundreds."""
 
 GRADIENT_BATCH = 4
-"""Samples of a comparison with the float64 oracle: the fewest that leave a batch norm on fully connected layers a gradient."""
+"""Samples of a comparison with the float64 oracle: the fewest that leave a batch norm on fully connected layers a
+gradient.
+"""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,9 @@ class Subject:
 
 
 def _halve(net: nn.Module) -> None:
-    """Halves every layer before an activation, in place of halving the activation's slope: ``clamp(a / 2, 0, 1)`` is the paper's."""
+    """Halves every layer before an activation, in place of halving the activation's slope: ``clamp(a / 2, 0, 1)`` is
+    the paper's.
+    """
     weighted = [m for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     with torch.no_grad():
         for layer in weighted[:-1]:
@@ -160,8 +164,9 @@ SCHEDULES = {
     "scaling": (20, 10, 0.1),
     "static": (20, 10, 0.001),
 }
-"""T1, T2 and the nudge of the paper's schedule. The sweeps are such that more of them hardly change the error of its gradient; the nudge is the one of 0.3, 0.1,
-0.03, 0.01 and 0.001 with the least error at unit feedback."""
+"""T1, T2 and the nudge of the paper's schedule. The sweeps are such that more of them hardly change the error of its
+gradient; the nudge is the one of 0.3, 0.1, 0.03, 0.01 and 0.001 with the least error at unit feedback.
+"""
 
 
 def splitting(depth: int, size: int, unit: bool, quick: bool = False) -> Subject:

@@ -1,4 +1,6 @@
-"""The suites by name. One that another part of the benchmarks brings is run like the rest: ``run(options) -> Result``."""
+"""The suites by name. One that another part of the benchmarks brings is run like the rest: ``run(options) ->
+Result``.
+"""
 
 from __future__ import annotations
 

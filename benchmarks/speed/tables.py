@@ -102,12 +102,15 @@ def peaks(found: Documents) -> str:
     split = {key(r): r["ratio"] for r in found["splitting"]["rows"]}
     one, other = (split.get((f"splitting, L = {d}", s, "unit")) for d, s in (("6", "6"), ("12", "4")))
     lines = [
-        f"Peak memory of a training step at {_listed(r['sweeps'] for r in ours)} sweeps: {_listed(format(r['ratio'], '.2f') for r in ours)} times backprop's"
-        f" (recorded, {_listed(r['sweeps'] for r in recorded)} sweeps: {_listed(format(r['ratio'], '.1f') for r in recorded)})."
+        f"Peak memory of a training step at {_listed(r['sweeps'] for r in ours)} sweeps: "
+        f"{_listed(format(r['ratio'], '.2f') for r in ours)} times backprop's"
+        f" (recorded, {_listed(r['sweeps'] for r in recorded)} sweeps: "
+        f"{_listed(format(r['ratio'], '.1f') for r in recorded)})."
     ]
     if one and other:
         lines.append(
-            f"At unit feedback one block of 6 takes {one:.2g} times the time of blocks of 2 (L = 6), blocks of 4 take {other:.2g} times (L = 12)."
+            f"At unit feedback one block of 6 takes {one:.2g} times the time of blocks of 2 (L = 6), blocks of 4 "
+            f"take {other:.2g} times (L = 12)."
         )
     return "\n".join(lines) + "\n"
 

@@ -1,7 +1,7 @@
 """How long one thing takes relative to another: both in turn, in one run, so that what disturbs one disturbs the other.
 
-Every contender is timed once a round, and each round begins with another one. A ratio is taken within a round; what is reported is the median of
-the rounds' ratios with its quartiles.
+Every contender is timed once a round, and each round begins with another one. A ratio is taken within a round; what is
+reported is the median of the rounds' ratios with its quartiles.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def race(works: Mapping[str, Work], rounds: int, device: str = "cpu", budget: fl
     """Times every contender in turn.
 
     Args:
-        rounds: how many, unless they take longer than ``budget`` seconds: then fewer, and at least ``FEWEST``. The first round is not counted, unless
-            one takes so long that what happens only once is nothing beside it.
+        rounds: how many, unless they take longer than ``budget`` seconds: then fewer, and at least ``FEWEST``. The
+            first round is not counted, unless one takes so long that what happens only once is nothing beside it.
     """
     names, first = list(works), {name: seconds(work, device) for name, work in works.items()}
     cost = sum(first.values())

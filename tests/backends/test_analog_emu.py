@@ -24,8 +24,15 @@ def network(activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return nn.Sequential(
-            nn.Linear(5, 6), activation(), nn.Linear(6, 4), activation(), nn.Dropout(0.0), nn.Linear(4, 5), activation(), nn.Linear(5, 3)
-        )  # fmt: skip
+            nn.Linear(5, 6),
+            activation(),
+            nn.Linear(6, 4),
+            activation(),
+            nn.Dropout(0.0),
+            nn.Linear(4, 5),
+            activation(),
+            nn.Linear(5, 3),
+        )
 
 
 @pytest.fixture
@@ -36,9 +43,12 @@ def model() -> fc.FFEBM:
 # --- bad calls -------------------------------------------------------------------------------------------
 
 BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "a backend misspelt": ({"backend": "analog-emo"}, ['option backend: is \'analog-emo\'\n    Did you mean "analog-emu"?']),
+    "a backend misspelt": (
+        {"backend": "analog-emo"},
+        ["option backend: is 'analog-emo'\n    Did you mean \"analog-emu\"?"],
+    ),
     "no backend": ({"backend": None}, ["option backend"]),
-    "hardware misspelt": ({"hardware": "rarm"}, ['option hardware: is \'rarm\'', 'Did you mean "rram"']),
+    "hardware misspelt": ({"hardware": "rarm"}, ["option hardware: is 'rarm'", 'Did you mean "rram"']),
     "hardware of another kind": ({"hardware": 3}, ["option hardware: is 3"]),
     "a negative seed": ({"chip_seed": -1}, ["option chip_seed: is -1"]),
     "a seed that is no number": ({"noise_seed": "1"}, ["option noise_seed: is '1'"]),
@@ -58,7 +68,7 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"backend": "analog", "hardware": "rram", "chip": "x.npz", "chip_seed": 1},
         ["3 problems", "option backend", "options hardware and chip", "options chip_seed and chip"],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", sorted(BAD))

@@ -73,7 +73,9 @@ def test_layers_that_were_frozen_in_evaluation_mode_stay_so(ask: Callable[[Analo
 
 
 def test_calibration_of_a_used_chip_is_that_of_the_weights_on_it() -> None:
-    """Every device stuck at one end: whatever the parameters say, the weights are 0, and so the last state is its bias."""
+    """Every device stuck at one end: whatever the parameters say, the weights are 0, and so the last state is
+    its bias.
+    """
     chip, x = _chip(fc.Hardware(stuck_low=1.0)).eval().calibrate(_input()), _input()
     last = chip.program.energy_blocks[-1].states[-1].name
     designed = chip.chip.ranges[last].high
@@ -84,7 +86,9 @@ def test_calibration_of_a_used_chip_is_that_of_the_weights_on_it() -> None:
 
 
 def test_calibration_again_follows_what_pulses_could_reach() -> None:
-    """The parameters ask for 100 times the weights; full devices can't follow, and the ranges are those of what they hold."""
+    """The parameters ask for 100 times the weights; full devices can't follow, and the ranges are those of what they
+    hold.
+    """
     chip, x = _chip(fc.Hardware(write="pulses")).eval().calibrate(_input()), _input()
     last = chip.program.energy_blocks[-1].states[-1].name
     before = chip.chip.ranges[last].high
@@ -110,12 +114,15 @@ MISTYPED: dict[str, tuple[Callable[[AnalogFFEBM, Tensor, Path], object], tuple[s
     "batch": (lambda c, x, _: c.cost(x, batch=0), ("option batch", "is 0")),
     "step": (lambda c, x, _: c.cost(x).total("train"), ("option step", "'train'", "training")),
     "component": (lambda c, x, _: c.cost(x).total("training", component="adc"), ("option component", "'adc'", "ADC")),
-    "block of a cost": (lambda c, x, _: c.cost(x).total("training", block="block9"), ("option block", "'block9'", "block1")),
+    "block of a cost": (
+        lambda c, x, _: c.cost(x).total("training", block="block9"),
+        ("option block", "'block9'", "block1"),
+    ),
     "ending": (lambda c, x, p: c.cost(x).plot(p / "a.xyz"), ("a.xyz", ".png, .svg, .pdf")),
     "blocks": (lambda c, x, p: c.export_spice(p / "n", x, blocks="block1"), ("option blocks", "['block1']")),
     "chip": (lambda c, x, _: c.lower(chip=c.chip), ("option chip", "is a Chip")),
     "folder": (lambda c, x, p: c.lower(chip=p), ("is a folder",)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", MISTYPED)

@@ -1,4 +1,6 @@
-"""Hooks on every module of the process that come after conversion: those that look may, those that change something are named."""
+"""Hooks on every module of the process that come after conversion: those that look may, those that change something are
+named.
+"""
 
 from __future__ import annotations
 

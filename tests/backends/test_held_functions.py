@@ -1,4 +1,6 @@
-"""Norms that are called as functions and held in blocks: the model itself is held likewise, and compared while training."""
+"""Norms that are called as functions and held in blocks: the model itself is held likewise, and compared while
+training.
+"""
 
 from __future__ import annotations
 

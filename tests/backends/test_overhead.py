@@ -1,4 +1,6 @@
-"""What running a model costs outside of its arithmetic: Python calls grow with the layers, not with their square, and nothing is copied."""
+"""What running a model costs outside of its arithmetic: Python calls grow with the layers, not with their square, and
+nothing is copied.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A converted model is pickled as any other module: the same outputs, gradients, names and energies in another process."""
+"""A converted model is pickled as any other module: the same outputs, gradients, names and energies in another
+process.
+"""
 
 from __future__ import annotations
 

@@ -129,7 +129,9 @@ def test_a_program_of_its_own_is_verified_on_its_own() -> None:
 
 
 def test_blocks_are_told_apart_by_what_they_compute_not_by_names() -> None:
-    """A block with every name the same, whose first operation computes something else, is not verified by the check of this one."""
+    """A block with every name the same, whose first operation computes something else, is not verified by the check of
+    this one.
+    """
     model = fc.convert(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)), 2).eval()
     model(torch.randn(3, 4))
     block = model.program.energy_blocks[0]

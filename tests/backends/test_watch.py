@@ -67,7 +67,9 @@ class Inner(nn.Module):
 
 
 class Net(Inherits, nn.Module):
-    """A layer in a block, one that is digital, a container, an alias, attributes that are read, and some that are not."""
+    """A layer in a block, one that is digital, a container, an alias, attributes that are read, and some that
+    are not.
+    """
 
     limit = 3.0
 
@@ -149,33 +151,57 @@ NAMED: dict[str, tuple[Callable[[Any], None], str]] = {
     "an array": (_no_cut, r"attribute cut of Net"),
     "a large array": (lambda m: m.table.__setitem__(-1, 5.0), r"attribute table of Net"),
     "another large array": (_set("table", lambda: np.zeros(70_000)), r"attribute table of Net"),
-    "one in a slot": (_set("slotted.scale", 3.0), r"attribute slotted\.scale of Net: was 2\.0 at conversion and is 3\.0 now"),
+    "one in a slot": (
+        _set("slotted.scale", 3.0),
+        r"attribute slotted\.scale of Net: was 2\.0 at conversion and is 3\.0 now",
+    ),
     "a namespace": (_set("namespace.gain", 2.0), r"attribute namespace of Net"),
-    "a configuration": (_set("inner.config.scale", 3.0), r"attribute inner\.config\.scale of Net: was 2\.0 at conversion and is 3\.0 now"),
+    "a configuration": (
+        _set("inner.config.scale", 3.0),
+        r"attribute inner\.config\.scale of Net: was 2\.0 at conversion and is 3\.0 now",
+    ),
     "another configuration": (_set("inner.config", SimpleNamespace(scale=2.0)), r"layer inner: config was a Config"),
-    "a list": (_call("inner.order", "append", 0), r"layer inner: order was \[0, 1\] at conversion and is \[0, 1, 0\] now"),
+    "a list": (
+        _call("inner.order", "append", 0),
+        r"layer inner: order was \[0, 1\] at conversion and is \[0, 1, 0\] now",
+    ),
     "a function": (_set("inner.act", lambda: torch.relu), r"layer inner: act was tanh at conversion and is relu now"),
-    "a list of layers": (_call("inner.layers", "append", nn.Linear(8, 8)), r"layer inner\.layers: had the layers 0, 1 at conversion and has 0, 1, 2 now"),
+    "a list of layers": (
+        _call("inner.layers", "append", nn.Linear(8, 8)),
+        r"layer inner\.layers: had the layers 0, 1 at conversion and has 0, 1, 2 now",
+    ),
     "a sequence of layers": (_call("out", "append", nn.Linear(3, 3)), r"layer out: had the layers 0, 1 "),
-    "the option of a layer in a block": (_set("act.negative_slope", 0.9), r"layer act: negative_slope was 0\.1 at conversion and is 0\.9 now"),
+    "the option of a layer in a block": (
+        _set("act.negative_slope", 0.9),
+        r"layer act: negative_slope was 0\.1 at conversion and is 0\.9 now",
+    ),
     "the option of a layer in a sequence": (_set("out.0.max_val", 0.2), r"layer out\.0: max_val was 1\.0"),
-    "the class of a layer in a block": (_set("act", nn.Tanh), r"layer act: was a LeakyReLU at conversion and is a Tanh now"),
+    "the class of a layer in a block": (
+        _set("act", nn.Tanh),
+        r"layer act: was a LeakyReLU at conversion and is a Tanh now",
+    ),
     "the class of a dropped layer": (_set("drop", nn.Tanh), r"layer drop: was a Dropout"),
     "the option of a dropped layer": (_set("drop.p", 0.5), r"layer drop: p was 0\.0 at conversion and is 0\.5 now"),
     "the class of a container": (_set("inner", nn.Identity), r"layer inner: was a Inner"),
     "a bias": (_set("a.bias", None), r"layer a: bias was a tensor at conversion and is None now"),
     "an alias": (_set("again", lambda: nn.Linear(8, 8)), r"layer again: was the layer b at conversion"),
     "a deleted layer": (lambda m: m.__delattr__("a"), r"layer a: was there at conversion and is gone"),
-    "a forward of its own": (_set("act.forward", lambda: torch.sin), r"layer act: forward was LeakyReLU\.forward at conversion and is sin now"),
+    "a forward of its own": (
+        _set("act.forward", lambda: torch.sin),
+        r"layer act: forward was LeakyReLU\.forward at conversion and is sin now",
+    ),
     "a method of its own": (_set("scaled", lambda: torch.sin), r"attribute scaled of Net"),
-    "a hook on a layer in a block": (_call("a", "register_forward_hook", hook), r"layer a: has a forward hook since the conversion"),
+    "a hook on a layer in a block": (
+        _call("a", "register_forward_hook", hook),
+        r"layer a: has a forward hook since the conversion",
+    ),
     "a hook before it": (_call("a", "register_forward_pre_hook", hook), r"layer a: has a forward pre hook"),
     "a backward hook": (_call("a", "register_full_backward_hook", hook), r"layer a: has a backward hook"),
     "a hook on a container": (_call("inner", "register_forward_hook", hook), r"layer inner: has a forward hook"),
     "pruning": (lambda m: prune.l1_unstructured(m.a, "weight", 0.5), r"layer a: has a forward pre hook"),
     "the old weight norm": (lambda m: torch.nn.utils.weight_norm(m.a), r"layer a: has a forward pre hook"),
     "the old spectral norm": (lambda m: torch.nn.utils.spectral_norm(m.a), r"layer a: has a forward pre hook"),
-}  # fmt: skip
+}
 """Changes that the program can't see, and what says so."""
 
 
@@ -431,10 +457,13 @@ class Counting(nn.Module):
     ("change", "words"),
     [
         (_set("inner_scale", 3.0), "attribute inner_scale of Counting: was 2.0"),
-        (_set("options", {"bias": 2.0}), "attribute options of Counting: was {'bias': 1.0} at conversion and is {'bias': 2.0}"),
+        (
+            _set("options", {"bias": 2.0}),
+            "attribute options of Counting: was {'bias': 1.0} at conversion and is {'bias': 2.0}",
+        ),
         (_set("act", lambda: partial(F.leaky_relu, negative_slope=0.2)), "attribute act of Counting"),
     ],
-)  # fmt: skip
+)
 def test_what_is_read_in_other_ways(change: Callable[[nn.Module], None], words: str, x: Tensor) -> None:
     model = fc.convert(Counting(), 1)
     model.act = partial(F.leaky_relu, negative_slope=0.1)

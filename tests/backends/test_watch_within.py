@@ -1,4 +1,6 @@
-"""What is changed after conversion and stands in containers, in files and in classes: the next call names it, or has it."""
+"""What is changed after conversion and stands in containers, in files and in classes: the next call names it, or has
+it.
+"""
 
 from __future__ import annotations
 
@@ -153,9 +155,21 @@ WAS = r": was 2\.0 at conversion and is 5\.0 now"
 NAMED: dict[str, tuple[type[Net], Callable[[Any, pytest.MonkeyPatch], None], str]] = {
     "an object in a list": (OfList, _scale(lambda m: m.cfgs[0]), r"attribute cfgs\[0\]\.scale of OfList" + WAS),
     "another in a list": (OfList, _other, r"attribute cfgs\[0\]\.scale of OfList" + WAS),
-    "one in a dict of dicts": (OfDict, _scale(lambda m: m.named["a.b"]["c"]), r"attribute named\['a\.b'\]\['c'\]\.scale of OfDict" + WAS),
-    "one in a partial": (OfPartial, _scale(lambda m: m.fn.keywords["by"]), r"attribute fn\.keywords\['by'\]\.scale of OfPartial" + WAS),
-    "the owner of a method": (OfMethod, _scale(lambda m: m.method.__self__), r"attribute method\.__self__\.scale of OfMethod" + WAS),
+    "one in a dict of dicts": (
+        OfDict,
+        _scale(lambda m: m.named["a.b"]["c"]),
+        r"attribute named\['a\.b'\]\['c'\]\.scale of OfDict" + WAS,
+    ),
+    "one in a partial": (
+        OfPartial,
+        _scale(lambda m: m.fn.keywords["by"]),
+        r"attribute fn\.keywords\['by'\]\.scale of OfPartial" + WAS,
+    ),
+    "the owner of a method": (
+        OfMethod,
+        _scale(lambda m: m.method.__self__),
+        r"attribute method\.__self__\.scale of OfMethod" + WAS,
+    ),
     "a global number": (OfGlobal, _set(globals(), "GAIN"), "global GAIN of .*test_watch_within" + WAS),
     "an entry of a global": (OfGlobalDict, _set(TABLE, "gain"), "global TABLE of .*test_watch_within"),
     "a global object": (OfGlobalObject, lambda m, patch: patch.setattr(GLOBAL, "scale", 5.0), "GLOBAL.*scale.*" + WAS),
@@ -166,7 +180,7 @@ NAMED: dict[str, tuple[type[Net], Callable[[Any, pytest.MonkeyPatch], None], str
     "an attribute of a base of its type": (OfType, _set(Net, "factor"), "attribute factor of class OfType" + WAS),
     "an attribute of a class": (OfNamedClass, _set(Config, "factor"), "attribute factor of class Config" + WAS),
     "what a class method reads": (OfClassmethod, _set(Net, "factor"), "attribute factor of class OfClassmethod" + WAS),
-}  # fmt: skip
+}
 """Changes that the program can't see, and what says so."""
 
 
@@ -316,13 +330,25 @@ ANOTHER, OTHERWISE = "is another tensor than at conversion", "has other values t
 TENSORS: dict[str, tuple[type[Net], Callable[[Any, pytest.MonkeyPatch], None], str]] = {
     "another in a list": (OfTensor, _put, rf"attribute ts\[0\] of OfTensor: {ANOTHER}"),
     "another in a list that became a number": (OfEntry, _put, rf"attribute ts\[0\] of OfEntry: {OTHERWISE}"),
-    "one that became a number": (OfEntry, lambda m, p: m.ts[0].fill_(5.0), rf"attribute ts\[0\] of OfEntry: {OTHERWISE}"),
-    "an attribute that became a number": (OfAttribute, lambda m, p: m.t.fill_(5.0), f"attribute t of OfAttribute: {OTHERWISE}"),
+    "one that became a number": (
+        OfEntry,
+        lambda m, p: m.ts[0].fill_(5.0),
+        rf"attribute ts\[0\] of OfEntry: {OTHERWISE}",
+    ),
+    "an attribute that became a number": (
+        OfAttribute,
+        lambda m, p: m.t.fill_(5.0),
+        f"attribute t of OfAttribute: {OTHERWISE}",
+    ),
     "another attribute that became a number": (OfAttribute, _assigned, f"attribute t of OfAttribute: {OTHERWISE}"),
     "another global": (OfGlobalTensor, lambda m, p: p.setitem(globals(), "BIAS", torch.ones(3)), f"BIAS.*{ANOTHER}"),
-    "one that was exported": (Exported, lambda m, p: m.ts[0].fill_(5.0), rf"attribute ts\[0\] of Exported: {OTHERWISE}"),
+    "one that was exported": (
+        Exported,
+        lambda m, p: m.ts[0].fill_(5.0),
+        rf"attribute ts\[0\] of Exported: {OTHERWISE}",
+    ),
     "another than was exported": (Exported, _put, rf"attribute ts\[0\] of Exported: {OTHERWISE}"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", TENSORS)

@@ -1,4 +1,6 @@
-"""Weights that change are seen, whoever changes them: every way of writing them, against the same weights converted anew."""
+"""Weights that change are seen, whoever changes them: every way of writing them, against the same weights converted
+anew.
+"""
 
 from __future__ import annotations
 

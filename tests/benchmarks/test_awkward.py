@@ -1,4 +1,6 @@
-"""Random awkward models are right in every call, or refused by name; none is silently wrong, none ends in an error of torch's own."""
+"""Random awkward models are right in every call, or refused by name; none is silently wrong, none ends in an error of
+torch's own.
+"""
 
 from __future__ import annotations
 

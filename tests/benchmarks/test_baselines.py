@@ -1,4 +1,6 @@
-"""Each baseline's gradient against an oracle that knows nothing but the printed energy; the sweeps against the energy itself."""
+"""Each baseline's gradient against an oracle that knows nothing but the printed energy; the sweeps against the energy
+itself.
+"""
 
 from __future__ import annotations
 
@@ -50,8 +52,15 @@ def convolutions() -> nn.Module:
 def split() -> nn.Module:
     """Two blocks with a batch norm between: gradients go through a digital part."""
     return nn.Sequential(
-        nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.BatchNorm1d(6), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)
-    )  # fmt: skip
+        nn.Linear(4, 6),
+        nn.Tanh(),
+        nn.Linear(6, 6),
+        nn.Tanh(),
+        nn.BatchNorm1d(6),
+        nn.Linear(6, 5),
+        nn.ReLU(),
+        nn.Linear(5, 3),
+    )
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {

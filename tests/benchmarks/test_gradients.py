@@ -17,8 +17,14 @@ from ffebm_compiler.compare import loss_gradients
 
 def pooled() -> tuple[fc.FFEBM, Batch]:
     net = nn.Sequential(
-        nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 2, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)
-    )  # fmt: skip
+        nn.Conv2d(1, 3, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(3, 2, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    )
     model = fc.convert(net.double(), block_size=3, loop_gain=0.1, tolerance=1e-13, max_sweeps=1000).train()
     batch = Batch(torch.randn(2, 1, 4, 4, dtype=torch.float64), torch.tensor([0, 2]))
     model.ensure_gains(batch.x)

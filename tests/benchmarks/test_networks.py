@@ -29,7 +29,11 @@ def test_the_splitting_networks_have_the_papers_widths() -> None:
     assert [m.weight.shape[0] for m in deep] == [128, 128, 256, 256, 256, 256, 512, 512, 512, 512, 256, 256, 10]
 
 
-@pytest.mark.parametrize("subject", [subjects.scaling(True, True), subjects.static(True, True), subjects.static(False, True)], ids=lambda s: s.label)  # fmt: skip
+@pytest.mark.parametrize(
+    "subject",
+    [subjects.scaling(True, True), subjects.static(True, True), subjects.static(False, True)],
+    ids=lambda s: s.label,
+)
 def test_fifteen_layers(subject: Subject) -> None:
     weighted = [m for m in subject.network(QUICK).modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     assert len(weighted) == 15 + (subject.name.startswith("scaling"))  # which has a classifier besides

@@ -20,8 +20,16 @@ DOCUMENT: dict[str, Any] = {
     "notes": ["A note."],
 }
 STEP = {
-    "network": "net", "blocks": "2", "feedback": "0.01", "ratio": 2.5, "lower": 2.25, "upper": 3.0, "rounds": 3, "worst cosine": 0.99995, "error": 2e-4,
-}  # fmt: skip
+    "network": "net",
+    "blocks": "2",
+    "feedback": "0.01",
+    "ratio": 2.5,
+    "lower": 2.25,
+    "upper": 3.0,
+    "rounds": 3,
+    "worst cosine": 0.99995,
+    "error": 2e-4,
+}
 ROWS: dict[str, list[dict[str, Any]]] = {
     "step": [STEP, {**STEP, "blocks": "6"}, {**STEP, "feedback": "unit"}],
     "inference": [{**STEP, "way": way, "ratio": ratio} for way, ratio in (("default", 2.75), ("tolerance=1e-3", 2.5))],
@@ -87,7 +95,9 @@ def test_every_suite_has_a_picture(suite: str, results: Path, tmp_path: Path) ->
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_command_writes_and_checks(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_the_command_writes_and_checks(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     page = tmp_path / "page.md"
     page.write_text("<!-- benchmarks: steps -->\n<!-- end -->\n")
     monkeypatch.setattr(tables, "PAGES", (page,))

@@ -1,7 +1,9 @@
-"""A process that has imported everything and forks a worker for each line of its input: ``compile PATH`` or ``train BUNDLE CHECKPOINT``.
+"""A process that has imported everything and forks a worker for each line of its input: ``compile PATH`` or ``train
+BUNDLE CHECKPOINT``.
 
-It first prints how long a compilation takes, and after ``load BUNDLE`` how long a step of its training does. A worker prints its process number when it
-begins, and works until it is killed. So fifty kills cost fifty forks, not fifty starts of Python.
+It first prints how long a compilation takes, and after ``load BUNDLE`` how long a step of its training does. A worker
+prints its process number when it begins, and works until it is killed. So fifty kills cost fifty forks, not fifty
+starts of Python.
 """
 
 from __future__ import annotations

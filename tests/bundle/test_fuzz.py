@@ -1,4 +1,6 @@
-"""Bundles that were tampered with: an error, always; never a crash, a hang or a wrong answer. benchmarks/fuzz_bundles.py runs thousands."""
+"""Bundles that were tampered with: an error, always; never a crash, a hang or a wrong answer.
+benchmarks/fuzz_bundles.py runs thousands.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""ONNX graphs of a bundle: any runtime opens them where they stand, and reading takes none that does more than compute."""
+"""ONNX graphs of a bundle: any runtime opens them where they stand, and reading takes none that does more than
+compute.
+"""
 
 from __future__ import annotations
 
@@ -124,9 +126,12 @@ REFUSED: dict[str, tuple[Callable[[ModelProto], object], str]] = {
     "a constant larger than memory": (_constant([1 << 20, 1 << 20]), "larger than any memory"),
     "a constant of no size": (_constant([-5]), "not valid|larger than"),
     "random numbers of its own": (_node("RandomNormalLike"), "draws random numbers"),
-    "an unordered graph": (lambda m: m.graph.node.append(helper.make_node("Identity", ["nothing"], ["more"])), "not valid"),
+    "an unordered graph": (
+        lambda m: m.graph.node.append(helper.make_node("Identity", ["nothing"], ["more"])),
+        "not valid",
+    ),
     "a sparse tensor": (lambda m: m.graph.sparse_initializer.add(), "sparse"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", REFUSED)

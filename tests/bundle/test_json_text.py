@@ -22,14 +22,29 @@ def test_what_is_written_is_read(document: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (b'{"a": 1, "a": 1}', "'a' twice"), (b"[NaN]", "NaN"), (b"[Infinity]", "Infinity"), (b"[1e999]", "no float"),
-        (b"[" + b"9" * 5000 + b"]", "too large"), (b"[9007199254740992]", "too large"), (b"[" * 60 + b"]" * 60, "deeper"),
-        (b'{"a":' * 60 + b"1" + b"}" * 60, "deeper"), (b"[1]", "another way"), (b"[\n 1\n]", "another way"), (b"[\n 1\n]\n\n", "another way"),
-        (b"[\n 1.0e0\n]\n", "another way"), (b"[\n -0\n]\n", "another way"), (b'"\\u0041"\n', "another way"), (b'"\\ud800"\n', "UTF-8"),
-        (b"\xff", "UTF-8"), (b"", "Expecting"), (b"{", "Expecting"), (b"nul", "Expecting"), (b"\xef\xbb\xbf1\n", "Unexpected UTF-8 BOM"),
+        (b'{"a": 1, "a": 1}', "'a' twice"),
+        (b"[NaN]", "NaN"),
+        (b"[Infinity]", "Infinity"),
+        (b"[1e999]", "no float"),
+        (b"[" + b"9" * 5000 + b"]", "too large"),
+        (b"[9007199254740992]", "too large"),
+        (b"[" * 60 + b"]" * 60, "deeper"),
+        (b'{"a":' * 60 + b"1" + b"}" * 60, "deeper"),
+        (b"[1]", "another way"),
+        (b"[\n 1\n]", "another way"),
+        (b"[\n 1\n]\n\n", "another way"),
+        (b"[\n 1.0e0\n]\n", "another way"),
+        (b"[\n -0\n]\n", "another way"),
+        (b'"\\u0041"\n', "another way"),
+        (b'"\\ud800"\n', "UTF-8"),
+        (b"\xff", "UTF-8"),
+        (b"", "Expecting"),
+        (b"{", "Expecting"),
+        (b"nul", "Expecting"),
+        (b"\xef\xbb\xbf1\n", "Unexpected UTF-8 BOM"),
         (b"[\n 0." + b"1" * 40 + b"\n]\n", "no float"),
     ],
-)  # fmt: skip
+)
 def test_what_could_be_read_in_two_ways_is_refused(text: bytes, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         parse(text)

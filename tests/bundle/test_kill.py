@@ -1,4 +1,6 @@
-"""kill -9 at any moment: the bundle or the checkpoint that was there, or the new one, is whole; and training goes on as if nothing had happened."""
+"""kill -9 at any moment: the bundle or the checkpoint that was there, or the new one, is whole; and training goes on as
+if nothing had happened.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Reading: every error names the file in the bundle and says what to do; nothing is executed, and no size is believed."""
+"""Reading: every error names the file in the bundle and says what to do; nothing is executed, and no size is
+believed.
+"""
 
 from __future__ import annotations
 
@@ -127,8 +129,26 @@ def test_names_that_are_one_on_some_disks_are_refused(tmp_path: Path, name: str)
     assert "but for capitals" in str(refused(written(files, tmp_path / "b.ffebm")))
 
 
-NAMES = {"a.json": True, "digital1.vjp.onnx": True, "x" * 200: True, "../a": False, "/a": False, "a/b": False, "a\\b": False, "a\0b": False,
-         "a\n": False, "": False, ".": False, ".hidden": False, "con": False, "COM1.txt": False, "a.": False, "x" * 201: False, "é": False, "a b": False}  # fmt: skip
+NAMES = {
+    "a.json": True,
+    "digital1.vjp.onnx": True,
+    "x" * 200: True,
+    "../a": False,
+    "/a": False,
+    "a/b": False,
+    "a\\b": False,
+    "a\0b": False,
+    "a\n": False,
+    "": False,
+    ".": False,
+    ".hidden": False,
+    "con": False,
+    "COM1.txt": False,
+    "a.": False,
+    "x" * 201: False,
+    "é": False,
+    "a b": False,
+}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -176,33 +196,68 @@ def _options(operation: str, **options: Any) -> Callable[[dict[str, Any]], objec
 
 
 WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "an operation that is not known": (lambda d: _term(d, "conv2d").update(operation="exec"), r"layer conv1 .*the operation 'exec' is not known"),
+    "an operation that is not known": (
+        lambda d: _term(d, "conv2d").update(operation="exec"),
+        r"layer conv1 .*the operation 'exec' is not known",
+    ),
     "an option of no sane size": (_options("conv2d", padding={"tuple": [1 << 40, 0]}), r"layer conv1 .*padding = "),
     "an option of another name": (_options("conv2d", evil=1), r"an option evil, which it does not know"),
     "an option that is no value": (_options("conv2d", groups={"eval": "1"}), r"groups wrong|stands for no value"),
-    "a potential that is not known": (lambda d: _block(d)["states"][0]["potential"].update(name="x"), r"the potential 'x' is not known"),
-    "a potential of other options": (lambda d: _block(d)["states"][0]["potential"]["options"].update(scale=2.0), r"the potential relu has scale = 2.0"),
+    "a potential that is not known": (
+        lambda d: _block(d)["states"][0]["potential"].update(name="x"),
+        r"the potential 'x' is not known",
+    ),
+    "a potential of other options": (
+        lambda d: _block(d)["states"][0]["potential"]["options"].update(scale=2.0),
+        r"the potential relu has scale = 2.0",
+    ),
     "a state that is read too early": (lambda d: _block(d)["states"].reverse(), r"is not an earlier one"),
-    "a weight that there is not": (lambda d: d["modes"]["evaluation"]["steps"][0]["states"][0]["drive"]["terms"][0]["operands"].__setitem__(1, {"weight": "x"}), r"the weight x or reads it"),
-    "a layer weight of zero": (lambda d: _gains(d)["layer_weights"].update({k: 0 for k in _gains(d)["layer_weights"]}), r"layer_weights"),
-    "a layer weight less": (lambda d: _gains(d)["layer_weights"].popitem(), r"its layer weights are not those of its states"),
-    "gains of another block": (lambda d: d["gains"].update({"x|0.1": _gains(d)}), r"no block and loop gain|other tensors"),
-    "a direction that there is not": (lambda d: _gains(d)["directions"][0].update(tensor="77"), r"other tensors than the directions"),
+    "a weight that there is not": (
+        lambda d: d["modes"]["evaluation"]["steps"][0]["states"][0]["drive"]["terms"][0]["operands"].__setitem__(
+            1, {"weight": "x"}
+        ),
+        r"the weight x or reads it",
+    ),
+    "a layer weight of zero": (
+        lambda d: _gains(d)["layer_weights"].update({k: 0 for k in _gains(d)["layer_weights"]}),
+        r"layer_weights",
+    ),
+    "a layer weight less": (
+        lambda d: _gains(d)["layer_weights"].popitem(),
+        r"its layer weights are not those of its states",
+    ),
+    "gains of another block": (
+        lambda d: d["gains"].update({"x|0.1": _gains(d)}),
+        r"no block and loop gain|other tensors",
+    ),
+    "a direction that there is not": (
+        lambda d: _gains(d)["directions"][0].update(tensor="77"),
+        r"other tensors than the directions",
+    ),
     "a tensor that is not listed": (lambda d: d["tensors"].pop(), r"which is not listed"),
     "a tensor that there is not": (lambda d: d["tensors"].append("x"), r"has no tensor x"),
     "a parameter that there is not": (lambda d: d["parameters"].append("x"), r"there is no tensor x"),
     "an alias of itself": (lambda d: d["aliases"].update({"fc2.weight": "fc2.weight"}), r"is tied to fc2.weight"),
     "a path that no layer has": (lambda d: d["aliases"].update({"a.__class__": "fc2.weight"}), r"the name '__class__'"),
     "a tensor that is a layer": (lambda d: d["aliases"].update({"fc2": "fc2.weight"}), r"of a module and of a tensor"),
-    "a result that nothing writes": (lambda d: d["modes"]["evaluation"].update(result={"value": "nothing"}), r"its result reads nothing"),
-    "a port of another shape": (lambda d: d["modes"]["evaluation"]["parts"]["digital1"]["forward"]["parameters"][0].update(shape=[3]), r"digital1.onnx: has|the port"),
-    "a port of another name": (lambda d: d["modes"]["evaluation"]["parts"]["digital1"]["forward"]["values"][0].update(name="x"), r"digital1.onnx: has the inputs"),
+    "a result that nothing writes": (
+        lambda d: d["modes"]["evaluation"].update(result={"value": "nothing"}),
+        r"its result reads nothing",
+    ),
+    "a port of another shape": (
+        lambda d: d["modes"]["evaluation"]["parts"]["digital1"]["forward"]["parameters"][0].update(shape=[3]),
+        r"digital1.onnx: has|the port",
+    ),
+    "a port of another name": (
+        lambda d: d["modes"]["evaluation"]["parts"]["digital1"]["forward"]["values"][0].update(name="x"),
+        r"digital1.onnx: has the inputs",
+    ),
     "a part less": (lambda d: d["modes"]["evaluation"]["parts"].pop("digital1"), r"has no graph|graph of no part"),
     "sweeps without end": (lambda d: d["execution"].update(max_sweeps=10**9), r"max_sweeps wrong"),
     "a size that is no whole number": (lambda d: d["execution"].update(max_sweeps=2.0), r"max_sweeps wrong"),
     "a field more": (lambda d: d.update(evil=1), r"evil"),
     "a field less": (lambda d: d.pop("gains"), r"gains"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", WRONG)

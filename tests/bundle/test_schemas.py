@@ -59,9 +59,14 @@ def test_a_whole_number_is_no_float_and_no_flag() -> None:
 def test_paths_are_those_of_a_tree_of_modules() -> None:
     assert not [*path_problems(["0.weight", "a.b.c", "a.b.d", "parametrizations.weight.original0"])]
     for wrong, says in (
-        (["a", "a.b"], "of a module and of a tensor"), (["a..b"], "''"), (["a.training"], "'training'"), (["forward"], "'forward'"),
-        (["__dict__"], "'__dict__'"), (["a\nb"], "'a\\nb'"), (["a." * 400 + "b"], f"more than {DEEPEST_PATH} modules"),
-    ):  # fmt: skip
+        (["a", "a.b"], "of a module and of a tensor"),
+        (["a..b"], "''"),
+        (["a.training"], "'training'"),
+        (["forward"], "'forward'"),
+        (["__dict__"], "'__dict__'"),
+        (["a\nb"], "'a\\nb'"),
+        (["a." * 400 + "b"], f"more than {DEEPEST_PATH} modules"),
+    ):
         assert any(says in p for p in path_problems(wrong)), wrong
 
 

@@ -1,4 +1,6 @@
-"""Files of tensors: as the safetensors library reads them, and with no header but the one that follows from the tensors."""
+"""Files of tensors: as the safetensors library reads them, and with no header but the one that follows from the
+tensors.
+"""
 
 from __future__ import annotations
 
@@ -71,18 +73,30 @@ def forged(change: Callable[[dict[str, Any]], object]) -> bytes:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "does not have"), (b"\xff" * 8, "does not have"), ((1 << 40).to_bytes(8, "little") + b"{}", "does not have"),
-        ((8).to_bytes(8, "little") + b"[" * 8, "."), ((8).to_bytes(8, "little") + b"[1]     ", "no table"), ((4).to_bytes(8, "little") + b"\xff{} ", "no header"),
-        (written_tensors(SOUND) + b"\0", "more than its header"), (written_tensors(SOUND)[:-1], "more than its header"),
-        (forged(lambda h: h["a"].update(shape=[1 << 40, 3])), "larger than any"), (forged(lambda h: h["a"].update(shape=[3])), "bytes instead of"),
-        (forged(lambda h: h["a"].update(shape=[-2, -3])), "is none"), (forged(lambda h: h["a"].update(shape=[True, 6])), "is none"),
-        (forged(lambda h: h["a"].update(dtype="F8_E4M3")), "F8_E4M3"), (forged(lambda h: h["a"].update(dtype=["F32"])), "of type"),
-        (forged(lambda h: h["a"].update(data_offsets=[0, 24])), "overlap"), (forged(lambda h: h["a"].update(data_offsets=[0])), "is none"),
-        (forged(lambda h: h["a"].pop("dtype")), "another way than by"), (forged(lambda h: h.update(c=dict(h["a"]))), "overlap"),
-        (forged(lambda h: h.update({"__metadata__": {"a": "b"}})), "another way than by"), (forged(lambda h: h.pop("b")), "overlap"),
-        (forged(lambda h: h.update(a=h.pop("a"), b=h.pop("b"))), "spelled in another way"), (forged(lambda h: h["a"].update(shape=[3, 2])), ""),
+        (b"", "does not have"),
+        (b"\xff" * 8, "does not have"),
+        ((1 << 40).to_bytes(8, "little") + b"{}", "does not have"),
+        ((8).to_bytes(8, "little") + b"[" * 8, "."),
+        ((8).to_bytes(8, "little") + b"[1]     ", "no table"),
+        ((4).to_bytes(8, "little") + b"\xff{} ", "no header"),
+        (written_tensors(SOUND) + b"\0", "more than its header"),
+        (written_tensors(SOUND)[:-1], "more than its header"),
+        (forged(lambda h: h["a"].update(shape=[1 << 40, 3])), "larger than any"),
+        (forged(lambda h: h["a"].update(shape=[3])), "bytes instead of"),
+        (forged(lambda h: h["a"].update(shape=[-2, -3])), "is none"),
+        (forged(lambda h: h["a"].update(shape=[True, 6])), "is none"),
+        (forged(lambda h: h["a"].update(dtype="F8_E4M3")), "F8_E4M3"),
+        (forged(lambda h: h["a"].update(dtype=["F32"])), "of type"),
+        (forged(lambda h: h["a"].update(data_offsets=[0, 24])), "overlap"),
+        (forged(lambda h: h["a"].update(data_offsets=[0])), "is none"),
+        (forged(lambda h: h["a"].pop("dtype")), "another way than by"),
+        (forged(lambda h: h.update(c=dict(h["a"]))), "overlap"),
+        (forged(lambda h: h.update({"__metadata__": {"a": "b"}})), "another way than by"),
+        (forged(lambda h: h.pop("b")), "overlap"),
+        (forged(lambda h: h.update(a=h.pop("a"), b=h.pop("b"))), "spelled in another way"),
+        (forged(lambda h: h["a"].update(shape=[3, 2])), ""),
     ],
-)  # fmt: skip
+)
 def test_a_header_must_say_what_follows_it(content: bytes, says: str) -> None:
     if not says:  # another shape of as many numbers is another file
         assert read_tensors(content)["a"].shape == (3, 2)

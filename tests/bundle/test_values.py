@@ -69,11 +69,27 @@ def test_what_is_not_plain_is_refused(value: Any) -> None:
 @pytest.mark.parametrize(
     "document",
     [
-        {}, {"tuple": 1}, {"tuple": [1], "dict": []}, {"number": "1"}, {"number": 3}, {"value": ""}, {"value": 3}, {"eval": "x"},
-        {"dtype": "object"}, {"slice": [1, 2]}, {"slice": [1.5, 2, 3]}, {"slice": "abc"}, {"ellipsis": 1}, {"dict": [[1, 2, 3]]},
-        {"dict": [["a", 1], ["a", 2]]}, {"dict": [[[1], 2]]}, {"dict": {"a": 1}}, {"weight": None}, [{"tuple": [{}]}],
+        {},
+        {"tuple": 1},
+        {"tuple": [1], "dict": []},
+        {"number": "1"},
+        {"number": 3},
+        {"value": ""},
+        {"value": 3},
+        {"eval": "x"},
+        {"dtype": "object"},
+        {"slice": [1, 2]},
+        {"slice": [1.5, 2, 3]},
+        {"slice": "abc"},
+        {"ellipsis": 1},
+        {"dict": [[1, 2, 3]]},
+        {"dict": [["a", 1], ["a", 2]]},
+        {"dict": [[[1], 2]]},
+        {"dict": {"a": 1}},
+        {"weight": None},
+        [{"tuple": [{}]}],
     ],
-)  # fmt: skip
+)
 def test_what_stands_for_no_value_is_refused(document: Any) -> None:
     with pytest.raises(NotPlainError):
         decode(document)

@@ -1,4 +1,6 @@
-"""Writing: the same contents give the same bytes, whole or not at all, and what a bundle can't hold is said with the layer's name."""
+"""Writing: the same contents give the same bytes, whole or not at all, and what a bundle can't hold is said with the
+layer's name.
+"""
 
 from __future__ import annotations
 
@@ -138,10 +140,20 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a parameter without a tensor": (dict(parameters=("nothing",)), "there is no tensor nothing"),
     "an alias of nothing": (dict(aliases={"x": "nothing"}), "x is tied to nothing"),
     "gains of no block": (dict(gains={"x|0.1": Gains({"x": 1.0})}), "no block and loop gain"),
-    "no gradients": (dict(execution=dict(loop_gain=-1.0, tolerance=None, max_sweeps=1, estimator=dict(name="x", options={}))), "loop_gain wrong"),
-    "a constant that is no value": (dict(execution=dict(loop_gain=None, tolerance=None, max_sweeps=1, estimator=dict(name="x", options={"a": object()}))), "no plain value"),
+    "no gradients": (
+        dict(execution=dict(loop_gain=-1.0, tolerance=None, max_sweeps=1, estimator=dict(name="x", options={}))),
+        "loop_gain wrong",
+    ),
+    "a constant that is no value": (
+        dict(
+            execution=dict(
+                loop_gain=None, tolerance=None, max_sweeps=1, estimator=dict(name="x", options={"a": object()})
+            )
+        ),
+        "no plain value",
+    ),
     "a missing graph": (dict(graphs={}), "there is no digital1.onnx"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", WRONG)

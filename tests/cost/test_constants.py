@@ -50,7 +50,9 @@ def test_a_pulse_is_joule_heat() -> None:
 
 
 def test_accelerators_are_their_datasheets() -> None:
-    """At full use: 700 W / 989 TMAC/s = 0.71 pJ, 400 W / 312 TMAC/s = 1.28 pJ; Eyeriss 0.278 W / 23.3 GMAC/s = 11.9 pJ."""
+    """At full use: 700 W / 989 TMAC/s = 0.71 pJ, 400 W / 312 TMAC/s = 1.28 pJ; Eyeriss 0.278 W / 23.3 GMAC/s =
+    11.9 pJ.
+    """
     assert H100.energy(1) == pytest.approx(0.707e-12 / 0.3, rel=2e-3)
     assert A100.energy(1) == pytest.approx(1.282e-12 / 0.3, rel=2e-3)
     assert EYERISS.energy(1) == pytest.approx(11.93e-12, rel=2e-3)

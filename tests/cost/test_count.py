@@ -147,9 +147,11 @@ def test_a_missing_equilibrium_is_named() -> None:
 
 
 def test_the_array_dissipates_what_its_devices_do() -> None:
-    """The sum over every device of V^2 G, one by one: the estimate's product of means misses the chance correlation of inputs and rows.
+    """The sum over every device of V^2 G, one by one: the estimate's product of means misses the chance correlation of
+    inputs and rows.
 
-    That is std(V^2)/mean(V^2) * std(row)/mean(row) / sqrt(rows) = 0.9 * 0.05 / sqrt(500) = 0.2 %; five of these are allowed.
+    That is std(V^2)/mean(V^2) * std(row)/mean(row) / sqrt(rows) = 0.9 * 0.05 / sqrt(500) = 0.2 %; five of these are
+    allowed.
     """
     generator = torch.Generator().manual_seed(3)
     net = nn.Sequential(nn.Linear(500, 100, bias=False), nn.ReLU()).double()

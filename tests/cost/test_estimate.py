@@ -93,7 +93,9 @@ def test_array_by_hand() -> None:
 
 
 def test_amplifiers_by_hand() -> None:
-    """50 neurons, drivers of 140 rows and of 10 columns that feed back; what is left of 1 V is lost on the devices' current."""
+    """50 neurons, drivers of 140 rows and of 10 columns that feed back; what is left of 1 V is lost on the devices'
+    current.
+    """
     bias = 200 * 26.6667e-6 * 1e-6
     load = (0.8 * 0.2 * G_A + (0.7 * 0.3 + 0.9 * 0.1) * G_B) * 1e-6
     c = cost(DENSE)
@@ -126,7 +128,9 @@ def test_error_currents_are_read_where_something_before_learns() -> None:
 
 
 def test_learning_by_hand() -> None:
-    """Two outer products of 4400 in 16-bit floating point, weights of 8 bytes, 4400 pairs written with 10 pulses of (2 V)^2 G 100 ns."""
+    """Two outer products of 4400 in 16-bit floating point, weights of 8 bytes, 4400 pairs written with 10 pulses of (2
+    V)^2 G 100 ns.
+    """
     c = cost(DENSE, batch=4)
     product = 1.5e-12
     assert energy(c, "digital", "update") == pytest.approx(8800 * product + 4400 * (product + 8 * 1.25e-12) / 4)

@@ -1,4 +1,6 @@
-"""The emulator against ngspice: voltages, gradients and settling times of random blocks, by the machinery of benchmarks/circuits.py."""
+"""The emulator against ngspice: voltages, gradients and settling times of random blocks, by the machinery of
+benchmarks/circuits.py.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,8 @@ def test_voltages_gradients_and_settling_times_are_those_of_the_circuit(name: st
     simulated = {phase: solve_op(circuit) for phase, circuit in found.circuits.items()}
     assert max(difference(v, found.phases[phase]) for phase, v in simulated.items()) < 1e-6
 
-    # the nudged phases are told apart: a nudge that ngspice did not get would pass the test above at its tolerance alone
+    # the nudged phases are told apart: a nudge that ngspice did not get would pass the test above at its tolerance
+    # alone
     assert min(difference(simulated[phase], found.phases["free"]) for phase in "+-") > 1e-4
 
     free = found.circuits["free"]
@@ -98,7 +101,9 @@ def one_layer(weight: float, **errors: float) -> fc.AnalogFFEBM:
 
 @pytest.mark.parametrize("tolerance", [0.1, 0.01, 1e-4])
 def test_a_single_neuron_settles_as_an_exponential(tolerance: float) -> None:
-    """``1 - e^(-t/tau)`` is within the tolerance of 1 from ``tau ln(1/tolerance)`` on; chords of h = 0.05 are late by at most h^2/8."""
+    """``1 - e^(-t/tau)`` is within the tolerance of 1 from ``tau ln(1/tolerance)`` on; chords of h = 0.05 are late by
+    at most h^2/8.
+    """
     (found,) = one_layer(0.7).settling_times(torch.tensor([[1.0]]).double(), tolerance=tolerance).values()
     exact = 2e-7 * np.log(1 / tolerance)
     assert 0 <= found.item() - exact < 2e-7 * 0.05**2 / 4

@@ -64,7 +64,8 @@ def test_noise_of_drive_and_feedback_has_the_sum_of_the_devices_variances(
         assert bool(((found.mean(0) - mean).abs() <= 5 * (variance / DRAWS).sqrt() + 1e-12).all())
         ratio = found.var(0)[variance > 0] / variance[variance > 0]
         assert bool(((ratio - 1).abs() < 5 * math.sqrt(2 / DRAWS)).all())
-        # normal, not merely of that variance: the fourth moment of a normal is 3 (its own spread over n draws is sqrt(96 / n))
+        # normal, not merely of that variance: the fourth moment of a normal is 3 (its own spread over n draws is
+        # sqrt(96 / n))
         z = (found - mean)[:, variance > 0] / variance[variance > 0].sqrt()
         assert abs(float(z.pow(4).mean()) - 3) < 5 * math.sqrt(96 / z.numel())
         correlation = torch.corrcoef(z.T) - torch.eye(z.shape[1])

@@ -16,9 +16,16 @@ import ffebm_compiler as fc
 from ffebm_compiler.backends.analog_emu import AnalogFFEBM
 
 VARIED = fc.Hardware(
-    programming_error=0.02, stuck_low=0.02, offset=5e-3, gain_mismatch=0.02, reverse_gain_error=0.05, bidirectional=False,
-    drift=0.03, drift_spread=0.01, age=100.0,
-)  # fmt: skip
+    programming_error=0.02,
+    stuck_low=0.02,
+    offset=5e-3,
+    gain_mismatch=0.02,
+    reverse_gain_error=0.05,
+    bidirectional=False,
+    drift=0.03,
+    drift_spread=0.01,
+    age=100.0,
+)
 NOISY = dataclasses.replace(VARIED, read_noise=0.02, read_noise_correlation=0.4, temperature=300.0)
 X = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
 

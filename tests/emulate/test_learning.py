@@ -51,8 +51,14 @@ def mlp() -> nn.Module:
 
 def pooled() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(1, 3, 3, padding=1), nn.Tanh(), nn.MaxPool2d(2), nn.Conv2d(3, 2, 2), nn.Tanh(), nn.Flatten(), nn.Linear(2, 3)
-    )  # fmt: skip
+        nn.Conv2d(1, 3, 3, padding=1),
+        nn.Tanh(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(3, 2, 2),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(2, 3),
+    )
 
 
 def normed() -> nn.Module:
@@ -226,7 +232,9 @@ def test_a_difference_needs_fewer_bits_than_states() -> None:
 
 
 NORMAL = st.floats(-1e3, 1e3).map(lambda v: v if abs(v) > 1e-290 else 0.0)
-"""Whether a processor keeps smaller numbers depends on what has run before in the process: some kernels switch them off."""
+"""Whether a processor keeps smaller numbers depends on what has run before in the process: some kernels switch them
+off.
+"""
 
 
 @settings(deadline=None, max_examples=40, derandomize=True)
@@ -300,9 +308,19 @@ def cosine(a: Grads, b: Grads) -> float:
 def test_an_imperfect_chip_still_points_downhill(name: str) -> None:
     model, x = made(name, size=2)
     hardware = fc.Hardware(
-        programming_error=0.01, offset=2e-3, gain_mismatch=0.01, reverse_gain_error=0.02, nudge=0.05, bidirectional=False,
-        read_noise=0.002, read_noise_correlation=0.99, nudge_bits=8, learning_bits=8, dac_bits=8, adc_bits=8,
-    )  # fmt: skip
+        programming_error=0.01,
+        offset=2e-3,
+        gain_mismatch=0.01,
+        reverse_gain_error=0.02,
+        nudge=0.05,
+        bidirectional=False,
+        read_noise=0.002,
+        read_noise_correlation=0.99,
+        nudge_bits=8,
+        learning_bits=8,
+        dac_bits=8,
+        adc_bits=8,
+    )
     chip: AnalogFFEBM = model.lower(hardware=hardware).calibrate(x)
     assert cosine(gradients(chip, x), exact(model, x)) > 0.8
     quiet = model.lower(hardware=dataclasses.replace(hardware, read_noise=0.0)).calibrate(x)

@@ -69,7 +69,9 @@ def test_a_nudged_phase_is_the_fixed_point_of_the_nudged_equations() -> None:
 
 @pytest.mark.parametrize("rho", [0.0, 0.7, 1.0])
 def test_noise_changes_from_phase_to_phase_in_part(rho: float) -> None:
-    """Without a nudge, phases of one sample differ by what of their read noise they do not share; thermal noise is shared by none."""
+    """Without a nudge, phases of one sample differ by what of their read noise they do not share; thermal noise is
+    shared by none.
+    """
     _, call, run = call_of(dataclasses.replace(NOISY, temperature=0.0))
     moved, apart = [], []
     for seed in range(30):

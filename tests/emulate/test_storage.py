@@ -23,10 +23,25 @@ from ffebm_compiler.emulate import load_chip, save_chip
 from ffebm_compiler.errors import InputError, OptionError
 
 HARDWARE = fc.Hardware(
-    g_min=1e-6, programming_error=0.03, levels=32, stuck_low=0.05, drift=0.05, drift_spread=0.01, age=100.0, read_noise=0.02,
-    read_noise_correlation=0.5, temperature=300.0, offset=1e-3, gain_mismatch=0.02, write="pulses", step_variation=0.2,
-    bidirectional=False, adc_bits=8, tile_rows=4, tile_columns=4,
-)  # fmt: skip
+    g_min=1e-6,
+    programming_error=0.03,
+    levels=32,
+    stuck_low=0.05,
+    drift=0.05,
+    drift_spread=0.01,
+    age=100.0,
+    read_noise=0.02,
+    read_noise_correlation=0.5,
+    temperature=300.0,
+    offset=1e-3,
+    gain_mismatch=0.02,
+    write="pulses",
+    step_variation=0.2,
+    bidirectional=False,
+    adc_bits=8,
+    tile_rows=4,
+    tile_columns=4,
+)
 
 
 def model() -> fc.FFEBM:
@@ -245,8 +260,10 @@ FORGED: dict[str, Callable[[dict[str, Any], Members], None]] = {
     "options as a list": entry("devices", "0.weight", "options", value=[]),
     "a type that is none": entry("devices", "0.weight", "dtype", value="object"),
     "a type that can't be looked up": entry("devices", "0.weight", "dtype", value={}),
-    "more layers than arrays": entry("devices", "9.weight", value={"operation": "bias", "options": {}, "bidirectional": True, "dtype": "float32"}),
-}  # fmt: skip
+    "more layers than arrays": entry(
+        "devices", "9.weight", value={"operation": "bias", "options": {}, "bidirectional": True, "dtype": "float32"}
+    ),
+}
 
 
 @pytest.mark.parametrize("name", sorted(FORGED))

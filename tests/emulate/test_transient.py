@@ -1,4 +1,6 @@
-"""How a block settles in time, against scipy's integration of the circuit's equations, and the laws of thermal noise."""
+"""How a block settles in time, against scipy's integration of the circuit's equations, and the laws of thermal
+noise.
+"""
 
 from __future__ import annotations
 

@@ -66,9 +66,15 @@ def pooled(activation: nn.Module) -> nn.Module:
 
 def normed(activation: nn.Module) -> nn.Module:
     net = nn.Sequential(
-        nn.Conv2d(2, 4, 3, groups=2, padding=1), nn.BatchNorm2d(4), activation, nn.Conv2d(4, 3, 3, stride=2), nn.BatchNorm2d(3),
-        activation, nn.Flatten(), nn.Linear(3, 3),
-    )  # fmt: skip
+        nn.Conv2d(2, 4, 3, groups=2, padding=1),
+        nn.BatchNorm2d(4),
+        activation,
+        nn.Conv2d(4, 3, 3, stride=2),
+        nn.BatchNorm2d(3),
+        activation,
+        nn.Flatten(),
+        nn.Linear(3, 3),
+    )
     with torch.no_grad():
         for norm in (net[1], net[4]):
             norm.weight.mul_(torch.tensor([-1.5, 0.7, -0.4, 1.1])[: len(norm.weight)])  # type: ignore[operator,arg-type]

@@ -1,4 +1,6 @@
-"""Every exact estimator against an oracle that knows nothing but the printed energy, and the oracle against finite differences."""
+"""Every exact estimator against an oracle that knows nothing but the printed energy, and the oracle against finite
+differences.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A loss that is no number has a gradient that is no number: zeros would hide it from the user and from a gradient scaler."""
+"""A loss that is no number has a gradient that is no number: zeros would hide it from the user and from a gradient
+scaler.
+"""
 
 from __future__ import annotations
 

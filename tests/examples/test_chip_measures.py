@@ -75,7 +75,10 @@ def model() -> fc.FFEBM:
 @pytest.fixture(scope="module")
 def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
     generator = torch.Generator().manual_seed(1)
-    return [(torch.randn(16, 6, generator=generator, dtype=torch.float64), torch.randint(0, 3, (16,), generator=generator)) for _ in range(2)]  # fmt: skip
+    return [
+        (torch.randn(16, 6, generator=generator, dtype=torch.float64), torch.randint(0, 3, (16,), generator=generator))
+        for _ in range(2)
+    ]
 
 
 def on_chip(model: fc.FFEBM, hardware: Hardware, x: torch.Tensor) -> fc.AnalogFFEBM:

@@ -10,7 +10,13 @@ from examples import chip_report as report
 
 def sections() -> list[report.Section]:
     rows = [{"layer": "<conv>", "error": "1.5"}, {"layer": "fc & more", "error": "-2"}]
-    parts = ("A sentence.", report.Table("Errors", rows), report.Picture("A dot.", "dot.png"), report.Link("netlists/a.cir"), report.Text("Words", "a < b"))  # fmt: skip
+    parts = (
+        "A sentence.",
+        report.Table("Errors", rows),
+        report.Picture("A dot.", "dot.png"),
+        report.Link("netlists/a.cir"),
+        report.Text("Words", "a < b"),
+    )
     return [report.Section("First", parts), report.Section("Second", (report.Table("Long", rows, folded=True),))]
 
 
@@ -38,10 +44,13 @@ def chip(lost: list[float], recovered: float | None) -> dict[str, object]:
     accuracy = {str(i): {"as programmed": 90 - v, "norms calibrated": 90.0} for i, v in enumerate(lost)}
     return {
         "accuracy": accuracy,
-        "ablation": [{"non-ideality": "a", "without it": 70.0, "alone": 80.0}, {"non-ideality": "b", "without it": 60.0, "alone": 85.0}],
+        "ablation": [
+            {"non-ideality": "a", "without it": 70.0, "alone": 80.0},
+            {"non-ideality": "b", "without it": 60.0, "alone": 85.0},
+        ],
         "recovered": {"as programmed": recovered, "norms calibrated": None},
         "fine-tuned": 88.0,
-    }  # fmt: skip
+    }
 
 
 def test_the_verdict_names_what_costs_most_and_what_came_back() -> None:

@@ -95,10 +95,16 @@ def test_the_vgg_becomes_blocks_of_two_between_digital_norms() -> None:
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        (["--block-size", "0"], "less than 1"), (["--block-size", "two"], "no whole number"), (["--seed", "-1"], "between 0"), (["--loop-gain", "0"], "not a positive number"),
-        (["--loop-gain", "nan"], "not a positive number"), (["--widths", "8,x"], "no whole number"), (["--backend", "spice"], "invalid choice"), (["--epochs", "1.5"], "no whole number"),
+        (["--block-size", "0"], "less than 1"),
+        (["--block-size", "two"], "no whole number"),
+        (["--seed", "-1"], "between 0"),
+        (["--loop-gain", "0"], "not a positive number"),
+        (["--loop-gain", "nan"], "not a positive number"),
+        (["--widths", "8,x"], "no whole number"),
+        (["--backend", "spice"], "invalid choice"),
+        (["--epochs", "1.5"], "no whole number"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_option_gives_one_message(option: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(option)

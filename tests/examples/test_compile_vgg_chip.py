@@ -18,11 +18,29 @@ SMALL = [
     "--backend", "analog-emu", "--widths", "4,4", "--hidden", "8", "--limit", "150", "--batch", "40",
     "--epochs", "2", "--finetune-epochs", "2", "--rate", "0.01", "--chips", "1",
 ]  # fmt: skip
-PICTURES = {"training.png", "gradients.png", *(f"{p}-{c}.png" for p in ("conductances", "cost") for c in ("rram", "harsh")), "ablation-harsh.png"}  # fmt: skip
+PICTURES = {
+    "training.png",
+    "gradients.png",
+    *(f"{p}-{c}.png" for p in ("conductances", "cost") for c in ("rram", "harsh")),
+    "ablation-harsh.png",
+}
 FILES = {
-    "report.html", "report.txt", "metrics.json", "metrics.csv", "gradients.csv", "ablation.csv", "graph.html", "graph.svg",
-    "digital.pt", "on-rram.pt", "on-harsh.pt", "chip-rram-6.npz", "chip-harsh-6.npz", "checkpoint.pt", "netlists",
-}  # fmt: skip
+    "report.html",
+    "report.txt",
+    "metrics.json",
+    "metrics.csv",
+    "gradients.csv",
+    "ablation.csv",
+    "graph.html",
+    "graph.svg",
+    "digital.pt",
+    "on-rram.pt",
+    "on-harsh.pt",
+    "chip-rram-6.npz",
+    "chip-harsh-6.npz",
+    "checkpoint.pt",
+    "netlists",
+}
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +144,8 @@ MANY = 10**6
 def test_a_run_stopped_while_a_chip_learns_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
     chip = tmp_path / "chip.toml"
     chip.write_text(
-        'name = "harsh"\nprogramming_error = 0.02\nread_noise = 0.01\nwrite = "pulses"\npulse_variation = 0.3\nadc_bits = 6\n'
+        'name = "harsh"\nprogramming_error = 0.02\nread_noise = 0.01\nwrite = "pulses"\npulse_variation = '
+        "0.3\nadc_bits = 6\n"
     )
     config = compile_vgg.configuration(compile_vgg.parser().parse_args([*SMALL, "--hardware", str(chip)]))
 

@@ -35,7 +35,9 @@ class Decomposed(TorchDispatchMode):
 
 
 def compared(layer: Callable[..., Tensor], *inputs: Tensor) -> tuple[float, set[str]]:
-    """The largest difference of the gradients in all inputs, relative to the largest gradient; and what was decomposed."""
+    """The largest difference of the gradients in all inputs, relative to the largest gradient; and what was
+    decomposed.
+    """
     leaves = [x.double().requires_grad_() for x in inputs]
     result = layer(*leaves)
     error = torch.randn_like(result)
@@ -55,9 +57,16 @@ sizes = st.integers(1, 3)
 
 @settings(deadline=None, derandomize=True, max_examples=80)
 @given(
-    axes=st.integers(1, 3), stride=sizes, padding=st.integers(0, 2), dilation=sizes, groups=st.integers(1, 2), kernel=sizes,
-    side=st.integers(4, 7), transposed=st.booleans(), extra=st.integers(0, 2),
-)  # fmt: skip
+    axes=st.integers(1, 3),
+    stride=sizes,
+    padding=st.integers(0, 2),
+    dilation=sizes,
+    groups=st.integers(1, 2),
+    kernel=sizes,
+    side=st.integers(4, 7),
+    transposed=st.booleans(),
+    extra=st.integers(0, 2),
+)
 def test_convolutions(
     axes: int,
     stride: int,

@@ -216,7 +216,15 @@ def test_every_draw_has_its_own_number_in_both_graphs() -> None:
     assert names(part.graphs[VJP].interface.random) == ["random/0", "random/1"], "the third has no part in a gradient"
 
 
-@pytest.mark.parametrize("function", [lambda m, x: F.dropout2d(x.reshape(-1, 4, 2, 1), 0.3).flatten(1), lambda m, x: F.alpha_dropout(x, 0.3, True), lambda m, x: F.gumbel_softmax(x)], ids=["dropout2d", "alpha_dropout", "gumbel_softmax"])  # fmt: skip
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x: F.dropout2d(x.reshape(-1, 4, 2, 1), 0.3).flatten(1),
+        lambda m, x: F.alpha_dropout(x, 0.3, True),
+        lambda m, x: F.gumbel_softmax(x),
+    ],
+    ids=["dropout2d", "alpha_dropout", "gumbel_softmax"],
+)
 def test_other_uses_of_random_numbers(function: Any) -> None:
     model, part = digital(function)
     agrees(model, part)
@@ -309,7 +317,9 @@ def test_what_becomes_a_loop_is_refused() -> None:
 
 def test_one_part_refused_leaves_the_others() -> None:
     bad = AsDigital(lambda m, x: x * float(x.sum()))
-    net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), bad, nn.Linear(8, 2), nn.ReLU())  # fmt: skip
+    net = nn.Sequential(
+        nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), bad, nn.Linear(8, 2), nn.ReLU()
+    )
     model = fc.convert(net, 2, digital=["5"])
     model, parts = exported(model, (torch.randn(4, 6),), True)
     assert [bool(p.refused) for p in parts] == [False, True]
@@ -417,10 +427,14 @@ def test_the_same_model_gives_the_same_bytes_in_another_process() -> None:
     script = SCRIPT.format(tests=str(Path(__file__).parents[1]))
     found = {
         subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", script], env={**os.environ, "PYTHONHASHSEED": seed}, check=True, capture_output=True, text=True
+            [sys.executable, "-W", "ignore", "-c", script],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
         ).stdout
         for seed in ("1", "2")
-    }  # fmt: skip
+    }
     assert len(found) == 1
 
 
@@ -450,7 +464,9 @@ def test_onnxruntime_folds_a_norm_into_a_convolution(tmp_path: Path) -> None:
     options.optimized_model_filepath = str(path)
     options.log_severity_level = 3
     tensors = {**dict(model.network.named_parameters()), **dict(model.network.named_buffers())}
-    onnxruntime.InferenceSession(with_data(graph.model, tensors).SerializeToString(), options, providers=["CPUExecutionProvider"])  # fmt: skip
+    onnxruntime.InferenceSession(
+        with_data(graph.model, tensors).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     kinds = [n.op_type for n in onnx.load(path).graph.node]
     assert "BatchNormalization" not in kinds
     assert [n.op_type for n in graph.model.graph.node].count("BatchNormalization") == 1

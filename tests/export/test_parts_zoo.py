@@ -1,4 +1,6 @@
-"""Every digital part of the zoo exports, is valid, and computes in onnxruntime what it does in torch, at another batch size."""
+"""Every digital part of the zoo exports, is valid, and computes in onnxruntime what it does in torch, at another batch
+size.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The stop of a loop, in tensors, against the executor's own: the same sweeps and the same error for any sequence of residuals."""
+"""The stop of a loop, in tensors, against the executor's own: the same sweeps and the same error for any sequence of
+residuals.
+"""
 
 from __future__ import annotations
 

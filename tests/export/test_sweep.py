@@ -1,4 +1,6 @@
-"""A traced sweep against the executor's differentiable one, in float64: from any states, at another batch size, winners held or not."""
+"""A traced sweep against the executor's differentiable one, in float64: from any states, at another batch size, winners
+held or not.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Sizes that follow from the numbers in a tensor are refused by name; an unbatched model is written without a word from torch."""
+"""Sizes that follow from the numbers in a tensor are refused by name; an unbatched model is written without a word from
+torch.
+"""
 
 from __future__ import annotations
 

@@ -89,7 +89,9 @@ def test_more_weights_than_a_file_holds_are_refused(tmp_path: Path, monkeypatch:
 
 @pytest.mark.usefixtures("plain_sweeps")
 def test_float64_without_convolutions_takes_the_same_sweeps_to_the_end(tmp_path: Path) -> None:
-    """onnxruntime has products of doubles: a hundred sweeps, whose residuals agree where those of float32 are rounding."""
+    """onnxruntime has products of doubles: a hundred sweeps, whose residuals agree where those of float32 are
+    rounding.
+    """
     net, args = next(e for e in ZOO if e.name == "weight_norm").build()
     model = fc.convert(net.double().eval(), block_size=2, loop_gain=None, tolerance=1e-6)
     x = args[0].double()

@@ -103,7 +103,8 @@ def test_programming_error_in_units_of_weight() -> None:
     matrix = _matrix(1, 200, 200)
     error = _program(matrix, h).weights(h) - matrix
     largest, n = float(matrix.abs().max()), matrix.numel()
-    # One device of the pair is near 0 and can only err upwards: half a normal, of variance 1/2 - 1/(2 pi) about its mean 1/sqrt(2 pi).
+    # One device of the pair is near 0 and can only err upwards: half a normal, of variance 1/2 - 1/(2 pi) about its
+    # mean 1/sqrt(2 pi).
     far = matrix.abs() > 0.1 * largest  # the other device is five standard deviations from 0
     half_normal = 0.02 * largest / math.sqrt(2 * math.pi)
     outward = error[far] * matrix[far].sign()
@@ -260,7 +261,9 @@ def test_an_ideal_write_moves_the_actual_weight() -> None:
 
 
 def test_a_stuck_device_does_not_set_the_scale() -> None:
-    """A weight that its stuck device pins at the end of the range may be asked to grow for ever: the tile keeps its scale."""
+    """A weight that its stuck device pins at the end of the range may be asked to grow for ever: the tile keeps its
+    scale.
+    """
     h = Hardware(stuck_high=0.3)
     matrix = 0.1 * torch.ones(1, 10, 10, dtype=torch.float64)
     matrix[0, 0, 0] = 1.0
@@ -365,7 +368,9 @@ def test_all_problems_at_once() -> None:
 
 
 def test_headroom_lets_weights_grow_by_pulses() -> None:
-    """Without it the largest weight of a tile takes the whole range, and stays. Half of the change arrives: the other device is at its end."""
+    """Without it the largest weight of a tile takes the whole range, and stays. Half of the change arrives: the other
+    device is at its end.
+    """
     matrix = torch.tensor([[[0.5, -1.0], [0.25, 1.0]]], dtype=torch.float64)
     grown = {}
     for headroom in (1.0, 2.0):

@@ -28,8 +28,8 @@ N = 40_000
 STD = 5 / math.sqrt(2 * N)  # of a relative standard deviation
 MEAN = 5 / math.sqrt(N)  # of a mean, in standard deviations
 
-# Phase-change memory, g in units of 25 uS: the fits to a million devices that Joshi et al. 2020 report, in the form in which
-# their authors' toolkit states them (sigma_w in uS: 0.26348 + 1.9650 x - 1.1731 x^2).
+# Phase-change memory, g in units of 25 uS: the fits to a million devices that Joshi et al. 2020 report, in the form in
+# which their authors' toolkit states them (sigma_w in uS: 0.26348 + 1.9650 x - 1.1731 x^2).
 PCM = Hardware(
     g_max=25e-6,
     programming_error=(0.26348 / 25, 1.9650 / 25, -1.1731 / 25),

@@ -62,7 +62,9 @@ def test_error_is_of_second_order(shape: tuple[int, int]) -> None:
     [(4.0, 0.036, 3e-4, 1e-5), (10.0, 0.086, 2e-3, 1e-4), (25.0, 0.189, 8e-3, 3e-4), (50.0, 0.316, 0.025, 1e-3)],
 )
 def test_size_of_the_error(r: float, lost: float, device: float, total: float) -> None:
-    """The table of docs/devices.md: the part of the current that is lost, the rms error of a device and that of the sum."""
+    """The table of docs/devices.md: the part of the current that is lost, the rms error of a device and that of the
+    sum.
+    """
     conductance = _random(16, 16)
     exact, ours = nodal(conductance, r), transfer(conductance, r)
     assert float(1 - exact.sum() / conductance.sum()) == pytest.approx(lost, abs=5e-4)

@@ -74,7 +74,9 @@ def test_convolution_is_its_unrolled_matrix(groups: int) -> None:
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_transposed_convolution_sums_in_its_columns(groups: int) -> None:
-    """``y_o(p) = sum over input channels and kernel positions of x_i(p - q) M_(i q) o``, on the image with zeros around it."""
+    """``y_o(p) = sum over input channels and kernel positions of x_i(p - q) M_(i q) o``, on the image with zeros around
+    it.
+    """
     weight, x = _weight((4, 3, 3)), torch.randn(2, 4, 6, dtype=torch.float64)
     windows = F.pad(x, (2, 2)).unfold(-1, 3, 1).flip(-1)  # (batch, channel, position, kernel): x(p - q)
     rows = windows.permute(0, 2, 1, 3).reshape(2, 8, groups, -1)

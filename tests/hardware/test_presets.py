@@ -1,4 +1,6 @@
-"""The chips by name: their sources are complete, their constants those of the publications, their correlation that of 1/f noise."""
+"""The chips by name: their sources are complete, their constants those of the publications, their correlation that of
+1/f noise.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Every bad specification is one clear error that names the field, from Python, from plain values and from a file alike."""
+"""Every bad specification is one clear error that names the field, from Python, from plain values and from a file
+alike.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What a forward asks of a traced value that no graph tells is right or refused, also where the forward catches the error."""
+"""What a forward asks of a traced value that no graph tells is right or refused, also where the forward catches the
+error.
+"""
 
 from __future__ import annotations
 

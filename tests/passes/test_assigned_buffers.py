@@ -1,4 +1,6 @@
-"""What a forward writes while torch.export runs it: kept as a write, or refused by name; torch.export would drop it without a word."""
+"""What a forward writes while torch.export runs it: kept as a write, or refused by name; torch.export would drop it
+without a word.
+"""
 
 from __future__ import annotations
 

@@ -86,7 +86,11 @@ X, M = torch.linspace(-1, 1, 12).view(3, 4), torch.tensor([1.0, 0.0, 1.0, 2.0])
 RIGHT: dict[str, tuple[Callable[[], nn.Module], Any, list[tuple[tuple[Any, ...], dict[str, Any]]]]] = {
     "defaults": (Masked, None, [((X,), {}), ((X,), {"scale": 3.0}), ((X, None), {"twice": False})]),
     "optional given": (Masked, (X, M), [((X, M + 1), {}), ((X,), {"mask": M}), ((), {"mask": M, "x": X})]),
-    "flag given": (Masked, {"x": X, "twice": True}, [((X,), {"twice": True}), ((X, None), {"twice": True, "scale": 2})]),
+    "flag given": (
+        Masked,
+        {"x": X, "twice": True},
+        [((X,), {"twice": True}), ((X, None), {"twice": True, "scale": 2})],
+    ),
     "number chooses": (Looped, None, [((X,), {}), ((X, 2), {})]),
     "number chosen": (Looped, (X, 3), [((X, 3), {}), ((X,), {"steps": 3})]),
     "stars": (Many, (X, X + 1), [((X, X), {}), ((X, 2 * X), {})]),
@@ -98,7 +102,7 @@ RIGHT: dict[str, tuple[Callable[[], nn.Module], Any, list[tuple[tuple[Any, ...],
     "list in a dict": (Mapped, ({"parts": [X, X]},), [(({"parts": [X, X + 1]},), {})]),
     "dataclass": (Structured, (Batch(X),), [((Batch(X + 1),), {})]),
     "dataclass, all given": (Structured, (Batch(X, M, True),), [((Batch(X, M + 1, True),), {})]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", RIGHT)
@@ -126,12 +130,36 @@ WRONG: dict[str, tuple[Callable[[], nn.Module], Any, tuple[Any, ...], dict[str, 
     "more besides another": (Optional, None, (X, X), {}, "argument 'more': has 1 entries, and had 0"),
     "a keyword": (Many, (X, X), (X, X), {"m": M}, "argument 'more': has the parts ['m'], and had the parts none"),
     "a dict for a tensor": (Masked, (X,), ({"x": X},), {}, "argument 'x': is a dict, but 'x' was a tensor"),
-    "a tensor for a dict": (Mapped, ({"x": X},), (X,), {}, "argument 'batch': is a tensor of shape (3, 4), but 'batch' was a dict"),
-    "other keys": (Mapped, ({"x": X},), ({"y": X},), {}, "argument 'batch': has the parts ['y'], and had the parts ['x']"),
+    "a tensor for a dict": (
+        Mapped,
+        ({"x": X},),
+        (X,),
+        {},
+        "argument 'batch': is a tensor of shape (3, 4), but 'batch' was a dict",
+    ),
+    "other keys": (
+        Mapped,
+        ({"x": X},),
+        ({"y": X},),
+        {},
+        "argument 'batch': has the parts ['y'], and had the parts ['x']",
+    ),
     "other length": (Mapped, ({"parts": [X, X]},), ({"parts": [X]},), {}, "argument batch['parts']: has 1 entries"),
-    "other field": (Structured, (Batch(X),), (Batch(X, M),), {}, "argument batch.mask: is a tensor of shape (4,), but batch.mask was None"),
-    "other flag inside": (Structured, (Batch(X),), (Batch(X, flag=True),), {}, "argument batch.flag: is True, but batch.flag was False"),
-}  # fmt: skip
+    "other field": (
+        Structured,
+        (Batch(X),),
+        (Batch(X, M),),
+        {},
+        "argument batch.mask: is a tensor of shape (4,), but batch.mask was None",
+    ),
+    "other flag inside": (
+        Structured,
+        (Batch(X),),
+        (Batch(X, flag=True),),
+        {},
+        "argument batch.flag: is True, but batch.flag was False",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -69,7 +69,13 @@ def test_layerdrop_of_a_transformer_is_named() -> None:
     sizes = dict(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, num_feat_extract_layers=2
     )
-    convolutions = dict(conv_dim=(4, 4), conv_stride=(2, 2), conv_kernel=(3, 3), num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2)  # fmt: skip
+    convolutions = dict(
+        conv_dim=(4, 4),
+        conv_stride=(2, 2),
+        conv_kernel=(3, 3),
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+    )
 
     def made(**options: Any) -> nn.Module:
         config = transformers().Wav2Vec2Config(**sizes, **convolutions, **options)

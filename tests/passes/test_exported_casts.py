@@ -1,4 +1,6 @@
-"""Casts of a forward that torch.export traces run as they are written, whatever type the caller's autocast makes of what they cast."""
+"""Casts of a forward that torch.export traces run as they are written, whatever type the caller's autocast makes of
+what they cast.
+"""
 
 from __future__ import annotations
 

@@ -149,8 +149,19 @@ class Recurrent(Net):
 
 
 NETS = (
-    Frozen, Inference, Statement, Decorated, Training, Nested, Weighted, Average, Backbone, PassedThrough, Returned, Recurrent,
-)  # fmt: skip
+    Frozen,
+    Inference,
+    Statement,
+    Decorated,
+    Training,
+    Nested,
+    Weighted,
+    Average,
+    Backbone,
+    PassedThrough,
+    Returned,
+    Recurrent,
+)
 
 
 def leaves(result: Any) -> list[Tensor]:

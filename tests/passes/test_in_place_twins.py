@@ -1,4 +1,6 @@
-"""Every in-place method of a tensor: its twin gives what it writes, of its type and shape, or there is none and it is refused."""
+"""Every in-place method of a tensor: its twin gives what it writes, of its type and shape, or there is none and it is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +27,33 @@ def candidates(x: Tensor) -> list[tuple[tuple, dict]]:
     other = floats().flip(0).to(x.dtype) + 1
     row, numbers = torch.tensor([0, 2]), other[:2].clone()
     return [
-        ((), {}), ((other,), {}), ((0.5,), {}), ((2,), {}), ((other, 0.5), {}), ((other, other), {}), ((0.0, 0.5), {}), ((0, 1), {}),
-        ((0,), {}), ((1, other), {}), ((1, row, 0.5), {}), ((0, row, numbers), {}), ((0, row, numbers, "amin"), {}), ((1, INDEX, other), {}),
-        ((1, INDEX, other, "amax"), {}), ((INDEX, other), {}), ((x > 0.3, 2.0), {}), ((x > 0.3, other), {}), (((row, row), other[0, :2]), {}),
-        ((other[0], other[1]), {}), ((other[None], other[None]), {}), ((2, 0, 0.5), {}), ((other, lambda a, b: a + b), {}),
-        ((other, other, lambda a, b, c: a + b * c), {}), ((lambda a: a + 1,), {}), ((other, other[0]), {}),
-    ]  # fmt: skip
+        ((), {}),
+        ((other,), {}),
+        ((0.5,), {}),
+        ((2,), {}),
+        ((other, 0.5), {}),
+        ((other, other), {}),
+        ((0.0, 0.5), {}),
+        ((0, 1), {}),
+        ((0,), {}),
+        ((1, other), {}),
+        ((1, row, 0.5), {}),
+        ((0, row, numbers), {}),
+        ((0, row, numbers, "amin"), {}),
+        ((1, INDEX, other), {}),
+        ((1, INDEX, other, "amax"), {}),
+        ((INDEX, other), {}),
+        ((x > 0.3, 2.0), {}),
+        ((x > 0.3, other), {}),
+        (((row, row), other[0, :2]), {}),
+        ((other[0], other[1]), {}),
+        ((other[None], other[None]), {}),
+        ((2, 0, 0.5), {}),
+        ((other, lambda a, b: a + b), {}),
+        ((other, other, lambda a, b, c: a + b * c), {}),
+        ((lambda a: a + 1,), {}),
+        ((other, other[0]), {}),
+    ]
 
 
 def outcome(call, x: Tensor, args: tuple, kwargs: dict) -> Tensor | None:

@@ -132,9 +132,25 @@ def _by_registry(m: Any, x: Tensor) -> Tensor:
 
 
 WRITES: tuple[Callable[[Any, Tensor], Tensor], ...] = (
-    _zeros, _zeros_of_its_size, _size_as_tuple, _of_its_shape, _new_zeros, _filled_in_a_loop, _twice, _before_it_is_read, _augmented, _out, _masked, _random,
-    _index, _data, _alias, _stacked, _chosen, _by_registry,
-)  # fmt: skip
+    _zeros,
+    _zeros_of_its_size,
+    _size_as_tuple,
+    _of_its_shape,
+    _new_zeros,
+    _filled_in_a_loop,
+    _twice,
+    _before_it_is_read,
+    _augmented,
+    _out,
+    _masked,
+    _random,
+    _index,
+    _data,
+    _alias,
+    _stacked,
+    _chosen,
+    _by_registry,
+)
 REFUSED = (_data, _alias, _chosen)
 """Where the model itself does it; inside of a module they make it whole."""
 

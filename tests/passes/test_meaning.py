@@ -1,4 +1,6 @@
-"""Models that fx alone would silently change: what they overwrite, alias, count, draw and hook keeps its meaning, or is refused."""
+"""Models that fx alone would silently change: what they overwrite, alias, count, draw and hook keeps its meaning, or is
+refused.
+"""
 
 from __future__ import annotations
 

@@ -219,7 +219,9 @@ def test_holding_statistics_of_a_few_batches_is_said() -> None:
 
 
 def test_a_fresh_network_trains_on_batch_statistics() -> None:
-    """With blocks of one layer, whose gradient is backpropagation's, a step is a step of the network itself, norms and all."""
+    """With blocks of one layer, whose gradient is backpropagation's, a step is a step of the network itself, norms and
+    all.
+    """
     torch.manual_seed(0)
     net, x = inner(nn.BatchNorm1d(6)).double(), torch.randn(9, 4, dtype=torch.float64)
     model = fc.convert(net, 1)

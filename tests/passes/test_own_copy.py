@@ -45,7 +45,9 @@ def net(request: pytest.FixtureRequest) -> Net:
 
 
 class Copies(TorchDispatchMode):
-    """Counts the tensors with a weight's values that operations make, by type; what shares memory with an operand is no copy."""
+    """Counts the tensors with a weight's values that operations make, by type; what shares memory with an operand is no
+    copy.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

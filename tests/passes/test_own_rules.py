@@ -129,7 +129,12 @@ def test_a_subclass_with_a_forward_of_its_own_is_another_class() -> None:
 
 
 def test_a_value_that_a_rule_does_not_read_keeps_the_layer_digital() -> None:
-    forgets = replace(OWN[2], read=lambda call: Reading((call.as_operand(call.value()), call.weight("weight")), Operation("pair", torch.matmul, weighted=True)))  # fmt: skip
+    forgets = replace(
+        OWN[2],
+        read=lambda call: Reading(
+            (call.as_operand(call.value()), call.weight("weight")), Operation("pair", torch.matmul, weighted=True)
+        ),
+    )
     net, x = made(False)
     model = fc.convert(net, 4, rules=[*OWN[:2], forgets])
     assert any("does not read tanh, which it is given" in reason for reason in model.report().reasons)

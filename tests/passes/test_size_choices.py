@@ -1,4 +1,6 @@
-"""An exported program holds for the sizes of which its forward's questions have the same answers; other calls are refused by name."""
+"""An exported program holds for the sizes of which its forward's questions have the same answers; other calls are
+refused by name.
+"""
 
 from __future__ import annotations
 

@@ -50,7 +50,9 @@ BODIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "product": lambda h, x: h.view(x.shape[0], math.prod((x.shape[1], x.shape[2])), 8),
     "arithmetic": lambda h, x: h.view(x.size(0) * x.size(1), x.shape[2], -1),
     "floor": lambda h, x: h.reshape(x.shape[0], -1, x.shape[-1] // 2 * 2),
-    "batch and rows in one": lambda h, x: (lambda y: F.tanh(y).reshape(y.size(0), -1))(h.view(x.shape[0] * x.shape[1], 3, 8)).view(-1, 8),
+    "batch and rows in one": lambda h, x: (lambda y: F.tanh(y).reshape(y.size(0), -1))(
+        h.view(x.shape[0] * x.shape[1], 3, 8)
+    ).view(-1, 8),
     "keyword": lambda h, x: torch.reshape(h, shape=x.shape[:1] + (-1, 8)),
     "list": lambda h, x: h.view([x.shape[0], -1, 8]),
     "expand": lambda h, x: h.mean((1, 2), keepdim=True).expand(x.shape) + h,
@@ -61,12 +63,14 @@ BODIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "narrow": lambda h, x: h.narrow(1, 0, x.shape[1] - 1),
     "unflatten": lambda h, x: h.flatten(1).unflatten(1, x.shape[1:]),
     "interpolate": lambda h, x: F.interpolate(h.permute(0, 3, 1, 2), size=x.shape[1:3]).permute(0, 2, 3, 1),
-    "interpolate to half": lambda h, x: F.interpolate(h.permute(0, 3, 1, 2), size=[x.shape[1] // 2, 2]).permute(0, 2, 3, 1),
+    "interpolate to half": lambda h, x: F.interpolate(h.permute(0, 3, 1, 2), size=[x.shape[1] // 2, 2]).permute(
+        0, 2, 3, 1
+    ),
     "pool": lambda h, x: F.adaptive_avg_pool2d(h.permute(0, 3, 1, 2), x.shape[1:3]).permute(0, 2, 3, 1),
     "batch and rows first": lambda h, x: torch.tanh(h.view(x.shape[0] * x.shape[1], -1)).view(*x.shape),
     "joined with nothing": lambda h, x: torch.cat([torch.tensor([]), h, h.new_zeros(0)], dim=-2),
     "rank": lambda h, x: h.flatten(1 - 4 + x.dim()).view(x.shape),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("size", [1, 2])

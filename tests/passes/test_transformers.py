@@ -1,4 +1,6 @@
-"""Models of transformers as they come: default configurations, labels, masks; results of their own types, caches included."""
+"""Models of transformers as they come: default configurations, labels, masks; results of their own types, caches
+included.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +35,34 @@ WORDS = dict(vocab_size=29, max_position_embeddings=16, bos_token_id=0, eos_toke
 GPT2 = dict(vocab_size=29, n_positions=12, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=1)
 MODELS: dict[str, tuple[Callable[[], nn.Module], dict[str, Tensor]]] = {
     "bert": (made("BertModel", "BertConfig", **WORDS), {"input_ids": IDS}),
-    "bert, labels": (made("BertForSequenceClassification", "BertConfig", num_labels=3, **WORDS), {"input_ids": IDS, "attention_mask": MASK, "labels": torch.tensor([0, 2])}),
-    "gpt2, labels": (made("GPT2LMHeadModel", "GPT2Config", **GPT2), {"input_ids": IDS, "attention_mask": MASK, "labels": IDS}),
+    "bert, labels": (
+        made("BertForSequenceClassification", "BertConfig", num_labels=3, **WORDS),
+        {"input_ids": IDS, "attention_mask": MASK, "labels": torch.tensor([0, 2])},
+    ),
+    "gpt2, labels": (
+        made("GPT2LMHeadModel", "GPT2Config", **GPT2),
+        {"input_ids": IDS, "attention_mask": MASK, "labels": IDS},
+    ),
     "llama": (made("LlamaForCausalLM", "LlamaConfig", num_key_value_heads=1, **WORDS), {"input_ids": IDS}),
-    "t5, labels": (made("T5ForConditionalGeneration", "T5Config", vocab_size=29, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2, decoder_start_token_id=0), {"input_ids": IDS, "labels": IDS[:, :4].contiguous()}),
-    "vit": (made("ViTForImageClassification", "ViTConfig", image_size=8, patch_size=4, num_labels=3, **SMALL), {"pixel_values": torch.linspace(-1, 1, 384).view(2, 3, 8, 8)}),
-}  # fmt: skip
+    "t5, labels": (
+        made(
+            "T5ForConditionalGeneration",
+            "T5Config",
+            vocab_size=29,
+            d_model=16,
+            d_kv=8,
+            d_ff=24,
+            num_layers=2,
+            num_heads=2,
+            decoder_start_token_id=0,
+        ),
+        {"input_ids": IDS, "labels": IDS[:, :4].contiguous()},
+    ),
+    "vit": (
+        made("ViTForImageClassification", "ViTConfig", image_size=8, patch_size=4, num_labels=3, **SMALL),
+        {"pixel_values": torch.linspace(-1, 1, 384).view(2, 3, 8, 8)},
+    ),
+}
 
 
 @pytest.mark.parametrize("name", MODELS)

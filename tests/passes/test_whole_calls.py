@@ -1,4 +1,6 @@
-"""Modules whose forward writes state are called as a whole, and do what they do in the model; a model's own state is refused by name."""
+"""Modules whose forward writes state are called as a whole, and do what they do in the model; a model's own state is
+refused by name.
+"""
 
 from __future__ import annotations
 
@@ -110,9 +112,20 @@ def _new_attribute(m: Any, x: Tensor) -> Tensor:
 
 
 WRITES: tuple[Callable[[Any, Tensor], Tensor], ...] = (
-    _membrane, _counter, _assigned, _list, _nested, _dataclass, _namespace, _queue, _numpy, _plain_tensor, _plain_average,
-    _auxiliary, _new_attribute,
-)  # fmt: skip
+    _membrane,
+    _counter,
+    _assigned,
+    _list,
+    _nested,
+    _dataclass,
+    _namespace,
+    _queue,
+    _numpy,
+    _plain_tensor,
+    _plain_average,
+    _auxiliary,
+    _new_attribute,
+)
 
 
 def model_of(write: Callable[[Any, Tensor], Tensor]) -> nn.Sequential:

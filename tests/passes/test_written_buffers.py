@@ -1,4 +1,6 @@
-"""What a forward writes into buffers and parameters, in every spelling: outputs, gradients and the tensors afterwards are the model's."""
+"""What a forward writes into buffers and parameters, in every spelling: outputs, gradients and the tensors afterwards
+are the model's.
+"""
 
 from __future__ import annotations
 

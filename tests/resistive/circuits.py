@@ -1,6 +1,7 @@
 """Random resistive circuits, and what they settle to by nodal analysis: nothing here shares code with the solver.
 
-Every resistor is stamped by itself into Kirchhoff's equations ``G s = I``; diodes are found by trying every choice of conducting ones.
+Every resistor is stamped by itself into Kirchhoff's equations ``G s = I``; diodes are found by trying every choice of
+conducting ones.
 """
 
 from __future__ import annotations

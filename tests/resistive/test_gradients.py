@@ -1,4 +1,6 @@
-"""Gradients from voltages: against finite differences of the solved network, and against differentiating its relaxation."""
+"""Gradients from voltages: against finite differences of the solved network, and against differentiating its
+relaxation.
+"""
 
 from __future__ import annotations
 
@@ -129,7 +131,9 @@ def test_weights_whose_leaks_make_up_for_them(seed: int) -> None:
 
 
 def _reweighted(circuit: Circuit, edge: int, field: str, at: tuple[int, int], by: float) -> Circuit:
-    """A weight larger by ``by``: one of its resistors changes by ``+-by / A``, and the leaks at its ends make up for that."""
+    """A weight larger by ``by``: one of its resistors changes by ``+-by / A``, and the leaks at its ends make up for
+    that.
+    """
     e = circuit.edges[edge]
     grown = (1 if field == "positive" else -1) * by / e.gain
     more = {e.target: (at[0], grown)}

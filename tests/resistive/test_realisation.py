@@ -181,7 +181,9 @@ def test_what_resistors_realise_has_loop_gains_of_at_most_a_quarter() -> None:
 
 @pytest.mark.parametrize("name", ["perceptron", "pooled", "concatenated"])
 def test_sums_are_those_of_the_magnitudes_of_the_unrolled_layers(name: str) -> None:
-    """Against the Jacobian of the user's own layers with their weights replaced by magnitudes, between neighbouring states."""
+    """Against the Jacobian of the user's own layers with their weights replaced by magnitudes, between neighbouring
+    states.
+    """
     (bound,) = blocks(name, 6)
     found = sums(bound)
     absolute = BoundBlock(
@@ -275,7 +277,9 @@ def test_totals_are_what_meets_at_each_node_of_the_circuit(name: str) -> None:
 
 
 def test_totals_of_a_perceptron_by_matrices() -> None:
-    """Independently of any unrolling: leak + row sums / A + (w_m / w_l) A column sums, of P + N, with the feedback's own devices and errors."""
+    """Independently of any unrolling: leak + row sums / A + (w_m / w_l) A column sums, of P + N, with the feedback's
+    own devices and errors.
+    """
     (bound,) = blocks("perceptron", 6)
     r = realise(bound)
     (_, devices), (_, back) = imperfect(bound, 0.05, 1), imperfect(bound, 0.1, 2)
@@ -295,7 +299,9 @@ def test_totals_of_a_perceptron_by_matrices() -> None:
 
 @pytest.mark.parametrize("name", ["perceptron", "pooled"])
 def test_a_neuron_of_its_own_total_is_the_circuit_with_these_devices(name: str) -> None:
-    """``s = clip(a / D)``, with a from the weights ``P - N``: how an emulated chip settles, and where the circuit does."""
+    """``s = clip(a / D)``, with a from the weights ``P - N``: how an emulated chip settles, and where the
+    circuit does.
+    """
     for bound in blocks(name, 3):
         r = realise(bound)
         actual, devices = imperfect(bound, 0.05, 3)

@@ -192,10 +192,20 @@ def test_single_precision_ends_at_the_same_voltages() -> None:
     wide = deep_network((6, 20, 16, 3), torch.Generator().manual_seed(0))
     narrow = dataclasses.replace(
         wide,
-        banks=tuple(dataclasses.replace(b, **{f: getattr(b, f).float() for f in ("drive", "nudge", "leak", "offset", "gain")}) for b in wide.banks),
-        edges=tuple(dataclasses.replace(e, **{f: getattr(e, f).float() for f in ("positive", "negative", "back_positive", "back_negative")}, back=None if e.back is None else e.back.float()) for e in wide.edges),
+        banks=tuple(
+            dataclasses.replace(b, **{f: getattr(b, f).float() for f in ("drive", "nudge", "leak", "offset", "gain")})
+            for b in wide.banks
+        ),
+        edges=tuple(
+            dataclasses.replace(
+                e,
+                **{f: getattr(e, f).float() for f in ("positive", "negative", "back_positive", "back_negative")},
+                back=None if e.back is None else e.back.float(),
+            )
+            for e in wide.edges
+        ),
         inputs={"x": wide.inputs["x"].float()},
-    )  # fmt: skip
+    )
     a, b = solve(wide, tolerance=TIGHT), solve(narrow, tolerance=Tolerance(1e-6, 1000))
     assert b.relaxation.converged
     scale = max(float(v.abs().max()) for v in a.states.values())

@@ -1,4 +1,6 @@
-"""Every rule by its own examples: the operation that it reads is the operation that PyTorch runs, however it is spelled."""
+"""Every rule by its own examples: the operation that it reads is the operation that PyTorch runs, however it is
+spelled.
+"""
 
 from __future__ import annotations
 
@@ -118,22 +120,65 @@ def test_the_reading_of_what_torch_export_writes_is_the_module(
 
 
 SPELLINGS: dict[str, list[Callable[[nn.Module, Tensor], Tensor]]] = {
-    "relu": [lambda m, x: torch.relu(x), lambda m, x: F.relu(x), lambda m, x: x.relu(), lambda m, x: x.clone().relu_(),
-             lambda m, x: F.relu(x, inplace=False), lambda m, x: x.clamp(min=0), lambda m, x: torch.clamp(x, 0), lambda m, x: x.clamp_min(0)],
-    "relu6": [lambda m, x: F.relu6(x), lambda m, x: F.hardtanh(x, 0.0, 6.0), lambda m, x: x.clamp(0, 6), lambda m, x: torch.clip(x, min=0, max=6)],
-    "sigmoid": [lambda m, x: torch.sigmoid(x), lambda m, x: x.sigmoid(), lambda m, x: F.sigmoid(x), lambda m, x: torch.special.expit(x)],
+    "relu": [
+        lambda m, x: torch.relu(x),
+        lambda m, x: F.relu(x),
+        lambda m, x: x.relu(),
+        lambda m, x: x.clone().relu_(),
+        lambda m, x: F.relu(x, inplace=False),
+        lambda m, x: x.clamp(min=0),
+        lambda m, x: torch.clamp(x, 0),
+        lambda m, x: x.clamp_min(0),
+    ],
+    "relu6": [
+        lambda m, x: F.relu6(x),
+        lambda m, x: F.hardtanh(x, 0.0, 6.0),
+        lambda m, x: x.clamp(0, 6),
+        lambda m, x: torch.clip(x, min=0, max=6),
+    ],
+    "sigmoid": [
+        lambda m, x: torch.sigmoid(x),
+        lambda m, x: x.sigmoid(),
+        lambda m, x: F.sigmoid(x),
+        lambda m, x: torch.special.expit(x),
+    ],
     "tanh": [lambda m, x: torch.tanh(x), lambda m, x: x.tanh(), lambda m, x: F.tanh(x)],
-    "leaky": [lambda m, x: F.leaky_relu(x, 0.2), lambda m, x: F.leaky_relu(x, negative_slope=0.2), lambda m, x: nn.functional.leaky_relu(input=x, negative_slope=0.2)],
+    "leaky": [
+        lambda m, x: F.leaky_relu(x, 0.2),
+        lambda m, x: F.leaky_relu(x, negative_slope=0.2),
+        lambda m, x: nn.functional.leaky_relu(input=x, negative_slope=0.2),
+    ],
     "softplus": [lambda m, x: F.softplus(x, 2.0), lambda m, x: F.softplus(x, beta=2.0, threshold=20)],
     "softmax": [lambda m, x: torch.softmax(x, -1), lambda m, x: x.softmax(dim=-1), lambda m, x: F.softmax(x, dim=1)],
     "gelu": [lambda m, x: F.gelu(x), lambda m, x: F.gelu(x, approximate="none")],
-    "linear": [lambda m, x: F.linear(x, m.weight, m.bias), lambda m, x: F.linear(x, weight=m.weight, bias=m.bias), lambda m, x: torch.addmm(m.bias, x, m.weight.t())],
-    "product": [lambda m, x: F.linear(x, m.weight), lambda m, x: x @ m.weight.t(), lambda m, x: torch.matmul(x, m.weight.T), lambda m, x: x.mm(m.weight.t())],
-    "scale": [lambda m, x: x * 0.5, lambda m, x: 0.5 * x, lambda m, x: x / 2, lambda m, x: torch.mul(x, 0.5), lambda m, x: x.div(2.0)],
-    "shift": [lambda m, x: x - 1.5, lambda m, x: x + -1.5, lambda m, x: torch.sub(x, 1.5), lambda m, x: -1.5 + x, lambda m, x: x.add(-1.5)],
+    "linear": [
+        lambda m, x: F.linear(x, m.weight, m.bias),
+        lambda m, x: F.linear(x, weight=m.weight, bias=m.bias),
+        lambda m, x: torch.addmm(m.bias, x, m.weight.t()),
+    ],
+    "product": [
+        lambda m, x: F.linear(x, m.weight),
+        lambda m, x: x @ m.weight.t(),
+        lambda m, x: torch.matmul(x, m.weight.T),
+        lambda m, x: x.mm(m.weight.t()),
+    ],
+    "scale": [
+        lambda m, x: x * 0.5,
+        lambda m, x: 0.5 * x,
+        lambda m, x: x / 2,
+        lambda m, x: torch.mul(x, 0.5),
+        lambda m, x: x.div(2.0),
+    ],
+    "shift": [
+        lambda m, x: x - 1.5,
+        lambda m, x: x + -1.5,
+        lambda m, x: torch.sub(x, 1.5),
+        lambda m, x: -1.5 + x,
+        lambda m, x: x.add(-1.5),
+    ],
     "reflect": [lambda m, x: 1.5 - x, lambda m, x: torch.rsub(x, 1.5)],
     "flatten": [lambda m, x: x.flatten(1), lambda m, x: torch.flatten(x, start_dim=1)],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("name", "i"), [(n, i) for n, fs in SPELLINGS.items() for i in range(len(fs))])

@@ -11,11 +11,26 @@ from ffebm_compiler.rules.exponential import SELU_ALPHA, SELU_SCALE, SIGMOID, TA
 from ffebm_compiler.rules.piecewise import HARDSIGMOID, RELU, RELU6, clamp, leaky_relu
 
 POTENTIALS = [
-    IDENTITY, RELU, RELU6, HARDSIGMOID, SIGMOID, TANH, clamp(-0.5, 1.5, name="hardtanh"), clamp(-1.0, float("inf"), name="from below"), clamp(-0.5, 1.5, closed=True),
+    IDENTITY,
+    RELU,
+    RELU6,
+    HARDSIGMOID,
+    SIGMOID,
+    TANH,
+    clamp(-0.5, 1.5, name="hardtanh"),
+    clamp(-1.0, float("inf"), name="from below"),
+    clamp(-0.5, 1.5, closed=True),
     clamp(-0.5, 1.0, scale=0.3, shift=0.2, name="closed and scaled", closed=True),
-    leaky_relu(0.1), leaky_relu(2.5), elu(0.7), elu(0.7, rate=1 / 0.7, name="celu"), elu(SELU_ALPHA, SELU_SCALE, name="selu"),
-    softplus(1.0), softplus(3.0), softmax(-1), softmax(1),
-]  # fmt: skip
+    leaky_relu(0.1),
+    leaky_relu(2.5),
+    elu(0.7),
+    elu(0.7, rate=1 / 0.7, name="celu"),
+    elu(SELU_ALPHA, SELU_SCALE, name="selu"),
+    softplus(1.0),
+    softplus(3.0),
+    softmax(-1),
+    softmax(1),
+]
 PYTORCH = 1e-8
 """PyTorch's own error in float64: its hardsigmoid multiplies by a float32 of 1/6, its softplus is linear from 20 on."""
 EACH = pytest.mark.parametrize("p", POTENTIALS, ids=lambda p: p.name)
@@ -135,7 +150,9 @@ def test_extreme_values_stay_finite(p: Potential, dtype: torch.dtype) -> None:
 
 @EACH
 def test_a_state_tells_its_slope(p: Potential) -> None:
-    """Where it does, ``sigma'(a) da`` from ``s = sigma(a)`` is that from a; what else must be kept of ``a`` tells it with it."""
+    """Where it does, ``sigma'(a) da`` from ``s = sigma(a)`` is that from a; what else must be kept of ``a`` tells it
+    with it.
+    """
     a, da = pre_activations(), pre_activations().flip(0)
     if p.inside is not None:
         assert p.tangent_at is None

@@ -20,10 +20,19 @@ OTHERS = (
 )  # fmt: skip
 READ = [(r.name, p) for r in RULES if (p := example_potential(r)) is not None]
 SPELLINGS = (
-    (r"Σ\[(.*)\] over s<0", r"((\1) if s<0 else 0)"), (r"‖([^‖]+)‖²", r"(\1)**2"), ("Σ", ""), (r"\[", "("), (r"\]", ")"),
-    ("½", "0.5*"), ("−", "-"), ("·", "*"), (r"log s", "log(s)"), (r"([)s]) ?log", r"\1*log"), (r"(\d)s", r"\1*s"),
+    (r"Σ\[(.*)\] over s<0", r"((\1) if s<0 else 0)"),
+    (r"‖([^‖]+)‖²", r"(\1)**2"),
+    ("Σ", ""),
+    (r"\[", "("),
+    (r"\]", ")"),
+    ("½", "0.5*"),
+    ("−", "-"),
+    ("·", "*"),
+    (r"log s", "log(s)"),
+    (r"([)s]) ?log", r"\1*log"),
+    (r"(\d)s", r"\1*s"),
     ("Li₂", "dilogarithm"),
-)  # fmt: skip
+)
 
 
 def dilogarithm(z: float) -> float:

@@ -17,17 +17,29 @@ from ffebm_compiler.rules.remake import NUMBER, fitting, plain, same
 
 CONV = dict(stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1)
 SOUND: list[tuple[str, dict[str, Any], int]] = [
-    ("conv2d", CONV, 3), ("scale", dict(factor=2), 1), ("scale", dict(divisor=2.5), 1), ("reshape", dict(shape=(None, -1, 3)), 2),
-    ("adaptive_avg_pool2d", dict(output_size=(None, 3)), 1), ("squeeze", dict(dim=(1, 2)), 1), ("batch_norm", dict(eps=1e-5), 5),
-]  # fmt: skip
+    ("conv2d", CONV, 3),
+    ("scale", dict(factor=2), 1),
+    ("scale", dict(divisor=2.5), 1),
+    ("reshape", dict(shape=(None, -1, 3)), 2),
+    ("adaptive_avg_pool2d", dict(output_size=(None, 3)), 1),
+    ("squeeze", dict(dim=(1, 2)), 1),
+    ("batch_norm", dict(eps=1e-5), 5),
+]
 UNSOUND: list[tuple[str, dict[str, Any], int, str]] = [
-    ("conv2d", {**CONV, "stride": (1 << 40, 1)}, 3, "stride = "), ("conv2d", {**CONV, "groups": True}, 3, "groups = True"),
-    ("conv2d", {**CONV, "padding": "reflect"}, 3, "padding = 'reflect'"), ("conv2d", {**CONV, "evil": 1}, 3, "an option evil"),
-    ("conv2d", CONV, 2, "reads 2 operands instead of 3"), ("scale", dict(factor=math.inf), 1, "factor = inf"),
-    ("scale", dict(divisor=0), 1, "divisor = 0"), ("scale", {}, 1, "no option factor"), ("pad", dict(pad=(1,) * 99, value=0.0), 1, "pad = "),
-    ("cat", dict(dim=0), 2, "dim = 0"), ("linear", dict(input=1), 3, "an option input"), ("reshape", dict(shape=(-2,)), 1, "shape = "),
+    ("conv2d", {**CONV, "stride": (1 << 40, 1)}, 3, "stride = "),
+    ("conv2d", {**CONV, "groups": True}, 3, "groups = True"),
+    ("conv2d", {**CONV, "padding": "reflect"}, 3, "padding = 'reflect'"),
+    ("conv2d", {**CONV, "evil": 1}, 3, "an option evil"),
+    ("conv2d", CONV, 2, "reads 2 operands instead of 3"),
+    ("scale", dict(factor=math.inf), 1, "factor = inf"),
+    ("scale", dict(divisor=0), 1, "divisor = 0"),
+    ("scale", {}, 1, "no option factor"),
+    ("pad", dict(pad=(1,) * 99, value=0.0), 1, "pad = "),
+    ("cat", dict(dim=0), 2, "dim = 0"),
+    ("linear", dict(input=1), 3, "an option input"),
+    ("reshape", dict(shape=(-2,)), 1, "shape = "),
     ("upsample", dict(mode="nearest2d", output_size=None, scale_factors=(math.nan,)), 1, "scale_factors = "),
-]  # fmt: skip
+]
 
 
 def remake(name: str, options: Mapping[str, Any]) -> Remake[Operation]:
@@ -59,9 +71,12 @@ def test_what_computes_something_else_is_not_the_same() -> None:
     assert same(clamp(0.0, 1.0), clamp(0.0, 1.0))
     assert same(leaky_relu(0.1), leaky_relu(0.1))
     others: list[tuple[Potential, Potential]] = [
-        (clamp(0.0, 1.0), clamp(0.0, 2.0)), (clamp(0.0, 1.0), clamp(0.0, 1.0, scale=2.0)), (RELU, replace(RELU, activation=torch.tanh)),
-        (RELU, replace(RELU, energy=lambda s: s * s / 2)), (leaky_relu(0.1), replace(leaky_relu(0.1), options={})),
-    ]  # fmt: skip
+        (clamp(0.0, 1.0), clamp(0.0, 2.0)),
+        (clamp(0.0, 1.0), clamp(0.0, 1.0, scale=2.0)),
+        (RELU, replace(RELU, activation=torch.tanh)),
+        (RELU, replace(RELU, energy=lambda s: s * s / 2)),
+        (leaky_relu(0.1), replace(leaky_relu(0.1), options={})),
+    ]
     for one, other in others:
         assert not same(one, other)
     (conv,) = REMAKES.operations["conv2d"]

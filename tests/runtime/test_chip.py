@@ -61,7 +61,9 @@ def test_training_on_the_chip_learns(bundle: Path, x: Tensor) -> None:
 
 
 def test_its_gradient_is_the_executors_on_ideal_hardware(x: Tensor, tmp_path: Path) -> None:
-    """At a loop gain at which the difference of two states in float32 tells a gradient of the first layer, on any processor."""
+    """At a loop gain at which the difference of two states in float32 tells a gradient of the first layer, on any
+    processor.
+    """
     bundle = fc.convert(network(), block_size=2, loop_gain=0.2).compile_to(tmp_path / "b.ffebm", x)
     y = torch.arange(16) % 3
     on_chip, executor = runtime.load(bundle, "analog-emu", hardware="ideal").calibrate(x), runtime.load(bundle)

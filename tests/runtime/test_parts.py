@@ -246,7 +246,9 @@ def test_the_stand_in_keeps_the_order_and_the_ties_of_the_user(contents: Content
 
 
 def test_weights_that_are_written_unseen_reach_blocks_and_digital_parts(contents: Contents) -> None:
-    """Through .data no tensor counts a change; the gains of the block and the graph's own copies follow all the same."""
+    """Through .data no tensor counts a change; the gains of the block and the graph's own copies follow all the
+    same.
+    """
     runtime, x = runtime_of(contents), torch.randn(4, 3)
     runtime(x)
     for p in runtime.model.network.parameters():

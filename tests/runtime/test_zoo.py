@@ -1,7 +1,8 @@
 """The zoo from its bundles: each infers as the executor does, and a training step leaves the same gradients.
 
-Gradients are compared relative to the largest of the model: one that is zero but for rounding (of a bias before a batch norm) has no
-scale of its own. Models of other packages, which take minutes to export, are left to ``benchmarks/runtime_zoo.py``.
+Gradients are compared relative to the largest of the model: one that is zero but for rounding (of a bias before a batch
+norm) has no scale of its own. Models of other packages, which take minutes to export, are left to
+``benchmarks/runtime_zoo.py``.
 """
 
 from __future__ import annotations

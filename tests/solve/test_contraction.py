@@ -37,7 +37,9 @@ def swept(contraction: Contraction, off: Mapping[str, float]) -> dict[str, float
 def test_a_sweep_leaves_no_more_than_its_bound(
     sizes: list[int], seed: int, gain: float, off: float, bias: float
 ) -> None:
-    """Whatever the states of a chain are off by to begin with, however they are coupled: in the Euclidean norm, which the certificate is in."""
+    """Whatever the states of a chain are off by to begin with, however they are coupled: in the Euclidean norm, which
+    the certificate is in.
+    """
     generator = torch.Generator().manual_seed(seed)
     pairs = zip([3, *sizes], sizes, strict=False)
     net = nn.Sequential(*[layer for a, b in pairs for layer in (nn.Linear(a, b), nn.ReLU())]).double()
@@ -80,7 +82,9 @@ def test_what_a_sweep_has_passed_is_read_as_it_is_then(forward: bool) -> None:
 
 
 def test_states_given_to_start_from_are_not_taken_for_settled() -> None:
-    """Behind a weak coupling the second state hardly moves, whatever it begins with, and is fed back: one sweep's residual says too little."""
+    """Behind a weak coupling the second state hardly moves, whatever it begins with, and is fed back: one sweep's
+    residual says too little.
+    """
     torch.manual_seed(0)
     first, second = nn.Linear(16, 16), nn.Linear(16, 16)
     with torch.no_grad():
@@ -109,7 +113,9 @@ def test_states_given_to_start_from_are_not_taken_for_settled() -> None:
     ],
 )
 def test_what_a_later_state_feeds_back_is_waited_for(layers: tuple[tuple[float, float], ...], tolerance: float) -> None:
-    """In a chain of three the second one's first move reaches the first one in the second sweep, and the residual of the first one says too little."""
+    """In a chain of three the second one's first move reaches the first one in the second sweep, and the residual of
+    the first one says too little.
+    """
     net = nn.Sequential(*[m for _ in layers for m in (nn.Linear(4, 4), nn.ReLU())]).double()
     with torch.no_grad():
         for layer, (weight, bias) in zip(net[::2], layers, strict=True):
@@ -127,7 +133,9 @@ def test_what_a_later_state_feeds_back_is_waited_for(layers: tuple[tuple[float, 
 
 
 def test_a_displacement_given_to_start_from_is_not_taken_for_settled() -> None:
-    """A backward sweep begins with the last state, which reads the first one as it is given; nudged much less, it is off by more than the first one's change tells."""
+    """A backward sweep begins with the last state, which reads the first one as it is given; nudged much less, it is
+    off by more than the first one's change tells.
+    """
     torch.manual_seed(0)
     model = fc.convert(nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU()), block_size=2)
     model, x = model.double().eval(), torch.randn(4, 16, dtype=torch.float64)

@@ -1,4 +1,6 @@
-"""Derivatives by those of the operations: the same as automatic differentiation, at every shape and type, and without any of it."""
+"""Derivatives by those of the operations: the same as automatic differentiation, at every shape and type, and without
+any of it.
+"""
 
 from __future__ import annotations
 
@@ -186,7 +188,9 @@ def test_pull_and_push_are_finite_differences_of_the_drives(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["mlp", "conv1d", "branching"])
 def test_the_contrast_is_the_difference_of_two_energies_slopes(name: str) -> None:
-    """[dE/du(s* + d1) - dE/du(s* + d2)] / 2, each slope by finite differences of the energy along a random direction."""
+    """[dE/du(s* + d1) - dE/du(s* + d2)] / 2, each slope by finite differences of the energy along a random
+    direction.
+    """
     maps, step = Explicit(), 1e-4  # E is linear in each of its weights and inputs
     generator = torch.Generator().manual_seed(2)
     for call in (c for c in calls(name) if c.block.has_feedback):
@@ -287,7 +291,9 @@ def test_a_grouped_convolution_takes_as_many_operations_as_a_plain_one() -> None
 
 @pytest.mark.parametrize("name", ["vgg", "mlp_gelu", "branching", "views"])
 def test_the_librarys_own_operations_are_not_differentiated(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Free phase, nudged phases, contrast, energy gradients and gains; winners that follow, and winners that are held."""
+    """Free phase, nudged phases, contrast, energy gradients and gains; winners that follow, and winners that
+    are held.
+    """
     found = calls(name)
     forbid_differentiation(monkeypatch)
     with pytest.raises(AssertionError, match="was called"):

@@ -1,4 +1,6 @@
-"""Norms from Lanczos iteration, against singular values: within the margin that certificates take for granted, whatever the spectrum."""
+"""Norms from Lanczos iteration, against singular values: within the margin that certificates take for granted, whatever
+the spectrum.
+"""
 
 from __future__ import annotations
 

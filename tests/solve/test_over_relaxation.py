@@ -28,7 +28,9 @@ SEARCH = settings(max_examples=40, deadline=None, derandomize=True)
 
 
 def radius(coupling: float, size: int, omega: float) -> float:
-    """What sweeps at omega leave of a chain of scalars, each coupled to the next: the spectral radius of their matrix."""
+    """What sweeps at omega leave of a chain of scalars, each coupled to the next: the spectral radius of their
+    matrix.
+    """
     upper = np.diag([coupling] * (size - 1), 1)
     step = np.linalg.solve(np.eye(size) - omega * upper.T, (1 - omega) * np.eye(size) + omega * upper)
     return float(np.abs(np.linalg.eigvals(step)).max())

@@ -1,4 +1,6 @@
-"""Maxima over states: the winners follow while a block settles, and are held where it would go back and forth for ever."""
+"""Maxima over states: the winners follow while a block settles, and are held where it would go back and forth
+for ever.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from ffebm_compiler.solve import Tolerance, relax
 
 
 class Tie(nn.Module):
-    """Feedback through a negative weight pushes the winner of a maximum below the next: the energy's kink is at the tie."""
+    """Feedback through a negative weight pushes the winner of a maximum below the next: the energy's kink is at the
+    tie.
+    """
 
     def __init__(self) -> None:
         super().__init__()

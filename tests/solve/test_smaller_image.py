@@ -1,4 +1,6 @@
-"""Norms of what is the same everywhere in an image: measured on a smaller one, right to within a percent, and the same for large images of all sizes."""
+"""Norms of what is the same everywhere in an image: measured on a smaller one, right to within a percent, and the same
+for large images of all sizes.
+"""
 
 from __future__ import annotations
 

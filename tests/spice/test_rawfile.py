@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from ffebm_compiler import InputError
 from ffebm_compiler.spice.rawfile import read_raw
 
-HEADER = "Title: * t\nDate: x\nPlotname: {name}\nFlags: real\nNo. Variables: 2\nNo. Points: {points}       \nVariables:\n\t0\ttime\ttime\n\t1\tV(Out_1)\tvoltage\n"
+HEADER = (
+    "Title: * t\nDate: x\nPlotname: {name}\nFlags: real\nNo. Variables: 2\nNo. Points: {points}       "
+    "\nVariables:\n\t0\ttime\ttime\n\t1\tV(Out_1)\tvoltage\n"
+)
 VALUES = (0.0, 1.5, 1e-9, -2.25e-300)
 
 

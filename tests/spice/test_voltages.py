@@ -138,7 +138,9 @@ def test_a_resistive_node_charges_through_all_its_resistors() -> None:
 
 @pytest.mark.parametrize("name", ["relu", "smooth", "skips", "mismatched"])
 def test_transients(name: str) -> None:
-    """Against scipy's Runge-Kutta, on the same instants; and the settling time, which the emulator is to predict within 5 %."""
+    """Against scipy's Runge-Kutta, on the same instants; and the settling time, which the emulator is to predict within
+    5 %.
+    """
     circuit = HOPFIELD[name].circuit()
     times, states = solve_tran(circuit, duration=15 * circuit.time_constant)
     instants = times.numpy() / circuit.time_constant

@@ -274,9 +274,13 @@ def test_processes_find_what_one_process_finds(study: Run, folder: Path) -> None
 def test_ctrl_c_leaves_what_is_done_and_says_how_to_go_on(folder: Path) -> None:
     """Sent to the whole group, as a terminal does."""
     process = subprocess.Popen(  # a test run in the background would hand on that it ignores Ctrl-C
-        [*PROGRAM, "--sweep", "read_noise=0:0.2:1000", "--jobs", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
+        [*PROGRAM, "--sweep", "read_noise=0:0.2:1000", "--jobs", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     points, deadline = folder / "study" / "points.jsonl", time.monotonic() + 120
     while not (points.exists() and points.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -132,8 +132,12 @@ def test_tables_have_a_row_a_point_and_a_row_a_setting(tmp_path: Path) -> None:
     with (tmp_path / "s" / "points.csv").open() as file:
         rows = [*csv.DictReader(file)]
     assert [(r["read_noise"], r["adc_bits"], r["chip"], r["accuracy"]) for r in rows] == [
-        ("0.0", "4", "0", "0.25"), ("0.0", "4", "1", "0.75"), ("0.0", "none", "0", "0.5"), ("0.0", "none", "1", ""), ("base", "4", "0", "1"),
-    ]  # fmt: skip
+        ("0.0", "4", "0", "0.25"),
+        ("0.0", "4", "1", "0.75"),
+        ("0.0", "none", "0", "0.5"),
+        ("0.0", "none", "1", ""),
+        ("base", "4", "0", "1"),
+    ]
     assert rows[3]["error"] == "it broke"
     with (tmp_path / "s" / "summary.csv").open() as file:
         rows = [*csv.DictReader(file)]

@@ -47,7 +47,9 @@ def gradients(model: nn.Module) -> dict[str, Tensor | None]:
 
 
 def gains(model: fc.FFEBM) -> list[Any]:
-    return [g and (g.layer_weights, g.norms) for g in (model.gain_store.find(b, 0.1) for b in model.program.energy_blocks)]  # fmt: skip
+    return [
+        g and (g.layer_weights, g.norms) for g in (model.gain_store.find(b, 0.1) for b in model.program.energy_blocks)
+    ]
 
 
 def of_ddp(x: Tensor, y: Tensor) -> dict[str, Tensor | None]:

@@ -36,7 +36,10 @@ BLOCKS = {b.name: None for b in PROGRAM.energy_blocks}
 
 def renamed(text: str) -> Program:
     """The program with a text wherever a bundle may put one."""
-    steps = tuple(replace(s, origins=tuple(replace(o, label=text) for o in s.origins)) if s in PROGRAM.digital_blocks else s for s in PROGRAM.steps)  # fmt: skip
+    steps = tuple(
+        replace(s, origins=tuple(replace(o, label=text) for o in s.origins)) if s in PROGRAM.digital_blocks else s
+        for s in PROGRAM.steps
+    )
     return replace(PROGRAM, steps=steps, labels=dict.fromkeys(PROGRAM.labels, text), inputs=(text,))
 
 
@@ -53,7 +56,21 @@ EXPECTED = skeleton(bundle_training_code(PROGRAM, "Net", fc.CenteredEP(), BLOCKS
 
 
 @settings(deadline=None, derandomize=True, max_examples=200)
-@given(text=st.text(max_size=40) | st.sampled_from(['"""\nimport os\n"""', "x\nimport os", "x\rimport os", "\x0c\nimport os", "x\u2028import os", "\\", "@@STEP@@", "{0.__class__}"]))  # fmt: skip
+@given(
+    text=st.text(max_size=40)
+    | st.sampled_from(
+        [
+            '"""\nimport os\n"""',
+            "x\nimport os",
+            "x\rimport os",
+            "\x0c\nimport os",
+            "x\u2028import os",
+            "\\",
+            "@@STEP@@",
+            "{0.__class__}",
+        ]
+    )
+)
 def test_no_text_of_a_bundle_becomes_code(text: str) -> None:
     code = bundle_training_code(renamed(text), text, fc.CenteredEP(), BLOCKS)
     assert skeleton(code) == EXPECTED
@@ -121,6 +138,9 @@ def test_the_script_in_a_bundle_trains_it(
 
 
 def test_the_library_does_not_import_onnx() -> None:
-    code = "import json, sys, ffebm_compiler; print(json.dumps([m for m in ('onnx', 'onnxruntime', 'jsonschema') if m in sys.modules]))"
+    code = (
+        "import json, sys, ffebm_compiler; print(json.dumps([m for m in ('onnx', 'onnxruntime', 'jsonschema') "
+        "if m in sys.modules]))"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(found.stdout) == []

@@ -1,4 +1,6 @@
-"""Activation checkpointing runs a forward twice and expects both to save the same: what a block computes for itself is its own."""
+"""Activation checkpointing runs a forward twice and expects both to save the same: what a block computes for itself is
+its own.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A block has first derivatives only: any other is an error that names it, never a silent zero or an error of torch's own."""
+"""A block has first derivatives only: any other is an error that names it, never a silent zero or an error of torch's
+own.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,9 @@ import ffebm_compiler as fc
 
 
 class Skips(nn.Module):
-    """Skip connections inside and across blocks, dropout, a norm, a shared layer, a computed weight, a learned scale."""
+    """Skip connections inside and across blocks, dropout, a norm, a shared layer, a computed weight, a learned
+    scale.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,6 @@
-"""Exactly on a bound a slope is a convention: every spelling of an activation has torch's own, wherever a slope is read."""
+"""Exactly on a bound a slope is a convention: every spelling of an activation has torch's own, wherever a slope is
+read.
+"""
 
 from __future__ import annotations
 
@@ -107,8 +109,21 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
     return {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()}
 
 
-EXPORTED = ("nn.ReLU", "torch.relu_", "clamp(min=0)", "clamp_", "clamp_max", "clip", "nn.ReLU6", "nn.Hardtanh", "nn.Hardsigmoid", "nn.LeakyReLU",
-            "F.elu", "nn.Hardswish", "where")  # fmt: skip
+EXPORTED = (
+    "nn.ReLU",
+    "torch.relu_",
+    "clamp(min=0)",
+    "clamp_",
+    "clamp_max",
+    "clip",
+    "nn.ReLU6",
+    "nn.Hardtanh",
+    "nn.Hardsigmoid",
+    "nn.LeakyReLU",
+    "F.elu",
+    "nn.Hardswish",
+    "where",
+)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""The generated script under torchrun: two processes take the steps of one, one of them writes, and Ctrl-C stops both."""
+"""The generated script under torchrun: two processes take the steps of one, one of them writes, and Ctrl-C
+stops both.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ from torch import nn
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
-        self.one, self.two, self.three, self.four = nn.Linear(12, 16), nn.Linear(16, 16), nn.Linear(16, 8), nn.Linear(8, 3)
+        self.one, self.two = nn.Linear(12, 16), nn.Linear(16, 16)
+        self.three, self.four = nn.Linear(16, 8), nn.Linear(8, 3)
 
     def forward(self, x):
         h = torch.tanh(self.one(x))
@@ -45,7 +48,8 @@ import train
 begin, rank = dist.init_process_group, int(os.environ["RANK"])
 for name, options in json.loads(sys.argv[1]).items():
     # torchrun's store still has the addresses of the group before: each gets one of its own
-    dist.init_process_group = functools.partial(begin, init_method=f"file://{os.getcwd()}/{name}.meet", rank=rank, world_size=2)
+    place = f"file://{os.getcwd()}/{name}.meet"
+    dist.init_process_group = functools.partial(begin, init_method=place, rank=rank, world_size=2)
     try:
         found = train.main([*options, "--out", name])
     except SystemExit as leaving:

@@ -1,4 +1,6 @@
-"""Options of the generated script, in this process: what must not change a training doesn't, and what can't be is named."""
+"""Options of the generated script, in this process: what must not change a training doesn't, and what can't be is
+named.
+"""
 
 from __future__ import annotations
 

@@ -23,7 +23,8 @@ from torch import nn
 class Odd(nn.Module):
     def __init__(self):
         super().__init__()
-        self.one, self.norm, self.two, self.three = nn.Linear(12, 16), nn.BatchNorm1d(16), nn.Linear(16, 16), nn.Linear(16, 3)
+        self.one, self.norm = nn.Linear(12, 16), nn.BatchNorm1d(16)
+        self.two, self.three = nn.Linear(16, 16), nn.Linear(16, 3)
 
     def forward(self, x):
         h = torch.relu(self.norm(self.one(x)))

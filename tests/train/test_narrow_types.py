@@ -118,7 +118,9 @@ def test_the_scale_of_the_loss_does_not_matter(dtype: torch.dtype, scale: float)
 
 
 def test_an_overflow_is_seen_by_the_scaler() -> None:
-    """A loss that is scaled beyond float32 leaves no number in the gradients, so the step is skipped and the scale lowered."""
+    """A loss that is scaled beyond float32 leaves no number in the gradients, so the step is skipped and the scale
+    lowered.
+    """
     model = fc.convert(network(nn.ReLU), 3)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     scaler = torch.amp.GradScaler("cpu", init_scale=3e38)
@@ -152,7 +154,14 @@ def test_a_scaler_trains(dtype: torch.dtype) -> None:
 def test_states_in_two_precisions_stop_at_the_coarser_one() -> None:
     """A held norm gives float32 under autocast, a convolution bfloat16."""
     torch.manual_seed(0)
-    layers = [nn.BatchNorm2d(3), nn.Tanh(), nn.Conv2d(3, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 8, 3, padding=1), nn.Tanh()]  # fmt: skip
+    layers = [
+        nn.BatchNorm2d(3),
+        nn.Tanh(),
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.Tanh(),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.Tanh(),
+    ]
     model = fc.convert(with_statistics(nn.Sequential(*layers)).eval(), 3, norm="held", loop_gain=0.2)
     with torch.autocast("cpu", torch.bfloat16):
         _, (found,) = model.equilibrium(X)

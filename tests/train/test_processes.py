@@ -35,7 +35,9 @@ def test_gradients_are_those_of_ddp(ranks: list[dict[str, Any]]) -> None:
 
 
 def test_gains_and_weights_stay_equal(ranks: list[dict[str, Any]]) -> None:
-    """Norms of couplings are functions of the weights, whatever the samples; and weights began as those of process 0."""
+    """Norms of couplings are functions of the weights, whatever the samples; and weights began as those of
+    process 0.
+    """
     first, second = (r["training"] for r in ranks)
     for (g, gains), (h, others) in zip(first["steps"], second["steps"], strict=True):
         assert gains == others

@@ -1,6 +1,8 @@
-"""A converted model under torch.compile, in one graph: what it computes, records, warns of and refuses is what it does eagerly.
+"""A converted model under torch.compile, in one graph: what it computes, records, warns of and refuses is what it does
+eagerly.
 
-Most tests trace and differentiate the graph (``aot_eager``), which is where a compiler could go wrong with a block; two generate code.
+Most tests trace and differentiate the graph (``aot_eager``), which is where a compiler could go wrong with a block; two
+generate code.
 """
 
 from __future__ import annotations
@@ -23,7 +25,19 @@ from ffebm_compiler.train import enrolment
 from ffebm_compiler.train.opaque_operators import FORMAT
 
 BACKEND = "aot_eager"
-NAMES = ("mlp", "vgg_norm", "residual", "two_inputs", "output_namedtuple", "tied_modules", "siamese", "buffers", "weight_norm", "transformer", "branching")  # fmt: skip
+NAMES = (
+    "mlp",
+    "vgg_norm",
+    "residual",
+    "two_inputs",
+    "output_namedtuple",
+    "tied_modules",
+    "siamese",
+    "buffers",
+    "weight_norm",
+    "transformer",
+    "branching",
+)
 
 
 @pytest.fixture(autouse=True)

@@ -207,7 +207,8 @@ def test_boxes_and_blocks_keep_apart_on_the_zoo(entry: object, size: int) -> Non
 FAKE_DOT = """#!{python}
 import json, re, sys
 source = sys.stdin.read()
-sizes = {{m[0]: (float(m[1]) * 72, float(m[2]) * 72) for m in re.findall(r"^(n\\d+) \\[width=([\\d.]+), height=([\\d.]+)\\]", source, re.M)}}
+nodes = re.findall(r"^(n\\d+) \\[width=([\\d.]+), height=([\\d.]+)\\]", source, re.M)
+sizes = {{n: (float(width) * 72, float(height) * 72) for n, width, height in nodes}}
 step, total = 200.0, 200.0 * len(sizes)
 centre = {{n: (300.0, total - step * i - 50) for i, n in enumerate(sizes)}}
 objects = []
@@ -221,7 +222,8 @@ number = {{o["name"]: o["_gvid"] for o in objects}}
 edges = []
 for a, b in re.findall(r"^(n\\d+) -> (n\\d+);", source, re.M):
     (x, y), (u, v) = centre[a], centre[b]
-    edges.append({{"tail": number[a], "head": number[b], "pos": f"{{x}},{{y - 22}} {{x}},{{y - 40}} {{u}},{{v + 40}} {{u}},{{v + 22}}"}})
+    curve = f"{{x}},{{y - 22}} {{x}},{{y - 40}} {{u}},{{v + 40}} {{u}},{{v + 22}}"
+    edges.append({{"tail": number[a], "head": number[b], "pos": curve}})
 print(json.dumps({{"bb": f"0,0,600,{{total}}", "objects": objects, "edges": edges}}))
 """
 
