@@ -51,9 +51,7 @@ def section(module: ModuleType, described: dict[int, str]) -> str:
 
 
 def entry(name: str, value: Any, module: ModuleType) -> list[str]:
-    if inspect.isclass(value):
-        head, about = signature(name, value), first_paragraph(value)
-    elif inspect.isroutine(value):
+    if inspect.isclass(value) or inspect.isroutine(value):
         head, about = signature(name, value), first_paragraph(value)
     else:
         head, about = constant(name, value), attribute_docstring(module, name)
