@@ -1,7 +1,7 @@
 """Backends: what a compiled model is lowered to."""
 
-from .analog_emu import AnalogEmu, AnalogFFEBM
-from .execution import Execution
+from ..model.execution import Execution
+from .analog_emu.emulated import AnalogEmu, AnalogFFEBM
 from .protocol import Backend
 from .torch_ep import FFEBM, TorchEP
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..emulate import Chip, load_chip
+from ..chip.emulate import Chip, load_chip
+from ..chip.hardware import Hardware
+from ..chip.hardware.presets import preset
+from ..chip.resistive.realisation import resistive_problems
 from ..errors import InputError, OptionError, Problem, close_matches
-from ..hardware import Hardware
-from ..hardware.presets import preset
-from ..resistive.realisation import resistive_problems
 from ..train import attribute
-from .analog_emu import AnalogEmu, AnalogFFEBM
+from .analog_emu.emulated import AnalogEmu, AnalogFFEBM
 from .torch_ep import FFEBM
 
 LOWERINGS = (AnalogEmu.name,)

@@ -12,20 +12,20 @@ import onnx
 import torch
 from torch import Tensor
 
+from ..bundle.compile.compare import difference, worst
+from ..bundle.compile.model_bundle import private_copy
+from ..bundle.compile.options import example_of, size_problems
 from ..errors import ConvergenceWarning, OptionError, Problem
-from ..export.check import session
-from ..export.model import Model
-from ..export.result import named_leaves
-from ..export.whole_file import export_whole
 from ..files import check_target, write_whole
 from ..ir import EnergyBlock
+from ..model.stateful import refuse_stateful
+from ..onnx.check import session
+from ..onnx.model import Model
+from ..onnx.result import named_leaves
+from ..onnx.whole_file import export_whole
 from ..passes import State
 from ..solve import contraction_of
 from ..train import run_digital
-from .bundle_compare import difference, worst
-from .bundle_options import example_of, size_problems
-from .bundle_writer import private_copy
-from .stateful import refuse_stateful
 from .torch_ep import FFEBM
 
 

@@ -27,12 +27,27 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from ..chip.hardware import Hardware
+from ..codegen import training_code
 from ..compiled import Compiled, ModeProgram
 from ..errors import ChangedError, ConvergenceWarning, InputError, Problem, VerificationError
 from ..estimate import Estimate, Estimator, FreePhase
 from ..files import check_target, write_whole
-from ..hardware import Hardware
 from ..ir import EnergyBlock, Program, Ref, Weight
+from ..model.call_inputs import input_problems
+from ..model.convergence import convergence_message
+from ..model.execution import Execution
+from ..model.gain_store import GainStore, weights_of
+from ..model.global_hooks import GlobalHooks, global_hooks
+from ..model.global_hooks import problems as hook_problems
+from ..model.original import Original
+from ..model.script import script_of
+from ..model.user_signature import KEPT, ShownForward
+from ..model.values import map_leaves, ordinary
+from ..model.verification import has_forward, kept_buffers, verify_first_input
+from ..model.views import BlockView
+from ..model.watch import Seen, require_unchanged, seen
+from ..model.weight_range import check_weights, infinite_norm, require_whole
 from ..passes import Verification, verify
 from ..passes.contexts import callers_autocast
 from ..passes.copy_on_write import copied_on_write, sharable
@@ -50,28 +65,14 @@ from ..solve import (
 from ..solve.fingerprint import fingerprints
 from ..solve.loop_gain import InfiniteNormError
 from ..solve.norm_sample import sample_of
-from ..train import BlockCall, attribute, out_of_sight, run_block, run_digital, training_code
+from ..train import BlockCall, attribute, out_of_sight, run_block, run_digital
 from ..train.enrolment import enrol, find
 from ..train.first_derivatives import refuse_forward_mode, refuse_transforms
 from ..train.traceable import Traceable
 from ..view import Report, build_report, draw_graph, partition_graph
-from .call_inputs import input_problems
-from .convergence import convergence_message
-from .execution import Execution
-from .gain_store import GainStore, weights_of
-from .global_hooks import GlobalHooks, global_hooks
-from .global_hooks import problems as hook_problems
-from .original import Original
-from .script import script_of
-from .user_signature import KEPT, ShownForward
-from .values import map_leaves, ordinary
-from .verification import has_forward, kept_buffers, verify_first_input
-from .views import BlockView
-from .watch import Seen, require_unchanged, seen
-from .weight_range import check_weights, infinite_norm, require_whole
 
 if TYPE_CHECKING:
-    from .analog_emu import AnalogFFEBM
+    from .analog_emu.emulated import AnalogFFEBM
 
 logger = logging.getLogger(__name__)
 
@@ -808,7 +809,7 @@ class FFEBM(nn.Module):
         Raises:
             OptionError: with every option and every part that stands in the way.
         """
-        from .bundle_writer import BundleOptions, write_bundle_of  # it builds on this class
+        from ..bundle.compile.model_bundle import BundleOptions, write_bundle_of  # it builds on this class
 
         self.require_unchanged()
         return write_bundle_of(self, path, example_inputs, BundleOptions(hardware, chip_seed, unexportable, overwrite))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from anywhere
 
 import ffebm_compiler as fc
-from ffebm_compiler.backends.verification import verify_call
+from ffebm_compiler.model.verification import verify_call
 
 ALLOWED, ROUNDS = 3.0, 15
 

@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 import ffebm_compiler as fc
 from benchmarks import common
 from examples import command, networks, plotting, records
-from ffebm_compiler.emulate import Range
+from ffebm_compiler.chip.emulate import Range
+from ffebm_compiler.chip.hardware.presets import preset
 from ffebm_compiler.estimate import Estimate, FreePhase
 from ffebm_compiler.estimate.literal import nudged_equilibrium
-from ffebm_compiler.hardware.presets import preset
 from ffebm_compiler.solve import Tolerance
 
 DESCRIPTION = """

@@ -31,8 +31,8 @@ from benchmarks.mutations.model import Variety
 from benchmarks.mutations.verdict import Verdict, judged
 from examples import command
 from ffebm_compiler.bundle import read_bundle
-from ffebm_compiler.bundle.checking import checked_files
-from ffebm_compiler.bundle.writing import bundle_files
+from ffebm_compiler.bundle.read.checking import checked_files
+from ffebm_compiler.bundle.write.writing import bundle_files
 
 EXAMPLES = """\
   python benchmarks/fuzz_bundles.py --count 10000
@@ -59,7 +59,7 @@ class Found:
 
 def _computed(path: Path) -> None:
     """Everything that a bundle computes on its recorded input."""
-    from ffebm_compiler.runtime.verify import verify
+    from ffebm_compiler.bundle.run.verify import verify
 
     verify(path)
 

@@ -117,10 +117,10 @@ class Guard:
 
 
 _COMPARED, _VERIFIED, _ENERGIES, _WATCHED, _CALLED, _DERIVED = (
-    ("tests/backends/test_comparison.py",),
-    ("tests/backends/test_verification.py",),
+    ("tests/model/test_comparison.py",),
+    ("tests/model/test_verification.py",),
     ("tests/passes/test_verify.py",),
-    ("tests/backends/test_watch.py",),
+    ("tests/model/test_watch.py",),
     ("tests/passes/test_calling.py",),
     ("tests/train/test_first_derivatives.py",),
 )
@@ -131,15 +131,15 @@ _ASKED, _EXPORTED, _MADE = (
 )
 GUARDS: dict[str, Guard] = {
     # the check: what is compared
-    "results": Guard("backends.comparison:_results", _nothing, _COMPARED),
-    "gradients": Guard("backends.comparison:_gradients", _nothing, _COMPARED),
-    "parameters and buffers": Guard("backends.comparison:_registered", _nothing, _COMPARED),
-    "attributes": Guard("backends.comparison:_attributes", _nothing, _COMPARED),
-    "draws": Guard("backends.comparison:_draws", _nothing, _COMPARED),
+    "results": Guard("model.comparison:_results", _nothing, _COMPARED),
+    "gradients": Guard("model.comparison:_gradients", _nothing, _COMPARED),
+    "parameters and buffers": Guard("model.comparison:_registered", _nothing, _COMPARED),
+    "attributes": Guard("model.comparison:_attributes", _nothing, _COMPARED),
+    "draws": Guard("model.comparison:_draws", _nothing, _COMPARED),
     "the first input": Guard("backends.torch_ep:FFEBM._compare_once", _none, _VERIFIED),
     "the check at conversion": Guard("api:verify_early", _none, _VERIFIED),
-    "two samples": Guard("backends.verification:first_samples", _one_sample, _VERIFIED),
-    "roundings": Guard("backends.verification:_is_rounding", _yes, _VERIFIED),
+    "two samples": Guard("model.verification:first_samples", _one_sample, _VERIFIED),
+    "roundings": Guard("model.verification:_is_rounding", _yes, _VERIFIED),
     "transposes": Guard("train.without_feedback:_apart", _zero, _VERIFIED),
     "stationarity": Guard("passes.verify:_stationarity", _zero, _ENERGIES),
     "equilibrium": Guard("passes.verify:_gradient", _zero, _ENERGIES),
@@ -149,14 +149,14 @@ GUARDS: dict[str, Guard] = {
     "weights that a run writes": Guard(
         "passes.copy_on_write:_CopyOnWrite.keep", _none, ("tests/passes/test_copy_on_write.py",)
     ),
-    "state that a run writes": Guard("backends.observation:only_looking", _left_behind, _VERIFIED),
+    "state that a run writes": Guard("model.observation:only_looking", _left_behind, _VERIFIED),
     # what is looked at in every call
-    "changes after conversion": Guard("backends.watch:Seen.still", _yes, _WATCHED),
-    "hooks": Guard("backends.watch:_hooked", _nothing, _WATCHED),
-    "changes of the original": Guard("backends.original:Original.require_unchanged", _none, _WATCHED),
-    "weights that moved": Guard("backends.gain_store:Measured.is_of", _yes, ("tests/backends/test_weights_seen.py",)),
+    "changes after conversion": Guard("model.watch:Seen.still", _yes, _WATCHED),
+    "hooks": Guard("model.watch:_hooked", _nothing, _WATCHED),
+    "changes of the original": Guard("model.original:Original.require_unchanged", _none, _WATCHED),
+    "weights that moved": Guard("model.gain_store:Measured.is_of", _yes, ("tests/model/test_weights_seen.py",)),
     "weights that train": Guard(
-        "backends.gain_store:GainStore._follow", _gains_at_first, ("tests/backends/test_weights_seen.py",)
+        "model.gain_store:GainStore._follow", _gains_at_first, ("tests/model/test_weights_seen.py",)
     ),
     "states that repeat": Guard("solve.iteration:_Repeating.__call__", _unsettled, ("tests/solve/test_stall.py",)),
     "types and sizes of arguments": Guard("passes.calling:_tensor_problems", _nothing, _CALLED),

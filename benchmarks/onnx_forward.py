@@ -19,8 +19,8 @@ from benchmarks import common
 from benchmarks.speed.timing import race
 from examples import command, networks
 from ffebm_compiler import runtime
+from ffebm_compiler.bundle.run.onnx_part import part_of
 from ffebm_compiler.ir import DigitalBlock
-from ffebm_compiler.runtime.onnx_part import part_of
 from ffebm_compiler.train import run_digital
 
 DESCRIPTION = """

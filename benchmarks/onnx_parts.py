@@ -26,11 +26,11 @@ import ffebm_compiler as fc
 from benchmarks import common
 from examples import command
 from ffebm_compiler.errors import OptionError
-from ffebm_compiler.export import FORWARD, TRAINING, VJP, ExportedPart
-from ffebm_compiler.export.check import check_graph
-from ffebm_compiler.export.parity import compare
-from ffebm_compiler.export.parts import export_parts
 from ffebm_compiler.ir import EnergyBlock
+from ffebm_compiler.onnx import FORWARD, TRAINING, VJP, ExportedPart
+from ffebm_compiler.onnx.check import check_graph
+from ffebm_compiler.onnx.parity import compare
+from ffebm_compiler.onnx.parts import export_parts
 from ffebm_compiler.train import run_digital
 
 DESCRIPTION = """

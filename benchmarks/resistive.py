@@ -18,10 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 
 from benchmarks import common
 from examples import command, plotting
-from ffebm_compiler.hardware.circuit import Circuit
-from ffebm_compiler.resistive.network import Drives
-from ffebm_compiler.resistive.random_networks import deep_network, double
-from ffebm_compiler.resistive.solver import Node, nodes, settle, sweep_once
+from ffebm_compiler.chip.hardware.circuit import Circuit
+from ffebm_compiler.chip.resistive.network import Drives
+from ffebm_compiler.chip.resistive.random_networks import deep_network, double
+from ffebm_compiler.chip.resistive.solver import Node, nodes, settle, sweep_once
 from ffebm_compiler.solve import Tolerance
 
 DESCRIPTION = """

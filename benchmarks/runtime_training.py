@@ -25,7 +25,7 @@ from benchmarks import common
 from examples import command
 from examples.data import load
 from ffebm_compiler import runtime
-from ffebm_compiler.runtime import Runtime
+from ffebm_compiler.bundle.run import Runtime
 
 DESCRIPTION = """
 Trains two networks on scikit-learn's digits from the same weights, on the same batches, by SGD with momentum and by

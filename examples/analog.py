@@ -40,9 +40,9 @@ from examples import networks, records, training
 from examples.checkpoints import Checkpoint
 from examples.job import Config, Job
 from examples.training import Progress, Stop
-from ffebm_compiler.hardware import Hardware, quantities
-from ffebm_compiler.hardware.documents import to_dict
-from ffebm_compiler.hardware.presets import PRESETS, SOURCES, preset
+from ffebm_compiler.chip.hardware import Hardware, quantities
+from ffebm_compiler.chip.hardware.documents import to_dict
+from ffebm_compiler.chip.hardware.presets import PRESETS, SOURCES, preset
 
 LOOP_GAIN, TOLERANCE = 0.2, 1e-3
 

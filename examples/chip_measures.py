@@ -19,8 +19,8 @@ from torch import Tensor, nn
 import ffebm_compiler as fc
 from examples import training
 from examples.data import Split
+from ffebm_compiler.chip.hardware import Hardware, defaults
 from ffebm_compiler.compare import compare_parameters, exact_gradients, loss_gradients
-from ffebm_compiler.hardware import Hardware, defaults
 
 Gradient = Mapping[str, Tensor]
 

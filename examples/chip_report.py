@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from examples.records import table
-from ffebm_compiler.cost.units import si
+from ffebm_compiler.chip.cost.units import si
 
 Found = Mapping[str, Any]
 Row = Mapping[str, Any]

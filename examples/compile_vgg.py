@@ -22,7 +22,7 @@ from examples import analog, checkpoints, command, networks, plotting, records, 
 from examples.data import FORMATS
 from examples.job import Config, Job
 from examples.training import Progress
-from ffebm_compiler.hardware.presets import PRESETS
+from ffebm_compiler.chip.hardware.presets import PRESETS
 
 DESCRIPTION = f"""
 Trains a VGG for 32 x 32 x 3 images by backpropagation, converts it to a feedforward-tied energy-based model,

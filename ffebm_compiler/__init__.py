@@ -9,6 +9,7 @@ torch.Size([3, 4])
 
 from .api import convert, explain
 from .backends import FFEBM, AnalogFFEBM
+from .chip.hardware import Hardware, LogLaw
 from .compare import GradientComparison, compare_gradients
 from .errors import (
     ConvergenceWarning,
@@ -24,8 +25,10 @@ from .errors import (
     VerificationError,
 )
 from .estimate import SPSA, CenteredEP, Implicit, OneSidedEP, TangentEP, Unrolled
-from .hardware import Hardware, LogLaw
+from .former_names import find_former_names
 from .train.processes import synchronised, unsynchronised
+
+find_former_names()
 
 __version__ = "0.1.0"
 

@@ -14,13 +14,13 @@ import torch
 from torch import fx, nn
 
 from .backends import FFEBM, Execution, TorchEP
-from .backends.execution import DEFAULT_LOOP_GAIN
-from .backends.verification import verify_early
 from .compiled import Compiled, ModeProgram
 from .errors import ConversionWarning, OptionError, Problem
 from .estimate import Estimator, TangentEP
 from .ir import Program
 from .ir.tracing import TRACING
+from .model.execution import DEFAULT_LOOP_GAIN
+from .model.verification import verify_early
 from .options import Options, check
 from .passes import (
     KEPT_DIGITAL,

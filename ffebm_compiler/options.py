@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from .backends.execution import execution_problems, is_count
 from .errors import GradientWarning, OptionError, Problem, close_matches
 from .estimate import Estimator, TangentEP
+from .model.execution import execution_problems, is_count
 from .passes import NORMS, Choice
 from .passes.symbolic_trace import is_hooked
 from .rules import Rule

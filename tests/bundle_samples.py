@@ -12,7 +12,7 @@ import torch
 import ffebm_compiler as fc
 from benchmarks.mutations.model import Variety
 from ffebm_compiler.bundle import Contents, read_bundle
-from ffebm_compiler.bundle.writing import bundle_files
+from ffebm_compiler.bundle.write.writing import bundle_files
 
 
 @functools.cache

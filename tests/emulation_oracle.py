@@ -11,7 +11,7 @@ import numpy as np
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from ffebm_compiler.hardware import Circuit, Edge
+from ffebm_compiler.chip.hardware import Circuit, Edge
 from ffebm_compiler.ir import Potential
 
 Array = np.ndarray

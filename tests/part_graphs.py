@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 import ffebm_compiler as fc
-from ffebm_compiler.export import FORWARD, TRAINING, VJP, ExportedPart
-from ffebm_compiler.export.parts import export_parts
 from ffebm_compiler.ir import EnergyBlock
+from ffebm_compiler.onnx import FORWARD, TRAINING, VJP, ExportedPart
+from ffebm_compiler.onnx.parts import export_parts
 from ffebm_compiler.train import run_block, run_digital
 
 

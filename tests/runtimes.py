@@ -17,12 +17,12 @@ from torch.overrides import TorchFunctionMode
 
 import ffebm_compiler as fc
 from ffebm_compiler import InputError
-from ffebm_compiler.backends.bundle_contents import Subject, contents_of
-from ffebm_compiler.backends.bundle_options import BundleOptions
-from ffebm_compiler.backends.bundle_writer import private_copy
 from ffebm_compiler.bundle import Contents
-from ffebm_compiler.runtime import Runtime
-from ffebm_compiler.runtime.load import runtime_of
+from ffebm_compiler.bundle.compile.gathering import Subject, contents_of
+from ffebm_compiler.bundle.compile.model_bundle import private_copy
+from ffebm_compiler.bundle.compile.options import BundleOptions
+from ffebm_compiler.bundle.run import Runtime
+from ffebm_compiler.bundle.run.load import runtime_of
 
 
 def compiled(model: fc.FFEBM, args: tuple[Any, ...]) -> Contents:

@@ -10,7 +10,7 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from ffebm_compiler.hardware.circuit import Bank, Circuit, Edge
+from ffebm_compiler.chip.hardware.circuit import Bank, Circuit, Edge
 from ffebm_compiler.ir import Potential
 
 INFINITY = float("inf")

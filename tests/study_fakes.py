@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
-from ffebm_compiler.hardware import Hardware
+from ffebm_compiler.chip.hardware import Hardware
 from ffebm_compiler.study import Samples
 
 

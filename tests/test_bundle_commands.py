@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 import ffebm_compiler as fc
 from ffebm_compiler import runtime
 from ffebm_compiler.bundle import read_bundle
+from ffebm_compiler.bundle.run.verify import verify
 from ffebm_compiler.cli import main
 from ffebm_compiler.cli.batches import Batches
 from ffebm_compiler.errors import InputError
-from ffebm_compiler.runtime.verify import verify
 
 MODELS = """
 import torch

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ffebm_compiler.bundle.manifest import MANIFEST, checksum, signed
+from ffebm_compiler.bundle.format.manifest import MANIFEST, checksum, signed
 
 from .containers import ARCHIVES, DAMAGED, FOLDERS, write_archive, write_damaged, write_folder
 from .documents import DOCUMENTS, text_of

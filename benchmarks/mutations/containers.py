@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ffebm_compiler.bundle.archive import archived
+from ffebm_compiler.bundle.format.archive import archived
 
 from .shared import Files, as_archive, flip, one, until_changed, written
 

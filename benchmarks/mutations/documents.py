@@ -7,8 +7,8 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from ffebm_compiler.bundle.manifest import MANIFEST
-from ffebm_compiler.bundle.writing import PROGRAM
+from ffebm_compiler.bundle.format.manifest import MANIFEST
+from ffebm_compiler.bundle.write.writing import PROGRAM
 
 from .shared import Files
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ffebm_compiler.bundle.archive import archived
+from ffebm_compiler.bundle.format.archive import archived
 
 Files = dict[str, bytes]
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from ffebm_compiler.bundle.writing import GAINS, PARAMETERS, SAMPLES
+from ffebm_compiler.bundle.write.writing import GAINS, PARAMETERS, SAMPLES
 
 from .documents import ODD
 from .shared import Files, flip

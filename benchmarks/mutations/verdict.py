@@ -12,9 +12,9 @@ from typing import Any
 from benchmarks.mutations import Mutant
 from ffebm_compiler import InputError
 from ffebm_compiler.bundle import Contents, read_bundle
-from ffebm_compiler.bundle.checking import checked_files
-from ffebm_compiler.bundle.manifest import MANIFEST
-from ffebm_compiler.bundle.writing import bundle_files
+from ffebm_compiler.bundle.format.manifest import MANIFEST
+from ffebm_compiler.bundle.read.checking import checked_files
+from ffebm_compiler.bundle.write.writing import bundle_files
 
 
 class Verdict(Enum):

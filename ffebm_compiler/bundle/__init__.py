@@ -1,9 +1,9 @@
 """The compiled bundle: what is in it, how it is written and how it is read from anyone."""
 
-from .contents import PART_MODULE, Contents, Mode, graph_file, part_block
-from .inspecting import BundleSummary, inspect
-from .reading import read_bundle
-from .writing import check_bundle_target, write_bundle
+from .format.contents import PART_MODULE, Contents, Mode, graph_file, part_block
+from .read.inspecting import BundleSummary, inspect
+from .read.reading import read_bundle
+from .write.writing import check_bundle_target, write_bundle
 
 __all__ = [
     "PART_MODULE",

@@ -16,7 +16,7 @@ def inspect_bundle(options: argparse.Namespace) -> int:
 
 def verify_bundle(options: argparse.Namespace) -> int:
     """Exit status 1 if a check fails."""
-    from ..runtime.verify import verify
+    from ..bundle.run.verify import verify
 
     found = verify(options.bundle)
     print(json.dumps(found.to_dict(), indent=2) if options.json else found.text())

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..backends import FFEBM
-from ..backends.probe import candidates
 from ..compare import GradientComparison, compare_gradients
 from ..errors import OptionError, Problem
+from ..model.probe import candidates
 from ..solve import Relaxation
 
 EXACT = 1e-5

@@ -30,8 +30,8 @@ def compile_bundle(options: argparse.Namespace, convert: Convert, example_inputs
     Args:
         convert, example_inputs: as the other commands do it.
     """
-    from ..backends.bundle_options import BundleOptions, place_problems
-    from ..backends.bundle_writer import steps_of, write_bundle_of
+    from ..bundle.compile.model_bundle import steps_of, write_bundle_of
+    from ..bundle.compile.options import BundleOptions, place_problems
 
     problems = [*place_problems(options.output, options.force), *_problems(options)]
     if problems:
@@ -59,7 +59,7 @@ def compile_bundle(options: argparse.Namespace, convert: Convert, example_inputs
 
 def _judged(written: Path) -> int:
     """Runs what was written against what the model gave: exit status 1 if a check fails."""
-    from ..runtime.verify import verify
+    from ..bundle.run.verify import verify
 
     found = verify(written)
     for check in found.checks:

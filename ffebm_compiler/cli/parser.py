@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from .. import __version__
-from ..backends.execution import DEFAULT_LOOP_GAIN
+from ..model.execution import DEFAULT_LOOP_GAIN
 from .bundle_parser import BUNDLE_COMMANDS
 from .command import MODEL, Command
 

@@ -14,7 +14,7 @@ from ..solve import Relaxation
 from .arrays import check_results_file, named_results, precision_of, read_inputs, write_results
 
 if TYPE_CHECKING:
-    from ..runtime import Runtime
+    from ..bundle.run import Runtime
 
 
 def run_bundle(options: argparse.Namespace) -> int:
@@ -31,7 +31,7 @@ def run_bundle(options: argparse.Namespace) -> int:
 
 
 def loaded(options: argparse.Namespace) -> Runtime:
-    from .. import runtime
+    from ..bundle import run as runtime
 
     chip = {"hardware": options.hardware, "chip_seed": options.chip_seed, "noise_seed": options.noise_seed}
     on_chip = chip if options.blocks == "analog-emu" else {}

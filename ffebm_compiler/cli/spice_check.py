@@ -10,8 +10,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ..backends import FFEBM
+from ..chip.spice import Verdict, check_netlists, find_ngspice
 from ..errors import OptionError, Problem
-from ..spice import Verdict, check_netlists, find_ngspice
 from .checks import guessed_inputs
 from .load import load_model
 

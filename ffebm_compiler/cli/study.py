@@ -10,10 +10,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..chip.hardware import Hardware
+from ..chip.hardware.documents import to_dict
+from ..chip.hardware.presets import preset
 from ..errors import OptionError, Problem
-from ..hardware import Hardware
-from ..hardware.documents import to_dict
-from ..hardware.presets import preset
 from ..study import (
     METRICS,
     MOST,

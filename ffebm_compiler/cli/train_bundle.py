@@ -21,7 +21,7 @@ from .interrupt import stoppable
 from .metrics import Metrics
 
 if TYPE_CHECKING:
-    from ..runtime import Runtime, Trainer
+    from ..bundle.run import Runtime, Trainer
 
 MOMENTUM = 0.9
 """Of sgd, where no other is asked for."""
@@ -32,7 +32,7 @@ def train_bundle(options: argparse.Namespace) -> int:
     problems = [*_problems(options)]
     if problems:
         raise OptionError(problems)
-    from .. import runtime
+    from ..bundle import run as runtime
 
     model = runtime.load(options.bundle, threads=options.threads)
     data = _data(model, options)
@@ -157,7 +157,7 @@ def _problems(options: argparse.Namespace) -> Iterator[Problem]:
 
 
 def _file_problems(options: argparse.Namespace) -> Iterator[Problem]:
-    from ..backends.bundle_options import place_problems
+    from ..bundle.compile.options import place_problems
 
     checkpoint = Path(options.checkpoint)
     if checkpoint.is_file() and not (options.resume or options.force):
@@ -185,8 +185,8 @@ def _place(path: str | Path, what: str) -> Iterator[Problem]:
 
 
 def _optimizer_problems(options: argparse.Namespace) -> Iterator[Problem]:
-    from ..runtime.losses import loss_of
-    from ..runtime.optimizers import OptimizerOptions
+    from ..bundle.run.losses import loss_of
+    from ..bundle.run.optimizers import OptimizerOptions
 
     def optimizer() -> Any:
         momentum = 0.0 if options.momentum is None else options.momentum

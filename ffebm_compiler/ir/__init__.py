@@ -1,6 +1,6 @@
 """The frozen data that the compiler's passes hand to each other and to the backends."""
 
-from .blocks import DigitalBlock, EnergyBlock, Program, Ref, State, Step
+from .blocks import DigitalBlock, EnergyBlock, Program, Ref, State, Step, references
 from .coupling import Coupling, Operand, Operation, Term, Weight
 from .energy import Energy
 from .origin import Origin
@@ -22,4 +22,5 @@ __all__ = [
     "Step",
     "Term",
     "Weight",
+    "references",
 ]

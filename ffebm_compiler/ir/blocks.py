@@ -179,3 +179,15 @@ class Ref:
     """A leaf of :attr:`Program.output`: the value of that name."""
 
     name: str
+
+
+def references(value: Any) -> Iterator[str]:
+    """The names that a nest of values refers to, in order, as often as they stand there."""
+    if isinstance(value, Ref):
+        yield value.name
+    elif isinstance(value, (tuple, list)):
+        for v in value:
+            yield from references(v)
+    elif isinstance(value, Mapping):
+        for v in value.values():
+            yield from references(v)

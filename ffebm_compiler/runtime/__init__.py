@@ -1,7 +1,5 @@
-"""Runs and trains a compiled bundle: digital parts in onnxruntime, blocks in the torch executor or on an emulated chip."""
+"""Compiled bundles as their users load them: ``ffebm_compiler.runtime.load("build.ffebm")``; :mod:`.bundle.run` is what runs."""
 
-from .load import load
-from .runtime import Runtime
-from .trainer import Trainer
+from ..bundle.run import Runtime, Trainer, load
 
 __all__ = ["Runtime", "Trainer", "load"]

@@ -1,14 +1,14 @@
 """Where is the equilibrium: relaxation of the free phase, displacement of the nudged one, reverse gains."""
 
-from .automatic import AUTOMATIC, Automatic
 from .binding import BoundBlock, States
 from .contraction import Contraction
-from .differentiation import Differentiation, Gradients, Interaction, Linearised, gradients_of
+from .derivatives.automatic import AUTOMATIC, Automatic
+from .derivatives.explicit import EXPLICIT, Explicit
+from .derivatives.interface import Differentiation, Gradients, Interaction, Linearised, gradients_of
+from .derivatives.linearisation import Linearisation
 from .displacement import displace
-from .explicit import EXPLICIT, Explicit
 from .gain_following import followed_gains
 from .iteration import Relaxation
-from .linearisation import Linearisation
 from .loop_gain import Certificate, Gains, bounded_gains, certify, contraction_of, unit_gains
 from .relaxation import Equilibrium, differentiable_sweep, relax
 from .tolerance import Tolerance

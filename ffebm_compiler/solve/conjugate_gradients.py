@@ -26,10 +26,10 @@ from torch import Tensor
 
 from ..ir import EnergyBlock, State
 from .binding import States
-from .differentiation import Linearised
+from .derivatives.interface import Linearised
+from .derivatives.sums import Part, total
 from .iteration import Relaxation, advance, largest_ratio, peak
 from .over_relaxation import Pace
-from .parts import Part, total
 
 SLOW = 0.2
 """Sweeps that leave less than this are not slower."""

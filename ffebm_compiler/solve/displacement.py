@@ -22,9 +22,9 @@ from torch import Tensor
 
 from .binding import States
 from .conjugate_gradients import SLOW, Division, conjugate, solves
-from .differentiation import Linearised
+from .derivatives.interface import Linearised
+from .derivatives.sums import Part, total
 from .iteration import Relaxation, iterate
-from .parts import Part, total
 from .tolerance import Tolerance, coarsest
 
 

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import torch
 
-from .automatic import AUTOMATIC
 from .binding import BoundBlock
-from .differentiation import Differentiation
+from .derivatives.automatic import AUTOMATIC
+from .derivatives.interface import Differentiation
 from .loop_gain import Gains, bounded_gains, exactly, finite, layer_weights_of, squared
 from .norm_sample import Sample
 

@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..ir import EnergyBlock
-from .automatic import AUTOMATIC
 from .binding import BoundBlock
 from .contraction import Contraction, Edge
-from .differentiation import Differentiation, Linearised
+from .derivatives.automatic import AUTOMATIC
+from .derivatives.interface import Differentiation, Linearised
 from .lanczos import STEPS, largest_singular_value
 from .norm_sample import Sample, random_like
 

@@ -19,12 +19,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from .automatic import AUTOMATIC
 from .binding import BoundBlock, States
-from .differentiation import Differentiation, Drive, Interaction
+from .derivatives.automatic import AUTOMATIC
+from .derivatives.interface import Differentiation, Drive, Interaction
+from .derivatives.sums import Part, total
 from .iteration import Relaxation, iterate
 from .over_relaxation import WORTH, Pace, limit_of, overshot
-from .parts import Part, total
 from .tolerance import Tolerance, coarsest
 
 ROUTED = 3

@@ -24,7 +24,7 @@ from torch import Tensor
 from ..errors import FFEBMError
 from ..ir import Coupling, Operand, Term, Weight, functions
 from .binding import BoundBlock
-from .product_derivatives import CONVOLUTIONS, sizes
+from .derivatives.products import CONVOLUTIONS, sizes
 
 ENOUGH = 22
 """Pixels for each pixel of a coupling's degree."""

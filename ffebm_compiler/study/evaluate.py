@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from ..backends import FFEBM
+from ..chip.hardware import Hardware, stream
 from ..compare import compare_parameters, exact_gradients, loss_gradients
 from ..errors import ConvergenceWarning, InputError, OptionError, Problem
-from ..hardware import Hardware, stream
 from .metrics import Measured
 from .point import Point
 from .samples import Samples, digest_of

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..chip.hardware import Hardware
 from ..errors import OptionError
-from ..hardware import Hardware
 from .metrics import Measured
 from .sweep import CONVERSION, Axis, Value
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..chip.hardware import Hardware
 from ..errors import FFEBMError, OptionError, Problem
-from ..hardware import Hardware
 from .evaluate import Bench, Effort, Subject
 from .point import Point, Record
 from .records import Folder

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from ..chip.hardware import Quantity, quantities
+from ..chip.hardware.documents import parse_field
 from ..errors import OptionError, Problem, close_matches
-from ..hardware import Quantity, quantities
-from ..hardware.documents import parse_field
 
 Value = float | int | bool | str | None
 

@@ -1,6 +1,6 @@
 """The building blocks of the generated training step: a digital part with its VJP, a block with its phases.
 
-The generated code (:mod:`ffebm_compiler.train.emit`) spells out the chain of Nest & Ernoult 2024 (algorithm 1): inference
+The generated code (:mod:`ffebm_compiler.codegen.emit`) spells out the chain of Nest & Ernoult 2024 (algorithm 1): inference
 block by block, then errors backward, a digital part by its vector-Jacobian product and an energy-based block by two
 nudged phases and their contrast. Automatic differentiation runs inside the digital parts and the interaction
 only, never through a relaxation.
@@ -31,10 +31,9 @@ from ..estimate.equilibrium_propagation import (
 )
 from ..estimate.literal import nudged_equilibrium
 from ..estimate.wide import is_too_narrow, widened
-from ..ir import DigitalBlock, EnergyBlock, Program
+from ..ir import DigitalBlock, EnergyBlock, Program, references
 from ..solve import Gradients, Linearised, States
 from .digital import attribute
-from .emit import references
 from .operator import BlockCall, free_phase
 from .processes import require_synchronised
 from .profiling import NUDGED, shown

@@ -13,8 +13,8 @@ import ffebm_compiler as fc
 from examples import analog
 from examples import chip_measures as measures
 from examples.data import Images, Split
-from ffebm_compiler.hardware import Hardware, defaults
-from ffebm_compiler.hardware.presets import PRESETS
+from ffebm_compiler.chip.hardware import Hardware, defaults
+from ffebm_compiler.chip.hardware.presets import PRESETS
 
 
 @pytest.mark.parametrize("name", ["rram", "pcm", "harsh"])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
-from ffebm_compiler.backends.bundle_record import recorded
+from ffebm_compiler.bundle.compile.record import recorded
 from ffebm_compiler.passes.copy_on_write import copied_on_write, sharable
 
 WRITES: dict[str, Callable[[Tensor], object]] = {

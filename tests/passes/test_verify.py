@@ -16,7 +16,7 @@ from ffebm_compiler.rules import RULES, Reading, Rule
 from ffebm_compiler.rules.exponential import TANH
 from ffebm_compiler.rules.rule import Call, Refusal
 from ffebm_compiler.solve import AUTOMATIC, EXPLICIT, BoundBlock, unit_gains
-from ffebm_compiler.solve.explicit_phases import Sweeping
+from ffebm_compiler.solve.derivatives.phases import Sweeping
 
 
 class OptionalSecond(nn.Module):

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
-from ffebm_compiler.emulate.chip import mapped_terms
-from ffebm_compiler.emulate.transposes import _TRANSPOSES
-from ffebm_compiler.hardware.mapping import MAPPABLE
+from ffebm_compiler.chip.emulate.chip import mapped_terms
+from ffebm_compiler.chip.emulate.transposes import _TRANSPOSES
+from ffebm_compiler.chip.hardware.mapping import MAPPABLE
+from ffebm_compiler.chip.resistive.magnitudes import _MAGNITUDES, is_resistive
+from ffebm_compiler.chip.spice.activations import expression, known
 from ffebm_compiler.ir import Operation, Potential
-from ffebm_compiler.resistive.magnitudes import _MAGNITUDES, is_resistive
 from ffebm_compiler.rules import REMAKES, RULES, Call, Reading, Role, Rule
-from ffebm_compiler.spice.activations import expression, known
 
 
 def squared_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

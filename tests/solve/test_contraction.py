@@ -12,7 +12,7 @@ from torch import nn
 
 import ffebm_compiler as fc
 from ffebm_compiler.solve import Contraction, Tolerance, displace, relax
-from ffebm_compiler.solve.explicit import EXPLICIT
+from ffebm_compiler.solve.derivatives.explicit import EXPLICIT
 
 SIZES = st.lists(st.integers(1, 12), min_size=2, max_size=5)
 

@@ -12,8 +12,8 @@ from study_fakes import FakeSubject, network
 from torch import nn
 
 import ffebm_compiler as fc
+from ffebm_compiler.chip.hardware import Hardware
 from ffebm_compiler.errors import InputError, OptionError
-from ffebm_compiler.hardware import Hardware
 from ffebm_compiler.study import METRICS, Bench, Effort, Point, Samples
 
 EFFORT = Effort(calibrate=8, samples=32, gradient_samples=16, batch=10)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ffebm_compiler.hardware import Hardware
+from ffebm_compiler.chip.hardware import Hardware
 from ffebm_compiler.study import Axis, Point, count, impossible, one_at_a_time, points
 
 NOISE, BITS, GAIN = Axis("read_noise", (0.0, 0.1)), Axis("adc_bits", (4, 6, None)), Axis("loop_gain", (0.01, None))

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from study_fakes import FakeSubject
 
+from ffebm_compiler.chip.hardware import Hardware
 from ffebm_compiler.errors import FFEBMError, OptionError
-from ffebm_compiler.hardware import Hardware
 from ffebm_compiler.study import Axis, Bench, Effort, Folder, Point, Record, Samples, Study, points, run, versions
 
 EFFORT = Effort(8, 16, 8, 8)

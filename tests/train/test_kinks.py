@@ -13,8 +13,8 @@ from oracle import Dense
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
-from ffebm_compiler.solve.explicit_phases import ExplicitLinearisation
-from ffebm_compiler.solve.linearisation import Linearisation
+from ffebm_compiler.solve.derivatives.linearisation import Linearisation
+from ffebm_compiler.solve.derivatives.phases import ExplicitLinearisation
 
 aten = torch.ops.aten
 Activation = Callable[[Tensor], Tensor]

@@ -1,0 +1,1 @@
+"""The analog emulator: energy-based blocks that settle on an emulated chip."""

@@ -1,0 +1,1 @@
+"""Reads a bundle that anyone may have written."""

@@ -1,0 +1,7 @@
+"""Runs and trains a compiled bundle: digital parts in onnxruntime, blocks in the torch executor or on an emulated chip."""
+
+from .load import load
+from .runtime import Runtime
+from .trainer import Trainer
+
+__all__ = ["Runtime", "Trainer", "load"]

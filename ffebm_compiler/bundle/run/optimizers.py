@@ -1,0 +1,85 @@
+"""Optimizers of a trainer: torch.optim's, fed with gradients that the training step has left."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ...errors import OptionError, Problem, close_matches
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """Which optimizer, and its constants.
+
+    Attributes:
+        name: ``"sgd"``, ``"adam"`` or ``"adamw"``.
+        learning_rate: the step size.
+        momentum: of sgd.
+        betas: decay of the moments of adam and adamw.
+        weight_decay: L2 penalty (sgd, adam), or decoupled decay (adamw).
+
+    Raises:
+        OptionError: with every option that can't be used.
+    """
+
+    name: str = "sgd"
+    learning_rate: float = 1e-2
+    momentum: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        problems = [*self._problems()]
+        if problems:
+            raise OptionError(problems)
+
+    def _problems(self) -> Iterator[Problem]:
+        if self.name not in OPTIMIZERS:
+            yield Problem("option optimizer", f"is {self.name!r}", close_matches(str(self.name), [*OPTIMIZERS]))
+        ranges: Sequence[tuple[str, object, bool, str]] = (
+            ("learning_rate", self.learning_rate, _is_number(self.learning_rate) and self.learning_rate > 0, "Give a positive number, such as 0.01."),
+            ("momentum", self.momentum, _is_fraction(self.momentum), "Give a number from 0 to below 1, such as 0.9."),
+            ("betas", self.betas, len(self.betas) == 2 and all(map(_is_fraction, self.betas)), "Give two numbers from 0 to below 1, such as (0.9, 0.999)."),
+            ("weight_decay", self.weight_decay, _is_number(self.weight_decay) and self.weight_decay >= 0, "Give a number from 0, such as 1e-4."),
+        )  # fmt: skip
+        for name, value, fine, remedy in ranges:
+            if not fine:
+                yield Problem(f"option {name}", f"is {value!r}", remedy)
+        if self.momentum and self.name in ("adam", "adamw"):
+            yield Problem("option momentum", f"is not used by {self.name}", "Leave it out, or give betas=.")
+
+    def make(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimizer of these parameters."""
+        return OPTIMIZERS[self.name](parameters, self)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_fraction(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1
+
+
+def _sgd(parameters: Sequence[nn.Parameter], o: OptimizerOptions) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, o.learning_rate, momentum=o.momentum, weight_decay=o.weight_decay)
+
+
+def _adam(parameters: Sequence[nn.Parameter], o: OptimizerOptions) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, o.learning_rate, betas=o.betas, weight_decay=o.weight_decay)
+
+
+def _adamw(parameters: Sequence[nn.Parameter], o: OptimizerOptions) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, o.learning_rate, betas=o.betas, weight_decay=o.weight_decay)
+
+
+OPTIMIZERS: Mapping[str, Callable[[Sequence[nn.Parameter], OptimizerOptions], torch.optim.Optimizer]] = {
+    "sgd": _sgd,
+    "adam": _adam,
+    "adamw": _adamw,
+}

@@ -1,0 +1,1 @@
+"""Writes what a bundle holds, whole or not at all."""
