@@ -66,9 +66,7 @@ from ..solve.fingerprint import fingerprints
 from ..solve.loop_gain import InfiniteNormError
 from ..solve.norm_sample import sample_of
 from ..train import BlockCall, attribute, out_of_sight, run_block, run_digital
-from ..train.enrolment import enrol, find
 from ..train.first_derivatives import refuse_forward_mode, refuse_transforms
-from ..train.traceable import Traceable
 from ..view import Report, build_report, draw_graph, partition_graph
 
 if TYPE_CHECKING:
@@ -99,6 +97,10 @@ class TorchEP:
         return FFEBM(compiled, self.execution)
 
 
+def _call(function: Callable[..., Any], *args: Any) -> Any:
+    return function(*args)
+
+
 class FFEBM(nn.Module):
     """A feedforward-tied energy-based model: ``model(x)`` relaxes every block, ``loss.backward()`` chains BP and EP.
 
@@ -109,13 +111,8 @@ class FFEBM(nn.Module):
     network: nn.Module
     execution: Execution
     differentiation: Differentiation
-    is_traceable = True
-    """Whether torch.compile may take a forward pass as a function of its tensors."""
     finds_exactly = True
     """Whether a relaxation ends at the equilibrium, up to its residual: a chip finds it less exactly."""
-
-    _number: int
-    _traceable: dict[bool, Traceable]
 
     def __init__(self, compiled: Compiled, execution: Execution):
         super().__init__()
@@ -131,8 +128,6 @@ class FFEBM(nn.Module):
         hidden["_fingerprints"] = {}  # by block, of the run that has just begun; each is used once
         hidden["_nudged"] = {}
         hidden["_steps"] = {}
-        hidden["_number"] = enrol(self)
-        hidden["_traceable"] = {}  # by mode, made when a compiler first asks
         hidden["_verified"] = {}  # by the block's key: blocks of that key that differ, each with its check
         hidden["_compared"] = (
             set()
@@ -214,12 +209,11 @@ class FFEBM(nn.Module):
         gains = GainStore(steps=self.gain_store.steps)
         gains.take(self.gain_store)
         compared = {m for m in self.__dict__["_compared"] if not isinstance(m[-1], GlobalHooks)}
-        left = {"_compared": compared, "_gains": gains, "_steps": {}, "_traceable": {}, "_seen": {}, "_original": None}
+        left = {"_compared": compared, "_gains": gains, "_steps": {}, "_seen": {}, "_original": None}
         return {name: value for name, value in {**self.__dict__, **left}.items() if name not in (KEPT, "_comparing")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({**state, "_comparing": threading.RLock()})
-        self.__dict__["_number"] = enrol(self)  # a copy is another model
 
     def train(self, mode: bool = True) -> FFEBM:
         """In the way of the user's model, which may keep some of its layers in one mode."""
@@ -231,19 +225,14 @@ class FFEBM(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's result, every block at its equilibrium."""
         if torch.compiler.is_compiling():
-            return self._traced(args, kwargs)
+            # imported here, because it imports the compiler
+            from ..model.graph_breaks import call_outside, forward_between_graphs, refuse_export
+
+            if torch.compiler.is_exporting():
+                call_outside(refuse_export, self.network)
+            return forward_between_graphs(self, args, kwargs)
         outputs, _ = self._run(args, kwargs, keep=False)
         return outputs
-
-    def _traced(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """The same for a compiler to trace, every block an operator that it does not look into."""
-        if not self.is_traceable:
-            return torch.compiler.disable(self._run, reason="a chip has a history")(args, kwargs, False)[0]
-        make_traceable(self._number, self.training)
-        signature, program = self.mode.signature, self._traceable[self.training]
-        given = None if program.arguments is None else program.arguments.bind(args, kwargs)
-        given = signature.bind(args, kwargs) if given is None else given
-        return signature.pack(program.function(self.network, self._number, self.training, *given))
 
     def equilibrium(self, *args: Any, **kwargs: Any) -> tuple[Any, tuple[BlockEquilibrium, ...]]:
         """The model's result, and what each block settled to (inputs and states by the block's names), without
@@ -252,30 +241,51 @@ class FFEBM(nn.Module):
             return self._run(args, kwargs, keep=True)
 
     def _run(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], keep: bool
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        keep: bool,
+        call: Callable[..., Any] = _call,
+        digital: Callable[..., dict[str, Any]] = run_digital,
     ) -> tuple[Any, tuple[BlockEquilibrium, ...]]:
-        blocks = self.mode.program.energy_blocks
-        refuse_transforms(blocks)
-        refuse_forward_mode(blocks, self._read_by(args, kwargs))
-        # a relaxation differentiates the interaction, which inference tensors forbid
-        if torch.is_inference_mode_enabled():
-            with torch.inference_mode(False), torch.no_grad():
-                return self._run(ordinary(args), ordinary(kwargs), keep)
-        mode = self.mode
-        values = self.bind_inputs(args, kwargs)
+        """The model's result and, where they are kept, what its blocks settled to.
+
+        Args:
+            call: calls everything but digital parts.
+            digital: runs a digital part.
+        """
         phases: list[FreePhase] = []
 
         def record(phase: FreePhase) -> None:
             if keep:  # a layer that reads a state may write into it
                 phases.append(replace(phase, states={n: s.clone() for n, s in phase.states.items()}))
 
-        for step in mode.program:
-            if isinstance(step, EnergyBlock):
-                values.update(run_block(self.block_call(step, values, record)))
-            else:
-                values.update(run_digital(step, self.network, values))
-        kept = tuple(BlockEquilibrium(p.relaxation.block, _read(p), p.states, p.relaxation) for p in phases)
-        return self.pack_output(values), kept
+        def relaxed(block: EnergyBlock) -> dict[str, Tensor]:
+            return run_block(self.block_call(block, values, record))
+
+        def result() -> tuple[Any, tuple[BlockEquilibrium, ...]]:
+            kept = tuple(BlockEquilibrium(p.relaxation.block, _read(p), p.states, p.relaxation) for p in phases)
+            return self.pack_output(values), kept
+
+        if is_inference := torch.is_inference_mode_enabled():
+            args, kwargs = call(ordinary, (args, kwargs))
+        # a relaxation differentiates the interaction, which inference tensors forbid
+        without_history = (torch.inference_mode(False), torch.no_grad()) if is_inference else ()
+        with contextlib.ExitStack() as stack:
+            for context in without_history:
+                stack.enter_context(context)
+            program, network, values = call(self._begin, args, kwargs)
+            for step in program:
+                relaxes = isinstance(step, EnergyBlock)
+                values.update(call(relaxed, step) if relaxes else digital(step, network, values))
+            return call(result)  # type: ignore[no-any-return]
+
+    def _begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Program, nn.Module, dict[str, Any]]:
+        """The program, the modules that it calls, and the values of its inputs."""
+        program = self.program
+        refuse_transforms(program.energy_blocks)
+        refuse_forward_mode(program.energy_blocks, self._read_by(args, kwargs))
+        return program, self.network, self.bind_inputs(args, kwargs)
 
     def _read_by(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[Any]:
         """All that a call depends on."""
@@ -407,12 +417,10 @@ class FFEBM(nn.Module):
 
         return self.mode.signature.pack(map_leaves(self.program.output, leaf))
 
-    def bound(
-        self, block: EnergyBlock, values: Mapping[str, Any], weights: Mapping[str, Tensor] | None = None
-    ) -> BoundBlock:
+    def bound(self, block: EnergyBlock, values: Mapping[str, Any]) -> BoundBlock:
         """A block with the values and weights that it reads, at unit feedback."""
         inputs = {n: values[n] for n in block.inputs}
-        weights = {p: self._weight(p) for p in block.weights} if weights is None else weights
+        weights = {p: self._weight(p) for p in block.weights}
         return BoundBlock(block, inputs, weights, unit_gains(block).layer_weights)
 
     def block_call(
@@ -420,19 +428,17 @@ class FFEBM(nn.Module):
         block: EnergyBlock,
         values: Mapping[str, Any],
         record: Callable[[FreePhase], None] = lambda p: None,
-        weights: Mapping[str, Tensor] | None = None,
         trains: bool | None = None,
     ) -> BlockCall:
         """One use of a block: what it reads, its gains, and who hears how it settled.
 
         Args:
             record: hears of its free phase.
-            weights: by path, in place of the model's own.
             trains: whether weights train in this pass; found out where it is not given.
         """
-        given, bound = weights is not None, self.bound(block, values, weights)
+        bound = self.bound(block, values)
         require_whole(bound.weights)
-        known = None if given else self.__dict__["_fingerprints"].pop(block.key, None)
+        known = self.__dict__["_fingerprints"].pop(block.key, None)
         gains = self.measure(bound, self._trains(bound) if trains is None else trains, known)
         trained = next((w.dtype for w in bound.weights.values() if w.is_floating_point()), None)
         loop_gain, labels = self.execution.loop_gain, self.program.labels
@@ -856,22 +862,6 @@ class FFEBM(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{b.name}: size {b.size}" for b in self.program.energy_blocks)
-
-
-def make_traceable(number: int, training: bool) -> bool:
-    """Writes a model's program for compilers, once a mode.
-
-    A compiler runs this while it traces, and sees a constant: it can't trace the writing of code.
-    """
-    model = find(number)
-    assert isinstance(model, FFEBM)
-    if training not in model._traceable:
-        mode = model.compiled.modes[training]
-        model._traceable[training] = Traceable.of(mode.program, model.network, mode.tracer == "torch.fx")
-    return True
-
-
-make_traceable._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch.compiler.assume_constant_result, which imports the compiler
 
 
 def _held(network: nn.Module, path: str) -> Tensor | None:

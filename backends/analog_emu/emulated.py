@@ -73,7 +73,6 @@ class AnalogEmu:
 class AnalogFFEBM(FFEBM):
     """A converted model on an emulated chip; made by :meth:`FFEBM.lower`."""
 
-    is_traceable = False  # a chip is written to, and draws its noise, as it is used
     finds_exactly = False
 
     def __init__(self, compiled: Compiled, execution: Execution, chip: Chip):
@@ -100,11 +99,10 @@ class AnalogFFEBM(FFEBM):
         block: EnergyBlock,
         values: Mapping[str, Any],
         record: Callable[[FreePhase], None] = lambda p: None,
-        weights: Mapping[str, Tensor] | None = None,
         trains: bool | None = None,
     ) -> BlockCall:
         """One use of a block on the chip: its inputs through the DAC, its outputs through the ADC."""
-        call = super().block_call(block, values, record, weights, trains)
+        call = super().block_call(block, values, record, trains)
         if self.__dict__["_calibrating"]:
             return self._as_designed(self._as_held(call))
         if self.__dict__["_ideal"]:

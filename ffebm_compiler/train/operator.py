@@ -158,15 +158,21 @@ class _Block(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *errors: Tensor | None) -> tuple[Any, ...]:
-        call: BlockCall = ctx.call
-        refuse_transforms([call.block], errors)
-        saved = ctx.saved_tensors
-        tensors = dict(zip(ctx.names, saved, strict=False))
-        states = dict(zip(ctx.states, saved[len(ctx.names) :], strict=True))
-        arrived = {n: e for n, e in zip(call.block.outputs, errors, strict=True) if e is not None}
-        wanted = [n for n, needed in zip(ctx.names, ctx.needs_input_grad[2:], strict=True) if needed]
-        with torch.no_grad(), torch.autocast(**ctx.autocast):
-            estimate = estimated(call, tensors, states, ctx.relaxation, ctx.winners, arrived, wanted, ctx.inside)
-        call.nudged(call.block, estimate)
-        gradients = [estimate.gradients.get(n) for n in ctx.names]
-        return (None, None, *once(call.block, gradients, [*tensors.values(), *arrived.values()]))
+        """Outside of what is compiled, where the user's function that calls ``backward`` is."""
+        return torch.compiler.disable(_nudged)(ctx, *errors)  # type: ignore[no-any-return]
+
+
+def _nudged(ctx: Any, *errors: Tensor | None) -> tuple[Any, ...]:
+    """The gradients of what :class:`_Block` was given."""
+    call: BlockCall = ctx.call
+    refuse_transforms([call.block], errors)
+    saved = ctx.saved_tensors
+    tensors = dict(zip(ctx.names, saved, strict=False))
+    states = dict(zip(ctx.states, saved[len(ctx.names) :], strict=True))
+    arrived = {n: e for n, e in zip(call.block.outputs, errors, strict=True) if e is not None}
+    wanted = [n for n, needed in zip(ctx.names, ctx.needs_input_grad[2:], strict=True) if needed]
+    with torch.no_grad(), torch.autocast(**ctx.autocast):
+        estimate = estimated(call, tensors, states, ctx.relaxation, ctx.winners, arrived, wanted, ctx.inside)
+    call.nudged(call.block, estimate)
+    gradients = [estimate.gradients.get(n) for n in ctx.names]
+    return (None, None, *once(call.block, gradients, [*tensors.values(), *arrived.values()]))

@@ -1,8 +1,6 @@
-"""A converted model under torch.compile, in one graph: what it computes, records, warns of and refuses is what it does
-eagerly.
+"""A converted model under torch.compile: graphs break at blocks, and all else is as without it.
 
-Most tests trace and differentiate the graph (``aot_eager``), which is where a compiler could go wrong with a block; two
-generate code.
+Most tests trace and differentiate the graphs (``aot_eager``); one generates code.
 """
 
 from __future__ import annotations
@@ -16,13 +14,12 @@ from typing import Any
 import models
 import pytest
 import torch
+import torch._dynamo.testing
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 import ffebm_compiler as fc
-from ffebm_compiler.train import enrolment
-from ffebm_compiler.train.opaque_operators import FORMAT
 
 BACKEND = "aot_eager"
 NAMES = (
@@ -58,8 +55,40 @@ def vgg() -> tuple[nn.Module, Tensor]:
     return models.vgg(), torch.randn(4, 3, 8, 8, dtype=torch.float64)
 
 
-def compiled(model: nn.Module) -> Any:
-    return torch.compile(model, fullgraph=True, backend=BACKEND)
+class Mixed(nn.Module):
+    """Blocks with digital parts before, between and after them; one of these trains, and counts in buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.scale = nn.BatchNorm2d(6), nn.Parameter(torch.ones(6, 1, 1))
+        self.layers = nn.ModuleList([nn.Conv2d(3, 6, 3, padding=1), *(nn.Conv2d(6, 6, 3, padding=1) for _ in range(2))])
+        self.last = nn.Linear(384, 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, third = self.layers
+        h = torch.relu(second(torch.relu(first(torch.erf(x)))))
+        h = self.norm(torch.sin(h) * h * self.scale)
+        h = self.last(torch.relu(third(h)).flatten(1))
+        return torch.log_softmax(torch.relu(h), 1)
+
+
+def mixed() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    return Mixed(), torch.randn(4, 3, 8, 8, dtype=torch.float64)
+
+
+def compiled(model: Any) -> Any:
+    return torch.compile(model, backend=BACKEND)
+
+
+def counted(model: nn.Module) -> tuple[Any, Any]:
+    """A compiled model, and what counts its graphs."""
+    counter = torch._dynamo.testing.CompileCounterWithBackend(BACKEND)
+    return torch.compile(model, backend=counter), counter
+
+
+def digital_calls(model: fc.FFEBM) -> int:
+    return sum(n.op.startswith("call") for part in model.program.digital_blocks for n in part.graph.nodes)
 
 
 def step(run: Any, model: nn.Module, args: Sequence[Any]) -> tuple[list[Tensor], list[Tensor | None]]:
@@ -87,55 +116,121 @@ def test_a_training_step_is_the_eager_one(name: str) -> None:
     assert_alike(model.eval(), twin.eval(), compiled(model), args)
 
 
-def test_gains_follow_the_weights() -> None:
-    net, x = vgg()
-    model, twin = twins(net)
+@pytest.mark.parametrize("build", [vgg, mixed])
+def test_training_for_a_few_steps(build: Any) -> None:
+    net, x = build()
+    model, twin = twins(net, 3)
     run, seen = compiled(model), set()
-    for _ in range(3):
+    optimizers = [torch.optim.SGD(m.parameters(), 0.05, momentum=0.9) for m in (model, twin)]
+    for _ in range(4):
         assert_alike(model, twin, run, (x,))
         seen.add(tuple(w for b in model.blocks for w in b.layer_weights.values()))
-        with torch.no_grad():
-            for p in (*model.parameters(), *twin.parameters()):
-                p.sub_(0.1 * p.grad)
-    assert len(seen) == 3, "a training step measures the gains of its weights"
+        for optimizer in optimizers:
+            optimizer.step()
+    assert len(seen) == 4, "a training step measures the gains of its weights"
+
+
+def test_digital_parts_are_compiled_and_blocks_are_not() -> None:
+    net, x = mixed()
+    model, twin = twins(net, 3)
+    run, counter = counted(model)
+    for _ in range(2):
+        assert_alike(model, twin, run, (x,))
+    parts = model.program.digital_blocks
+    assert counter.frame_count == len(parts) > 1, "one graph a digital part, made once"
+    assert counter.op_count == digital_calls(model) + 1, "and the norm's count of its batches"
+
+
+def test_a_model_of_blocks_alone_has_no_graph() -> None:
+    net, x = vgg()
+    model, twin = twins(net)
+    run, counter = counted(model)
+    assert_alike(model, twin, run, (x,))
+    assert not model.program.digital_blocks
+    assert counter.frame_count == 0
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile generates C++, and there is no g++")
 def test_generated_code_trains_and_infers() -> None:
-    net, x = vgg()
-    model, twin = twins(net)
-    run = torch.compile(model, fullgraph=True)
+    class Small(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(3, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(torch.sin(torch.relu(self.b(torch.relu(self.a(x))))) * 2)
+
+    model, twin = twins(Small())
+    run, x = torch.compile(model), torch.randn(4, 3, dtype=torch.float64)
     for found, expected in zip(step(run, model, (x,)), step(twin, twin, (x,)), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
-    for off in (torch.no_grad, torch.inference_mode):
-        with off():
-            torch.testing.assert_close(run(x), twin(x), rtol=1e-9, atol=1e-12)
+    with torch.no_grad():
+        torch.testing.assert_close(run(x), twin(x), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_inference(off: Any) -> None:
+    net, x = mixed()
+    model, twin = twins(net, 3)
+    with off():
+        torch.testing.assert_close(compiled(model)(x), twin(x), rtol=1e-12, atol=1e-14)
+
+
+def test_one_graph_of_all_is_refused_with_the_remedy() -> None:
+    net, x = mixed()
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=r"no graph can tell beforehand.*without fullgraph=True"):
+        torch.compile(twins(net, 3)[0], fullgraph=True, backend=BACKEND)(x)
+
+
+def test_an_exported_program_is_refused_with_what_can_be_written_instead() -> None:
+    net, x = vgg()
+    model, _ = twins(net.eval())
+    with torch.no_grad():
+        with pytest.raises(fc.OptionError, match=r"(?s)no graph can tell beforehand.*model\.export_onnx"):
+            torch.export.export(model, (x,), strict=False)
+        with pytest.raises(torch._dynamo.exc.Unsupported, match="no graph can tell beforehand"):
+            torch.export.export(model, (x,), strict=True)
+
+
+def test_changed_weights_are_seen() -> None:
+    net, x = mixed()
+    model, twin = twins(net, 3)
+    run = compiled(model)
+    first = run(x)
+    with torch.no_grad():
+        for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+            p.mul_(1.1)
+            q.mul_(1.1)
+    assert not torch.allclose(run(x), first)
+    assert_alike(model, twin, run, (x,))
+    state = {n: v * 0.9 if v.is_floating_point() else v for n, v in model.state_dict().items()}
+    model.load_state_dict(state)
+    twin.load_state_dict(state)
+    assert_alike(model, twin, run, (x,))
 
 
 def test_other_batch_sizes_need_no_graph_each() -> None:
-    net, x = vgg()
-    model, twin = twins(net)
-    counter = torch._dynamo.testing.CompileCounterWithBackend(BACKEND)
-    run = torch.compile(model, fullgraph=True, backend=counter)
+    net, x = mixed()
+    model, twin = twins(net, 3)
+    run, counter = counted(model)
     for batch in (4, 3, 7, 9):
         assert_alike(model, twin, run, (x.repeat(3, 1, 1, 1)[:batch],))
-    assert counter.frame_count == 2, "one for the first batch size, one for any"
+    parts = len(model.program.digital_blocks)
+    assert counter.frame_count == 2 * parts, "one for the first batch size, one for any"
 
 
 def test_both_modes() -> None:
-    net, x = models.Residual().double(), torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    net, x = models.Residual(), mixed()[1]
     model, twin = twins(net, 3)
     run = compiled(model)
     for mode in (True, False, True):
         assert_alike(model.train(mode), twin.train(mode), run, (x,))
 
 
-@pytest.mark.parametrize("estimator", [fc.Implicit(), fc.TangentEP(), fc.CenteredEP(subtract=True), fc.Unrolled()])
-def test_backward_goes_by_the_options_of_its_forward(estimator: Any) -> None:
+def test_backward_goes_by_the_options_of_its_forward() -> None:
     net, x = vgg()
     model, twin = twins(net)
-    run = compiled(model)
-    assert_alike(model, twin, run, (x,))
+    run, estimator = compiled(model), fc.CenteredEP(subtract=True)
     with model.using(estimator=estimator, tolerance=1e-3), twin.using(estimator=estimator, tolerance=1e-3):
         outputs = run(x), twin(x)
     for model_or_twin, output in zip((model, twin), outputs, strict=True):
@@ -145,40 +240,9 @@ def test_backward_goes_by_the_options_of_its_forward(estimator: Any) -> None:
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-12, atol=1e-14)
 
 
-def test_options_too_many_changes_ago_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(enrolment, "OPTIONS_KEPT", 1)
-    net, x = vgg()
-    run = compiled(model := twins(net)[0])
-    output = run(x).sum()
-    with model.using(tolerance=1e-2):
-        run(x)
-    with pytest.raises(fc.InputError, match=r"(?s)backward of block3.*Run backward before"):
-        output.backward()
-
-
-def test_held_winners_reach_the_backward() -> None:
-    class Tie(nn.Module):
-        """Feedback through a negative weight pushes the winner of a maximum below the next."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = nn.Conv1d(1, 1, 1, bias=False), nn.Conv1d(1, 1, 1)
-            with torch.no_grad():
-                for p, value in zip(self.parameters(), (1.0, -1.0, 2.0), strict=True):
-                    p.fill_(value)
-
-        def forward(self, x: Tensor) -> Tensor:
-            pooled = nn.functional.max_pool1d(torch.relu(self.first(x)), 2)
-            return torch.relu(self.second(pooled))
-
-    model, twin = twins(Tie(), loop_gain=0.05)
-    assert_alike(model, twin, compiled(model), (torch.tensor([[[1.0, 0.999]]], dtype=torch.float64),))
-    assert [r.held for r in model.relaxation] == [True]
-
-
 def test_mixed_precision() -> None:
-    net, x = vgg()
-    model, twin = twins(net)
+    net, x = mixed()
+    model, twin = twins(net, 3)
     model, twin, x = model.float(), twin.float(), x.float()
     run, outputs = compiled(model), []
     with torch.autocast("cpu", torch.bfloat16):
@@ -191,8 +255,8 @@ def test_mixed_precision() -> None:
 
 
 def test_the_error_of_the_input_and_frozen_weights() -> None:
-    net, x = vgg()
-    model, twin = twins(net)
+    net, x = mixed()
+    model, twin = twins(net, 3)
     for m in (model, twin):
         next(m.parameters()).requires_grad_(False)
     inputs = [x.clone().requires_grad_() for _ in range(2)]
@@ -205,7 +269,7 @@ def test_the_error_of_the_input_and_frozen_weights() -> None:
 def test_checkpointing_and_two_backwards() -> None:
     net, x = vgg()
     model, twin = twins(net)
-    run = torch.compile(lambda x: checkpoint(model, x, use_reentrant=False), fullgraph=True, backend=BACKEND)
+    run = compiled(lambda x: checkpoint(model, x, use_reentrant=False))
     for call in (run, twin):
         loss = call(x).square().sum()
         loss.backward(retain_graph=True)
@@ -214,20 +278,32 @@ def test_checkpointing_and_two_backwards() -> None:
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-12, atol=1e-14)
 
 
+def test_a_whole_training_step_in_one_function() -> None:
+    """The backward pass of a block runs outside of the compiler as well."""
+    net, x = mixed()
+    model, twin = twins(net, 3)
+
+    def train(net: nn.Module) -> Tensor:
+        loss = net(x).square().sum()
+        loss.backward()
+        return loss.detach()
+
+    counter = torch._dynamo.testing.CompileCounterWithBackend(BACKEND)
+    found = torch.compile(train, backend=counter)(model)
+    torch.testing.assert_close(found, train(twin), rtol=1e-12, atol=0)
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-12, atol=1e-14)
+    assert counter.op_count <= digital_calls(model) + 8, "the parts, and the loss"
+
+
 def test_a_copy_finds_its_own_weights() -> None:
-    net, x = vgg()
-    model, twin = twins(net)
+    net, x = mixed()
+    model, twin = twins(net, 3)
     compiled(model)(x)
     with torch.no_grad():
         next(twin.parameters()).zero_()
     assert_alike(twin, copy.deepcopy(twin), compiled(twin), (x,))
     assert_alike(model, copy.deepcopy(model), compiled(model), (x,))
-
-
-def test_a_graph_outlives_no_model() -> None:
-    number = enrolment.enrol(torch.nn.Identity())
-    with pytest.raises(fc.InputError, match="Compile the model again"):
-        enrolment.find(number)
 
 
 def test_calls_by_name_and_in_functions_with_dictionaries_of_their_own() -> None:
@@ -242,7 +318,7 @@ def test_calls_by_name_and_in_functions_with_dictionaries_of_their_own() -> None
     model, _ = twins(Two())
     x, scale = torch.randn(4, 3, dtype=torch.float64), torch.rand(5, dtype=torch.float64)
 
-    @torch.compile(fullgraph=True, backend=BACKEND)
+    @torch.compile(backend=BACKEND)
     def run(batch: dict[str, Tensor]) -> Tensor:
         batch["scale"] = scale * 2
         return model(batch.pop("x"), **batch)
@@ -271,7 +347,7 @@ def test_warnings_and_problems_are_the_models_own() -> None:
 
 def test_a_wrong_input_is_refused_by_the_users_layer() -> None:
     net, x = vgg()
-    with pytest.raises(RuntimeError, match=r"layer 0 \(Conv2d\)"):
+    with pytest.raises(fc.InputError, match=r"layer 0 \(Conv2d\)"):
         compiled(twins(net)[0])(x[:, :2])
 
 
@@ -283,70 +359,10 @@ def test_blocks_are_verified_at_first_use() -> None:
     assert set(model.verified) == {b.name for b in model.blocks}
 
 
-def test_inference_exports() -> None:
-    net, x = vgg()
-    model, twin = twins(net.eval())
-    with torch.no_grad():
-        batch = {"input": {0: torch.export.Dim("batch")}}  # the name of the user's own argument
-        exported = torch.export.export(model, (x,), dynamic_shapes=batch, strict=False).module()
-        other = torch.cat([x, x + 0.1])
-        torch.testing.assert_close(exported(other), twin(other), rtol=1e-12, atol=1e-14)
-
-
 def test_a_chip_keeps_its_history() -> None:
-    """It is run eagerly, between what is compiled: the graph breaks."""
-    net, x = vgg()
-    model, x = fc.convert(net, 2), x.float()
+    net, x = mixed()
+    model, x = fc.convert(net, 3), x.float()
     chips = [model.lower(hardware="rram").calibrate(x) for _ in range(2)]
-    run = torch.compile(chips[0], backend=BACKEND)
+    run = compiled(chips[0])
     for _ in range(2):
         assert torch.equal(run(x), chips[1](x)), "the same devices, and noise from the same generator"
-
-
-def test_the_operators_are_what_they_say() -> None:
-    """Schema, shapes and aliasing of ``settle`` as PyTorch checks them."""
-    net, x = vgg()
-    model, _ = twins(net)
-    seen: list[tuple[Any, tuple[Any, ...]]] = []
-
-    class Listening(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if function.namespace == "ffebm":
-                seen.append((function, args))
-            return function(*args, **(kwargs or {}))
-
-    with torch.no_grad():
-        exported = torch.export.export(model, (x,), strict=False).module()
-        with Listening(), warnings.catch_warnings():
-            exported(x)
-    assert [f.name().partition("::")[2] for f, _ in seen] == ["begin", "settle", "settle", "settle"]
-    for function, args in seen:
-        torch.library.opcheck(function, args, test_utils=("test_schema", "test_faketensor"))
-
-
-def test_the_program_for_compilers_is_written_once_when_one_asks() -> None:
-    net, x = vgg()
-    model, _ = twins(net)
-    model(x)
-    assert not model._traceable
-    compiled(model)(x)
-    assert list(model._traceable) == [model.training]
-    written = model._traceable[model.training]
-    torch._dynamo.reset()
-    compiled(model)(x)
-    assert model._traceable[model.training] is written
-
-
-def test_graphs_tell_the_format_of_the_operators_in_them() -> None:
-    net, x = vgg()
-    model, _ = twins(net)
-    layouts: list[str] = []
-
-    def keeping(module: torch.fx.GraphModule, examples: Any) -> Any:
-        layouts.extend(n.args[3] for n in module.graph.nodes if n.target is torch.ops.ffebm.settle)
-        return module.forward
-
-    with torch.no_grad():
-        torch.compile(model, fullgraph=True, backend=keeping)(x)
-    assert len(layouts) == len(model.blocks)
-    assert all(text.split()[0] == str(FORMAT) for text in layouts)
