@@ -25,6 +25,7 @@ from ..onnx.result import named_leaves
 from ..onnx.whole_file import export_whole
 from ..passes import State
 from ..solve import contraction_of
+from ..torch_private import tree_leaves
 from ..train import run_digital
 from .torch_ep import FFEBM
 
@@ -76,7 +77,7 @@ def _has_one_equilibrium(model: FFEBM) -> bool:
 
 
 def _arrays(example: Mapping[str, Any]) -> list[Any]:
-    leaves = torch.utils._pytree.tree_leaves(dict(example))
+    leaves = tree_leaves(dict(example))
     return [v.detach().contiguous().numpy() for v in leaves if isinstance(v, Tensor)]
 
 

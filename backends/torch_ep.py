@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 import networkx as nx
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from ..chip.hardware import Hardware
 from ..codegen import training_code
@@ -65,6 +64,7 @@ from ..solve import (
 from ..solve.fingerprint import fingerprints
 from ..solve.loop_gain import InfiniteNormError
 from ..solve.norm_sample import sample_of
+from ..torch_private import tree_leaves, tree_map_only
 from ..train import BlockCall, attribute, out_of_sight, run_block, run_digital
 from ..train.first_derivatives import refuse_forward_mode, refuse_transforms
 from ..view import Report, build_report, draw_graph, partition_graph
@@ -289,7 +289,7 @@ class FFEBM(nn.Module):
 
     def _read_by(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[Any]:
         """All that a call depends on."""
-        yield from torch.utils._pytree.tree_leaves((args, kwargs))
+        yield from tree_leaves((args, kwargs))
         yield from self.parameters()
         yield from self.buffers()
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .backends import FFEBM
 from .errors import ConvergenceWarning, InputError, OptionError, Problem
 from .estimate import Estimator, Implicit
+from .torch_private import tree_map
 
 ZERO = 1e-9
 """An exact gradient this small, relative to the largest, is zero: a bias before a batch norm."""
@@ -169,9 +170,7 @@ def as_call(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _wide(value: Any) -> Any:
-    return torch.utils._pytree.tree_map(
-        lambda v: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v, value
-    )
+    return tree_map(lambda v: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v, value)
 
 
 def _wide_loss(loss_fn: Callable[[Any, Any], Tensor]) -> Callable[[Any, Any], Tensor]:

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .torch_private import SUPPORTED_NODES
+
 
 @dataclass(frozen=True)
 class Leaf:
@@ -159,11 +161,11 @@ def _make_slice(cls: Any, keys: tuple[Any, ...], contents: Sequence[Any]) -> Any
 
 
 def _make_registered(cls: Any, keys: tuple[Any, ...], contents: Sequence[Any]) -> Any:
-    return torch.utils._pytree.SUPPORTED_NODES[cls].unflatten_fn(contents, keys[0])
+    return SUPPORTED_NODES[cls].unflatten_fn(contents, keys[0])
 
 
 def _registered_items(value: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    contents, context = torch.utils._pytree.SUPPORTED_NODES[type(value)].flatten_fn(value)
+    contents, context = SUPPORTED_NODES[type(value)].flatten_fn(value)
     return (context,), tuple(contents)
 
 
@@ -218,7 +220,7 @@ def _kind_of(value: Any) -> Kind | None:
     if isinstance(value, PLAIN):
         return None
     known = next((k for k in KINDS if isinstance(value, k.base)), None)
-    if known is None and type(value) in torch.utils._pytree.SUPPORTED_NODES and not is_dataclass(value):
+    if known is None and type(value) in SUPPORTED_NODES and not is_dataclass(value):
         return REGISTERED
     return known or (OBJECT if _is_of_python(type(value)) else None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,8 @@ MAY_SEE: dict[str, set[str]] = {
     "compare": {"errors", "estimate", "view", "backends"},
     "api": {"errors", "ir", "rules", "solve", "estimate", "passes", "compiled", "options", "view", "model", "backends"},
 }
+ANYONE = {"torch_private"}
+"""What every unit may see, and which sees none."""
 NESTED = ("chip", "bundle")
 """Packages whose own packages are units."""
 SOLVE_IN_PASSES = {"verify.py"}
@@ -155,6 +158,9 @@ def sources() -> list[Path]:
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_file_sees_only_what_is_below_it(path: Path) -> None:
     unit = unit_of(module_of(path))
+    if unit in ANYONE:
+        assert not imported_units(path)
+        return
     if unit not in MAY_SEE:  # __init__ and the command line stand above everything
         assert unit in ("__init__", "cli", "__main__")
         return
@@ -169,6 +175,48 @@ def test_nothing_is_allowed_that_nobody_needs() -> None:
     for path in sources():
         needed.setdefault(unit_of(module_of(path)), set()).update(imported_units(path) & set(MAY_SEE))
     assert {unit: needed[unit] for unit in MAY_SEE} == MAY_SEE
+
+
+def private_names(path: Path) -> set[str]:
+    """The private names of PyTorch that a file spells, in full: ``torch._ops.OpOverload``."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    full: dict[str, str] = {}  # what a name of this file stands for
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            full |= {a.asname or a.name.split(".")[0]: a.name if a.asname else a.name.split(".")[0] for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            full |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
+    spelled = set(full.values())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and re.fullmatch(r"\w+(\.\w+)+", text := ast.unparse(node)):
+            first, _, rest = text.partition(".")
+            spelled.add(f"{full.get(first, first)}.{rest}")
+    private = {name for name in map(upto_private, spelled) if name}
+    return {name for name in private if not any(other.startswith(name + ".") for other in private)}
+
+
+def upto_private(name: str) -> str:
+    """``torch._ops.OpOverload`` of that or of its attributes; empty for a public name, or one that isn't of torch."""
+    parts = name.split(".")
+    private = [i for i, p in enumerate(parts) if p.startswith("_") and not p.startswith("__")]
+    return ".".join(parts[: private[-1] + 2]) if parts[0] == "torch" and private else ""
+
+
+def test_each_private_name_of_torch_is_spelled_in_one_module() -> None:
+    spelled: dict[str, set[str]] = {}
+    for path in sources():
+        for name in private_names(path) if path.parent != ROOT / "passes" else ():
+            spelled.setdefault(name, set()).add(str(path.relative_to(ROOT)))
+    assert {name: places for name, places in spelled.items() if len(places) > 1} == {}
+
+
+def test_the_check_sees_a_private_name(tmp_path: Path) -> None:
+    path = tmp_path / "uses.py"
+    path.write_text(
+        "import torch\nfrom torch import nn\nfrom torch._ops import OpOverload as O\n"
+        "torch._C._set(1), nn.modules.batchnorm._BatchNorm.x, O.name, self._of, torch.nn.Linear.__init__\n"
+    )
+    assert private_names(path) == {"torch._ops.OpOverload", "torch._C._set", "torch.nn.modules.batchnorm._BatchNorm.x"}
 
 
 def test_the_check_sees_an_import(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...chip.emulate import Chip, Range
 from ...errors import InputError, Problem
 from ...solve import relax
+from ...torch_private import tree_map_only
 from ...train import BlockCall
 
 DIVERGED = (
@@ -61,7 +62,7 @@ def ensure_ranges(chip: Chip, call: BlockCall) -> None:
 
 def first_sample(inputs: Any) -> Any:
     """The first sample of every tensor of an input, without history."""
-    return torch.utils._pytree.tree_map_only(Tensor, lambda v: v.detach()[:1].clone() if v.dim() else v, inputs)
+    return tree_map_only(Tensor, lambda v: v.detach()[:1].clone() if v.dim() else v, inputs)
 
 
 def _real(*values: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:

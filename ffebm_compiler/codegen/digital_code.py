@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from ..ir import DigitalBlock
+from ..torch_private import Operator
 
 _INFIX: Mapping[Any, str] = {
     operator.add: "+", operator.sub: "-", operator.mul: "*", operator.truediv: "/", operator.floordiv: "//",
@@ -102,7 +103,7 @@ def _argument(value: Any, names: Mapping[fx.Node, str], used: list[str]) -> str:
 
 def _qualified(target: Any, used: list[str]) -> str:
     """How generated code reaches a function."""
-    if isinstance(target, torch._ops.OpOverload):
+    if isinstance(target, Operator):
         namespace, operator_name = target._schema.name.split("::")
         return f"torch.ops.{namespace}.{operator_name}.{target._overloadname or 'default'}"
     own: str | None = getattr(target, "__name__", None)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
-from torch.utils._pytree import TreeSpec, tree_structure
 
 from ..errors import PickleError, Problem
+from ..torch_private import HigherOrderOperator, Operator, TreeSpec, tree_structure
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -76,7 +76,7 @@ def _partial(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mappin
 
 
 @portable.register
-def _(operator: torch._ops.OpOverload) -> Any:
+def _(operator: Operator) -> Any:
     name, overload = operator._schema.name, operator._overloadname
     return _Made(_overload, (name, overload))
 
@@ -87,7 +87,7 @@ def _overload(name: str, overload: str) -> Any:
 
 
 @portable.register
-def _(operator: torch._ops.HigherOrderOperator) -> Any:
+def _(operator: HigherOrderOperator) -> Any:
     return _Made(_higher_order, (operator.name(),))
 
 

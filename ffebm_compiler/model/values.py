@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..ir import Ref, Weight
 from ..nests import Branch, Leaf, NestError, Part, is_tensor, take_apart, tensors_in
+from ..torch_private import tree_map
 
 
 def ordinary(values: Any) -> Any:
     """The same values with inference tensors copied to ordinary ones."""
-    return torch.utils._pytree.tree_map(
-        lambda v: v.clone() if isinstance(v, Tensor) and v.is_inference() else v, values
-    )
+    return tree_map(lambda v: v.clone() if isinstance(v, Tensor) and v.is_inference() else v, values)
 
 
 def map_leaves(value: Any, f: Callable[[Any], Any]) -> Any:

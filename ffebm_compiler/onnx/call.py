@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..ir import Program
+from ..torch_private import tree_flatten, tree_unflatten
 from .interface import TRAINING, VJP, Interface, Port
 from .names import Names
 from .part import Part

@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..torch_private import outside_modes
+
 aten: Any = torch.ops.aten
 Matrix = list[list[float]]
 
@@ -122,7 +124,7 @@ def _columns(layer: Callable[[Tensor], Tensor], size: int) -> Matrix:
 
 def _plainly() -> Any:
     """Computes with numbers, unseen by the tracer."""
-    return torch.utils._python_dispatch._disable_current_modes()
+    return outside_modes()
 
 
 def avg_pool_backward(
@@ -408,6 +410,7 @@ _TORCHS = (
 
 def table() -> dict[Any, Callable[..., Any]]:
     """What the tracer replaces, by operation."""
+    # torch._decomp is private; torch.export.default_decompositions() has all of them, at the cost of making its table
     return {**{op: torch._decomp.decomposition_table[op] for op in _TORCHS}, **OWN}
 
 

@@ -21,10 +21,10 @@ from torch.export.graph_signature import (
     SymIntArgument,
     TensorArgument,
 )
-from torch.utils._pytree import tree_structure
 
 from ..ir.tracing import TRACING
 from ..quiet import silent
+from ..torch_private import tree_structure
 from .trace import MARK, all_nodes, quietly
 
 OPSET = 21

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..ir import Program
+from ..torch_private import TorchDispatchMode, tree_flatten, tree_leaves, tree_map_only
 from ..train.steps import tensors_of
 from .check import run
 from .interface import FORWARD, VJP, PartGraph, Port
@@ -84,7 +84,7 @@ def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
 
 def _at(values: Mapping[str, Any], name: str) -> Any:
     value, _, place = name.partition("[")
-    return values[value] if not place else torch.utils._pytree.tree_leaves(values[value])[int(place[:-1])]
+    return values[value] if not place else tree_leaves(values[value])[int(place[:-1])]
 
 
 def _array(value: Any, port: Port) -> np.ndarray:
@@ -140,11 +140,11 @@ def _leaf(value: Any) -> Any:
     def leaf(v: Tensor) -> Tensor:
         return v.detach().clone().requires_grad_(v.is_floating_point())
 
-    return torch.utils._pytree.tree_map_only(Tensor, leaf, value)
+    return tree_map_only(Tensor, leaf, value)
 
 
 def _leaves(name: str, value: Any) -> list[tuple[str, Any]]:
-    leaves, tree = torch.utils._pytree.tree_flatten(value)
+    leaves, tree = tree_flatten(value)
     return [(name, value)] if tree.is_leaf() else [(f"{name}[{i}]", v) for i, v in enumerate(leaves)]
 
 

@@ -21,13 +21,13 @@ from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 from ..ir import EnergyBlock, Program, Step
 from ..quiet import quiet_torch
 from ..solve import BoundBlock, unit_gains
+from ..torch_private import TreeSpec, tree_flatten, tree_unflatten
 from ..train import attribute, run_digital
 
 logger = logging.getLogger(__name__)
@@ -85,6 +85,11 @@ class Shape:
             return
         for i, leaf in enumerate(self.leaves):
             yield f"{name}[{i}]", leaf
+
+
+# Private parts of torch, and what replaces them: FakeTensorMode and ShapeEnv with its ConstantSource by torch.export of
+# one operation with torch.export.Dim; sympy_interp with PythonReferenceAnalysis by sympy.lambdify; the dispatcher that
+# decomposes in Python by a table of decompositions.
 
 
 class Space:

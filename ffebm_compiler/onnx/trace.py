@@ -15,9 +15,10 @@ from typing import Any
 import torch
 import torch.fx.traceback as provenance
 from torch import Tensor, fx, nn
-from torch._functorch.aot_autograd import aot_export_module
+from torch._functorch.aot_autograd import aot_export_module  # else: torch.export.export(...).run_decompositions(table)
 
 from ..ir import Origin
+from ..torch_private import tree_leaves
 from .decompositions import table
 from .shapes import Space, symbolically
 
@@ -58,7 +59,7 @@ class Marks:
         self.running = origin
         _label(origin.label)
         result = call()
-        for leaf in torch.utils._pytree.tree_leaves(result):
+        for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._mark_backward(leaf.grad_fn, origin)
         _label("")

@@ -15,6 +15,7 @@ import torch
 from torch import SymInt, Tensor, fx
 
 from ..ir import EnergyBlock
+from ..torch_private import tree_leaves, tree_unflatten
 from ..train import run_digital
 from .interface import Port
 from .loop import Settled, Sweeps, settle, trace_sweeps
@@ -151,9 +152,9 @@ def _arguments(model: Model, shapes: Mapping[str, Shape], names: Names) -> Itera
 
 def _nest(name: str, shape: Shape, example: Any, leaves: Mapping[str, Any]) -> Any:
     """An argument: its tensors from the call, the rest as in the example."""
-    recorded = torch.utils._pytree.tree_leaves(example)
+    recorded = tree_leaves(example)
     found = [leaves.get(place, was) for (place, _), was in zip(shape.named(name), recorded, strict=True)]
-    return torch.utils._pytree.tree_unflatten(found, shape.tree)
+    return tree_unflatten(found, shape.tree)
 
 
 def _as_number(value: Any) -> Any:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, Problem
+from ..torch_private import tree_leaves
 from .metrics import Measured
 
 
 def first_tensor(output: Any) -> Tensor:
     """A model's output, or the first tensor of several."""
-    found = [t for t in torch.utils._pytree.tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
+    found = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
     if not found:
         raise InputError(
             Problem("model", f"returned {type(output).__name__}", "Return a tensor, or a tuple or dict of tensors.")

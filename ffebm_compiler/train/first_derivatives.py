@@ -62,7 +62,7 @@ def refuse_second(block: EnergyBlock) -> NoReturn:
 
 def refuse_forward_mode(blocks: Iterable[EnergyBlock], values: Iterable[Any]) -> None:
     """Raises a :class:`DerivativeError` where one of the tensors that blocks depend on carries a tangent."""
-    if forward_mode._current_level < 0:  # no tensor carries one, and asking each takes time
+    if forward_mode._current_level < 0:  # private: no tensor carries one; without it each is asked, which takes time
         return
     if any(isinstance(v, Tensor) and forward_mode.unpack_dual(v).tangent is not None for v in values):
         for block in blocks:
@@ -84,7 +84,7 @@ def refuse_transforms(blocks: Iterable[EnergyBlock], errors: Iterable[Tensor | N
 
 
 def _is_transforming() -> bool:
-    """There is no public way to ask."""
+    """There is no public way to ask: without it such a call fails in torch, with an error that names no block."""
     return bool(torch._C._are_functorch_transforms_active())
 
 

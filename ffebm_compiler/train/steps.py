@@ -33,6 +33,7 @@ from ..estimate.literal import nudged_equilibrium
 from ..estimate.wide import is_too_narrow, widened
 from ..ir import DigitalBlock, EnergyBlock, Program, references
 from ..solve import Gradients, Linearised, States
+from ..torch_private import tree_flatten, tree_map_only
 from .digital import attribute
 from .operator import BlockCall, free_phase
 from .processes import require_synchronised
@@ -72,21 +73,20 @@ def detached(value: Any, needs_error: bool) -> Any:
     """A value cut from what came before it; it asks for an error where something upstream wants one."""
     if isinstance(value, Tensor):
         return value.detach().requires_grad_(needs_error) if value.is_floating_point() else value
-    return torch.utils._pytree.tree_map_only(Tensor, lambda v: detached(v, needs_error), value)
+    return tree_map_only(Tensor, lambda v: detached(v, needs_error), value)
 
 
 def writable(values: Mapping[str, Any]) -> dict[str, Any]:
     """Copies of what wants an error: the user's code may write into these, which are no leaves, nor a block's own states."""
     return {
-        n: torch.utils._pytree.tree_map_only(Tensor, lambda v: v.clone() if v.requires_grad else v, value)
-        for n, value in values.items()
+        n: tree_map_only(Tensor, lambda v: v.clone() if v.requires_grad else v, value) for n, value in values.items()
     }
 
 
 def leaves_of(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Every value by name; those of a nest (what an LSTM returns) by the nest's name and their place in it."""
     for name, value in values.items():
-        leaves, nest = torch.utils._pytree.tree_flatten(value)
+        leaves, nest = tree_flatten(value)
         if nest.is_leaf():
             yield name, value
         else:

@@ -263,4 +263,7 @@ def _trains_with_batch(op: UserOperation, network: nn.Module) -> bool:
         module = network.get_submodule(op.origin.layer) if op.origin.layer else None
     except AttributeError:
         module = None
-    return isinstance(module, nn.modules.batchnorm._BatchNorm) or op.origin.kind == "batch_norm"
+    return (
+        isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm))
+        or op.origin.kind == "batch_norm"
+    )

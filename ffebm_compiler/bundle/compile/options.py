@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...backends.torch_ep import FFEBM
@@ -21,6 +20,7 @@ from ...nests import tensors_in
 from ...onnx import WEIGHTS
 from ...passes.calling import CallForm
 from ...rules import REMAKES
+from ...torch_private import tree_map_only
 from ..format.contents import PART_MODULE, Contents, Mode
 from ..write.own_rules import own_rule_problems
 
@@ -51,7 +51,7 @@ class BundleOptions:
 def example_of(given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The example call as (args, kwargs), on the CPU: a tuple or list is the arguments, a dict the keywords,
     anything else one argument."""
-    held = torch.utils._pytree.tree_map_only(Tensor, lambda t: t.detach().cpu(), given)
+    held = tree_map_only(Tensor, lambda t: t.detach().cpu(), given)
     if isinstance(held, Mapping):
         return (), dict(held)
     return (tuple(held), {}) if isinstance(held, (tuple, list)) else ((held,), {})

@@ -20,6 +20,7 @@ from ...ir import EnergyBlock
 from ...model.stateful import stateful_layers
 from ...model.verification import untouched
 from ...passes import State
+from ...torch_private import tree_map_only
 from ...train import attribute, run_block, run_digital
 from ...train.steps import leaves_of, tensors_of
 
@@ -122,7 +123,7 @@ def run_part(
         buffers: the buffers to return.
         parameters: weights whose gradients are wanted, besides the inputs'.
     """
-    leaves = torch.utils._pytree.tree_map_only(Tensor, _leaf, dict(inputs))
+    leaves = tree_map_only(Tensor, _leaf, dict(inputs))
     with untouched(network), own_random_numbers(), torch.enable_grad(), parametrize.cached():
         weights = {p: attribute(network, p) for p in parameters}
         outputs = numbers_of(function(leaves))

@@ -18,6 +18,7 @@ from ...errors import InputError, Problem
 from ...onnx import FORWARD, TRAINING, VJP, Interface, Port
 from ...onnx.sizes import sizes_of
 from ...solve.fingerprint import fingerprint
+from ...torch_private import tree_leaves
 from ...train import attribute
 from ..format.contents import PART_MODULE
 from .random_numbers import RandomNumbers
@@ -208,7 +209,7 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, (tuple, list, dict)):
-            found.update((f"{name}[{i}]", v) for i, v in enumerate(torch.utils._pytree.tree_leaves(value)))
+            found.update((f"{name}[{i}]", v) for i, v in enumerate(tree_leaves(value)))
         else:
             found[name] = value
     return found

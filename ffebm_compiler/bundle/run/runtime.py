@@ -21,6 +21,7 @@ from ...errors import InputError, OptionError, Problem
 from ...ir import Program
 from ...model.views import BlockView
 from ...solve import Relaxation
+from ...torch_private import tree_map
 from ...train.processes import require_synchronised
 from ..compile.pages import CONDUCTANCES
 from ..format.contents import Contents
@@ -271,7 +272,7 @@ def _conductances(model: AnalogFFEBM) -> bytes:
 
 def as_tensors(values: Any) -> Any:
     """The same nest with tensors in place of arrays."""
-    return torch.utils._pytree.tree_map(_as_tensor, values)
+    return tree_map(_as_tensor, values)
 
 
 def _as_tensor(value: Any) -> Any:

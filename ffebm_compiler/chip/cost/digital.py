@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...ir import DigitalBlock
+from ...torch_private import TorchDispatchMode, tree_leaves
 from .work import DigitalPart
 
 RunDigital = Callable[[DigitalBlock, nn.Module, Mapping[str, Any]], dict[str, Any]]
@@ -44,7 +43,7 @@ def _writes(func: Any) -> bool:
 
 
 def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in torch.utils._pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def digital_part(
