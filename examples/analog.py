@@ -43,6 +43,7 @@ from examples.training import Progress, Stop
 from ffebm_compiler.chip.hardware import Hardware, quantities
 from ffebm_compiler.chip.hardware.documents import to_dict
 from ffebm_compiler.chip.hardware.presets import PRESETS, SOURCES, preset
+from ffebm_compiler.rules.weighted import LINEAR
 
 LOOP_GAIN, TOLERANCE = 0.2, 1e-3
 
@@ -167,7 +168,7 @@ class ChipJob(Job):
     def netlists(self, name: str, hardware: Hardware, model: fc.FFEBM) -> dict[str, Any]:
         """Netlists of the blocks without convolutions: unrolled, the others have a device for every position."""
         chip = self.chip(model, hardware)
-        dense = [b.name for b in model.program.energy_blocks if all(t.operation.name == "linear" for t in b.layers)]
+        dense = [b.name for b in model.program.energy_blocks if all(t.operation.kind is LINEAR for t in b.layers)]
         folder = Path("netlists") / slug(name)
         if not dense:
             return {"written": [], "remark": "every block has a convolution"}

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..ir import Origin, Weight
-from ..rules import REMAKES, Call, Reading, Refusal, Role, Rule, Rules
-from ..rules.own_names import named_apart
+from ..rules import FORMS, Call, Reading, Refusal, Role, Rule, Rules
+from ..rules.own_kinds import with_own_kind
 from .contexts import with_autocast
 from .drawing_order import RANDOM, drawing_calls
 from .history import cut_history
@@ -204,7 +204,7 @@ def _of_own_rule(node: fx.Node, reading: Reading | Refusal, rule: Rule) -> Readi
     unread = [n for n in node.all_input_nodes if n not in reading.operands and n.op != "get_attr"]
     if unread:
         return Refusal(f"its rule {rule.name!r} does not read {unread[0].name}, which it is given")
-    return named_apart(reading, REMAKES)
+    return with_own_kind(reading, FORMS)
 
 
 def _read(node: fx.Node, traced: Traced, rule: Rule | None) -> Reading | Refusal:

@@ -3,17 +3,22 @@
 from .blocks import DigitalBlock, EnergyBlock, Program, Ref, State, Step, references
 from .coupling import Coupling, Operand, Operation, Term, Weight
 from .energy import Energy
+from .kind import OTHER, Array, Kind, Options
 from .origin import Origin
 from .potential import IDENTITY, Potential
 
 __all__ = [
     "IDENTITY",
+    "OTHER",
+    "Array",
     "Coupling",
     "DigitalBlock",
     "Energy",
     "EnergyBlock",
+    "Kind",
     "Operand",
     "Operation",
+    "Options",
     "Origin",
     "Potential",
     "Program",

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FFEBMError
+from .kind import OTHER, Kind
 from .origin import Origin, failed_layer
 from .portable import Plain
 
@@ -37,7 +38,7 @@ class Operation(Plain):
     """One operation, in the field's words, that a backend may execute, map to a crossbar or print.
 
     Attributes:
-        name: ``"conv2d"``, ``"linear"``, ``"max_pool2d"``, ``"add"``, ...
+        name: how it is called where it is shown: ``"conv2d"``, ``"linear"``, ``"add"``, ...
         function: ``function(*operands, **options)``.
         options: everything that is not an operand: stride, padding, ...
         text, tex: how it prints; ``{0}``, ``{1}`` are the operands, ``{layer}`` the user's name.
@@ -46,6 +47,7 @@ class Operation(Plain):
         routed: piecewise linear, with a choice that depends on the state (max pooling).
         choose: of a routed one, ``choose(*operands, **options)``: the winners, as indices.
         take: of a routed one, ``take(operand, winners)``: the value that they give.
+        kind: what it is, for whoever treats operations apart.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Operation(Plain):
     routed: bool = False
     choose: Callable[..., Tensor] | None = None
     take: Callable[[Tensor, Tensor], Tensor] | None = None
+    kind: Kind = OTHER
 
     def held(self) -> Operation:
         """This routed operation with its winners given: linear, and reads them as a further operand."""

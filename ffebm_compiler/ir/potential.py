@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .kind import OTHER, Kind
 from .portable import Plain
 
 
@@ -23,7 +24,7 @@ class Potential(Plain):
     """A potential as data; all functions act elementwise, except where ``simplex`` names a dimension.
 
     Attributes:
-        name: the activation: ``"relu"``.
+        name: how the activation is called where it is shown: ``"relu"``.
         energy: G, elementwise; the caller sums. Outside the domain its value means nothing.
         activation: sigma.
         difference: ``(a, da) -> sigma(a + da) - sigma(a)``, accurate for any size of ``da``.
@@ -37,6 +38,7 @@ class Potential(Plain):
         lower, upper: the domain of G, a closed interval (or the simplex along ``simplex``).
         text, tex: G as printed mathematics, with ``{s}`` for the state.
         options: the activation's own constants, for backends that build it in another way.
+        kind: what it is, for whoever treats activations apart.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Potential(Plain):
     text: str = "½‖{s}‖²"
     tex: str = r"\tfrac12\lVert {s}\rVert^2"
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    kind: Kind = OTHER
 
     def difference_from(self, a: Tensor) -> Callable[[Tensor], Tensor]:
         """``da -> sigma(a + da) - sigma(a)`` for a relaxation at one ``a``: what depends on ``a`` alone is computed once."""
@@ -89,4 +92,5 @@ IDENTITY = Potential(
     tangent=_increment,
     tangent_at=_unit_slope,
     overwrite=_itself,
+    kind=Kind("identity", __name__),
 )

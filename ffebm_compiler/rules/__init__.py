@@ -1,7 +1,7 @@
 """What has an energy: one rule an operation, in explicit tables."""
 
-from .registry import REMAKES, RULES, Rules
-from .remake import Remake, Remakes
+from .forms import Form
+from .registry import FORMS, RULES, Forms, Rules
 from .rule import Call, Reading, Refusal, Role, Rule
 
-__all__ = ["REMAKES", "RULES", "Call", "Reading", "Refusal", "Remake", "Remakes", "Role", "Rule", "Rules"]
+__all__ = ["FORMS", "RULES", "Call", "Form", "Forms", "Reading", "Refusal", "Role", "Rule", "Rules"]

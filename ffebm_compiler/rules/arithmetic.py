@@ -4,24 +4,59 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch import fx
 
-from ..ir import Operation, Weight
+from ..ir import Kind, Operation, Options, Weight
 from ..ir.functions import added, multiple, quotient, reflected, shifted
-from .remake import NUMBER, Given, Kind, OperationRemakes, Options, Remake, plain
-from .rule import Call, Reading, Refusal, Role, Rule, options
+from .forms import Form, Given, plain
+from .option_types import NUMBER, OptionType
+from .rule import Call, Reading, Refusal, Role, Rule
 
 aten = torch.ops.aten
 Number = (int, float)
 
+ADD, SHIFT, REFLECT, SCALE = (Kind(name, __name__) for name in ("add", "shift", "reflect", "scale"))
+SCALE_BY_WEIGHT = Kind("scale_by_weight", __name__)
 
-def _operand(call: Call, value: Any) -> fx.Node | Weight | None:
-    return call.as_operand(value)
+
+def _printed(
+    chosen: Options, given: Given, kind: Kind, function: Callable[..., Any], text: Callable[..., str]
+) -> Operation:
+    """An operation whose constants appear where it is printed."""
+    shown = text(**chosen)
+    tex = shown.replace("−", "-").replace("·", r"\cdot ")
+    return Operation(name=kind.name, function=function, options=chosen, text=shown, tex=tex, kind=kind)
+
+
+def _sum_text(alpha: float) -> str:
+    mark, magnitude = ("+", alpha) if alpha >= 0 else ("−", -alpha)
+    times = "" if magnitude == 1 else f"{magnitude:g}·"
+    return f"{{0}} {mark} {times}{{1}}"
+
+
+def _multiple_text(factor: float) -> str:
+    return "−{0}" if factor == -1 else f"{factor:g}·{{0}}"
+
+
+def _form(
+    kind: Kind, function: Callable[..., Any], text: Callable[..., str], operands: int = 1, **constant: OptionType
+) -> Form[Operation]:
+    return Form(partial(_printed, kind=kind, function=function, text=text), constant, (operands, operands))
+
+
+_DIVISOR = OptionType("a finite number other than 0", lambda value: NUMBER.holds(value) and value != 0)
+
+_ADD = _form(ADD, added, _sum_text, 2, alpha=NUMBER)
+_SHIFT = _form(SHIFT, shifted, lambda constant: f"{{0}} + {constant:g}", constant=NUMBER)
+_REFLECT = _form(REFLECT, reflected, lambda constant: f"{constant:g} − {{0}}", constant=NUMBER)
+_MULTIPLE = _form(SCALE, multiple, _multiple_text, factor=NUMBER)
+_QUOTIENT = _form(SCALE, quotient, lambda divisor: f"{{0}}/{divisor:g}", divisor=_DIVISOR)
+_BY_WEIGHT = Operation(
+    name=SCALE_BY_WEIGHT.name, function=torch.mul, text="{1}·{0}", tex=r"{1}\odot {0}", kind=SCALE_BY_WEIGHT
+)
 
 
 def _add(call: Call, sign: int) -> Reading | Refusal:
@@ -32,64 +67,24 @@ def _add(call: Call, sign: int) -> Reading | Refusal:
     factor = sign * alpha
     a, b = call.as_operand(left), call.as_operand(right)
     if a is not None and b is not None:
-        return Reading(operands=(a, b), operation=_made("add", alpha=factor))
+        return Reading(operands=(a, b), operation=_ADD(dict(alpha=factor)))
     if a is not None and isinstance(right, Number):
-        return Reading(operands=(a,), operation=_made("shift", constant=factor * right))
+        return Reading(operands=(a,), operation=_SHIFT(dict(constant=factor * right)))
     if b is not None and isinstance(left, Number):
         if factor == 1:
-            return Reading(operands=(b,), operation=_made("shift", constant=left))
+            return Reading(operands=(b,), operation=_SHIFT(dict(constant=left)))
         if factor == -1:
-            return Reading(operands=(b,), operation=_made("reflect", constant=left))
+            return Reading(operands=(b,), operation=_REFLECT(dict(constant=left)))
     return Refusal("it adds something that is neither a tensor nor a number")
-
-
-def _sum_text(chosen: Options) -> str:
-    factor = chosen["alpha"]
-    mark, magnitude = ("+", factor) if factor >= 0 else ("−", -factor)
-    times = "" if magnitude == 1 else f"{magnitude:g}·"
-    return f"{{0}} {mark} {times}{{1}}"
-
-
-def _multiple_text(chosen: Options) -> str:
-    return "−{0}" if chosen["factor"] == -1 else f"{chosen['factor']:g}·{{0}}"
-
-
-@dataclass(frozen=True)
-class _Printed:
-    """An operation whose constants appear where it is printed."""
-
-    name: str
-    function: Callable[..., Any]
-    text: Callable[[Options], str]
-
-    def __call__(self, chosen: Options, given: Given = ()) -> Operation:
-        text = self.text(chosen)
-        tex = text.replace("−", "-").replace("·", r"\cdot ")
-        return Operation(name=self.name, function=self.function, options=chosen, text=text, tex=tex)
-
-
-_PRINTED = {
-    ("add", "alpha"): _Printed("add", added, _sum_text),
-    ("shift", "constant"): _Printed("shift", shifted, lambda o: f"{{0}} + {o['constant']:g}"),
-    ("reflect", "constant"): _Printed("reflect", reflected, lambda o: f"{o['constant']:g} − {{0}}"),
-    ("scale", "factor"): _Printed("scale", multiple, _multiple_text),
-    ("scale", "divisor"): _Printed("scale", quotient, lambda o: f"{{0}}/{o['divisor']:g}"),
-}
-_BY_WEIGHT = Operation(name="scale_by_weight", function=torch.mul, text="{1}·{0}", tex=r"{1}\odot {0}")
-
-
-def _made(name: str, **constant: float) -> Operation:
-    ((option, _),) = constant.items()
-    return _PRINTED[name, option](options(**constant))
 
 
 def _multiply(call: Call) -> Reading | Refusal:
     left, right = call.arguments["input"], call.arguments["other"]
     a, b = call.as_operand(left), call.as_operand(right)
     if a is not None and isinstance(right, Number):
-        return Reading(operands=(a,), operation=_made("scale", factor=right))
+        return Reading(operands=(a,), operation=_MULTIPLE(dict(factor=right)))
     if b is not None and isinstance(left, Number):
-        return Reading(operands=(b,), operation=_made("scale", factor=left))
+        return Reading(operands=(b,), operation=_MULTIPLE(dict(factor=left)))
     if isinstance(a, Weight) != isinstance(b, Weight):
         value, weight = (b, a) if isinstance(a, Weight) else (a, b)
         return Reading(operands=(value, weight), operation=_BY_WEIGHT)
@@ -101,7 +96,7 @@ def _divide(call: Call) -> Reading | Refusal:
         return Refusal("rounding is not linear")
     a, divisor = call.as_operand(call.arguments["input"]), call.arguments["other"]
     if a is not None and isinstance(divisor, Number):
-        return Reading(operands=(a,), operation=_made("scale", divisor=divisor))
+        return Reading(operands=(a,), operation=_QUOTIENT(dict(divisor=divisor)))
     return Refusal("it divides by a computed value")
 
 
@@ -109,7 +104,7 @@ def _negate(call: Call) -> Reading | Refusal:
     a = call.as_operand(call.value())
     if a is None:
         return Refusal("its operand is not a tensor")
-    return Reading(operands=(a,), operation=_made("scale", factor=-1))
+    return Reading(operands=(a,), operation=_MULTIPLE(dict(factor=-1)))
 
 
 def _right_subtract(call: Call) -> Reading | Refusal:
@@ -125,7 +120,11 @@ def _right_subtract(call: Call) -> Reading | Refusal:
 
 _TWO = ("input", "other")
 
-ARITHMETIC_RULES: tuple[Rule, ...] = (
+
+_SUM = {ADD: (_ADD,), SHIFT: (_SHIFT,), REFLECT: (_REFLECT,)}
+_SCALE = (_MULTIPLE, _QUOTIENT)
+
+RULES: tuple[Rule, ...] = (
     Rule(
         "add",
         Role.COUPLING,
@@ -134,6 +133,7 @@ ARITHMETIC_RULES: tuple[Rule, ...] = (
         functions=(operator.add, operator.iadd, torch.add, aten.add.Tensor, aten.add_.Tensor, aten.add.Scalar),
         methods=("add", "add_"),
         signature=(*_TWO, "alpha"),
+        forms=_SUM,
     ),
     Rule(
         "subtract",
@@ -151,6 +151,7 @@ ARITHMETIC_RULES: tuple[Rule, ...] = (
         ),
         methods=("sub", "sub_", "subtract"),
         signature=(*_TWO, "alpha"),
+        forms=_SUM,
     ),
     Rule(
         "subtract_from",
@@ -159,6 +160,7 @@ ARITHMETIC_RULES: tuple[Rule, ...] = (
         "a difference from a constant",
         functions=(torch.rsub, aten.rsub.Scalar),
         signature=(*_TWO, "alpha"),
+        forms=_SUM,
     ),
     Rule(
         "multiply",
@@ -176,6 +178,7 @@ ARITHMETIC_RULES: tuple[Rule, ...] = (
         ),
         methods=("mul", "mul_", "multiply"),
         signature=_TWO,
+        forms={SCALE: _SCALE, SCALE_BY_WEIGHT: plain(_BY_WEIGHT, (2, 2))},
     ),
     Rule(
         "divide",
@@ -194,6 +197,7 @@ ARITHMETIC_RULES: tuple[Rule, ...] = (
         ),
         methods=("div", "div_", "divide"),
         signature=(*_TWO, "rounding_mode"),
+        forms={SCALE: _SCALE},
     ),
     Rule(
         "negate",
@@ -202,18 +206,6 @@ ARITHMETIC_RULES: tuple[Rule, ...] = (
         "the negative",
         functions=(operator.neg, torch.neg, torch.negative, aten.neg.default),
         methods=("neg", "neg_"),
+        forms={SCALE: _SCALE},
     ),
 )
-
-_DIVISOR = Kind("a finite number other than 0", lambda value: NUMBER.holds(value) and value != 0)
-
-ARITHMETIC_OPERATIONS: OperationRemakes = {
-    "add": (Remake(_PRINTED["add", "alpha"], {"alpha": NUMBER}, (2, 2)),),
-    "shift": (Remake(_PRINTED["shift", "constant"], {"constant": NUMBER}),),
-    "reflect": (Remake(_PRINTED["reflect", "constant"], {"constant": NUMBER}),),
-    "scale": (
-        Remake(_PRINTED["scale", "factor"], {"factor": NUMBER}),
-        Remake(_PRINTED["scale", "divisor"], {"divisor": _DIVISOR}),
-    ),
-    "scale_by_weight": plain(_BY_WEIGHT, (2, 2)),
-}

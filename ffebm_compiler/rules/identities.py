@@ -21,7 +21,7 @@ def _no_dropout(call: Call) -> Reading | Refusal:
     return Refusal("random: an equilibrium has no energy that changes from sample to sample")
 
 
-IDENTITY_RULES: tuple[Rule, ...] = (
+RULES: tuple[Rule, ...] = (
     Rule(
         "identity",
         Role.IDENTITY,

@@ -6,16 +6,22 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..ir import Operation, Weight
+from ..ir import Kind, Operation, Options, Weight
 from ..ir.functions import held_norm
-from .remake import NUMBER, Given, OperationRemakes, Options, Remake
+from .forms import Form, Given
+from .option_types import NUMBER
 from .rule import Call, Reading, Refusal, Role, Rule, nodes_of
 
 aten = torch.ops.aten
 
+BATCH_NORM = Kind("batch_norm", __name__)
 
-def _operation(chosen: Options, given: Given = ()) -> Operation:
-    return Operation(name="batch_norm", function=held_norm, options=chosen, text="{layer}({0})")
+
+def _held(chosen: Options, given: Given = ()) -> Operation:
+    return Operation(name=BATCH_NORM.name, function=held_norm, options=chosen, text="{layer}({0})", kind=BATCH_NORM)
+
+
+_FORMS = {BATCH_NORM: (Form(_held, {"eps": NUMBER}, (5, 5)),)}
 
 
 def _batch_norm(call: Call) -> Reading | Refusal:
@@ -25,12 +31,12 @@ def _batch_norm(call: Call) -> Reading | Refusal:
     scale, shift = call.weight("weight"), call.weight("bias")
     return Reading(
         operands=(call.as_operand(call.value()), mean, variance, scale, shift),
-        operation=_operation(dict(eps=call.option("eps", 1e-5))),
+        operation=_held(dict(eps=call.option("eps", 1e-5))),
         given=nodes_of(scale, shift),
     )
 
 
-NORM_RULES: tuple[Rule, ...] = (
+RULES: tuple[Rule, ...] = (
     Rule(
         "batch_norm",
         Role.NORM,
@@ -40,6 +46,7 @@ NORM_RULES: tuple[Rule, ...] = (
         functions=(F.batch_norm,),
         signature=("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
         examples=((lambda: nn.BatchNorm2d(3), (2, 3, 4, 4)),),
+        forms=_FORMS,
     ),
     Rule(
         "batch_norm_function",
@@ -48,7 +55,6 @@ NORM_RULES: tuple[Rule, ...] = (
         "batch norm, with its running statistics held",
         functions=(torch.batch_norm, aten.batch_norm.default),
         signature=("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps"),
+        forms=_FORMS,
     ),
 )
-
-NORM_OPERATIONS: OperationRemakes = {"batch_norm": (Remake(_operation, {"eps": NUMBER}, (5, 5)),)}

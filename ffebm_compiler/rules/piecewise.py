@@ -25,14 +25,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ir import Potential
+from ..ir import IDENTITY, Kind, Potential
 from ..ir.potential import half_square
-from .activation import chosen, fixed
-from .remake import NUMBER, POSITIVE, REAL, Options, PotentialRemakes, exactly, of
+from .forms import constant, parametric
+from .one_operand import chosen, fixed
+from .option_types import NUMBER, POSITIVE, REAL
 from .rule import Call, Refusal, Role, Rule
 
 INFINITY = float("inf")
 aten = torch.ops.aten
+
+CLAMP, HARDTANH, LEAKY_RELU = (Kind(name, __name__) for name in ("clamp", "hardtanh", "leaky_relu"))
 
 
 def _clip_difference(a: Tensor, da: Tensor, lower: float, upper: float) -> Tensor:
@@ -96,7 +99,7 @@ def _clip_in_place(a: Tensor, lower: float, upper: float) -> Tensor:
 
 
 def clamp(
-    lower: float, upper: float, scale: float = 1.0, shift: float = 0.0, name: str = "clamp", closed: bool = False
+    lower: float, upper: float, scale: float = 1.0, shift: float = 0.0, kind: Kind = CLAMP, closed: bool = False
 ) -> Potential:
     """sigma(a) = clip(scale * a + shift, lower, upper); G = (s - shift)^2 / (2 scale).
 
@@ -106,7 +109,7 @@ def clamp(
     centred = "{s}" if shift == 0 else f"{{s}} − {shift:g}"
     factor, tex_factor = ("½", r"\tfrac12") if scale == 1 else (f"{1 / (2 * scale):g}·", f"{1 / (2 * scale):g}")
     return Potential(
-        name=name,
+        name=kind.name,
         energy=partial(_affine_energy, scale=scale, shift=shift),
         activation=partial(_affine_clip, lower=lower, upper=upper, scale=scale, shift=shift, closed=closed),
         difference=partial(_affine_clip_difference, lower=lower, upper=upper, scale=scale, shift=shift),
@@ -121,6 +124,7 @@ def clamp(
         text=f"{factor}‖{centred}‖²",
         tex=rf"{tex_factor}\lVert {centred.replace('−', '-')}\rVert^2",
         options=dict(lower=lower, upper=upper, scale=scale, shift=shift),
+        kind=kind,
     )
 
 
@@ -143,8 +147,9 @@ RELU = Potential(
     overwrite=torch.relu_,
     lower=0.0,
     options=dict(lower=0.0, upper=INFINITY, scale=1.0, shift=0.0),
+    kind=Kind("relu", __name__),
 )
-RELU6 = clamp(0.0, 6.0, name="relu6")
+RELU6 = clamp(0.0, 6.0, kind=Kind("relu6", __name__))
 
 SIXTH = float(torch.tensor(1 / 6, dtype=torch.float32))
 """The slope of torch's hardsigmoid, in any type."""
@@ -155,12 +160,16 @@ def _hardsigmoid_tangent(a: Tensor, da: Tensor) -> Tensor:
 
 
 HARDSIGMOID = replace(
-    clamp(0.0, 1.0, scale=1 / 6, shift=0.5, name="hardsigmoid"),
+    clamp(0.0, 1.0, scale=1 / 6, shift=0.5, kind=Kind("hardsigmoid", __name__)),
     activation=F.hardsigmoid,
     overwrite=None,
     tangent=_hardsigmoid_tangent,
     tangent_at=partial(_tangent_inside, lower=0.0, upper=1.0, scale=SIXTH),
 )
+
+
+CLIPS = (IDENTITY.kind, RELU.kind, RELU6.kind, CLAMP, HARDTANH, HARDSIGMOID.kind)
+"""The kinds that clip an affine map of ``a``: what diodes make, where the map is the identity."""
 
 
 def split_difference(a: Tensor, da: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,7 +196,7 @@ def _leaky_tangent_at(s: Tensor, slope: float) -> Callable[[Tensor], Tensor]:
 
 def leaky_relu(slope: float) -> Potential:
     return Potential(
-        name="leaky_relu",
+        name=LEAKY_RELU.name,
         energy=partial(_leaky_energy, slope=slope),
         activation=partial(F.leaky_relu, negative_slope=slope),
         difference=partial(_leaky_difference, slope=slope),
@@ -197,6 +206,7 @@ def leaky_relu(slope: float) -> Potential:
         text=f"½‖max({{s}},0)‖² + {1 / (2 * slope):g}·‖min({{s}},0)‖²",
         tex=rf"\tfrac12\lVert \max({{s}},0)\rVert^2 + {1 / (2 * slope):g}\lVert \min({{s}},0)\rVert^2",
         options=dict(slope=slope),
+        kind=LEAKY_RELU,
     )
 
 
@@ -216,7 +226,7 @@ def _clamp(call: Call) -> Potential | Refusal:
 
 def _hardtanh(call: Call) -> Potential:
     low, high = call.option("min_val", -1.0), call.option("max_val", 1.0)
-    return clamp(float(low), float(high), name="hardtanh")
+    return clamp(float(low), float(high), kind=HARDTANH)
 
 
 def _leaky(call: Call) -> Potential | Refusal:
@@ -226,7 +236,10 @@ def _leaky(call: Call) -> Potential | Refusal:
     return leaky_relu(float(slope))
 
 
-PIECEWISE_RULES: tuple[Rule, ...] = (
+_CLIP = dict(lower=REAL, upper=REAL, scale=POSITIVE, shift=NUMBER)
+_CLAMP = {CLAMP: parametric(partial(clamp, closed=True), **_CLIP)}
+
+RULES: tuple[Rule, ...] = (
     Rule(
         "relu",
         Role.POTENTIAL,
@@ -237,6 +250,7 @@ PIECEWISE_RULES: tuple[Rule, ...] = (
         methods=("relu", "relu_"),
         signature=("input", "inplace"),
         examples=((nn.ReLU, (3, 5)),),
+        forms={RELU.kind: constant(RELU)},
     ),
     Rule(
         "relu6",
@@ -247,6 +261,7 @@ PIECEWISE_RULES: tuple[Rule, ...] = (
         functions=(F.relu6, aten.relu6.default, aten.relu6_.default),
         signature=("input", "inplace"),
         examples=((nn.ReLU6, (3, 5)),),
+        forms={RELU6.kind: constant(RELU6)},
     ),
     Rule(
         "leaky_relu",
@@ -257,6 +272,8 @@ PIECEWISE_RULES: tuple[Rule, ...] = (
         functions=(F.leaky_relu, F.leaky_relu_, aten.leaky_relu.default, aten.leaky_relu_.default),
         signature=("input", "negative_slope", "inplace"),
         examples=((lambda: nn.LeakyReLU(0.1), (3, 5)),),
+        forms={LEAKY_RELU: parametric(leaky_relu, slope=POSITIVE)},
+        potentials=(leaky_relu(2.5), leaky_relu(3.0)),
     ),
     Rule(
         "hardtanh",
@@ -267,6 +284,7 @@ PIECEWISE_RULES: tuple[Rule, ...] = (
         functions=(F.hardtanh, F.hardtanh_, aten.hardtanh.default, aten.hardtanh_.default),
         signature=("input", "min_val", "max_val", "inplace"),
         examples=((lambda: nn.Hardtanh(-0.5, 1.5), (3, 5)),),
+        forms={HARDTANH: parametric(partial(clamp, kind=HARDTANH), **_CLIP)},
     ),
     Rule(
         "clamp",
@@ -284,6 +302,13 @@ PIECEWISE_RULES: tuple[Rule, ...] = (
         ),
         methods=("clamp", "clip", "clamp_", "clip_"),
         signature=("input", "min", "max"),
+        forms=_CLAMP,
+        potentials=(
+            clamp(-0.5, 1.5, closed=True),
+            clamp(-1.0, INFINITY),
+            clamp(-1.0, 2.0, scale=0.3, shift=0.2),
+            clamp(-0.5, 1.0, scale=0.3, shift=0.2, closed=True),
+        ),
     ),
     Rule(
         "clamp_min",
@@ -293,6 +318,7 @@ PIECEWISE_RULES: tuple[Rule, ...] = (
         functions=(torch.clamp_min, aten.clamp_min.default),
         methods=("clamp_min", "clamp_min_"),
         signature=("input", "min"),
+        forms=_CLAMP,
     ),
     Rule(
         "clamp_max",
@@ -302,6 +328,7 @@ PIECEWISE_RULES: tuple[Rule, ...] = (
         functions=(torch.clamp_max, aten.clamp_max.default),
         methods=("clamp_max", "clamp_max_"),
         signature=("input", "max"),
+        forms=_CLAMP,
     ),
     Rule(
         "hardsigmoid",
@@ -312,21 +339,6 @@ PIECEWISE_RULES: tuple[Rule, ...] = (
         functions=(F.hardsigmoid, aten.hardsigmoid.default, aten.hardsigmoid_.default),
         signature=("input", "inplace"),
         examples=((nn.Hardsigmoid, (3, 5)),),
+        forms={HARDSIGMOID.kind: constant(HARDSIGMOID)},
     ),
 )
-
-
-def _clamp_remade(o: Options, closed: bool = True) -> Potential:
-    return clamp(o["lower"], o["upper"], o["scale"], o["shift"], closed=closed)
-
-
-_CLIP = dict(lower=REAL, upper=REAL, scale=POSITIVE, shift=NUMBER)
-
-PIECEWISE_POTENTIALS: PotentialRemakes = {
-    "relu": exactly(RELU),
-    "relu6": exactly(RELU6),
-    "hardsigmoid": exactly(HARDSIGMOID),
-    "clamp": of(_clamp_remade, **_CLIP),
-    "hardtanh": of(lambda o: replace(_clamp_remade(o, closed=False), name="hardtanh"), **_CLIP),
-    "leaky_relu": of(lambda o: leaky_relu(o["slope"]), slope=POSITIVE),
-}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -10,82 +10,134 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ir import Operation
+from ..ir import Kind, Operation, Options
 from ..ir.functions import taken
-from .remake import (
-    COUNT,
-    COUNTS,
-    DIMENSION,
-    FLAG,
-    SIZES,
-    Given,
-    Kind,
-    OperationRemakes,
-    Options,
-    Remake,
-    either,
-    optional,
-    several,
-)
-from .rule import Call, Reading, Refusal, Role, Rule, options
+from .forms import Form, Given
+from .option_types import COUNT, COUNTS, DIMENSION, FLAG, SIZES, OptionType, either, optional, several
+from .rule import Call, Reading, Refusal, Role, Rule
 
 aten = torch.ops.aten
 
+MAXIMA = {d: Kind(f"max_pool{d}d", __name__) for d in (1, 2, 3)}
+AVERAGES = {d: Kind(f"avg_pool{d}d", __name__) for d in (1, 2, 3)}
+ADAPTIVE_MAXIMA = {d: Kind(f"adaptive_max_pool{d}d", __name__) for d in (1, 2, 3)}
+ADAPTIVE_AVERAGES = {d: Kind(f"adaptive_avg_pool{d}d", __name__) for d in (1, 2, 3)}
+"""By the number of dimensions."""
+MEAN = Kind("mean", __name__)
 
-def _read(
-    name: str, function: Callable[..., Any], defaults: dict[str, Any], routed: bool
-) -> Callable[[Call], Reading | Refusal]:
-    def read(call: Call) -> Reading | Refusal:
-        if call.option("return_indices", False):
-            return Refusal("return_indices=True: the winners' indices are not part of an energy")
-        if not call.constants(*defaults):
-            return Refusal("its window is computed at run time")
-        chosen = {k: call.option(k, v) for k, v in defaults.items() if call.option(k, v) is not ...}
-        if chosen.get("stride") in ((), []):
-            chosen["stride"] = None
-        return Reading(
-            operands=(call.as_operand(call.value()),),
-            operation=_operation(name, function, options(**chosen), routed),
-        )
+Function = Callable[..., Any]
 
-    return read
+_WINDOW = {"kernel_size": COUNTS, "stride": optional(COUNTS).by_default(None), "padding": SIZES.by_default(0)}
+_MAXIMUM = {**_WINDOW, "dilation": COUNTS.by_default(1), "ceil_mode": FLAG.by_default(False)}
+_AVERAGE = {**_WINDOW, "ceil_mode": FLAG.by_default(False), "count_include_pad": FLAG.by_default(True)}
+_AVERAGE_OF_MANY = {**_AVERAGE, "divisor_override": optional(COUNT).by_default(None)}
+_ADAPTIVE = {"output_size": either(COUNT, several(optional(COUNT)))}
 
 
-def _operation(name: str, function: Callable[..., Any], chosen: Options, routed: bool) -> Operation:
-    if not routed:
-        return Operation(name=name, function=function, options=chosen)
-    choose, take = partial(_winners, function=function), partial(taken, dimensions=int(name[-2]))
-    return Operation(name=name, function=function, options=chosen, linear=False, routed=True, choose=choose, take=take)
+def _average(chosen: Options, given: Given, kind: Kind, function: Function) -> Operation:
+    return Operation(name=kind.name, function=function, options=chosen, kind=kind)
 
 
-def _winners(a: Tensor, function: Callable[..., Any], **chosen: Any) -> Tensor:
+def _maximum(chosen: Options, given: Given, kind: Kind, function: Function, dimensions: int) -> Operation:
+    return Operation(
+        name=kind.name,
+        function=function,
+        options=chosen,
+        linear=False,
+        routed=True,
+        choose=partial(_winners, function=function),
+        take=partial(taken, dimensions=dimensions),
+        kind=kind,
+    )
+
+
+def _winners(a: Tensor, function: Function, **chosen: Any) -> Tensor:
     winners: Tensor = function(a, return_indices=True, **chosen)[1]
     return winners
 
 
-_MAX = dict(kernel_size=..., stride=None, padding=0, dilation=1, ceil_mode=False)
-_AVERAGE = dict(kernel_size=..., stride=None, padding=0, ceil_mode=False, count_include_pad=True)
+def _read(call: Call, form: Form[Operation]) -> Reading | Refusal:
+    if call.option("return_indices", False):
+        return Refusal("return_indices=True: the winners' indices are not part of an energy")
+    if not call.constants(*form.options):
+        return Refusal("its window is computed at run time")
+    chosen = call.options(form.options)
+    if chosen.get("stride") == ():
+        chosen["stride"] = None
+    return Reading(operands=(call.as_operand(call.value()),), operation=form(chosen))
 
 
 def _rule(
-    name: str,
+    kind: Kind,
+    make: Callable[..., Operation],
     module: type[nn.Module],
-    functions: tuple[Callable[..., Any], ...],
-    defaults: dict[str, Any],
+    others: tuple[Function, ...],
+    window: Mapping[str, OptionType],
     summary: str,
-    example: Callable[[], nn.Module],
     shape: tuple[int, ...],
 ) -> Rule:
+    """``others``: functions besides that of ``torch.nn.functional``."""
+    function = getattr(F, kind.name)
+    form = Form(partial(make, kind=kind, function=function), window)
     return Rule(
-        name,
+        kind.name,
         Role.COUPLING,
-        _read(name, functions[0], defaults, routed="max" in name),
+        partial(_read, form=form),
         summary,
         modules=(module,),
-        functions=functions,
-        signature=("input", *defaults),
-        examples=((example, shape),),
+        functions=(function, *others),
+        signature=("input", *window),
+        examples=((lambda: module(2), shape),),
+        forms={kind: (form,)},
     )
+
+
+def _dimension(d: int, shape: tuple[int, ...]) -> tuple[Rule, ...]:
+    """The four poolings in d dimensions."""
+    maximum = partial(_maximum, dimensions=d)
+    return (
+        _rule(
+            MAXIMA[d],
+            maximum,
+            getattr(nn, f"MaxPool{d}d"),
+            (getattr(torch, f"max_pool{d}d"), getattr(aten, f"max_pool{d}d").default),
+            _MAXIMUM,
+            "maximum over windows; its winners are held while nudged",
+            shape,
+        ),
+        _rule(
+            AVERAGES[d],
+            _average,
+            getattr(nn, f"AvgPool{d}d"),
+            (getattr(aten, f"avg_pool{d}d").default,),
+            _AVERAGE if d == 1 else _AVERAGE_OF_MANY,
+            "mean over windows",
+            shape,
+        ),
+        _rule(
+            ADAPTIVE_MAXIMA[d],
+            maximum,
+            getattr(nn, f"AdaptiveMaxPool{d}d"),
+            (),
+            _ADAPTIVE,
+            "maximum over adaptive windows",
+            shape,
+        ),
+        _rule(
+            ADAPTIVE_AVERAGES[d],
+            _average,
+            getattr(nn, f"AdaptiveAvgPool{d}d"),
+            (getattr(aten, f"adaptive_avg_pool{d}d").default,),
+            _ADAPTIVE,
+            "mean over adaptive windows",
+            shape,
+        ),
+    )
+
+
+def _over_dimensions(chosen: Options, given: Given = ()) -> Operation:
+    text, tex = "mean({0})", r"\mathrm{{mean}}({0})"
+    return Operation(name=MEAN.name, function=torch.mean, options=chosen, text=text, tex=tex, kind=MEAN)
 
 
 def _mean(call: Call) -> Reading | Refusal:
@@ -98,69 +150,15 @@ def _mean(call: Call) -> Reading | Refusal:
     keep = bool(call.option("keepdim", False))
     return Reading(
         operands=(call.as_operand(call.value()),),
-        operation=_averaged(dict(dim=chosen, keepdim=keep)),
+        operation=_over_dimensions(dict(dim=chosen, keepdim=keep)),
         keeps_batch=all(d > 0 for d in chosen),  # one that counts from the end may be the first
     )
 
 
-def _averaged(chosen: Options, given: Given = ()) -> Operation:
-    return Operation(name="mean", function=torch.mean, options=chosen, text="mean({0})", tex=r"\mathrm{{mean}}({0})")
-
-
-_SHAPES: dict[int, tuple[int, ...]] = {1: (2, 3, 8), 2: (2, 3, 8, 6), 3: (2, 2, 4, 4, 4)}
-
-
-def _dimension(d: int) -> tuple[Rule, ...]:
-    """The four poolings in d dimensions."""
-    maximum, average = getattr(F, f"max_pool{d}d"), getattr(F, f"avg_pool{d}d")
-    adaptive_max, adaptive_average = getattr(F, f"adaptive_max_pool{d}d"), getattr(F, f"adaptive_avg_pool{d}d")
-    average_defaults = dict(_AVERAGE) if d == 1 else {**_AVERAGE, "divisor_override": None}
-    overload = "default"
-    shape = _SHAPES[d]
-    return (
-        _rule(
-            f"max_pool{d}d",
-            getattr(nn, f"MaxPool{d}d"),
-            (maximum, getattr(torch, f"max_pool{d}d"), getattr(getattr(aten, f"max_pool{d}d"), overload)),
-            _MAX,
-            "maximum over windows; its winners are held while nudged",
-            lambda: getattr(nn, f"MaxPool{d}d")(2),
-            shape,
-        ),
-        _rule(
-            f"avg_pool{d}d",
-            getattr(nn, f"AvgPool{d}d"),
-            (average, getattr(getattr(aten, f"avg_pool{d}d"), overload)),
-            average_defaults,
-            "mean over windows",
-            lambda: getattr(nn, f"AvgPool{d}d")(2),
-            shape,
-        ),
-        _rule(
-            f"adaptive_max_pool{d}d",
-            getattr(nn, f"AdaptiveMaxPool{d}d"),
-            (adaptive_max,),
-            dict(output_size=...),
-            "maximum over adaptive windows",
-            lambda: getattr(nn, f"AdaptiveMaxPool{d}d")(2),
-            shape,
-        ),
-        _rule(
-            f"adaptive_avg_pool{d}d",
-            getattr(nn, f"AdaptiveAvgPool{d}d"),
-            (adaptive_average, getattr(getattr(aten, f"adaptive_avg_pool{d}d"), overload)),
-            dict(output_size=...),
-            "mean over adaptive windows",
-            lambda: getattr(nn, f"AdaptiveAvgPool{d}d")(2),
-            shape,
-        ),
-    )
-
-
-POOLING_RULES: tuple[Rule, ...] = (
-    *_dimension(1),
-    *_dimension(2),
-    *_dimension(3),
+RULES: tuple[Rule, ...] = (
+    *_dimension(1, (2, 3, 8)),
+    *_dimension(2, (2, 3, 8, 6)),
+    *_dimension(3, (2, 2, 4, 4, 4)),
     Rule(
         "mean",
         Role.COUPLING,
@@ -169,38 +167,6 @@ POOLING_RULES: tuple[Rule, ...] = (
         functions=(torch.mean, aten.mean.dim),
         methods=("mean",),
         signature=("input", "dim", "keepdim", "dtype"),
+        forms={MEAN: (Form(_over_dimensions, {"dim": several(DIMENSION), "keepdim": FLAG}),)},
     ),
 )
-
-_PARTLY = several(optional(COUNT))
-_POOLINGS: dict[str, dict[str, Kind]] = {
-    "max_pool": {
-        "kernel_size": COUNTS,
-        "stride": optional(COUNTS),
-        "padding": SIZES,
-        "dilation": COUNTS,
-        "ceil_mode": FLAG,
-    },
-    "avg_pool": {
-        "kernel_size": COUNTS,
-        "stride": optional(COUNTS),
-        "padding": SIZES,
-        "ceil_mode": FLAG,
-        "count_include_pad": FLAG,
-    },
-    "adaptive_max_pool": {"output_size": either(COUNT, _PARTLY)},
-    "adaptive_avg_pool": {"output_size": either(COUNT, _PARTLY)},
-}
-
-
-def _remake(kind: str, d: int) -> tuple[Remake[Operation], ...]:
-    name = f"{kind}{d}d"
-    override = {"divisor_override": optional(COUNT)} if kind == "avg_pool" and d > 1 else {}
-    function, routed = getattr(F, name), "max" in kind
-    return (Remake(lambda o, given: _operation(name, function, o, routed), {**_POOLINGS[kind], **override}),)
-
-
-POOLING_OPERATIONS: OperationRemakes = {
-    **{f"{kind}{d}d": _remake(kind, d) for kind in _POOLINGS for d in (1, 2, 3)},
-    "mean": (Remake(_averaged, {"dim": several(DIMENSION), "keepdim": FLAG}),),
-}

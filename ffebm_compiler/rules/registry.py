@@ -1,27 +1,22 @@
-"""The table of rules: every operation that has an energy, and the look-up of a call in it."""
+"""The table of rules: every operation that has an energy, and the look-up of a call in it.
+
+Every module of this package that has a tuple ``RULES`` takes part: a file put here is all that a new operation needs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import pkgutil
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from typing import Any
 
 from torch import fx, nn
 
-from ..ir import IDENTITY, Potential
-from .arithmetic import ARITHMETIC_OPERATIONS, ARITHMETIC_RULES
-from .exponential import EXPONENTIAL_POTENTIALS, EXPONENTIAL_RULES
-from .identities import IDENTITY_RULES
-from .norms import NORM_OPERATIONS, NORM_RULES
-from .piecewise import PIECEWISE_POTENTIALS, PIECEWISE_RULES
-from .pooling import POOLING_OPERATIONS, POOLING_RULES
-from .remake import Remakes, exactly
-from .resizing import RESIZING_OPERATIONS, RESIZING_RULES
+from ..ir import IDENTITY, Kind, Operation, Options, Potential
+from .forms import Given, Made, Spellings, constant, fitting
 from .rule import Call, Reading, Role, Rule
-from .shapes import SHAPE_OPERATIONS, SHAPE_RULES
-from .smooth import SMOOTH_OPERATIONS, SMOOTH_RULES
-from .weighted import WEIGHTED_OPERATIONS, WEIGHTED_RULES
 
 
 @dataclass(frozen=True)
@@ -61,10 +56,11 @@ class Rules:
         own = Rules(self.own)
         return tuple(path for path, module in network.named_modules() if own.of_module(module) is not None)
 
-    def _of_class(self, kind: type[Any]) -> Rule | None:
-        if kind not in self._of_classes:
-            self._of_classes[kind] = next((r for r in self.rules if any(_computes(kind, m) for m in r.modules)), None)
-        return self._of_classes[kind]
+    def _of_class(self, class_: type[Any]) -> Rule | None:
+        if class_ not in self._of_classes:
+            matching = (r for r in self.rules if any(_computes(class_, m) for m in r.modules))
+            self._of_classes[class_] = next(matching, None)
+        return self._of_classes[class_]
 
     @cached_property
     def _of_classes(self) -> dict[type[Any], Rule | None]:
@@ -80,52 +76,74 @@ class Rules:
         return {id(function): rule for rule in reversed(self.rules) for function in rule.functions}
 
 
-def _computes(kind: type[Any], base: type[nn.Module]) -> bool:
+def _computes(class_: type[Any], base: type[nn.Module]) -> bool:
     """Whether a class computes what its base does: a subclass with another forward computes something else."""
-    return issubclass(kind, base) and kind.forward is base.forward
+    return issubclass(class_, base) and class_.forward is base.forward
 
 
-RULES = Rules(
-    (
-        *PIECEWISE_RULES,
-        *EXPONENTIAL_RULES,
-        *SMOOTH_RULES,
-        *WEIGHTED_RULES,
-        *POOLING_RULES,
-        *NORM_RULES,
-        *SHAPE_RULES,
-        *RESIZING_RULES,
-        *IDENTITY_RULES,
-        *ARITHMETIC_RULES,
-    )
-)
+@dataclass(frozen=True)
+class Forms:
+    """The operations and potentials that can be made again from their options, by kind."""
+
+    operations: Mapping[Kind, Spellings[Operation]]
+    potentials: Mapping[Kind, Spellings[Potential]]
+
+    def extended(self, rules: Iterable[Rule]) -> Forms:
+        """These and those of other rules, which win over a kind of the same name."""
+        operations, potentials = dict(self.operations), dict(self.potentials)
+        for rule in rules:
+            (potentials if rule.role is Role.POTENTIAL else operations).update(rule.forms)
+        return Forms(operations, potentials)
+
+    def operation_again(self, operation: Operation, given: Given) -> Operation | None:
+        """What its kind and options make, for the operands that are given; None where they make nothing."""
+        return _again(self.operations.get(operation.kind), operation.options, given)
+
+    def potential_again(self, potential: Potential) -> Potential | None:
+        return _again(self.potentials.get(potential.kind), potential.options)
+
+    def operation_named(self, name: str) -> Spellings[Operation] | None:
+        """By the name that stands in a file, which is that of its kind."""
+        return _named(self.operations, name)
+
+    def potential_named(self, name: str) -> Spellings[Potential] | None:
+        return _named(self.potentials, name)
 
 
-REMAKES = Remakes(
-    operations={
-        **WEIGHTED_OPERATIONS,
-        **POOLING_OPERATIONS,
-        **NORM_OPERATIONS,
-        **SHAPE_OPERATIONS,
-        **RESIZING_OPERATIONS,
-        **ARITHMETIC_OPERATIONS,
-        **SMOOTH_OPERATIONS,
-    },
-    potentials={"identity": exactly(IDENTITY), **PIECEWISE_POTENTIALS, **EXPONENTIAL_POTENTIALS},
-)
-"""What the rules above read, made again from its name and options."""
-
-
-def example_potential(rule: Rule) -> Potential | None:
-    """The potential that a rule reads from its own first example; None for couplings and for rules without one."""
-    if rule.role is not Role.POTENTIAL:
+def _again(spellings: Spellings[Made] | None, options: Options, given: Given | None = None) -> Made | None:
+    if spellings is None:
         return None
+    form = fitting(spellings, options)
+    return None if any(form.problems(options, given)) else form(options, given or ())
+
+
+def _named(table: Mapping[Kind, Spellings[Made]], name: str) -> Spellings[Made] | None:
+    return next((table[kind] for kind in [*table][::-1] if kind.name == name), None)
+
+
+def _rules_of_this_package() -> Iterator[Rule]:
+    package, _, this = __name__.rpartition(".")
+    names = sorted(m.name for m in pkgutil.iter_modules(import_module(package).__path__) if m.name != this)
+    for name in names:
+        yield from getattr(import_module(f"{package}.{name}"), "RULES", ())
+
+
+RULES = Rules(tuple(_rules_of_this_package()))
+
+FORMS = Forms({}, {IDENTITY.kind: constant(IDENTITY)}).extended(RULES)
+"""Those of the rules above."""
+
+
+def example_potentials(rule: Rule) -> tuple[Potential, ...]:
+    """The potentials that a rule reads from its own examples, or from its first function; and its further ones."""
+    if rule.role is not Role.POTENTIAL:
+        return ()
     graph = fx.Graph()
     value = graph.placeholder("a")
-    if rule.examples:
-        module = rule.examples[0][0]()
-        call = Call(graph.call_module("example", (value,)), module, "example", {"input": value}, lambda node: None)
-    else:
-        call = Call(graph.call_function(rule.functions[0], (value,)), None, None, {"input": value}, lambda node: None)
-    reading = rule.read(call)
-    return reading.potential if isinstance(reading, Reading) else None
+    arguments = {"input": value}
+    calls = [
+        Call(graph.call_module("example", (value,)), make(), "example", arguments, lambda node: None)
+        for make, _ in rule.examples
+    ] or [Call(graph.call_function(rule.functions[0], (value,)), None, None, arguments, lambda node: None)]
+    readings = (rule.read(call) for call in calls)
+    return (*(r.potential for r in readings if isinstance(r, Reading) and r.potential), *rule.potentials)

@@ -9,45 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .remake import COUNT, COUNTS, FLAG, NUMBER, OFFSET, POSITIVE, OperationRemakes, either, one_of, optional, several
+from ..ir import Kind
+from .one_operand import coupled
+from .option_types import COUNT, COUNTS, FLAG, NUMBER, OFFSET, POSITIVE, either, one_of, optional, several
 from .rule import Call, Reading, Refusal, Role, Rule, options
-from .shapes import moved, moving, rearrangement
+from .shapes import moving
 
 aten = torch.ops.aten
 
-
-def _pad(call: Call) -> Reading | Refusal:
-    mode, value = call.option("mode", "constant"), call.option("value", None)
-    if mode != "constant" or not call.constants("pad", "padding", "value"):
-        return Refusal(f"padding in mode {mode!r} has no rule")
-    pad = call.option("padding", None) if call.module is not None else call.arguments["pad"]
-    return Reading(
-        operands=(call.as_operand(call.value()),),
-        operation=moved("pad", F.pad, options(pad=pad, value=value or 0.0)),
-    )
-
-
-def _upsample(call: Call) -> Reading | Refusal:
-    if not call.constants("size", "scale_factor"):
-        return Refusal("its size is computed at run time")
-    chosen = {k: call.option(k, None) for k in ("size", "scale_factor", "align_corners", "recompute_scale_factor")}
-    mode = call.option("mode", "nearest")
-    if call.option("antialias", False):
-        chosen["antialias"] = True
-    return Reading(
-        operands=(call.as_operand(call.value()),),
-        operation=moved("upsample", F.interpolate, options(mode=mode, **chosen)),
-    )
-
-
-def _upsample_exported(call: Call) -> Reading | Refusal:
-    if not call.constants("output_size", "scale_factors"):
-        return Refusal("its size is computed at run time")
-    chosen = {k: v for k, v in call.arguments.items() if k != "input"}
-    return Reading(
-        operands=(call.as_operand(call.value()),),
-        operation=moved("upsample", _exported, options(mode=_mode_of(call), **chosen)),
-    )
+PAD, UPSAMPLE, PIXEL_SHUFFLE = (Kind(name, __name__) for name in ("pad", "upsample", "pixel_shuffle"))
 
 
 _EXPORTED: dict[str, Callable[..., Any]] = {
@@ -59,8 +29,8 @@ _EXPORTED: dict[str, Callable[..., Any]] = {
     "trilinear3d": aten.upsample_trilinear3d.vec,
     "bicubic2d": aten.upsample_bicubic2d.vec,
 }
-_NEAREST = ("nearest1d", "nearest2d", "nearest3d")
-_SMOOTHED = tuple(mode for mode in _EXPORTED if mode not in _NEAREST)
+_NEAREST_MODES = ("nearest1d", "nearest2d", "nearest3d")
+_SMOOTH_MODES = tuple(mode for mode in _EXPORTED if mode not in _NEAREST_MODES)
 
 
 def _mode_of(call: Call) -> str:
@@ -79,7 +49,53 @@ def _exported(
     return resized
 
 
-RESIZING_RULES: tuple[Rule, ...] = (
+_FACTORS = either(POSITIVE, several(POSITIVE))
+_MODES = one_of("nearest", "nearest-exact", "linear", "bilinear", "bicubic", "trilinear", "area")
+_SIZE = dict(
+    mode=_MODES.by_default("nearest"),
+    size=optional(COUNTS).by_default(None),
+    scale_factor=optional(_FACTORS).by_default(None),
+    align_corners=optional(FLAG).by_default(None),
+    recompute_scale_factor=optional(FLAG).by_default(None),
+)
+_TO_SIZE = dict(output_size=optional(several(COUNT)), scale_factors=optional(several(POSITIVE)))
+
+_PAD = moving(PAD, F.pad, pad=several(OFFSET), value=NUMBER)
+_PLAIN = moving(UPSAMPLE, F.interpolate, **_SIZE)
+_ANTIALIASED = moving(UPSAMPLE, F.interpolate, **_SIZE, antialias=FLAG)
+_NEAREST = moving(UPSAMPLE, _exported, mode=one_of(*_NEAREST_MODES), **_TO_SIZE)
+_SMOOTH = moving(UPSAMPLE, _exported, mode=one_of(*_SMOOTH_MODES), **_TO_SIZE, align_corners=FLAG)
+_UPSAMPLE = {UPSAMPLE: (_PLAIN, _ANTIALIASED, _NEAREST, _SMOOTH)}
+_SHUFFLE = moving(PIXEL_SHUFFLE, F.pixel_shuffle, upscale_factor=COUNT)
+
+
+def _pad(call: Call) -> Reading | Refusal:
+    mode, value = call.option("mode", "constant"), call.option("value", None)
+    if mode != "constant" or not call.constants("pad", "padding", "value"):
+        return Refusal(f"padding in mode {mode!r} has no rule")
+    pad = call.option("padding", None) if call.module is not None else call.arguments["pad"]
+    return Reading(
+        operands=(call.as_operand(call.value()),),
+        operation=_PAD(options(pad=pad, value=value or 0.0)),
+    )
+
+
+def _upsample(call: Call) -> Reading | Refusal:
+    if not call.constants("size", "scale_factor"):
+        return Refusal("its size is computed at run time")
+    form = _ANTIALIASED if call.option("antialias", False) else _PLAIN
+    return Reading(operands=(call.as_operand(call.value()),), operation=form(call.options(form.options)))
+
+
+def _upsample_exported(call: Call) -> Reading | Refusal:
+    if not call.constants("output_size", "scale_factors"):
+        return Refusal("its size is computed at run time")
+    chosen = {k: v for k, v in call.arguments.items() if k != "input"}
+    form = _SMOOTH if "align_corners" in chosen else _NEAREST
+    return Reading(operands=(call.as_operand(call.value()),), operation=form(options(mode=_mode_of(call), **chosen)))
+
+
+RULES: tuple[Rule, ...] = (
     Rule(
         "pad",
         Role.COUPLING,
@@ -89,6 +105,7 @@ RESIZING_RULES: tuple[Rule, ...] = (
         functions=(F.pad, aten.pad.default, aten.constant_pad_nd.default),
         signature=("input", "pad", "mode", "value"),
         examples=((lambda: nn.ZeroPad2d(1), (2, 3, 4, 4)),),
+        forms={PAD: (_PAD,)},
     ),
     Rule(
         "upsample",
@@ -102,53 +119,35 @@ RESIZING_RULES: tuple[Rule, ...] = (
             (lambda: nn.Upsample(scale_factor=2), (2, 3, 4, 4)),
             (lambda: nn.UpsamplingBilinear2d(scale_factor=2), (2, 3, 4, 4)),
         ),
+        forms=_UPSAMPLE,
     ),
     Rule(
         "upsample_nearest",
         Role.COUPLING,
         _upsample_exported,
         "nearest upsampling, as torch.export writes it",
-        functions=tuple(_EXPORTED[mode] for mode in _NEAREST),
+        functions=tuple(_EXPORTED[mode] for mode in _NEAREST_MODES),
         signature=("input", "output_size", "scale_factors"),
+        forms=_UPSAMPLE,
     ),
     Rule(
         "upsample_linear",
         Role.COUPLING,
         _upsample_exported,
         "linear and cubic upsampling, as torch.export writes it",
-        functions=tuple(_EXPORTED[mode] for mode in _SMOOTHED),
+        functions=tuple(_EXPORTED[mode] for mode in _SMOOTH_MODES),
         signature=("input", "output_size", "align_corners", "scale_factors"),
+        forms=_UPSAMPLE,
     ),
     Rule(
         "pixel_shuffle",
         Role.COUPLING,
-        rearrangement("pixel_shuffle", F.pixel_shuffle, dict(upscale_factor=...), lambda o: True),
+        coupled(_SHUFFLE),
         "channels to space",
         modules=(nn.PixelShuffle,),
         functions=(F.pixel_shuffle, aten.pixel_shuffle.default),
         signature=("input", "upscale_factor"),
         examples=((lambda: nn.PixelShuffle(2), (2, 4, 3, 3)),),
+        forms={PIXEL_SHUFFLE: (_SHUFFLE,)},
     ),
 )
-
-_FACTORS = either(POSITIVE, several(POSITIVE))
-_MODES = one_of("nearest", "nearest-exact", "linear", "bilinear", "bicubic", "trilinear", "area")
-_RESIZED = dict(
-    mode=_MODES,
-    size=optional(COUNTS),
-    scale_factor=optional(_FACTORS),
-    align_corners=optional(FLAG),
-    recompute_scale_factor=optional(FLAG),
-)
-_TO_SIZE = dict(output_size=optional(several(COUNT)), scale_factors=optional(several(POSITIVE)))
-
-RESIZING_OPERATIONS: OperationRemakes = {
-    "pad": moving("pad", F.pad, pad=several(OFFSET), value=NUMBER),
-    "upsample": (
-        *moving("upsample", F.interpolate, **_RESIZED),
-        *moving("upsample", F.interpolate, **_RESIZED, antialias=FLAG),
-        *moving("upsample", _exported, mode=one_of(*_NEAREST), **_TO_SIZE),
-        *moving("upsample", _exported, mode=one_of(*_SMOOTHED), **_TO_SIZE, align_corners=FLAG),
-    ),
-    "pixel_shuffle": moving("pixel_shuffle", F.pixel_shuffle, upscale_factor=COUNT),
-}

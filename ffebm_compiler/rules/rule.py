@@ -1,13 +1,13 @@
 """What a rule is: how one operation of PyTorch reads as a piece of an energy.
 
 A rule names the spellings it matches (module classes, functions, methods) and *reads* a call: it returns a
-:class:`Reading`, or a :class:`Refusal` with its reason, and the operation then stays digital. Nothing else in the
-compiler knows an operation by name, so adding one touches one file.
+:class:`Reading`, or a :class:`Refusal` with its reason, and the operation then stays digital. What it reads is of a
+:class:`~.ir.Kind` made beside the rule, which says all that others need, so adding an operation touches one file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -15,7 +15,9 @@ from typing import Any
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
-from ..ir import Operation, Potential, Weight
+from ..ir import Kind, Operation, Potential, Weight
+from .forms import Spellings
+from .option_types import REQUIRED, OptionType
 
 
 class Role(Enum):
@@ -66,9 +68,6 @@ class Refusal:
     reason: str
 
 
-_REQUIRED = object()
-
-
 @dataclass(frozen=True)
 class Call:
     """A call of the user's model, whichever way it was spelled.
@@ -86,15 +85,19 @@ class Call:
     arguments: dict[str, Any]
     weights: Callable[[fx.Node], Weight | None]
 
-    def option(self, name: str, default: Any = _REQUIRED) -> Any:
+    def option(self, name: str, default: Any = REQUIRED) -> Any:
         """A constant of the call: the module's attribute, the argument, or the default."""
         if self.module is not None and hasattr(self.module, name):
             return getattr(self.module, name)
         if name in self.arguments:
             return self.arguments[name]
-        if default is _REQUIRED:
+        if default is REQUIRED:
             raise LookupError(f"{self.node.name} gives no {name}")
         return default
+
+    def options(self, types: Mapping[str, OptionType]) -> dict[str, Any]:
+        """The constants of those names, as the options of an operation."""
+        return options(**{name: self.option(name, type_.default) for name, type_ in types.items()})
 
     def value(self, name: str = "input") -> Any:
         """The node (or constant) passed as ``name``."""
@@ -145,6 +148,8 @@ class Rule:
         signature: the argument names of the functions and methods, in order.
         summary: one line for the table of supported operations.
         examples: modules with an input shape each, which the generic tests run.
+        forms: the kinds that it reads, each with how it is made again from its options, as bundles do.
+        potentials: further ones that the generic tests check, besides those of the examples.
     """
 
     name: str
@@ -155,7 +160,9 @@ class Rule:
     functions: tuple[Callable[..., Any], ...] = ()
     methods: tuple[str, ...] = ()
     signature: tuple[str, ...] = ("input",)
-    examples: tuple[tuple[Callable[[], nn.Module], tuple[int, ...]], ...] = field(default=())
+    examples: tuple[tuple[Callable[[], nn.Module], tuple[int, ...]], ...] = ()
+    forms: Mapping[Kind, Spellings[Any]] = field(default_factory=dict)
+    potentials: tuple[Potential, ...] = ()
 
 
 def options(**values: Any) -> dict[str, Any]:

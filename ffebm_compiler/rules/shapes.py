@@ -1,71 +1,49 @@
-"""Couplings that only move values: flatten, reshape, permute, pad, concatenate, upsample."""
+"""Couplings that only move values: flatten, reshape, permute, concatenate."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from ..ir import Operation
+from ..ir import Kind, Operation, Options
 from ..ir.functions import Sizes, concatenated, reshaped
-from .remake import (
-    DIMENSION,
-    DIMENSIONS,
-    MOST_DIMENSIONS,
-    OWN_DIMENSION,
-    SHAPE,
-    Given,
-    Kind,
-    OperationRemakes,
-    Options,
-    Remake,
-    plain,
-    several,
-)
-from .rule import Call, Reading, Refusal, Role, Rule, options
+from .forms import Form, Given, plain
+from .one_operand import coupled
+from .option_types import DIMENSION, DIMENSIONS, MOST_DIMENSIONS, OWN_DIMENSION, SHAPE, OptionType, several
+from .rule import Call, Reading, Refusal, Role, Rule
 
 aten = torch.ops.aten
 
+FLATTEN, UNFLATTEN, RESHAPE, PERMUTE, TRANSPOSE, SQUEEZE, UNSQUEEZE, CAT, CONTIGUOUS = (
+    Kind(name, __name__)
+    for name in ("flatten", "unflatten", "reshape", "permute", "transpose", "squeeze", "unsqueeze", "cat", "contiguous")
+)
 
-def moved(name: str, function: Callable[..., Any], chosen: Options) -> Operation:
+
+def moved(chosen: Options, given: Given, kind: Kind, function: Callable[..., Any]) -> Operation:
     """The operation of a rearrangement."""
     return Operation(
-        name=name,
+        name=kind.name,
         function=function,
         options=chosen,
-        text=name + "({0})",
-        tex=rf"\mathrm{{{{{name.replace('_', ' ')}}}}}({{0}})",
+        text=kind.name + "({0})",
+        tex=rf"\mathrm{{{{{kind.name.replace('_', ' ')}}}}}({{0}})",
+        kind=kind,
     )
 
 
-def moving(name: str, function: Callable[..., Any], **options: Kind) -> tuple[Remake[Operation], ...]:
-    return (Remake(lambda chosen, given: moved(name, function, chosen), options),)
+def moving(kind: Kind, function: Callable[..., Any], **options: OptionType) -> Form[Operation]:
+    return Form(partial(moved, kind=kind, function=function), options)
 
 
-def rearrangement(
-    name: str, function: Callable[..., Any], defaults: dict[str, Any], keeps_batch: Callable[[dict[str, Any]], bool]
-) -> Callable[[Call], Reading | Refusal]:
-    """A rearrangement with constant arguments."""
-
-    def read(call: Call) -> Reading | Refusal:
-        if not call.constants(*defaults):
-            return Refusal("its arguments are computed at run time")
-        chosen = options(**{k: call.option(k, v) for k, v in defaults.items()})
-        return Reading(
-            operands=(call.as_operand(call.value()),),
-            operation=moved(name, function, chosen),
-            keeps_batch=keeps_batch(chosen),
-        )
-
-    return read
-
-
-def behind_batch(*names: str) -> Callable[[dict[str, Any]], bool]:
+def behind_batch(*names: str) -> Callable[[Options], bool]:
     """Whether the dimensions of those options are behind the first; one that counts from the end may be any."""
 
-    def keeps(chosen: dict[str, Any]) -> bool:
+    def keeps(chosen: Options) -> bool:
         dims = [d for n in names for d in (chosen[n] if isinstance(chosen[n], tuple) else (chosen[n],))]
         return all(isinstance(d, int) and d > 0 for d in dims)
 
@@ -82,19 +60,26 @@ def _flat_arguments(call: Call) -> tuple[Any, ...]:
     return tuple(given)
 
 
+def _reshape_to(chosen: Options, given: Given) -> Operation:
+    return moved(dict(shape=Sizes(chosen["shape"])), given, RESHAPE, reshaped)
+
+
 def _reshape(call: Call) -> Reading | Refusal:
     given = _flat_arguments(call)
     if not given or any(isinstance(g, torch.dtype) for g in given):
         return Refusal("it reinterprets the type")
     sizes = tuple(g for g in given if isinstance(g, fx.Node))
-    shape = Sizes(None if isinstance(g, fx.Node) else int(g) for g in given)
+    shape = tuple(None if isinstance(g, fx.Node) else int(g) for g in given)
     return Reading(
         operands=(call.as_operand(call.value()), *sizes),
-        operation=moved("reshape", reshaped, dict(shape=shape)),
+        operation=_reshape_to(dict(shape=shape), ()),
         given=frozenset(sizes),
         batch_size=given[0] if isinstance(given[0], fx.Node) else None,
         keeps_batch=False,
     )
+
+
+_PERMUTE = moving(PERMUTE, torch.permute, dims=several(DIMENSION))
 
 
 def _permute(call: Call) -> Reading | Refusal:
@@ -102,10 +87,18 @@ def _permute(call: Call) -> Reading | Refusal:
     if any(isinstance(d, fx.Node) for d in dims):
         return Refusal("its dimensions are computed at run time")
     return Reading(
-        operands=(call.as_operand(call.value()),),
-        operation=moved("permute", torch.permute, dict(dims=tuple(dims))),
-        keeps_batch=dims[0] == 0,
+        operands=(call.as_operand(call.value()),), operation=_PERMUTE(dict(dims=dims)), keeps_batch=dims[0] == 0
     )
+
+
+MOST_PARTS = 1024
+"""No concatenation joins more."""
+
+
+def _joined(chosen: Options, given: Given) -> Operation:
+    listed = ", ".join(f"{{{i}}}" for i in range(len(given)))
+    tex = rf"\left[{listed}\right]"
+    return Operation(name=CAT.name, function=concatenated, options=chosen, text=f"[{listed}]", tex=tex, kind=CAT)
 
 
 def _cat(call: Call) -> Reading | Refusal:
@@ -122,52 +115,58 @@ def _cat(call: Call) -> Reading | Refusal:
     )
 
 
-def _joined(chosen: Options, given: Given) -> Operation:
-    listed = ", ".join(f"{{{i}}}" for i in range(len(given)))
-    return Operation(
-        name="cat", function=concatenated, options=chosen, text=f"[{listed}]", tex=rf"\left[{listed}\right]"
-    )
+_UNFLATTEN = moving(UNFLATTEN, torch.unflatten, dim=OWN_DIMENSION, sizes=SHAPE)
 
 
 def _unflatten_layer(call: Call) -> Reading | Refusal:
     """The module names its sizes in another way than the function."""
-    sizes = dict(dim=call.option("dim"), sizes=call.option("unflattened_size"))
-    return rearrangement("unflatten", torch.unflatten, sizes, behind_batch("dim"))(call)
+    sizes = dict(dim=call.option("dim"), sizes=tuple(call.option("unflattened_size")))
+    operands = (call.as_operand(call.value()),)
+    return Reading(operands=operands, operation=_UNFLATTEN(sizes), keeps_batch=behind_batch("dim")(sizes))
+
+
+_CONTIGUOUS = Operation(name=CONTIGUOUS.name, function=Tensor.contiguous, text="{0}", tex="{0}", kind=CONTIGUOUS)
 
 
 def _contiguous(call: Call) -> Reading | Refusal:
     return Reading(operands=(call.as_operand(call.value()),), operation=_CONTIGUOUS)
 
 
-_CONTIGUOUS = Operation(name="contiguous", function=Tensor.contiguous, text="{0}", tex="{0}")
+_FLATTEN = moving(FLATTEN, torch.flatten, start_dim=DIMENSION.by_default(0), end_dim=DIMENSION.by_default(-1))
+_FLATTEN_LAYER = moving(FLATTEN, torch.flatten, start_dim=DIMENSION.by_default(1), end_dim=DIMENSION.by_default(-1))
+_TRANSPOSE = moving(TRANSPOSE, torch.transpose, dim0=DIMENSION, dim1=DIMENSION)
+_SQUEEZE = moving(SQUEEZE, torch.squeeze, dim=DIMENSIONS)
+_UNSQUEEZE = moving(UNSQUEEZE, torch.unsqueeze, dim=DIMENSION)
 
-
-SHAPE_RULES: tuple[Rule, ...] = (
+RULES: tuple[Rule, ...] = (
     Rule(
         "flatten",
         Role.COUPLING,
-        rearrangement("flatten", torch.flatten, dict(start_dim=0, end_dim=-1), behind_batch("start_dim")),
+        coupled(_FLATTEN, behind_batch("start_dim")),
         "flatten dimensions",
         functions=(torch.flatten, aten.flatten.using_ints),
         methods=("flatten",),
         signature=("input", "start_dim", "end_dim"),
+        forms={FLATTEN: (_FLATTEN,)},
     ),
     Rule(
         "flatten_layer",
         Role.COUPLING,
-        rearrangement("flatten", torch.flatten, dict(start_dim=1, end_dim=-1), behind_batch("start_dim")),
+        coupled(_FLATTEN_LAYER, behind_batch("start_dim")),
         "flatten dimensions",
         modules=(nn.Flatten,),
         examples=((nn.Flatten, (2, 3, 4)),),
+        forms={FLATTEN: (_FLATTEN,)},
     ),
     Rule(
         "unflatten",
         Role.COUPLING,
-        rearrangement("unflatten", torch.unflatten, dict(dim=..., sizes=...), behind_batch("dim")),
+        coupled(_UNFLATTEN, behind_batch("dim")),
         "split a dimension",
         functions=(torch.unflatten, aten.unflatten.int),
         methods=("unflatten",),
         signature=("input", "dim", "sizes"),
+        forms={UNFLATTEN: (_UNFLATTEN,)},
     ),
     Rule(
         "unflatten_layer",
@@ -176,6 +175,7 @@ SHAPE_RULES: tuple[Rule, ...] = (
         "split a dimension",
         modules=(nn.Unflatten,),
         examples=((lambda: nn.Unflatten(1, (2, 3)), (2, 6)),),
+        forms={UNFLATTEN: (_UNFLATTEN,)},
     ),
     Rule(
         "reshape",
@@ -185,6 +185,7 @@ SHAPE_RULES: tuple[Rule, ...] = (
         functions=(torch.reshape, aten.view.default, aten.reshape.default),
         methods=("view", "reshape"),
         signature=("input",),
+        forms={RESHAPE: (Form(_reshape_to, {"shape": SHAPE}, (1, 1 + MOST_DIMENSIONS)),)},
     ),
     Rule(
         "permute",
@@ -194,33 +195,37 @@ SHAPE_RULES: tuple[Rule, ...] = (
         functions=(torch.permute, aten.permute.default),
         methods=("permute",),
         signature=("input",),
+        forms={PERMUTE: (_PERMUTE,)},
     ),
     Rule(
         "transpose",
         Role.COUPLING,
-        rearrangement("transpose", torch.transpose, dict(dim0=..., dim1=...), behind_batch("dim0", "dim1")),
+        coupled(_TRANSPOSE, behind_batch("dim0", "dim1")),
         "two dimensions exchanged",
         functions=(torch.transpose, torch.swapaxes, aten.transpose.int),
         methods=("transpose", "swapaxes"),
         signature=("input", "dim0", "dim1"),
+        forms={TRANSPOSE: (_TRANSPOSE,)},
     ),
     Rule(
         "squeeze",
         Role.COUPLING,
-        rearrangement("squeeze", torch.squeeze, dict(dim=...), behind_batch("dim")),
+        coupled(_SQUEEZE, behind_batch("dim")),
         "a dimension of size 1 removed",
         functions=(torch.squeeze, aten.squeeze.dim),
         methods=("squeeze",),
         signature=("input", "dim"),
+        forms={SQUEEZE: (_SQUEEZE,)},
     ),
     Rule(
         "unsqueeze",
         Role.COUPLING,
-        rearrangement("unsqueeze", torch.unsqueeze, dict(dim=...), lambda o: o["dim"] > 0 or o["dim"] == -1),
+        coupled(_UNSQUEEZE, lambda chosen: chosen["dim"] > 0 or chosen["dim"] == -1),
         "a dimension of size 1 added",
         functions=(torch.unsqueeze, aten.unsqueeze.default),
         methods=("unsqueeze",),
         signature=("input", "dim"),
+        forms={UNSQUEEZE: (_UNSQUEEZE,)},
     ),
     Rule(
         "cat",
@@ -229,6 +234,7 @@ SHAPE_RULES: tuple[Rule, ...] = (
         "concatenation along any dimension but the batch",
         functions=(torch.cat, torch.concat, torch.concatenate, aten.cat.default),
         signature=("tensors", "dim"),
+        forms={CAT: (Form(_joined, {"dim": OWN_DIMENSION}, (1, MOST_PARTS)),)},
     ),
     Rule(
         "contiguous",
@@ -237,25 +243,6 @@ SHAPE_RULES: tuple[Rule, ...] = (
         "the same values in another memory layout, which a digital view may need",
         functions=(aten.contiguous.default,),
         methods=("contiguous",),
+        forms={CONTIGUOUS: plain(_CONTIGUOUS)},
     ),
 )
-
-
-def _reshape_remade(chosen: Options, given: Given) -> Operation:
-    return moved("reshape", reshaped, dict(shape=Sizes(chosen["shape"])))
-
-
-MOST_PARTS = 1024
-"""No concatenation joins more."""
-
-SHAPE_OPERATIONS: OperationRemakes = {
-    "flatten": moving("flatten", torch.flatten, start_dim=DIMENSION, end_dim=DIMENSION),
-    "unflatten": moving("unflatten", torch.unflatten, dim=OWN_DIMENSION, sizes=SHAPE),
-    "reshape": (Remake(_reshape_remade, {"shape": SHAPE}, (1, 1 + MOST_DIMENSIONS)),),
-    "permute": moving("permute", torch.permute, dims=several(DIMENSION)),
-    "transpose": moving("transpose", torch.transpose, dim0=DIMENSION, dim1=DIMENSION),
-    "squeeze": moving("squeeze", torch.squeeze, dim=DIMENSIONS),
-    "unsqueeze": moving("unsqueeze", torch.unsqueeze, dim=DIMENSION),
-    "cat": (Remake(_joined, {"dim": OWN_DIMENSION}, (1, MOST_PARTS)),),
-    "contiguous": plain(_CONTIGUOUS),
-}

@@ -2,100 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..ir import Operation
-from .remake import Kind, OperationRemakes, Options, Remake, one_of
-from .rule import Call, Reading, Role, Rule
+from ..ir import Kind, Operation, Options
+from .forms import Form, Given
+from .one_operand import coupled
+from .option_types import OptionType, one_of
+from .rule import Role, Rule
 
 aten = torch.ops.aten
 
+GELU, SILU, MISH, HARDSWISH = (Kind(name, __name__) for name in ("gelu", "silu", "mish", "hardswish"))
+SIN, COS = Kind("sin", __name__), Kind("cos", __name__)
 
-def _operation(name: str, function: Callable[..., Any], chosen: Options) -> Operation:
+
+def _activation(chosen: Options, given: Given, kind: Kind, function: Callable[..., Any]) -> Operation:
     return Operation(
-        name=name,
+        name=kind.name,
         function=function,
         options=chosen,
         linear=False,
-        text=f"{name}({{0}})",
-        tex=rf"\mathrm{{{{{name}}}}}({{0}})",
+        text=f"{kind.name}({{0}})",
+        tex=rf"\mathrm{{{{{kind.name}}}}}({{0}})",
+        kind=kind,
     )
 
 
-def _read(name: str, function: Callable[..., Any], *constants: tuple[str, Any]) -> Callable[[Call], Reading]:
-    def read(call: Call) -> Reading:
-        return Reading(
-            operands=(call.as_operand(call.value()),),
-            operation=_operation(name, function, {k: call.option(k, v) for k, v in constants}),
-        )
-
-    return read
-
-
-SMOOTH_RULES: tuple[Rule, ...] = (
-    Rule(
-        "gelu",
+def _rule(
+    kind: Kind,
+    summary: str,
+    functions: tuple[Callable[..., Any], ...],
+    module: type[nn.Module] | None = None,
+    signature: tuple[str, ...] = ("input",),
+    methods: tuple[str, ...] = (),
+    options: Mapping[str, OptionType] = MappingProxyType({}),
+) -> Rule:
+    form = Form(partial(_activation, kind=kind, function=functions[0]), options)
+    return Rule(
+        kind.name,
         Role.SMOOTH,
-        _read("gelu", F.gelu, ("approximate", "none")),
+        coupled(form),
+        summary,
+        modules=() if module is None else (module,),
+        functions=functions,
+        methods=methods,
+        signature=signature,
+        examples=() if module is None else ((module, (3, 5)),),
+        forms={kind: (form,)},
+    )
+
+
+RULES: tuple[Rule, ...] = (
+    _rule(
+        GELU,
         "a Φ(a)",
-        modules=(nn.GELU,),
-        functions=(F.gelu, aten.gelu.default, aten.gelu_.default),
+        (F.gelu, aten.gelu.default, aten.gelu_.default),
+        nn.GELU,
         signature=("input", "approximate"),
-        examples=((nn.GELU, (3, 5)),),
+        options={"approximate": one_of("none", "tanh").by_default("none")},
     ),
-    Rule(
-        "silu",
-        Role.SMOOTH,
-        _read("silu", F.silu),
+    _rule(
+        SILU,
         "a / (1 + exp(−a))",
-        modules=(nn.SiLU,),
-        functions=(F.silu, aten.silu.default, aten.silu_.default),
+        (F.silu, aten.silu.default, aten.silu_.default),
+        nn.SiLU,
         signature=("input", "inplace"),
-        examples=((nn.SiLU, (3, 5)),),
     ),
-    Rule(
-        "mish",
-        Role.SMOOTH,
-        _read("mish", F.mish),
+    _rule(
+        MISH,
         "a tanh(log(1 + exp(a)))",
-        modules=(nn.Mish,),
-        functions=(F.mish, aten.mish.default, aten.mish_.default),
+        (F.mish, aten.mish.default, aten.mish_.default),
+        nn.Mish,
         signature=("input", "inplace"),
-        examples=((nn.Mish, (3, 5)),),
     ),
-    Rule(
-        "hardswish",
-        Role.SMOOTH,
-        _read("hardswish", F.hardswish),
+    _rule(
+        HARDSWISH,
         "a clip(a/6 + 1/2, 0, 1)",
-        modules=(nn.Hardswish,),
-        functions=(F.hardswish, aten.hardswish.default, aten.hardswish_.default),
+        (F.hardswish, aten.hardswish.default, aten.hardswish_.default),
+        nn.Hardswish,
         signature=("input", "inplace"),
-        examples=((nn.Hardswish, (3, 5)),),
     ),
-    Rule(
-        "sin", Role.SMOOTH, _read("sin", torch.sin), "sin(a)", functions=(torch.sin, aten.sin.default), methods=("sin",)
-    ),
-    Rule(
-        "cos", Role.SMOOTH, _read("cos", torch.cos), "cos(a)", functions=(torch.cos, aten.cos.default), methods=("cos",)
-    ),
+    _rule(SIN, "sin(a)", (torch.sin, aten.sin.default), methods=("sin",)),
+    _rule(COS, "cos(a)", (torch.cos, aten.cos.default), methods=("cos",)),
 )
-
-
-def _remake(name: str, function: Callable[..., Any], **options: Kind) -> tuple[Remake[Operation], ...]:
-    return (Remake(lambda chosen, given: _operation(name, function, chosen), options),)
-
-
-SMOOTH_OPERATIONS: OperationRemakes = {
-    "gelu": _remake("gelu", F.gelu, approximate=one_of("none", "tanh")),
-    "silu": _remake("silu", F.silu),
-    "mish": _remake("mish", F.mish),
-    "hardswish": _remake("hardswish", F.hardswish),
-    "sin": _remake("sin", torch.sin),
-    "cos": _remake("cos", torch.cos),
-}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,40 +11,73 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from ..ir import Operation, Weight
+from ..ir import Kind, Operation, Options, Weight
 from ..ir.functions import times
-from .remake import COUNT, COUNTS, FLAG, SIZES, Given, Kind, OperationRemakes, Options, Remake, either, one_of
-from .rule import Call, Reading, Refusal, Role, Rule, nodes_of, options
+from .forms import Form, Given
+from .option_types import COUNT, COUNTS, FLAG, SIZES, either, one_of
+from .rule import Call, Reading, Refusal, Role, Rule, nodes_of
 
 aten = torch.ops.aten
 
+LINEAR, MATMUL = Kind("linear", __name__), Kind("matmul", __name__)
+CONVOLUTIONS = {d: Kind(f"conv{d}d", __name__) for d in (1, 2, 3)}
+TRANSPOSED_CONVOLUTIONS = {d: Kind(f"conv_transpose{d}d", __name__) for d in (1, 2, 3)}
+"""By the number of dimensions."""
 
-def _weighted(name: str, function: Callable[..., Any], chosen: Options, given: Given) -> Operation:
-    star = r"\star" if "conv" in name else r"\,"
+_WINDOW = {
+    "stride": COUNTS.by_default(1),
+    "padding": either(SIZES, one_of("same", "valid")).by_default(0),
+    "dilation": COUNTS.by_default(1),
+    "groups": COUNT.by_default(1),
+}
+_TRANSPOSED_WINDOW = {**_WINDOW, "output_padding": SIZES.by_default(0)}
+
+
+def _weighted(chosen: Options, given: Given, kind: Kind, function: Callable[..., Any], product: str) -> Operation:
     plus = r" + b_{{{layer}}}" if given[2] else ""
     return Operation(
-        name=name,
+        name=kind.name,
         function=function,
         options=chosen,
         weighted=True,
         text="{layer}({0})",
-        tex=r"W_{{{layer}}}" + star + " {0}" + plus,
+        tex=r"W_{{{layer}}}" + product + " {0}" + plus,
+        kind=kind,
     )
 
 
-def _read_weighted(call: Call, name: str, function: Callable[..., Any], constants: dict[str, Any]) -> Reading:
+def _read_weighted(call: Call, form: Form[Operation]) -> Reading:
     weight, bias = call.weight("weight"), call.weight("bias")
     return Reading(
         operands=(call.as_operand(call.value()), weight, bias),
-        operation=_weighted(name, function, options(**constants), (True, True, bias is not None)),
+        operation=form(call.options(form.options), (True, True, bias is not None)),
         given=nodes_of(weight, bias),
     )
+
+
+_LINEAR = Form(partial(_weighted, kind=LINEAR, function=F.linear, product=r"\,"), {}, (3, 3))
 
 
 def _linear(call: Call) -> Reading | Refusal:
     if call.module is None and call.weight("weight") is None:
         return Refusal("its weight is not a tensor")
-    return _read_weighted(call, "linear", F.linear, {})
+    return _read_weighted(call, _LINEAR)
+
+
+def _times(chosen: Options, given: Given) -> Operation:
+    plus = " + {2}" if given[2] else ""
+    return Operation(
+        name=MATMUL.name,
+        function=times,
+        options=chosen,
+        weighted=True,
+        text="{0} @ {1}" + plus,
+        tex=r"{0}\,{1}" + plus,
+        kind=MATMUL,
+    )
+
+
+_PRODUCT = Form(_times, {"transposed": FLAG}, (3, 3))
 
 
 def _matrix(call: Call) -> tuple[Weight, bool] | None:
@@ -69,68 +102,58 @@ def _matmul(call: Call) -> Reading | Refusal:
     weight, transposed = matrix
     return Reading(
         operands=(value, weight, bias),
-        operation=_product(dict(transposed=transposed), (True, True, bias is not None)),
+        operation=_PRODUCT(dict(transposed=transposed), (True, True, bias is not None)),
         given=nodes_of(bias),
     )
 
 
-def _product(chosen: Options, given: Given) -> Operation:
-    plus = " + {2}" if given[2] else ""
-    return Operation(
-        name="matmul",
-        function=times,
-        options=chosen,
-        weighted=True,
-        text="{0} @ {1}" + plus,
-        tex=r"{0}\,{1}" + plus,
-    )
+def _convolution(call: Call, form: Form[Operation]) -> Reading | Refusal:
+    mode = getattr(call.module, "padding_mode", "zeros")
+    if mode != "zeros":
+        return Refusal(f"padding_mode={mode!r} has no rule; pad with zeros or put the padding in its own layer")
+    if call.arguments.get("output_size") is not None:
+        return Refusal("output_size= is computed at run time")
+    return _read_weighted(call, form)
 
 
-def _convolution(name: str, function: Callable[..., Any], transposed: bool) -> Callable[[Call], Reading | Refusal]:
-    def read(call: Call) -> Reading | Refusal:
-        mode = getattr(call.module, "padding_mode", "zeros")
-        if mode != "zeros":
-            return Refusal(f"padding_mode={mode!r} has no rule; pad with zeros or put the padding in its own layer")
-        if call.arguments.get("output_size") is not None:
-            return Refusal("output_size= is computed at run time")
-        constants = {
-            "stride": call.option("stride", 1),
-            "padding": call.option("padding", 0),
-            "dilation": call.option("dilation", 1),
-            "groups": call.option("groups", 1),
-        }
-        if transposed:
-            constants["output_padding"] = call.option("output_padding", 0)
-        return _read_weighted(call, name, function, constants)
-
-    return read
+Example = tuple[Callable[[], nn.Module], tuple[int, ...]]
 
 
-_CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-_TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
-
-
-def _conv_rule(
-    d: int,
-    module: type[nn.Module],
-    functions: tuple[Callable[..., Any], ...],
-    transposed: bool,
-    example: tuple[Callable[[], nn.Module], tuple[int, ...]],
-) -> Rule:
-    name = f"conv_transpose{d}d" if transposed else f"conv{d}d"
+def _convolution_rule(d: int, exported: tuple[Callable[..., Any], ...], example: Example) -> Rule:
+    kind = CONVOLUTIONS[d]
+    function = getattr(F, kind.name)
+    form = Form(partial(_weighted, kind=kind, function=function, product=r"\star"), _WINDOW, (3, 3))
     return Rule(
-        name,
+        kind.name,
         Role.COUPLING,
-        _convolution(name, functions[0], transposed),
-        "transposed convolution" if transposed else "convolution: stride, padding, dilation, groups",
-        modules=(module,),
-        functions=functions,
-        signature=_TRANSPOSED if transposed else _CONVOLUTION,
+        partial(_convolution, form=form),
+        "convolution: stride, padding, dilation, groups",
+        modules=(getattr(nn, f"Conv{d}d"),),
+        functions=(function, *exported),
+        signature=("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
         examples=(example,),
+        forms={kind: (form,)},
     )
 
 
-WEIGHTED_RULES: tuple[Rule, ...] = (
+def _transposed_rule(d: int, exported: Callable[..., Any], example: Example) -> Rule:
+    kind = TRANSPOSED_CONVOLUTIONS[d]
+    function = getattr(F, kind.name)
+    form = Form(partial(_weighted, kind=kind, function=function, product=r"\star"), _TRANSPOSED_WINDOW, (3, 3))
+    return Rule(
+        kind.name,
+        Role.COUPLING,
+        partial(_convolution, form=form),
+        "transposed convolution",
+        modules=(getattr(nn, f"ConvTranspose{d}d"),),
+        functions=(function, exported),
+        signature=("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation"),
+        examples=(example,),
+        forms={kind: (form,)},
+    )
+
+
+RULES: tuple[Rule, ...] = (
     Rule(
         "linear",
         Role.COUPLING,
@@ -140,6 +163,7 @@ WEIGHTED_RULES: tuple[Rule, ...] = (
         functions=(F.linear, aten.linear.default),
         signature=("input", "weight", "bias"),
         examples=((lambda: nn.Linear(5, 4), (3, 5)),),
+        forms={LINEAR: (_LINEAR,)},
     ),
     Rule(
         "matmul",
@@ -149,6 +173,7 @@ WEIGHTED_RULES: tuple[Rule, ...] = (
         functions=(torch.matmul, torch.mm, operator.matmul, aten.matmul.default, aten.mm.default),
         methods=("matmul", "mm"),
         signature=("input", "other"),
+        forms={MATMUL: (_PRODUCT,)},
     ),
     Rule(
         "addmm",
@@ -157,62 +182,36 @@ WEIGHTED_RULES: tuple[Rule, ...] = (
         "bias and product with a weight of the model",
         functions=(torch.addmm, aten.addmm.default),
         signature=("bias", "input", "other"),
+        forms={MATMUL: (_PRODUCT,)},
     ),
-    _conv_rule(
+    _convolution_rule(
         1,
-        nn.Conv1d,
-        (F.conv1d, torch.conv1d, aten.conv1d.default, aten.conv1d.padding),
-        False,
+        (aten.conv1d.default, aten.conv1d.padding),
         (lambda: nn.Conv1d(4, 6, 3, stride=2, padding=1, groups=2), (2, 4, 9)),
     ),
-    _conv_rule(
+    _convolution_rule(
         2,
-        nn.Conv2d,
-        (F.conv2d, torch.conv2d, aten.conv2d.default, aten.conv2d.padding),
-        False,
+        (aten.conv2d.default, aten.conv2d.padding),
         (lambda: nn.Conv2d(3, 4, 3, padding=2, dilation=2), (2, 3, 7, 6)),
     ),
-    _conv_rule(
+    _convolution_rule(
         3,
-        nn.Conv3d,
-        (F.conv3d, torch.conv3d, aten.conv3d.default, aten.conv3d.padding),
-        False,
+        (aten.conv3d.default, aten.conv3d.padding),
         (lambda: nn.Conv3d(2, 3, 2), (2, 2, 4, 4, 3)),
     ),
-    _conv_rule(
+    _transposed_rule(
         1,
-        nn.ConvTranspose1d,
-        (F.conv_transpose1d, torch.conv_transpose1d, aten.conv_transpose1d.default),
-        True,
+        aten.conv_transpose1d.default,
         (lambda: nn.ConvTranspose1d(4, 2, 3, stride=2), (2, 4, 5)),
     ),
-    _conv_rule(
+    _transposed_rule(
         2,
-        nn.ConvTranspose2d,
-        (F.conv_transpose2d, torch.conv_transpose2d, aten.conv_transpose2d.input),
-        True,
+        aten.conv_transpose2d.input,
         (lambda: nn.ConvTranspose2d(3, 2, 3, stride=2, padding=1, output_padding=1), (2, 3, 4, 4)),
     ),
-    _conv_rule(
+    _transposed_rule(
         3,
-        nn.ConvTranspose3d,
-        (F.conv_transpose3d, torch.conv_transpose3d, aten.conv_transpose3d.input),
-        True,
+        aten.conv_transpose3d.input,
         (lambda: nn.ConvTranspose3d(2, 3, 2), (2, 2, 3, 3, 3)),
     ),
 )
-
-_WINDOW = {"stride": COUNTS, "padding": either(SIZES, one_of("same", "valid")), "dilation": COUNTS, "groups": COUNT}
-_TRANSPOSED_WINDOW = {**_WINDOW, "output_padding": SIZES}
-
-
-def _remake(name: str, options: Mapping[str, Kind]) -> tuple[Remake[Operation], ...]:
-    return (Remake(partial(_weighted, name, getattr(F, name)), options, (3, 3)),)
-
-
-WEIGHTED_OPERATIONS: OperationRemakes = {
-    "linear": _remake("linear", {}),
-    "matmul": (Remake(_product, {"transposed": FLAG}, (3, 3)),),
-    **{f"conv{d}d": _remake(f"conv{d}d", _WINDOW) for d in (1, 2, 3)},
-    **{f"conv_transpose{d}d": _remake(f"conv_transpose{d}d", _TRANSPOSED_WINDOW) for d in (1, 2, 3)},
-}

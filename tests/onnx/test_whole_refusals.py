@@ -18,7 +18,7 @@ import ffebm_compiler as fc
 from ffebm_compiler.ir import Potential
 from ffebm_compiler.onnx import whole_file
 from ffebm_compiler.rules import Role, Rule
-from ffebm_compiler.rules.activation import fixed
+from ffebm_compiler.rules.one_operand import fixed
 
 
 def chain(middle: nn.Module) -> nn.Sequential:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 import ffebm_compiler as fc
 from ffebm_compiler.passes import Verification, verify
 from ffebm_compiler.rules import RULES, Reading, Rule
-from ffebm_compiler.rules.exponential import TANH
 from ffebm_compiler.rules.rule import Call, Refusal
+from ffebm_compiler.rules.sigmoidal import TANH
 from ffebm_compiler.solve import AUTOMATIC, EXPLICIT, BoundBlock, unit_gains
 from ffebm_compiler.solve.derivatives.phases import Sweeping
 

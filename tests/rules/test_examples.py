@@ -9,12 +9,12 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from ffebm_compiler.rules.remake import fitting, same
 from torch import Tensor, nn
 
 from ffebm_compiler.passes import canonicalize, trace
 from ffebm_compiler.passes.canonicalize import Canonical
 from ffebm_compiler.rules import REMAKES, RULES, Reading, Role, Rule
-from ffebm_compiler.rules.remake import fitting, same
 from ffebm_compiler.train import attribute
 
 EXAMPLES = [

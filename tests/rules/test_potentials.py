@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ffebm_compiler.rules.exponential import SELU_ALPHA, SELU_SCALE, SIGMOID, TANH, elu, softmax, softplus
 from torch import Tensor
 
 from ffebm_compiler.ir import IDENTITY, Potential
-from ffebm_compiler.rules.exponential import SELU_ALPHA, SELU_SCALE, SIGMOID, TANH, elu, softmax, softplus
 from ffebm_compiler.rules.piecewise import HARDSIGMOID, RELU, RELU6, clamp, leaky_relu
 
 POTENTIALS = [

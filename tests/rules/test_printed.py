@@ -7,10 +7,10 @@ import re
 
 import pytest
 import torch
+from ffebm_compiler.rules.exponential import SELU_ALPHA, SELU_SCALE, elu, softplus
 
 from ffebm_compiler.ir import Potential
 from ffebm_compiler.rules import RULES
-from ffebm_compiler.rules.exponential import SELU_ALPHA, SELU_SCALE, elu, softplus
 from ffebm_compiler.rules.piecewise import clamp, leaky_relu
 from ffebm_compiler.rules.registry import example_potential
 

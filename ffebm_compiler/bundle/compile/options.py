@@ -19,7 +19,7 @@ from ...files import check_folder, check_target
 from ...nests import tensors_in
 from ...onnx import WEIGHTS
 from ...passes.calling import CallForm
-from ...rules import REMAKES
+from ...rules import FORMS
 from ...torch_private import tree_map_only
 from ..format.contents import PART_MODULE, Contents, Mode
 from ..write.own_rules import own_rule_problems
@@ -141,7 +141,7 @@ def _model_problems(model: FFEBM) -> Iterator[Problem]:
         yield Problem("model", "comes from a bundle, which has no code to compile again", "Call runtime.save(path).")
         return
     modes = {training: Mode(mode.program, {}, None) for training, mode in model.compiled.modes.items()}
-    yield from own_rule_problems(Contents(type(model.network).__name__, False, modes, {}, (), {}), REMAKES)
+    yield from own_rule_problems(Contents(type(model.network).__name__, False, modes, {}, (), {}), FORMS)
     parts = {WEIGHTS, *(b.name for m in model.compiled.modes.values() for b in m.program.digital_blocks)}
     for name in sorted(PART_MODULE.format(name=p) for p in parts):
         if name in dict(model.network.named_children()):

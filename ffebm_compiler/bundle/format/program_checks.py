@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from ...ir import Coupling, EnergyBlock, Program, Ref, Term, Weight
-from ...rules.remake import same
+from ...rules.forms import same
 
 
 def program_problems(program: Program) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import shown
 from ...ir import DigitalBlock, EnergyBlock
 from ...onnx import WEIGHTS
-from ...rules import REMAKES, Remakes
+from ...rules import FORMS, Forms
 from ..format.contents import Contents, Mode, graph_file
 from ..format.manifest import MANIFEST
 from ..format.references import named_modes
@@ -97,7 +97,7 @@ class BundleSummary:
         return shown("\n".join(_lines(self)))
 
 
-def inspect(path: str | os.PathLike[str], known: Remakes = REMAKES) -> BundleSummary:
+def inspect(path: str | os.PathLike[str], known: Forms = FORMS) -> BundleSummary:
     """What a bundle holds.
 
     Raises:

@@ -28,8 +28,8 @@ from ...ir import (
     Weight,
 )
 from ...onnx import Interface, Port, Unexportable
-from ...rules import Remakes
-from ...rules.remake import fitting
+from ...rules import Forms
+from ...rules.forms import fitting
 from ...solve import Gains
 from ..format.contents import Mode, part_block
 from ..format.values import NotPlainError, decode
@@ -44,11 +44,11 @@ class Reader:
     """Reads modes, and collects what is wrong with them.
 
     Attributes:
-        remakes: the operations and potentials that can be made again.
+        forms: the operations and potentials that can be made again.
         problems: what was found, each with the user's layer.
     """
 
-    remakes: Remakes
+    forms: Forms
     problems: list[str] = field(default_factory=list)
 
     def mode(self, document: Document) -> Mode:
@@ -97,13 +97,13 @@ class Reader:
 
     def _potential(self, document: Document, where: str) -> Potential:
         name, options = document["name"], self.options(document["options"], where)
-        spellings = self.remakes.potentials.get(name)
+        spellings = self.forms.potential_named(name)
         if spellings is None:
             self.problems.append(f"{where}: the potential {name!r} is not known here")
             return IDENTITY
-        remake = fitting(spellings, options)
-        wrong = [f"{where}: the potential {name} {p}" for p in remake.problems(options)]
-        found = IDENTITY if wrong else remake(options)
+        form = fitting(spellings, options)
+        wrong = [f"{where}: the potential {name} {p}" for p in form.problems(options)]
+        found = IDENTITY if wrong else form(options)
         if not found.lower <= found.upper:
             wrong.append(f"{where}: the potential {name} is empty between {found.lower:g} and {found.upper:g}")
         self.problems += wrong
@@ -127,14 +127,14 @@ class Reader:
 
     def _operation(self, name: str, document: Document, given: tuple[bool, ...], where: str) -> Operation:
         options = self.options(document, where)
-        spellings = self.remakes.operations.get(name)
+        spellings = self.forms.operation_named(name)
         if spellings is None:
             self.problems.append(f"{where}: the operation {name!r} is not known here")
             return _UNKNOWN
-        remake = fitting(spellings, options)
-        wrong = [f"{where}: the operation {name} {p}" for p in remake.problems(options, given)]
+        form = fitting(spellings, options)
+        wrong = [f"{where}: the operation {name} {p}" for p in form.problems(options, given)]
         self.problems += wrong
-        return _UNKNOWN if wrong else remake(options, given)
+        return _UNKNOWN if wrong else form(options, given)
 
 
 def _origin(document: Document) -> Origin:

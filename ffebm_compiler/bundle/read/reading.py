@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from ...errors import InputError, Problem
-from ...rules import REMAKES, Remakes
+from ...rules import FORMS, Forms
 from ..format.contents import Contents, Mode, graph_file
 from ..format.graphs import PARAMETERS, read_graph
 from ..format.json_text import parse
@@ -29,7 +29,7 @@ from .checking import REMEDY, Checked, Found, checked_files, refuse
 from .program_reading import Reader, read_gains, read_refused
 
 
-def read_bundle(path: str | os.PathLike[str], known: Remakes = REMAKES) -> Contents:
+def read_bundle(path: str | os.PathLike[str], known: Forms = FORMS) -> Contents:
     """The contents of a bundle, after every check that does not compute with it.
 
     Args:
@@ -42,7 +42,7 @@ def read_bundle(path: str | os.PathLike[str], known: Remakes = REMAKES) -> Conte
     return contents_of(checked_files(path), path, known)
 
 
-def contents_of(checked: Checked, path: str | os.PathLike[str], known: Remakes = REMAKES) -> Contents:
+def contents_of(checked: Checked, path: str | os.PathLike[str], known: Forms = FORMS) -> Contents:
     """The contents of a bundle that is whole; the path is for errors.
 
     Raises:
@@ -64,7 +64,7 @@ class _Reading:
     """
 
     path: str
-    known: Remakes
+    known: Forms
 
     def contents(self, checked: Checked) -> Contents:
         document = self._document(checked.files[PROGRAM])

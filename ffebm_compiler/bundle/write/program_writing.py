@@ -122,7 +122,7 @@ def _state(state: State) -> Document:
 
 
 def _potential(potential: Potential) -> Document:
-    return {"name": potential.name, "options": _options(potential.options)}
+    return {"name": potential.kind.name, "options": _options(potential.options)}
 
 
 def _coupling(drive: Coupling) -> Document:
@@ -138,7 +138,7 @@ def _coupling(drive: Coupling) -> Document:
 def _term(term: Term) -> Document:
     return {
         "term": term.name,
-        "operation": term.operation.name,
+        "operation": term.operation.kind.name,
         "options": _options(term.operation.options),
         "operands": [_operand(o) for o in term.operands],
         "origin": _origin(term.origin),

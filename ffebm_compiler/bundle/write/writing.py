@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...errors import OptionError, Problem
 from ...files import check_target, write_folder_whole, write_whole
-from ...rules import REMAKES, Remakes
+from ...rules import FORMS, Forms
 from ..format.archive import archived
 from ..format.contents import Contents, graph_file
 from ..format.graphs import PARAMETERS, placed, read_graph
@@ -29,7 +29,7 @@ _REPORT = "Report this model: a bundle of it would not be read."
 
 
 def write_bundle(
-    contents: Contents, path: str | os.PathLike[str], overwrite: bool = False, known: Remakes = REMAKES
+    contents: Contents, path: str | os.PathLike[str], overwrite: bool = False, known: Forms = FORMS
 ) -> Path:
     """Writes a bundle, as one file where the path ends in ``.ffebm`` and as a folder otherwise.
 
@@ -94,7 +94,7 @@ def _fill(folder: Path, files: Mapping[str, bytes]) -> None:
 # --- what is written ------------------------------------------------------------------------------------------
 
 
-def bundle_files(contents: Contents, known: Remakes = REMAKES) -> dict[str, bytes]:
+def bundle_files(contents: Contents, known: Forms = FORMS) -> dict[str, bytes]:
     """Every file of a bundle, the manifest first.
 
     Raises:

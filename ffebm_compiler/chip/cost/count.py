@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from ...errors import InputError, Problem
 from ...ir import EnergyBlock, Program, Term, Weight
-from ..hardware.mapping import MAPPABLE, matrix_of
+from ...rules.weighted import TRANSPOSED_CONVOLUTIONS
+from ..hardware.mapping import array_of
 from .digital import RunDigital, digital_part
 from .work import AnalogPart, DigitalPart, Layer, Signal, Work
 
@@ -176,16 +177,15 @@ def layer_of(
 
 def _matrix(term: Term, weight: Tensor) -> tuple[int, int, int]:
     """(groups, rows, columns); what a rule of the user's calls weighted has a row for each value behind an output."""
-    if term.operation.name in MAPPABLE:
-        groups, rows, columns = matrix_of(term.operation.name, weight, term.operation.options).shape
+    if (array := array_of(term.operation.kind)) is not None:
+        groups, rows, columns = array.matrix(weight, term.operation.options).shape
         return groups, rows, columns
     return 1, math.prod(weight.shape[1:]), weight.shape[0]
 
 
 def _filled(term: Term, operand: Tensor, weight: Tensor, products: int) -> float:
     """A transposed convolution uses each input value once with each of its weights: the rest are inserted zeros."""
-    name = term.operation.name
-    if name not in MAPPABLE or not name.startswith("conv_transpose"):
+    if term.operation.kind not in TRANSPOSED_CONVOLUTIONS.values():
         return 1.0
     return min(1.0, operand.numel() * math.prod(weight.shape[1:]) / max(1, products))
 

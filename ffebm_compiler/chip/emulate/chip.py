@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from ...errors import OptionError, Problem, close_matches
-from ...ir import EnergyBlock, Term, Weight
-from ..hardware import Hardware, stream
+from ...ir import Array, EnergyBlock, Kind, Term, Weight
+from ..hardware import Hardware, mapping, stream
 from ..hardware.crossbar import Crossbar, program
-from ..hardware.mapping import MAPPABLE, matrix_of, weight_of
+from ..hardware.mapping import array_of
 from .array import ArrayWeights
 from .converters import Range, Saturation
 from .neurons import Amplifier, Neurons
@@ -32,32 +32,34 @@ class Layout:
     """How a weight lies on an array.
 
     Attributes:
-        operation: the operation whose weight it is; ``"bias"`` is one row, driven by a constant.
+        kind: of the operation whose weight it is, or that of biases.
         options: those of the operation that the layout depends on.
     """
 
-    operation: str
+    kind: Kind
     options: Mapping[str, int]
 
     @staticmethod
     def of(term: Term) -> Layout:
-        options = {k: term.operation.options[k] for k in ("groups", "transposed") if k in term.operation.options}
-        return Layout(term.operation.name, options)
+        kind = term.operation.kind
+        return Layout(kind, {k: term.operation.options[k] for k in _array(kind).options})
 
     def matrix(self, weight: Tensor) -> Tensor:
         """(groups, rows, columns)."""
-        if self.operation == "bias":
-            return weight.reshape(1, 1, -1)
-        return matrix_of(self.operation, weight, self.options)
+        return _array(self.kind).matrix(weight, self.options)
 
     def weight(self, matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
         """A matrix of the array in the shape of the model's weight."""
-        if self.operation == "bias":
-            return matrix.reshape(shape)
-        return weight_of(self.operation, matrix, shape, self.options)
+        return _array(self.kind).weight(matrix, tuple(shape), self.options)
 
 
-BIAS = Layout("bias", {})
+def _array(kind: Kind) -> Array:
+    array = array_of(kind)
+    assert array is not None, f"no array holds the weights of {kind.name}"
+    return array
+
+
+BIAS = Layout(mapping.BIAS, {})
 
 
 @dataclass(frozen=True)
@@ -302,7 +304,7 @@ def mapped_terms(block: EnergyBlock) -> tuple[Term, ...]:
 
 def is_mapped(term: Term) -> bool:
     return (
-        term.operation.name in MAPPABLE
+        array_of(term.operation.kind) is not None
         and len(term.operands) == 3
         and isinstance(term.operands[1], Weight)
         and (term.operands[2] is None or isinstance(term.operands[2], Weight))

@@ -23,8 +23,8 @@ from ...errors import FFEBMError, InputError, Problem
 from ...files import write_whole
 from ..hardware.crossbar import Crossbar, from_arrays
 from ..hardware.documents import from_dict, to_dict
-from ..hardware.mapping import MAPPABLE
-from .chip import BIAS, Chip, Devices, Layout
+from ..hardware.mapping import array_of, kind_on_arrays
+from .chip import Chip, Devices, Layout
 from .converters import Range
 
 FORMAT = "ffebm chip 1"
@@ -75,7 +75,7 @@ def _arrays(chip: Chip) -> Iterator[tuple[str, Tensor]]:
 
 
 def _described(d: Devices) -> dict[str, Any]:
-    return {"operation": d.layout.operation, "options": dict(d.layout.options), "bidirectional": d.back is d.crossbar, "dtype": str(d.written.dtype).removeprefix("torch.")}  # fmt: skip
+    return {"operation": d.layout.kind.name, "options": dict(d.layout.options), "bidirectional": d.back is d.crossbar, "dtype": str(d.written.dtype).removeprefix("torch.")}  # fmt: skip
 
 
 def _npy(value: Tensor) -> bytes:
@@ -186,13 +186,13 @@ def _devices(i: int, described: Mapping[str, Any], arrays: Mapping[str, Tensor],
 
 def _layout(described: Mapping[str, Any]) -> Layout:
     name, options = described["operation"], described["options"]
-    if name == BIAS.operation:
-        return BIAS
-    if name not in MAPPABLE or not all(
-        k in ("groups", "transposed") and isinstance(v, int) for k, v in options.items()
-    ):
+    kind = kind_on_arrays(name)
+    array = None if kind is None else array_of(kind)
+    if kind is None or array is None:
         raise ValueError(f"no array holds the weights of {name!r}")
-    return Layout(name, dict(options))
+    if options.keys() != set(array.options) or not all(isinstance(v, int) for v in options.values()):
+        raise ValueError(f"the options of a {name} are {options!r}")
+    return Layout(kind, dict(options))
 
 
 def _crossbar(

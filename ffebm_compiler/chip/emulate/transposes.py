@@ -6,29 +6,42 @@ For ``y = f(x, W)`` linear in x, ``transpose(e, W, x) = (df/dx)^T e``; of ``x`` 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...ir import Operation
+from ...ir import Kind, Operation
+from ...rules.weighted import CONVOLUTIONS, LINEAR, MATMUL, TRANSPOSED_CONVOLUTIONS
 
 Transpose = Callable[[Tensor, Tensor, Tensor, Mapping[str, Any]], Tensor]
 
 
 def transpose(operation: Operation, cotangent: Tensor, weight: Tensor, x: Tensor) -> Tensor:
     """``(df/dx)^T`` applied to a cotangent."""
-    known = _TRANSPOSES.get(operation.name)
-    if known is None or not _is_plain(operation, weight, x):
+    known = _TRANSPOSES.get(operation.kind)
+    if known is None or not known.holds(operation, weight, x):
         return _by_differentiation(operation, cotangent, weight, x)
-    return known(cotangent, weight, x, operation.options)
+    return known.apply(cotangent, weight, x, operation.options)
 
 
-def _is_plain(operation: Operation, weight: Tensor, x: Tensor) -> bool:
-    """Whether a matrix multiplies, rather than a vector or several; whether a convolution has a batch, and its padding as numbers."""
-    if operation.name.startswith("conv"):
-        return x.dim() == weight.dim() and not isinstance(operation.options["padding"], str)
+@dataclass(frozen=True)
+class _Known:
+    """A transpose as code, and where it holds: ``(operation, weight, x)``."""
+
+    apply: Transpose
+    holds: Callable[[Operation, Tensor, Tensor], bool]
+
+
+def _is_one_matrix(operation: Operation, weight: Tensor, x: Tensor) -> bool:
+    """A matrix multiplies, rather than a vector or several."""
     return weight.dim() == 2
+
+
+def _is_of_a_batch(operation: Operation, weight: Tensor, x: Tensor) -> bool:
+    """A convolution has a batch, and its padding as numbers."""
+    return x.dim() == weight.dim() and not isinstance(operation.options["padding"], str)
 
 
 def _by_differentiation(operation: Operation, cotangent: Tensor, weight: Tensor, x: Tensor) -> Tensor:
@@ -47,7 +60,7 @@ def _matmul(e: Tensor, weight: Tensor, x: Tensor, options: Mapping[str, Any]) ->
     return e @ (weight if options["transposed"] else weight.mT)
 
 
-def _convolution(dimensions: int, transposed: bool) -> Transpose:
+def _convolution(dimensions: int, transposed: bool) -> _Known:
     def each(value: Any) -> list[int]:
         return [value] * dimensions if isinstance(value, int) else list(value)
 
@@ -59,12 +72,12 @@ def _convolution(dimensions: int, transposed: bool) -> Transpose:
         )  # fmt: skip
         return found[0]  # type: ignore[no-any-return]
 
-    return apply
+    return _Known(apply, _is_of_a_batch)
 
 
-_TRANSPOSES: Mapping[str, Transpose] = {
-    "linear": _linear,
-    "matmul": _matmul,
-    **{f"conv{d}d": _convolution(d, False) for d in (1, 2, 3)},
-    **{f"conv_transpose{d}d": _convolution(d, True) for d in (1, 2, 3)},
+_TRANSPOSES: Mapping[Kind, _Known] = {
+    LINEAR: _Known(_linear, _is_one_matrix),
+    MATMUL: _Known(_matmul, _is_one_matrix),
+    **{kind: _convolution(d, False) for d, kind in CONVOLUTIONS.items()},
+    **{kind: _convolution(d, True) for d, kind in TRANSPOSED_CONVOLUTIONS.items()},
 }

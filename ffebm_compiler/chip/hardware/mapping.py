@@ -8,24 +8,26 @@ image with zeros inserted, so that an output is still one column. Each group of 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
-Options = Mapping[str, Any]
+from ...ir import Array, Kind, Options
+from ...rules import FORMS
+from ...rules.weighted import CONVOLUTIONS, LINEAR, MATMUL, TRANSPOSED_CONVOLUTIONS
 
 
-def matrix_of(operation: str, weight: Tensor, options: Options) -> Tensor:
-    """The weight as ``(groups, rows, columns)``: a view, except of a transposed convolution."""
-    return _MAPPINGS[operation][0](weight, options)
+def array_of(kind: Kind) -> Array | None:
+    """How the weights of a kind of operation lie on an array, as views except of a transposed convolution; None where they don't."""
+    return kind.array or _ARRAYS.get(kind)
 
 
-def weight_of(operation: str, matrix: Tensor, shape: tuple[int, ...], options: Options) -> Tensor:
-    """The weight of that shape whose :func:`matrix_of` is ``matrix``."""
-    return _MAPPINGS[operation][1](matrix, tuple(shape), options)
+def kind_on_arrays(name: str) -> Kind | None:
+    """The kind of that name whose weights lie on arrays, as saved chips call it."""
+    known = (kind for kind in (*_ARRAYS, *FORMS.operations) if array_of(kind) is not None)
+    return next((kind for kind in known if kind.name == name), None)
 
 
 # --- one pair of functions an operation ---------------------------------------------------------------
@@ -69,23 +71,24 @@ def _transposed_weight(matrix: Tensor, shape: tuple[int, ...], options: Options)
     return matrix.reshape(matrix.shape[0], -1, math.prod(shape[2:]), shape[1]).mT.reshape(shape)
 
 
-_Pair = tuple[Callable[[Tensor, Options], Tensor], Callable[[Tensor, tuple[int, ...], Options], Tensor]]
-_CONVOLUTION: _Pair = (_convolution_matrix, _convolution_weight)
-_TRANSPOSED: _Pair = (_transposed_matrix, _transposed_weight)
+def _bias_row(bias: Tensor, options: Options) -> Tensor:
+    return bias.reshape(1, 1, -1)
 
-_MAPPINGS: Mapping[str, _Pair] = {
-    "linear": (_linear_matrix, _linear_weight),
-    "matmul": (_product_matrix, _product_weight),
-    "conv1d": _CONVOLUTION,
-    "conv2d": _CONVOLUTION,
-    "conv3d": _CONVOLUTION,
-    "conv_transpose1d": _TRANSPOSED,
-    "conv_transpose2d": _TRANSPOSED,
-    "conv_transpose3d": _TRANSPOSED,
+
+def _bias_of_row(matrix: Tensor, shape: tuple[int, ...], options: Options) -> Tensor:
+    return matrix.reshape(shape)
+
+
+BIAS = Kind("bias", __name__)
+"""One row, driven by a constant."""
+
+_ARRAYS: Mapping[Kind, Array] = {
+    BIAS: Array(_bias_row, _bias_of_row),
+    LINEAR: Array(_linear_matrix, _linear_weight),
+    MATMUL: Array(_product_matrix, _product_weight, ("transposed",)),
+    **dict.fromkeys(CONVOLUTIONS.values(), Array(_convolution_matrix, _convolution_weight, ("groups",))),
+    **dict.fromkeys(TRANSPOSED_CONVOLUTIONS.values(), Array(_transposed_matrix, _transposed_weight, ("groups",))),
 }
-
-MAPPABLE: frozenset[str] = frozenset(_MAPPINGS)
-"""Names of the operations whose weight is a crossbar's matrix."""
 
 
 # --- tiles --------------------------------------------------------------------------------------------

@@ -19,7 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import Problem
-from ...ir import Coupling, EnergyBlock, Operation, State, Term, Weight
+from ...ir import Coupling, EnergyBlock, Kind, Operation, State, Term, Weight
+from ...rules import arithmetic, pooling, resizing, shapes, weighted
+from ...rules.norms import BATCH_NORM
 from ...solve import BoundBlock, States
 from ...solve.norm_sample import one_sample
 
@@ -119,7 +121,9 @@ class Magnitudes:
 
     def _term(self, term: Term, known: Mapping[str, Any]) -> Any:
         read = [self._operand(term, i, known) for i in range(len(term.operands))]
-        return _MAGNITUDES[term.operation.name](term.operation, read)
+        magnitude = _magnitude(term.operation.kind)
+        assert magnitude is not None, f"{term.operation.name} is not resistive"
+        return magnitude(term.operation, read)
 
     def _operand(self, term: Term, i: int, known: Mapping[str, Any]) -> Any:
         operand = term.operands[i]
@@ -129,8 +133,8 @@ class Magnitudes:
             return self._device(term, i)
         if isinstance(operand, Weight):
             raw = self.bound.weights[operand.path]
-            return raw if term.operation.name == "batch_norm" else raw.abs()
-        return self.bound.inputs[operand] if term.operation.name == "batch_norm" and i > 0 else known[operand]
+            return raw if term.operation.kind is BATCH_NORM else raw.abs()
+        return self.bound.inputs[operand] if term.operation.kind is BATCH_NORM and i > 0 else known[operand]
 
     def _device(self, term: Term, i: int) -> Tensor:
         operand, pair = term.operands[i], self.devices.get(term.name)
@@ -195,28 +199,35 @@ def _batch_norm(operation: Operation, read: Sequence[Any]) -> Any:
     return a * k.abs().view(channel) + c.abs().view(channel)
 
 
-_MAGNITUDES: dict[str, Magnitude] = {
-    **dict.fromkeys(("linear", "matmul"), _as_it_is),
-    **{f"conv{d}d": _as_it_is for d in (1, 2, 3)},
-    **{f"conv_transpose{d}d": _as_it_is for d in (1, 2, 3)},
-    **{f"{kind}avg_pool{d}d": _as_it_is for d in (1, 2, 3) for kind in ("", "adaptive_")},
-    **dict.fromkeys(("flatten", "unflatten", "reshape", "permute", "transpose", "squeeze", "unsqueeze"), _as_it_is),
-    **dict.fromkeys(("cat", "contiguous", "mean", "upsample", "pixel_shuffle", "scale_by_weight"), _as_it_is),
-    "add": _add,
-    "shift": _constant,
-    "reflect": _constant,
-    "scale": _scale,
-    "pad": _pad,
-    "batch_norm": _batch_norm,
+_SUMS = (
+    *(weighted.LINEAR, weighted.MATMUL, *weighted.CONVOLUTIONS.values(), *weighted.TRANSPOSED_CONVOLUTIONS.values()),
+    *(*pooling.AVERAGES.values(), *pooling.ADAPTIVE_AVERAGES.values(), pooling.MEAN, arithmetic.SCALE_BY_WEIGHT),
+    *(shapes.FLATTEN, shapes.UNFLATTEN, shapes.RESHAPE, shapes.PERMUTE, shapes.TRANSPOSE, shapes.SQUEEZE),
+    *(shapes.UNSQUEEZE, shapes.CAT, shapes.CONTIGUOUS, resizing.UPSAMPLE, resizing.PIXEL_SHUFFLE),
+)
+"""They only add up what they read, by weights that are their operands or at least 0."""
+
+_MAGNITUDES: Mapping[Kind, Magnitude] = {
+    **dict.fromkeys(_SUMS, _as_it_is),
+    arithmetic.ADD: _add,
+    arithmetic.SHIFT: _constant,
+    arithmetic.REFLECT: _constant,
+    arithmetic.SCALE: _scale,
+    resizing.PAD: _pad,
+    BATCH_NORM: _batch_norm,
 }
-"""How the magnitudes of an operation follow from those of what it reads; all the operations that resistors can make."""
+"""How the magnitudes of an operation follow from those of what it reads. What a kind brings along comes before these."""
+
+
+def _magnitude(kind: Kind) -> Magnitude | None:
+    return kind.magnitude or _MAGNITUDES.get(kind)
 
 
 def is_resistive(term: Term) -> bool:
     """Whether the operation is affine with magnitudes that are known here."""
     operation = term.operation
-    cubic = "cubic" in f"{operation.options.get('mode', '')}{operation.function}"  # its weights are of both signs
-    return operation.name in _MAGNITUDES and operation.linear and not operation.routed and not cubic
+    cubic = "cubic" in str(operation.options.get("mode", ""))  # its weights are of both signs
+    return _magnitude(operation.kind) is not None and operation.linear and not operation.routed and not cubic
 
 
 def given_terms(coupling: Coupling) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ...errors import InputError, Problem
 from ...ir import Potential
+from ...rules.piecewise import CLAMP
 from ..hardware.circuit import Bank, Circuit
 from ..hardware.circuit import Edge as Resistors
 
@@ -31,7 +32,7 @@ def diodes(lower: float, upper: float) -> Potential:
         return (da + (a - c)).clamp(lower - c, upper - c)
 
     return Potential(
-        name="clamp",
+        name=CLAMP.name,
         energy=lambda s: s * s / 2,
         activation=lambda a: a.clamp(lower, upper),
         difference=difference,
@@ -39,6 +40,7 @@ def diodes(lower: float, upper: float) -> Potential:
         lower=lower,
         upper=upper,
         options=dict(lower=lower, upper=upper, scale=1.0, shift=0.0),
+        kind=CLAMP,
     )
 
 

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from ...errors import OptionError, Problem
 from ...ir import EnergyBlock, Potential
+from ...rules.piecewise import CLIPS
 from ...solve import BoundBlock, States
 from .magnitudes import Devices, Edge, Sums, problems, sums
 
@@ -172,7 +173,5 @@ def _remedy(layer: str) -> str:
 
 def has_diodes(potential: Potential) -> bool:
     """Whether ideal diodes make this activation: a clip of slope 1."""
-    if potential.name == "identity":
-        return True
-    scale, shift = (potential.options.get(name) for name in ("scale", "shift"))
-    return (scale, shift) == (1, 0) and {"lower", "upper"} <= set(potential.options)
+    scale, shift = (potential.options.get(name, default) for name, default in (("scale", 1), ("shift", 0)))
+    return potential.kind in CLIPS and (scale, shift) == (1, 0)

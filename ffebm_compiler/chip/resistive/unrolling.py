@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...ir import Coupling, State
+from ...rules.norms import BATCH_NORM
 from ...solve import BoundBlock
 from ..hardware.circuit import Bank, Circuit
 from ..hardware.circuit import Edge as Resistors
@@ -95,7 +96,7 @@ def _sources(coupling: Coupling, driven: Mapping[str, Any]) -> list[str]:
     """What the resistors of a coupling are driven by; a weight that is computed drives none."""
     digital = set(given_terms(coupling))
     terms = [t for t in coupling.terms if t.name not in digital]
-    weights = {o for t in terms for o in t.operands[1:] if t.operation.weighted or t.operation.name == "batch_norm"}
+    weights = {o for t in terms for o in t.operands[1:] if t.operation.weighted or t.operation.kind is BATCH_NORM}
     read = {o for t in terms for o in t.operands if isinstance(o, str)} - weights or {coupling.output}
     return [n for n, v in driven.items() if n in read and isinstance(v, Tensor) and v.is_floating_point()]
 

@@ -7,19 +7,22 @@ The clipping ones are exact, kinks and all (``min`` and ``max`` have the slope o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-from ...ir import Potential
+from ...ir import IDENTITY, Kind, Options, Potential
+from ...ir.kind import Expression
+from ...rules.elu import CELU, ELU, SELU
+from ...rules.piecewise import CLIPS, LEAKY_RELU
+from ...rules.sigmoidal import SIGMOID, TANH
+from ...rules.softplus import SOFTPLUS
 from .netlist import number
 
-Options = Mapping[str, Any]
 INFINITY = float("inf")
 
 
 def expression(potential: Potential, a: str) -> str | None:
     """sigma of the expression ``a``, or None where no circuit is known for it."""
-    write = _EXPRESSIONS.get(potential.name)
+    write = potential.kind.expression or _EXPRESSIONS.get(potential.kind)
     return None if write is None or potential.simplex is not None else write(a, potential.options)
 
 
@@ -48,16 +51,18 @@ def _elu(a: str, o: Options) -> str:
     return f"({number(o['scale'])}*(max({a}, 0) + {number(o['alpha'])}*{below}))"
 
 
-_EXPRESSIONS: Mapping[str, Callable[[str, Options], str]] = {
-    "identity": lambda a, o: a,
-    **dict.fromkeys(("relu", "relu6", "clamp", "hardtanh", "hardsigmoid"), _affine_clip),
-    "leaky_relu": _leaky,
-    "sigmoid": lambda a, o: f"(0.5 + 0.5*tanh(0.5*{a}))",
-    "tanh": lambda a, o: f"tanh({a})",
-    "softplus": _softplus,
-    **dict.fromkeys(("elu", "celu", "selu"), _elu),
+_EXPRESSIONS: Mapping[Kind, Expression] = {
+    **dict.fromkeys(CLIPS, _affine_clip),
+    IDENTITY.kind: lambda a, o: a,
+    LEAKY_RELU: _leaky,
+    SIGMOID.kind: lambda a, o: f"(0.5 + 0.5*tanh(0.5*{a}))",
+    TANH.kind: lambda a, o: f"tanh({a})",
+    SOFTPLUS: _softplus,
+    **dict.fromkeys((ELU, CELU, SELU.kind), _elu),
 }
+"""What a kind brings along comes before these."""
 
 
 def known() -> tuple[str, ...]:
-    return tuple(_EXPRESSIONS)
+    """The names of the activations that there is an expression for."""
+    return tuple(kind.name for kind in _EXPRESSIONS)

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError, Problem
+from ...rules.piecewise import CLIPS
 from ..hardware.circuit import Bank, Circuit, Edge
 from . import activations
-
-_CLIPPING = ("identity", "relu", "relu6", "clamp", "hardtanh", "hardsigmoid")
 
 
 def check_circuit(circuit: Circuit, most_devices: int) -> None:
@@ -77,11 +76,11 @@ def _hopfield_bank(bank: Bank, where: str) -> Iterator[Problem]:
 
 
 def _resistive_bank(bank: Bank, where: str) -> Iterator[Problem]:
-    if bank.potential.name not in _CLIPPING or bank.potential.simplex is not None:
+    if bank.potential.kind not in CLIPS or bank.potential.simplex is not None:
         yield Problem(
             where,
             f"has the activation {bank.potential.name}, which is not a clipping: diodes can't make it",
-            f"Use one of {', '.join(_CLIPPING)}, or physics hopfield.",
+            f"Use one of {', '.join(kind.name for kind in CLIPS)}, or physics hopfield.",
         )
     if bank.leak is not None:
         yield from _tensor(where, "leak", bank.leak, (bank.drive.numel(),), least=0.0)

@@ -21,7 +21,7 @@ from ffebm_compiler.bundle.format.schemas import PROGRAM, schema_problems
 from ffebm_compiler.bundle.read.program_reading import Reader
 from ffebm_compiler.bundle.write.program_writing import SAME, program_document
 from ffebm_compiler.ir import DigitalBlock, Energy, EnergyBlock, Program
-from ffebm_compiler.rules import REMAKES
+from ffebm_compiler.rules import FORMS
 from ffebm_compiler.train import attribute
 
 CHOSEN = [
@@ -56,7 +56,7 @@ def test_a_program_comes_back_from_its_document(entry: Entry) -> None:
     document = parse(dump(program_document(contents_of(model))))
     assert not [*schema_problems(document, PROGRAM)]
     for training, name in ((False, "evaluation"), (True, "training")):
-        reader = Reader(REMAKES)
+        reader = Reader(FORMS)
         found = document["modes"][name]
         program = reader.mode(document["modes"]["evaluation"] if found == SAME else found).program
         assert not reader.problems

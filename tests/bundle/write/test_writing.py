@@ -21,8 +21,8 @@ from ffebm_compiler.bundle import Contents, Mode, read_bundle, write_bundle
 from ffebm_compiler.bundle.format.tensors import same_tensors
 from ffebm_compiler.bundle.write.own_rules import own_rule_problems
 from ffebm_compiler.ir import Operation
-from ffebm_compiler.rules import REMAKES, Reading, Role, Rule
-from ffebm_compiler.rules.remake import plain
+from ffebm_compiler.rules import FORMS, Reading, Role, Rule
+from ffebm_compiler.rules.forms import plain
 from ffebm_compiler.solve import Gains
 
 
@@ -180,7 +180,8 @@ def _flip(x: Tensor) -> Tensor:
     return x.flip(1)
 
 
-FLIP = Operation(name="turn", function=_flip, text="turn({0})", tex=r"\mathrm{{turn}}({0})")
+TURN = Kind("turn", __name__)
+FLIP = Operation(name="turn", function=_flip, text="turn({0})", tex=r"\mathrm{{turn}}({0})", kind=TURN)
 OWN = Rule(
     "turn",
     Role.COUPLING,
@@ -188,6 +189,7 @@ OWN = Rule(
     "turned round",
     functions=(torch.flip,),
     signature=("input", "dims"),
+    forms={TURN: plain(FLIP)},
 )
 
 
@@ -202,11 +204,12 @@ def test_an_operation_of_a_users_own_is_named_with_what_to_do(tmp_path: Path) ->
     assert problem.where.startswith("layer flip (flip")
     assert "operation turn" in problem.what
     assert 'digital=["flip"]' in problem.remedy
-    assert "REMAKES.extended(operations={'turn': ...})" in problem.remedy
+    assert "kind=Kind('turn', __name__)" in problem.remedy
+    assert "known=FORMS.extended([rule])" in problem.remedy
 
 
 def test_an_operation_of_a_users_own_is_written_and_read_where_it_is_registered(tmp_path: Path) -> None:
-    known = REMAKES.extended(operations={"turn": plain(FLIP)})
+    known = FORMS.extended([OWN])
     path = write_bundle(contents_of(own_model()), tmp_path / "b", known=known)
     read = read_bundle(path, known)
     (term,) = [
@@ -224,7 +227,7 @@ def test_an_operation_of_a_users_own_is_written_and_read_where_it_is_registered(
 def test_an_operation_that_takes_a_name_of_the_librarys_is_told_apart() -> None:
     false = replace(FLIP, name="contiguous", text="{0}", tex="{0}")
     rule = replace(OWN, read=lambda call: Reading((call.as_operand(call.value()),), false))
-    (problem,) = own_rule_problems(contents_of(own_model(rule)), REMAKES)
+    (problem,) = own_rule_problems(contents_of(own_model(rule)), FORMS)
     assert "operation contiguous of a rule of your own" in problem.what
 
 

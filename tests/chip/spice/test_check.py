@@ -19,8 +19,8 @@ from ffebm_compiler.chip.hardware.circuit import Circuit
 from ffebm_compiler.chip.spice import Bench, check_netlists, difference, settling_time, unrest, write_netlists
 from ffebm_compiler.chip.spice.folder import read_manifest
 from ffebm_compiler.chip.spice.solve import still_to_go
-from ffebm_compiler.rules.exponential import softmax
 from ffebm_compiler.rules.piecewise import RELU, clamp
+from ffebm_compiler.rules.softmax import softmax
 
 needs_ngspice = pytest.mark.skipif(shutil.which("ngspice") is None, reason="ngspice is not installed")
 

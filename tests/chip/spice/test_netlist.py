@@ -17,8 +17,9 @@ from ffebm_compiler.chip.hardware.circuit import Circuit
 from ffebm_compiler.chip.spice import Bench, netlist, solve_op
 from ffebm_compiler.chip.spice.netlist import comment, legal_names, long_line, number
 from ffebm_compiler.ir import IDENTITY
-from ffebm_compiler.rules.exponential import TANH, softmax
 from ffebm_compiler.rules.piecewise import RELU, clamp, leaky_relu
+from ffebm_compiler.rules.sigmoidal import TANH
+from ffebm_compiler.rules.softmax import softmax
 
 needs_ngspice = pytest.mark.skipif(shutil.which("ngspice") is None, reason="ngspice is not installed")
 

@@ -15,8 +15,10 @@ from spice_circuits import INFINITY, Draw, Oracle, worst
 from ffebm_compiler.chip.hardware.circuit import Circuit
 from ffebm_compiler.chip.spice import SimulatorError, settling_time, solve_op, solve_tran, unrest
 from ffebm_compiler.ir import IDENTITY, Potential
-from ffebm_compiler.rules.exponential import SIGMOID, TANH, elu, softplus
+from ffebm_compiler.rules.elu import elu
 from ffebm_compiler.rules.piecewise import HARDSIGMOID, RELU, RELU6, clamp, leaky_relu
+from ffebm_compiler.rules.sigmoidal import SIGMOID, TANH
+from ffebm_compiler.rules.softplus import softplus
 
 pytestmark = pytest.mark.skipif(shutil.which("ngspice") is None, reason="ngspice is not installed")
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from ffebm_compiler.rules.remake import NUMBER, fitting, plain, same
 
 from ffebm_compiler.ir import Operation, Potential
 from ffebm_compiler.rules import REMAKES, Remake
 from ffebm_compiler.rules.piecewise import RELU, clamp, leaky_relu
-from ffebm_compiler.rules.remake import NUMBER, fitting, plain, same
 
 CONV = dict(stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1)
 SOUND: list[tuple[str, dict[str, Any], int]] = [
