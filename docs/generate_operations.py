@@ -62,12 +62,10 @@ def function_name(function: object) -> str:
 
 def energy(rule: Rule) -> str:
     """The printed potential of a rule's first example."""
-    from ffebm_compiler.rules.registry import example_potential
+    from ffebm_compiler.rules.registry import example_potentials
 
-    potential = example_potential(rule)
-    if potential is None:
-        return ""
-    return potential.text.replace("{s}", "s").replace("|", "\\|")
+    potentials = example_potentials(rule)
+    return "" if not potentials else potentials[0].text.replace("{s}", "s").replace("|", "\\|")
 
 
 def table() -> str:

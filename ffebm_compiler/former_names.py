@@ -23,6 +23,7 @@ MOVED = {
     "cost": "chip.cost",
     "export": "onnx",
     "train.emit": "codegen.emit",
+    "rules.activation": "rules.one_operand",
 }
 """The prefix of a module's name, and what stands there now: with all that is below it."""
 FACED = {"runtime": "bundle.run"}

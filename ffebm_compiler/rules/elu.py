@@ -38,7 +38,13 @@ def _elu_energy(s: Tensor, alpha: float, scale: float, rate: float) -> Tensor:
 
 def _elu_difference(a: Tensor, da: Tensor, alpha: float, scale: float, rate: float) -> Tensor:
     up, down = split_difference(a, da)
-    return scale * (up + alpha * torch.exp(rate * a.clamp(max=0.0)) * torch.expm1(rate * down))
+    below, rise, fall = a.clamp(max=0.0), down.clamp(min=0.0), down.clamp(max=0.0)
+    curved = torch.where(  # from the upper of the two points, so that no exp overflows
+        down >= 0,
+        -torch.exp(rate * (below + rise)) * torch.expm1(-rate * rise),
+        torch.exp(rate * below) * torch.expm1(rate * fall),
+    )
+    return scale * (up + alpha * curved)
 
 
 def _elu_activation(a: Tensor, alpha: float, scale: float, rate: float) -> Tensor:

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from ffebm_compiler.rules.remake import NUMBER, fitting, plain, same
 
-from ffebm_compiler.ir import Operation, Potential
-from ffebm_compiler.rules import REMAKES, Remake
+from ffebm_compiler.ir import Kind, Operation, Potential
+from ffebm_compiler.rules import FORMS, Form, Refusal, Role, Rule
+from ffebm_compiler.rules.forms import fitting, plain, same
+from ffebm_compiler.rules.option_types import NUMBER
 from ffebm_compiler.rules.piecewise import RELU, clamp, leaky_relu
+from ffebm_compiler.rules.weighted import LINEAR
 
 CONV = dict(stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1)
 SOUND: list[tuple[str, dict[str, Any], int]] = [
@@ -42,26 +44,28 @@ UNSOUND: list[tuple[str, dict[str, Any], int, str]] = [
 ]
 
 
-def remake(name: str, options: Mapping[str, Any]) -> Remake[Operation]:
-    return fitting(REMAKES.operations[name], options)
+def form(name: str, options: Mapping[str, Any]) -> Form[Operation]:
+    spellings = FORMS.operation_named(name)
+    assert spellings is not None
+    return fitting(spellings, options)
 
 
 @pytest.mark.parametrize(("name", "options", "operands"), SOUND)
 def test_sound_options_are_taken(name: str, options: dict[str, Any], operands: int) -> None:
     given = (True,) * operands
-    assert not [*remake(name, options).problems(options, given)]
-    assert dict(remake(name, options)(options, given).options) == options
+    assert not [*form(name, options).problems(options, given)]
+    assert dict(form(name, options)(options, given).options) == options
 
 
 @pytest.mark.parametrize(("name", "options", "operands", "says"), UNSOUND)
 def test_unsound_options_are_named(name: str, options: dict[str, Any], operands: int, says: str) -> None:
-    (problem,) = remake(name, options).problems(options, (True,) * operands)
+    (problem,) = form(name, options).problems(options, (True,) * operands)
     assert says in problem
 
 
 @pytest.mark.parametrize("name", ["relu", "sigmoid", "selu", "hardsigmoid"])
 def test_a_potential_without_choices_takes_its_own_options_alone(name: str) -> None:
-    (spelling,) = REMAKES.potentials[name]
+    (spelling,) = FORMS.potential_named(name) or ()
     own = {n: kind for n, kind in spelling({}).options.items()}
     assert not [*spelling.problems(own)]
     assert [*spelling.problems({**own, "scale": 3.0})]
@@ -79,22 +83,49 @@ def test_what_computes_something_else_is_not_the_same() -> None:
     ]
     for one, other in others:
         assert not same(one, other)
-    (conv,) = REMAKES.operations["conv2d"]
+    (conv,) = FORMS.operation_named("conv2d") or ()
     made = conv(CONV, (True, True, True))
     assert same(made, conv(dict(CONV), (True, True, True)))
     assert not same(made, conv(CONV, (True, True, False)))  # it prints without a bias
     assert not same(made, replace(made, function=torch.conv1d))
-    (pool,) = REMAKES.operations["max_pool2d"]
+    (pool,) = FORMS.operation_named("max_pool2d") or ()
     window = dict(kernel_size=2, stride=None, padding=0, dilation=1, ceil_mode=False)
     assert same(pool(window), pool(window))
     assert not same(pool(window), replace(pool(window), take=torch.gather))
 
 
+def rule(kind: Kind, *forms: Form[Operation]) -> Rule:
+    return Rule(kind.name, Role.COUPLING, lambda call: Refusal(""), "", forms={kind: forms})
+
+
 def test_a_user_can_add_operations_of_their_own() -> None:
     mine = Operation(name="sum_of_squares", function=torch.square, linear=False)
-    known = REMAKES.extended(operations={"sum_of_squares": plain(mine)})
-    assert known.operations["sum_of_squares"][0]({}) is mine
-    assert known.operations["linear"] is REMAKES.operations["linear"]
-    assert "sum_of_squares" not in REMAKES.operations
-    wins = REMAKES.extended(operations={"linear": (Remake(lambda o, g: mine, {"k": NUMBER}),)})
-    assert wins.operations["linear"][0]({"k": 1.0}) is mine
+    known = FORMS.extended([rule(Kind("sum_of_squares", __name__), *plain(mine))])
+    (found,) = known.operation_named("sum_of_squares") or ()
+    assert found({}) is mine
+    assert known.operation_named("linear") is FORMS.operation_named("linear")
+    assert FORMS.operation_named("sum_of_squares") is None
+    wins = FORMS.extended([rule(Kind("linear", __name__), Form(lambda o, g: mine, {"k": NUMBER}))])
+    (found,) = wins.operation_named("linear") or ()
+    assert found({"k": 1.0}) is mine
+    assert wins.operations[LINEAR] is FORMS.operations[LINEAR]
+
+
+def test_a_name_in_a_file_is_that_of_an_operation_or_of_a_potential() -> None:
+    assert FORMS.operation_named("relu") is None
+    assert FORMS.potential_named("linear") is None
+
+
+def test_the_names_of_bundles_stay() -> None:
+    """What is written stays readable: a kind that is renamed here would lose every bundle that has it."""
+    assert {kind.name for kind in FORMS.operations} >= {
+        *("linear", "matmul", "batch_norm", "mean", "add", "shift", "reflect", "scale", "scale_by_weight", "pad"),
+        *(f"{name}{d}d" for d in (1, 2, 3) for name in ("conv", "conv_transpose", "max_pool", "avg_pool")),
+        *(f"adaptive_{name}_pool{d}d" for d in (1, 2, 3) for name in ("max", "avg")),
+        *("flatten", "unflatten", "reshape", "permute", "transpose", "squeeze", "unsqueeze", "cat", "contiguous"),
+        *("upsample", "pixel_shuffle", "gelu", "silu", "mish", "hardswish", "sin", "cos"),
+    }
+    assert {kind.name for kind in FORMS.potentials} >= {
+        *("identity", "relu", "relu6", "hardsigmoid", "clamp", "hardtanh", "leaky_relu", "sigmoid", "tanh"),
+        *("selu", "elu", "celu", "softplus", "softmax"),
+    }

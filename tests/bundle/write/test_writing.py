@@ -20,7 +20,7 @@ from ffebm_compiler import OptionError
 from ffebm_compiler.bundle import Contents, Mode, read_bundle, write_bundle
 from ffebm_compiler.bundle.format.tensors import same_tensors
 from ffebm_compiler.bundle.write.own_rules import own_rule_problems
-from ffebm_compiler.ir import Operation
+from ffebm_compiler.ir import Kind, Operation
 from ffebm_compiler.rules import FORMS, Reading, Role, Rule
 from ffebm_compiler.rules.forms import plain
 from ffebm_compiler.solve import Gains

@@ -12,10 +12,12 @@ from torch import Tensor
 from ffebm_compiler.chip.emulate import Reading, Sample
 from ffebm_compiler.chip.emulate.array import ArrayCall, ArrayWeights
 from ffebm_compiler.ir import Operation
+from ffebm_compiler.rules import weighted
 
 DRAWS = 4000
-LINEAR = Operation("linear", F.linear, {}, weighted=True)
-CONVOLUTION = Operation("conv2d", F.conv2d, {"stride": 2, "padding": 1, "dilation": 1, "groups": 1}, weighted=True)
+LINEAR = Operation("linear", F.linear, {}, weighted=True, kind=weighted.LINEAR)
+WINDOW = {"stride": 2, "padding": 1, "dilation": 1, "groups": 1}
+CONVOLUTION = Operation("conv2d", F.conv2d, WINDOW, weighted=True, kind=weighted.CONVOLUTIONS[2])
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

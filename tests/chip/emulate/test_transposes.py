@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ffebm_compiler.chip.emulate.transposes import transpose
-from ffebm_compiler.ir import Operation
-from ffebm_compiler.rules.weighted import times
+from ffebm_compiler.ir import Kind, Operation
+from ffebm_compiler.rules.weighted import CONVOLUTIONS, LINEAR, MATMUL, TRANSPOSED_CONVOLUTIONS, times
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -31,14 +31,11 @@ def check(operation: Operation, x: Tensor, weight: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-FUNCTIONS: dict[str, Any] = {f"conv{t}{d}d": getattr(F, f"conv{t}{d}d") for t in ("", "_transpose") for d in (1, 2, 3)}
-
-
-def convolution(name: str, **options: Any) -> Operation:
+def convolution(kind: Kind, **options: Any) -> Operation:
     full: dict[str, Any] = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
-    if "transpose" in name:
+    if kind in TRANSPOSED_CONVOLUTIONS.values():
         full["output_padding"] = 0
-    return Operation(name, FUNCTIONS[name], {**full, **options}, weighted=True)
+    return Operation(kind.name, getattr(F, kind.name), {**full, **options}, weighted=True, kind=kind)
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 3])
@@ -65,7 +62,7 @@ def test_convolution(dimensions: int, batched: bool, options: dict[str, Any]) ->
     weight = normal(4, 2 // options.get("groups", 1), *([kernel] * dimensions))
     if options.get("dilation") == 2 and dimensions == 3:
         options = {**options, "padding": options["padding"] if options["padding"] == "same" else 1}
-    check(convolution(f"conv{dimensions}d", **options), x, weight)
+    check(convolution(CONVOLUTIONS[dimensions], **options), x, weight)
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 3])
@@ -79,7 +76,7 @@ def test_transposed_convolution(dimensions: int, batched: bool, options: dict[st
     size = {1: (5,), 2: (3, 4), 3: (2, 3, 2)}[dimensions]
     x = normal(*((2,) if batched else ()), 4, *size)
     weight = normal(4, 3, *([2] * dimensions))
-    check(convolution(f"conv_transpose{dimensions}d", **options), x, weight)
+    check(convolution(TRANSPOSED_CONVOLUTIONS[dimensions], **options), x, weight)
 
 
 @settings(deadline=None, max_examples=40, derandomize=True)
@@ -89,25 +86,26 @@ def test_a_stride_that_leaves_a_remainder(
 ) -> None:
     if dilation * (kernel - 1) + 1 > min(h, w):
         return
-    operation = convolution("conv2d", stride=(stride, 2), padding=(padding, 1), dilation=dilation)
+    operation = convolution(CONVOLUTIONS[2], stride=(stride, 2), padding=(padding, 1), dilation=dilation)
     check(operation, normal(1, 2, h, w), normal(2, 2, kernel, kernel))
 
 
-LINEAR = Operation("linear", F.linear, {}, weighted=True)
+PRODUCT = Operation("linear", F.linear, {}, weighted=True, kind=LINEAR)
 
 
 @pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 5)])
 @pytest.mark.parametrize("outputs", [(4,), ()], ids=["matrix", "vector"])
 def test_linear(shape: tuple[int, ...], outputs: tuple[int, ...]) -> None:
-    check(LINEAR, normal(*shape), normal(*outputs, 5))
+    check(PRODUCT, normal(*shape), normal(*outputs, 5))
 
 
 @pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 5)])
 @pytest.mark.parametrize("weight", [(5, 4), (5,), (2, 5, 4)], ids=["matrix", "vector", "batch"])
 def test_product(shape: tuple[int, ...], weight: tuple[int, ...]) -> None:
-    check(Operation("matmul", times, {"transposed": False}, weighted=True), normal(*shape), normal(*weight))
+    product = Operation("matmul", times, {"transposed": False}, weighted=True, kind=MATMUL)
+    check(product, normal(*shape), normal(*weight))
 
 
 @pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4)])
 def test_product_with_a_transposed_weight(shape: tuple[int, ...]) -> None:
-    check(Operation("matmul", times, {"transposed": True}, weighted=True), normal(*shape), normal(5, 4))
+    check(Operation("matmul", times, {"transposed": True}, weighted=True, kind=MATMUL), normal(*shape), normal(5, 4))

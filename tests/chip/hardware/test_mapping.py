@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ffebm_compiler.chip.hardware.mapping import MAPPABLE, Tiling, matrix_of, weight_of
-from ffebm_compiler.rules.weighted import WEIGHTED_RULES
+from ffebm_compiler.chip.hardware.mapping import Tiling, array_of, kind_on_arrays
+from ffebm_compiler.ir import Array
+from ffebm_compiler.rules.weighted import RULES
 
 CASES: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
     ("linear", (4, 5), {}),
@@ -35,16 +36,25 @@ def _weight(shape: tuple[int, ...]) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
+def array(operation: str) -> Array:
+    """Of the library's operation of that name."""
+    kind = kind_on_arrays(operation)
+    assert kind is not None
+    found = array_of(kind)
+    assert found is not None
+    return found
+
+
 def test_all_weighted_operations_are_mapped() -> None:
-    assert {r.name for r in WEIGHTED_RULES} - {"addmm"} == MAPPABLE  # addmm is read as matmul
+    assert all(array_of(kind) is not None for rule in RULES for kind in rule.forms)
 
 
 @pytest.mark.parametrize(("operation", "shape", "options"), CASES)
 def test_there_and_back(operation: str, shape: tuple[int, ...], options: dict[str, Any]) -> None:
     weight = _weight(shape)
-    matrix = matrix_of(operation, weight, options)
+    matrix = array(operation).matrix(weight, options)
     assert matrix.dim() == 3
-    assert torch.equal(weight_of(operation, matrix, shape, options), weight)
+    assert torch.equal(array(operation).weight(matrix, shape, options), weight)
     if "transpose" not in operation:
         assert matrix.data_ptr() == weight.data_ptr()
 
@@ -60,14 +70,14 @@ def test_there_and_back(operation: str, shape: tuple[int, ...], options: dict[st
 )
 def test_products(operation: str, function: Any, shape: tuple[int, ...], options: dict[str, Any]) -> None:
     weight, x = _weight(shape), torch.randn(7, 5, dtype=torch.float64)
-    torch.testing.assert_close(x @ matrix_of(operation, weight, options)[0], function(x, weight))
+    torch.testing.assert_close(x @ array(operation).matrix(weight, options)[0], function(x, weight))
 
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_convolution_is_its_unrolled_matrix(groups: int) -> None:
     weight, x = _weight((6, 4 // groups, 3, 2)), torch.randn(2, 4, 5, 6, dtype=torch.float64)
     patches = F.unfold(x, (3, 2)).unflatten(1, (groups, -1))  # (batch, group, row, position)
-    out = torch.einsum("bgrp,grc->bgcp", patches, matrix_of("conv2d", weight, {"groups": groups}))
+    out = torch.einsum("bgrp,grc->bgcp", patches, array("conv2d").matrix(weight, {"groups": groups}))
     expected = F.conv2d(x, weight, groups=groups)
     torch.testing.assert_close(out.flatten(1, 2).reshape(expected.shape), expected)
 
@@ -80,7 +90,7 @@ def test_transposed_convolution_sums_in_its_columns(groups: int) -> None:
     weight, x = _weight((4, 3, 3)), torch.randn(2, 4, 6, dtype=torch.float64)
     windows = F.pad(x, (2, 2)).unfold(-1, 3, 1).flip(-1)  # (batch, channel, position, kernel): x(p - q)
     rows = windows.permute(0, 2, 1, 3).reshape(2, 8, groups, -1)
-    out = torch.einsum("bpgr,grc->bgcp", rows, matrix_of("conv_transpose1d", weight, {"groups": groups}))
+    out = torch.einsum("bpgr,grc->bgcp", rows, array("conv_transpose1d").matrix(weight, {"groups": groups}))
     torch.testing.assert_close(out.flatten(1, 2), F.conv_transpose1d(x, weight, groups=groups))
 
 

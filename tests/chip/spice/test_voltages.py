@@ -15,6 +15,7 @@ from spice_circuits import INFINITY, Draw, Oracle, worst
 from ffebm_compiler.chip.hardware.circuit import Circuit
 from ffebm_compiler.chip.spice import SimulatorError, settling_time, solve_op, solve_tran, unrest
 from ffebm_compiler.ir import IDENTITY, Potential
+from ffebm_compiler.rules import piecewise
 from ffebm_compiler.rules.elu import elu
 from ffebm_compiler.rules.piecewise import HARDSIGMOID, RELU, RELU6, clamp, leaky_relu
 from ffebm_compiler.rules.sigmoidal import SIGMOID, TANH
@@ -22,10 +23,10 @@ from ffebm_compiler.rules.softplus import softplus
 
 pytestmark = pytest.mark.skipif(shutil.which("ngspice") is None, reason="ngspice is not installed")
 
-HARDTANH = clamp(-1.0, 1.0, name="hardtanh")
+HARDTANH = clamp(-1.0, 1.0, kind=piecewise.HARDTANH)
 CLAMP = clamp(-0.4, 0.7)
 CLIPPING = (RELU, CLAMP, HARDTANH, IDENTITY, RELU6)
-ALL = (*CLIPPING, TANH, SIGMOID, leaky_relu(0.1), HARDSIGMOID, softplus(2.0), elu(0.7), elu(1.3, 1.05, 0.8, "selu"))
+ALL = (*CLIPPING, TANH, SIGMOID, leaky_relu(0.1), HARDSIGMOID, softplus(2.0), elu(0.7), elu(1.3, 1.05, 0.8))
 
 HOPFIELD = {
     "one layer": Draw((RELU,), (7,), 1),
