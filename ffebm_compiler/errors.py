@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import difflib
 import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def shown(text: str) -> str:
@@ -42,6 +46,17 @@ class FFEBMError(Exception):
         self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
         super().__init__(self._text())
 
+    @classmethod
+    def at(cls, where: str, what: str, remedy: str) -> Self:
+        """The error of one :class:`Problem`."""
+        return cls(Problem(where, what, remedy))
+
+    @classmethod
+    def raise_if(cls, problems: Iterable[Problem]) -> None:
+        """Raises the error of all these problems, if there are any."""
+        if problems := tuple(problems):
+            raise cls(problems)
+
     def _text(self) -> str:
         if len(self.problems) == 1:
             return str(self.problems[0])
@@ -50,6 +65,15 @@ class FFEBMError(Exception):
 
     def __reduce__(self) -> tuple:
         return type(self), (self.problems,)
+
+
+def problems_of(step: Callable[[], object]) -> tuple[Problem, ...]:
+    """What is wrong with a step: it is taken, and the problems of its error are returned instead of raised."""
+    try:
+        step()
+    except FFEBMError as failure:
+        return failure.problems
+    return ()
 
 
 class OptionError(FFEBMError, ValueError):

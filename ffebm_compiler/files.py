@@ -96,12 +96,10 @@ def write_whole(path: str | os.PathLike[str], content: bytes | str | Iterable[by
         _names_to_disk(target.parent)
         temporary = None
     except OSError as failure:
-        raise OptionError(
-            Problem(
-                f"{what} {given}",
-                f"can't be written: {failure.strerror}",
-                "Choose a file in a folder that you may write to.",
-            )
+        raise OptionError.at(
+            f"{what} {given}",
+            f"can't be written: {failure.strerror}",
+            "Choose a file in a folder that you may write to.",
         ) from failure
     finally:
         if temporary is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from textwrap import indent
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +14,7 @@ from ...chip.hardware import Hardware, defaults, quantities
 from ...chip.hardware.documents import to_dict
 from ...chip.hardware.mapping import Tiling
 from ...solve import Relaxation
+from ...tables import aligned
 
 
 @dataclass(frozen=True)
@@ -87,15 +89,15 @@ class ChipReport:
         yield ""
         yield f"{self.tiles} tiles of {h.tile_rows} x {h.tile_columns}, {self.utilisation:.1%} of their devices used"
         head = ("weight", "matrix", "tiles", "used", "error", "at bounds")
-        yield from _aligned([head, *(_row(a) for a in self.arrays)])
+        yield indent(aligned([head, *(_row(a) for a in self.arrays)]), "  ")
         if self.saturation:
             yield ""
             yield "outside of a converter's range"
-            yield from _aligned([(n, f"{part:.2%}") for n, part in self.saturation.items()])
+            yield indent(aligned([(n, f"{part:.2%}") for n, part in self.saturation.items()]), "  ")
         if self.relaxation:
             yield ""
             rows = [(r.block, f"{r.sweeps} sweeps", f"residual {r.residual:.1e}", "" if r.converged else "not settled") for r in self.relaxation]  # fmt: skip
-            yield from _aligned(rows)
+            yield indent(aligned(rows), "  ")
 
 
 def chip_report(
@@ -135,9 +137,3 @@ def _row(a: ArrayReport) -> tuple[str, ...]:
     groups = f"{a.groups} x " if a.groups > 1 else ""
     matrix = f"{groups}{a.rows} x {a.columns}"
     return a.weight, matrix, str(a.tiles), f"{a.utilisation:.1%}", f"{a.error:.2%}", f"{a.at_bounds:.1%}"
-
-
-def _aligned(rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    table = list(rows)
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))] if table else []
-    yield from ("  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in table)

@@ -27,18 +27,18 @@ def read_array(path: Path, where: str) -> Tensor:
         InputError: it is missing, no such file, or holds what no model takes.
     """
     if not path.is_file():
-        raise InputError(Problem(where, "is a folder" if path.is_dir() else "does not exist", HOW))
+        raise InputError.at(where, "is a folder" if path.is_dir() else "does not exist", HOW)
     try:
         found = np.load(path, allow_pickle=False)
     except Exception as failure:  # of many kinds, by what is wrong with the file
         why = " ".join(str(failure).split())[:200]
-        raise InputError(Problem(where, f"can't be read as an array: {why}", HOW)) from failure
+        raise InputError.at(where, f"can't be read as an array: {why}", HOW) from failure
     if not isinstance(found, np.ndarray):
         found.close()
-        raise InputError(Problem(where, "holds several arrays (.npz)", "Save each by numpy.save in a file of its own."))
+        raise InputError.at(where, "holds several arrays (.npz)", "Save each by numpy.save in a file of its own.")
     if found.dtype.kind not in _KINDS or found.dtype.itemsize > 8:
         what = f"holds {found.dtype}"
-        raise InputError(Problem(where, what, "Save truth values, whole numbers or real numbers of at most 64 bits."))
+        raise InputError.at(where, what, "Save truth values, whole numbers or real numbers of at most 64 bits.")
     return torch.from_numpy(np.ascontiguousarray(found.astype(_held(found.dtype), copy=False)))
 
 
@@ -70,8 +70,7 @@ def read_inputs(
             positional.append(value)
         else:
             named[name] = value
-    if problems:
-        raise InputError(problems)
+    InputError.raise_if(problems)
     return tuple(positional), named
 
 
@@ -119,7 +118,7 @@ def check_results_file(path: Path, replace: bool = True) -> None:
     """
     if path.suffix not in (".npy", ".npz"):
         what = f"ends in {path.suffix!r}" if path.suffix else "has no ending"
-        raise OptionError(Problem(f"output {path}", what, "End it in .npy for one result, or .npz for several."))
+        raise OptionError.at(f"output {path}", what, "End it in .npy for one result, or .npz for several.")
     check_target(path, "output")
 
 
@@ -136,7 +135,7 @@ def write_results(path: Path, results: Mapping[str, Tensor]) -> Path:
         return write_whole(path, buffer.getvalue(), "output")
     if len(arrays) != 1:
         what = f"can hold one array, the model gives {', '.join(arrays) or 'none'}"
-        raise OptionError(Problem(f"output {path}", what, f"Name it {path.with_suffix('.npz').name}."))
+        raise OptionError.at(f"output {path}", what, f"Name it {path.with_suffix('.npz').name}.")
     np.save(buffer, next(iter(arrays.values())), allow_pickle=False)
     return write_whole(path, buffer.getvalue(), "output")
 

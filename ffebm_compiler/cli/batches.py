@@ -36,9 +36,7 @@ class Batches:
     seed: int
 
     def __post_init__(self) -> None:
-        problems = [*self._problems()]
-        if problems:
-            raise InputError(problems)
+        InputError.raise_if(self._problems())
 
     def _problems(self) -> Iterator[Problem]:
         if self.positional and self.named:

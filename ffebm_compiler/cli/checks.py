@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..backends import FFEBM
 from ..compare import GradientComparison, compare_gradients
-from ..errors import OptionError, Problem
+from ..errors import OptionError
 from ..model.probe import candidates
 from ..solve import Relaxation
 
@@ -105,12 +105,10 @@ def guessed_inputs(network: nn.Module, batch: int, seed: int) -> tuple[Tensor, .
         except Exception:  # whatever the model says to a shape that does not fit
             continue
         return (x,)
-    raise OptionError(
-        Problem(
-            "option --input-shape",
-            "is needed: no input could be guessed from the model's first layer",
-            "Give the shape of each input, for example --input-shape 1,3,32,32.",
-        )
+    raise OptionError.at(
+        "option --input-shape",
+        "is needed: no input could be guessed from the model's first layer",
+        "Give the shape of each input, for example --input-shape 1,3,32,32.",
     )
 
 

@@ -33,9 +33,7 @@ def compile_bundle(options: argparse.Namespace, convert: Convert, example_inputs
     from ..bundle.compile.model_bundle import steps_of, write_bundle_of
     from ..bundle.compile.options import BundleOptions, place_problems
 
-    problems = [*place_problems(options.output, options.force), *_problems(options)]
-    if problems:
-        raise OptionError(problems)
+    OptionError.raise_if([*place_problems(options.output, options.force), *_problems(options)])
     network = load_model(options.model)
     if options.weights:
         load_weights(network, Path(options.weights))

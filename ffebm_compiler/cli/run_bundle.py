@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 def run_bundle(options: argparse.Namespace) -> int:
     """Prints what the model gives, and how its blocks settled."""
-    problems = [*_problems(options)]
-    if problems:
-        raise OptionError(problems)
+    OptionError.raise_if(_problems(options))
     model = loaded(options)
     positional, named = read_inputs(options.input, precision_of(model.model.network))
     results = named_results(model.eval()(*positional, **named))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..backends import FFEBM
 from ..chip.spice import Verdict, check_netlists, find_ngspice
 from ..errors import OptionError, Problem
+from ..tables import aligned
 from .checks import guessed_inputs
 from .load import load_model
 
@@ -25,9 +26,7 @@ def spice_check(options: argparse.Namespace, convert: Convert, example_inputs: I
     Args:
         convert, example_inputs: as the other commands do it.
     """
-    problems = [*_problems(options)]
-    if problems:
-        raise OptionError(problems)
+    OptionError.raise_if(_problems(options))
     find_ngspice()
     _require_folder(options.model)
     if Path(options.model).is_dir():
@@ -55,8 +54,8 @@ def _problems(options: argparse.Namespace) -> Iterator[Problem]:
 def _require_folder(name: str) -> None:
     """What has neither a colon nor the ending of a file can only have meant a folder."""
     if ":" not in name and not name.endswith(".py") and not Path(name).is_dir():
-        raise OptionError(
-            Problem(f"folder {name}", "does not exist", "Name a folder of export_spice, or a model as MODULE:FACTORY.")
+        raise OptionError.at(
+            f"folder {name}", "does not exist", "Name a folder of export_spice, or a model as MODULE:FACTORY."
         )
 
 
@@ -79,9 +78,7 @@ def _judge(folder: Path, options: argparse.Namespace) -> int:
 def table(verdicts: Sequence[Verdict]) -> str:
     """A row for each netlist."""
     head = ["netlist", "at rest (.op)", "settled (.tran)", "settling time", "verdict"]
-    rows = [head, *(_row(v) for v in verdicts)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in rows)
+    return aligned([head, *map(_row, verdicts)])
 
 
 def _row(v: Verdict) -> list[str]:

@@ -34,6 +34,7 @@ from ..study import (
     summary,
     versions,
 )
+from ..tables import aligned
 from .subject import NamedSubject
 
 ROWS = 40
@@ -183,11 +184,10 @@ def _table(axes: Sequence[Axis], found: Mapping[Any, Mapping[str, Spread]], digi
     for settings, spreads in [*found.items()][:ROWS]:
         told = " ".join(f"{n}={shown(v)}" for n, v in settings) or "base"
         rows.append([told, *(_cell(spreads[m].median if m in spreads else None) for m in columns)])
-    table = [["median over the chips", *(_head(m) for m in columns)], *rows]
-    widths = [max(len(row[i]) for row in table) for i in range(len(columns) + 1)]
-    lines = ["  ".join(c.ljust(w) if not i else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths))) for r in table]
+    head = ["median over the chips", *map(_head, columns)]
+    table = aligned([head, *rows], right=range(1, len(head)))
     more = len(found) - ROWS
-    return "\n".join(lines + ([f"... and {more} more in summary.csv"] if more > 0 else []))
+    return table + (f"\n... and {more} more in summary.csv" if more > 0 else "")
 
 
 def _head(metric: str) -> str:

@@ -97,28 +97,24 @@ def load_weights(network: nn.Module, path: Path) -> None:
     """
     where = f"weights {path}"
     found = _state_dict(_loaded(path, where), where)
-    problems = [*_misfits(network.state_dict(), found, where)]
-    if problems:
-        raise InputError(problems)
+    InputError.raise_if(_misfits(network.state_dict(), found, where))
     network.load_state_dict(found)
 
 
 def _loaded(path: Path, where: str) -> Any:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise InputError(Problem(where, what, "Name a .safetensors file, or one of torch.save."))
+        raise InputError.at(where, what, "Name a .safetensors file, or one of torch.save.")
     if path.suffix == ".safetensors":
         return _loaded_safetensors(path, where)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as failure:  # of many kinds, by the format and what is wrong with it
         kind = "" if zipfile.is_zipfile(path) else " It is no file of torch.save."
-        raise InputError(
-            Problem(
-                where,
-                f"can't be loaded as weights: {type(failure).__name__}.{kind}",
-                "Save the tensors alone: torch.save(net.state_dict(), path). Whole models are refused, as they would be unpickled.",
-            )
+        raise InputError.at(
+            where,
+            f"can't be loaded as weights: {type(failure).__name__}.{kind}",
+            "Save the tensors alone: torch.save(net.state_dict(), path). Whole models are refused, as they would be unpickled.",
         ) from failure
 
 
@@ -129,14 +125,14 @@ def _loaded_safetensors(path: Path, where: str) -> dict[str, Tensor]:
         return load_file(path)
     except Exception as failure:  # of the format's own kinds, and the file system's
         what = f"can't be read as safetensors: {failure}"
-        raise InputError(Problem(where, what, "Save it by safetensors.torch.save_model(net, path).")) from failure
+        raise InputError.at(where, what, "Save it by safetensors.torch.save_model(net, path).") from failure
 
 
 def _state_dict(found: Any, where: str) -> dict[str, Tensor]:
     for candidate in (found, *(found.get(k) for k in ("state_dict", "model") if isinstance(found, Mapping))):
         if isinstance(candidate, Mapping) and candidate and all(isinstance(v, Tensor) for v in candidate.values()):
             return dict(candidate)
-    raise InputError(Problem(where, "holds no state dict", "Save one: torch.save(net.state_dict(), path)."))
+    raise InputError.at(where, "holds no state dict", "Save one: torch.save(net.state_dict(), path).")
 
 
 def _misfits(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> Iterator[Problem]:
@@ -164,5 +160,5 @@ def _made(target: str, seed: int) -> Samples:
             made = factory()
         except Exception as failure:  # the user's own code
             what = f"making it failed: {type(failure).__name__}: {failure}"
-            raise InputError(Problem(where, what, "Fix that first; --traceback shows where.")) from failure
+            raise InputError.at(where, what, "Fix that first; --traceback shows where.") from failure
     return samples_from(made, where)

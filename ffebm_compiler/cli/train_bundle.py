@@ -29,9 +29,7 @@ MOMENTUM = 0.9
 
 def train_bundle(options: argparse.Namespace) -> int:
     """Trains; exit status 130 if interrupted, with the checkpoint whole."""
-    problems = [*_problems(options)]
-    if problems:
-        raise OptionError(problems)
+    OptionError.raise_if(_problems(options))
     from ..bundle import run as runtime
 
     model = runtime.load(options.bundle, threads=options.threads)

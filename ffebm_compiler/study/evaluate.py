@@ -68,8 +68,7 @@ class Effort:
             for name, low in least.items()
             if not isinstance(getattr(self, name), int) or getattr(self, name) < low
         ]
-        if problems:
-            raise OptionError(problems)
+        OptionError.raise_if(problems)
 
 
 @dataclass(frozen=True)
@@ -94,12 +93,10 @@ class Bench:
         self.subject, self.base, self.effort = subject, base, effort
         given = subject.samples(effort.calibrate + effort.samples)
         if len(given) <= effort.calibrate:
-            raise OptionError(
-                Problem(
-                    "option calibrate",
-                    f"takes {effort.calibrate} of {len(given)} samples: none is left to judge the chips on",
-                    "Calibrate on fewer, or give more data.",
-                )
+            raise OptionError.at(
+                "option calibrate",
+                f"takes {effort.calibrate} of {len(given)} samples: none is left to judge the chips on",
+                "Calibrate on fewer, or give more data.",
             )
         self.calibration = given.part(0, effort.calibrate)
         self.samples = given.part(effort.calibrate, effort.calibrate + effort.samples)
@@ -217,12 +214,10 @@ def _joined(model: nn.Module, batches: Iterator[Samples]) -> Tensor:
         if isinstance(failure, InputError):
             raise
         line = str(failure).splitlines()[0] if str(failure) else type(failure).__name__
-        raise InputError(
-            Problem(
-                "data",
-                f"the model does not take it: {line}",
-                "Give inputs of the shape and type that the model expects (--precision float32 for one that is made for that).",
-            )
+        raise InputError.at(
+            "data",
+            f"the model does not take it: {line}",
+            "Give inputs of the shape and type that the model expects (--precision float32 for one that is made for that).",
         ) from failure
 
 

@@ -10,12 +10,10 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from ..errors import OptionError, Problem
-from ..files import write_whole
+from ..figures import INSTALL, new_figure, write_figure
 from .metrics import METRICS, Metric
 from .point import Settings, grid
 from .sweep import Axis, Value, shown
@@ -46,11 +44,7 @@ def check_plots() -> None:
     Raises:
         OptionError: matplotlib is not installed.
     """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as failure:
-        remedy = "Install it (pip install 'ffebm_compiler[viz]'), or give --no-plots."
-        raise OptionError(Problem("plots", "need matplotlib", remedy)) from failure
+    new_figure("drawing plots", INSTALL.replace(".", ", or give --no-plots."))
 
 
 def draw(
@@ -69,14 +63,8 @@ def draw(
         figure = _figure(panels, found, f"{title}\n{subtitle}" if subtitle else title, digital)
         if figure is not None:
             name = "study" if len(pictures) == 1 else f"study_{number}"
-            written += [_saved(figure, folder / f"{name}.{kind}") for kind in ("png", "svg")]
+            written += [write_figure(figure, folder / f"{name}.{kind}") for kind in ("png", "svg")]
     return written
-
-
-def _saved(figure: Any, path: Path) -> Path:
-    stream = BytesIO()
-    figure.savefig(stream, format=path.suffix[1:])
-    return write_whole(path, stream.getvalue(), "plot")
 
 
 # --- what goes where --------------------------------------------------------------------------------------
@@ -118,13 +106,11 @@ def _told(settings: Settings) -> str:
 
 
 def _figure(panels: Sequence[Panel], found: Summary, title: str, digital: Mapping[str, float | None]) -> Any:
-    from matplotlib.figure import Figure
-
     metrics = [m for m in METRICS if METRICS[m].plotted and any(m in spreads for spreads in found.values())]
     if not metrics:
         return None
     size = (max(4.6, 2.5 * len(panels) + 1.7), 1.75 * len(metrics) + 1.0)
-    figure = Figure(figsize=size, dpi=130, layout="constrained")
+    figure = new_figure("plots", figsize=size, dpi=130, layout="constrained")
     cells = figure.subplots(len(metrics), len(panels), squeeze=False, sharex="col", sharey="row")
     for row, metric in zip(cells, metrics, strict=True):
         for cell, panel in zip(row, panels, strict=True):

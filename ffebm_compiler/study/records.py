@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ..errors import OptionError, Problem
+from ..errors import OptionError
 from ..files import check_folder, unwritable_folder, write_whole
 from .point import Point, Record
 from .tables import points_table, summary_table
@@ -82,8 +82,8 @@ class Folder:
             try:
                 yield _record(json.loads(line))
             except (ValueError, KeyError, TypeError, AttributeError) as failure:
-                raise OptionError(
-                    Problem(f"file {self.path / POINTS}", f"line {number} is no point of a study", "Delete that line.")
+                raise OptionError.at(
+                    f"file {self.path / POINTS}", f"line {number} is no point of a study", "Delete that line."
                 ) from failure
 
     # --- tables ----------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ def _check_same(path: Path, configuration: Mapping[str, Any]) -> None:
     differ = [told for part in parts if (told := _difference(part, before.get(part), now.get(part)))]
     if differ:
         what = f"holds another study: {'; '.join(differ)}"
-        raise OptionError(Problem(f"folder {path}", what, "Go on with the same options, or choose another folder."))
+        raise OptionError.at(f"folder {path}", what, "Go on with the same options, or choose another folder.")
 
 
 def _difference(part: str, before: Any, now: Any) -> str:
@@ -162,7 +162,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
         found["versions"]
     except (ValueError, KeyError, TypeError) as failure:
-        raise OptionError(Problem(f"file {path}", "is no study's configuration", "Choose another folder.")) from failure
+        raise OptionError.at(f"file {path}", "is no study's configuration", "Choose another folder.") from failure
     return found  # type: ignore[no-any-return]
 
 
@@ -184,6 +184,6 @@ def _lock(file: int, path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as failure:
         os.close(file)
-        raise OptionError(
-            Problem(f"folder {path}", "is in use by another run", "Wait for it, stop it, or choose another folder.")
+        raise OptionError.at(
+            f"folder {path}", "is in use by another run", "Wait for it, stop it, or choose another folder."
         ) from failure

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 
 from ..chip.hardware import Hardware
-from ..errors import FFEBMError, OptionError, Problem
+from ..errors import FFEBMError, OptionError
 from .evaluate import Bench, Effort, Subject
 from .point import Point, Record
 from .records import Folder
@@ -58,12 +58,10 @@ class Study:
         found = bench.fingerprint()
         for what, wanted in self.fingerprint.items():
             if found[what] != wanted:
-                raise OptionError(
-                    Problem(
-                        what,
-                        "are others each time they are made",
-                        "Let the factory make the same ones every time: seed its random numbers, or save them to a file.",
-                    )
+                raise OptionError.at(
+                    what,
+                    "are others each time they are made",
+                    "Let the factory make the same ones every time: seed its random numbers, or save them to a file.",
                 )
         return bench
 
@@ -92,12 +90,10 @@ def run(
             hopeful = hopeful or record.error is None
             failures += [record.error] if record.error is not None else []
             if not hopeful and len(failures) >= min(HOPELESS, len(left)) and len(set(failures)) == 1:
-                raise FFEBMError(
-                    Problem(
-                        f"study {folder.path}",
-                        f"the first {len(failures)} points all failed: {failures[0]}",
-                        "Remove the cause, then run the same command again; -v shows where a point failed.",
-                    )
+                raise FFEBMError.at(
+                    f"study {folder.path}",
+                    f"the first {len(failures)} points all failed: {failures[0]}",
+                    "Remove the cause, then run the same command again; -v shows where a point failed.",
                 )
 
 
@@ -134,12 +130,10 @@ def _parallel(study: Study, points: Sequence[Point], jobs: int) -> Generator[Rec
             yield future.result()
         executor.shutdown()
     except BrokenProcessPool as failure:
-        raise FFEBMError(
-            Problem(
-                "study",
-                "a process ended without a word, perhaps for lack of memory",
-                "Run the same command again with fewer --jobs: it goes on where this one stopped.",
-            )
+        raise FFEBMError.at(
+            "study",
+            "a process ended without a word, perhaps for lack of memory",
+            "Run the same command again with fewer --jobs: it goes on where this one stopped.",
         ) from failure
     finally:  # after an interrupt nobody waits for the points under way
         executor.shutdown(wait=False, cancel_futures=True)

@@ -78,9 +78,7 @@ def samples_from(value: Any, where: str) -> Samples:
     """
     x, y = value if isinstance(value, (tuple, list)) and len(value) == 2 else (value, None)
     inputs = tuple(x) if isinstance(x, (tuple, list)) else (x,)
-    problems = [*_array_problems(where, {f"input {i}": x for i, x in enumerate(inputs)}, y)]
-    if problems:
-        raise InputError(problems)
+    InputError.raise_if(_array_problems(where, {f"input {i}": x for i, x in enumerate(inputs)}, y))
     return _checked(tuple(_input(torch.as_tensor(x)) for x in inputs), None if y is None else torch.as_tensor(y), where)
 
 
@@ -103,12 +101,12 @@ def load_npz(path: Path) -> Samples:
     where = f"data {path}"
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise InputError(Problem(where, what, f"Name an .npz file. {HOW}."))
+        raise InputError.at(where, what, f"Name an .npz file. {HOW}.")
     x, y = _read(path, where)
     found = [a for a in (x, y) if a is not None]
     if not all(isinstance(a, np.ndarray) and a.dtype.kind in "biuf" for a in found):
         kinds = ", ".join(f"{n} is of type {getattr(a, 'dtype', type(a).__name__)}" for n, a in zip("xy", found))
-        raise InputError(Problem(where, f"its {kinds}", f"{HOW}, both of real or whole numbers."))
+        raise InputError.at(where, f"its {kinds}", f"{HOW}, both of real or whole numbers.")
     return _checked((_input(torch.from_numpy(x)),), None if y is None else torch.from_numpy(y), where)
 
 
@@ -123,17 +121,15 @@ def _read(path: Path, where: str) -> tuple[np.ndarray, np.ndarray | None]:
         if isinstance(failure, InputError):
             raise
         remedy = f"{HOW}, with plain arrays: objects are refused, as they would be unpickled."
-        raise InputError(Problem(where, f"can't be read: {failure}", remedy)) from failure
-    raise InputError(Problem(where, f"has no array x; it has {', '.join(names[:8]) or 'none'}", f"{HOW}."))
+        raise InputError.at(where, f"can't be read: {failure}", remedy) from failure
+    raise InputError.at(where, f"has no array x; it has {', '.join(names[:8]) or 'none'}", f"{HOW}.")
 
 
 def _check_size(path: Path, where: str) -> None:
     with zipfile.ZipFile(path) as archive:
         total = sum(entry.file_size for entry in archive.infolist())
     if total > LARGEST:
-        raise InputError(
-            Problem(where, f"unpacks to {total} bytes", f"At most {LARGEST} are read: save fewer samples.")
-        )
+        raise InputError.at(where, f"unpacks to {total} bytes", f"At most {LARGEST} are read: save fewer samples.")
 
 
 def _input(x: Tensor) -> Tensor:
@@ -146,8 +142,7 @@ def _checked(inputs: tuple[Tensor, ...], targets: Tensor | None, where: str) -> 
     problems = [*_input_problems(inputs, where)]
     if targets is not None and not problems:
         problems = [*_target_problems(inputs[0], targets, where)]
-    if problems:
-        raise InputError(problems)
+    InputError.raise_if(problems)
     if targets is not None:
         targets = targets.float() if targets.is_floating_point() else targets.long()
     return Samples(inputs, targets)

@@ -16,8 +16,8 @@ def first_tensor(output: Any) -> Tensor:
     """A model's output, or the first tensor of several."""
     found = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
     if not found:
-        raise InputError(
-            Problem("model", f"returned {type(output).__name__}", "Return a tensor, or a tuple or dict of tensors.")
+        raise InputError.at(
+            "model", f"returned {type(output).__name__}", "Return a tensor, or a tuple or dict of tensors."
         )
     return found[0]
 

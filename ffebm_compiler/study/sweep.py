@@ -74,8 +74,7 @@ def parse_sweeps(texts: Sequence[str]) -> tuple[Axis, ...]:
         except OptionError as failure:
             problems += failure.problems
     problems += _repeated([text.partition("=")[0].strip() for text in texts])
-    if problems:
-        raise OptionError(problems)
+    OptionError.raise_if(problems)
     return tuple(axes)
 
 
@@ -100,7 +99,7 @@ def parse_sweep(text: str) -> Axis:
 
 
 def _refuse(text: str, what: str, remedy: str) -> NoReturn:
-    raise OptionError(Problem(f"sweep {text!r}", what, remedy))
+    raise OptionError.at(f"sweep {text!r}", what, remedy)
 
 
 def _repeated(names: Sequence[str]) -> Iterator[Problem]:
@@ -166,28 +165,21 @@ def _whole(text: str, name: str, steps: Sequence[float]) -> tuple[Value, ...]:
 def _parsed(text: str, name: str, parts: Sequence[str]) -> tuple[Value, ...]:
     """Every part by the field's type; what can't be read is told for all parts at once."""
     parse: Callable[[str, str], Any] = _conversion_value if name in CONVERSION else parse_field
-    values, problems = [], []
+    values, problems = [], list[Problem]()
     for part in parts:
         try:
             values.append(parse(name, part.strip()))
         except OptionError as failure:
             problems += [Problem(f"sweep {text!r}", f"{p.where}: {p.what}", p.remedy) for p in failure.problems]
-    if problems:
-        raise OptionError(problems)
+    OptionError.raise_if(problems)
     return tuple(values)
 
 
 def _conversion_value(name: str, part: str) -> Value:
-    quantity = CONVERSION[name]
-    if part.lower() == "none" and quantity.optional:
-        return None
-    whole = quantity.kind == "count"
+    quantity, where = CONVERSION[name], f"option {name}"
     try:
-        value = int(part) if whole else float(part)
-    except ValueError:
-        value = math.nan
-    if quantity.low <= value < math.inf and not (quantity.above and value == quantity.low):
-        return value
-    least = f"above {quantity.low:g}" if quantity.above else f"from {quantity.low:g}"
-    kind, none = "whole numbers" if whole else "numbers", ", or none" if quantity.optional else ""
-    raise OptionError(Problem(f"option {name}", f"can't be {part!r}", f"Give {kind} {least}{none}: {quantity.about}."))
+        return quantity.from_text(part, where)  # type: ignore[no-any-return]
+    except OptionError as failure:
+        kind = "whole numbers" if quantity.kind == "count" else "numbers"
+        least = f"{'above' if quantity.above else 'from'} {quantity.low:g}{', or none' if quantity.optional else ''}"
+        raise OptionError.at(where, f"can't be {part!r}", f"Give {kind} {least}: {quantity.about}.") from failure

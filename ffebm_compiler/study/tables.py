@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..tables import as_csv
 from .metrics import METRICS
 from .point import Record, Settings
 from .sweep import Value
@@ -35,7 +34,7 @@ def points_table(records: Iterable[Record], names: Sequence[str]) -> str:
     Args:
         names: what is swept.
     """
-    return _csv([*names, "chip", *METRICS, "error"], [_row(r, names) for r in records])
+    return as_csv([[*names, "chip", *METRICS, "error"], *(_row(r, names) for r in records)])
 
 
 def summary_table(records: Iterable[Record], names: Sequence[str]) -> str:
@@ -45,7 +44,7 @@ def summary_table(records: Iterable[Record], names: Sequence[str]) -> str:
         names: what is swept.
     """
     columns = [f"{m}_{part}" for m in METRICS for part in ("median", "low", "high")]
-    return _csv([*names, "chips", *columns], [_summed(s, m, names) for s, m in summary(records).items()])
+    return as_csv([[*names, "chips", *columns], *(_summed(s, m, names) for s, m in summary(records).items())])
 
 
 def summary(records: Iterable[Record]) -> dict[Settings, dict[str, Spread]]:
@@ -90,11 +89,3 @@ def _setting(settings: Mapping[str, Value], name: str) -> Any:
 
 def _shown(value: float | None) -> str:
     return "" if value is None else f"{value:.9g}"
-
-
-def _csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows)
-    return text.getvalue()

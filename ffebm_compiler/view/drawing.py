@@ -8,7 +8,7 @@ from pathlib import Path
 
 import networkx as nx
 
-from ..errors import OptionError, Problem
+from ..errors import OptionError
 from ..files import check_target, write_whole
 from .arrange import arrange
 from .arrange_dot import arrange_by_dot
@@ -33,12 +33,10 @@ def draw_graph(graph: nx.DiGraph, path: str | os.PathLike[str]) -> Path:
     """
     path = check_picture(path)
     if not nx.is_directed_acyclic_graph(graph):
-        raise OptionError(
-            Problem(
-                f"drawing {path}",
-                "the graph has a cycle",
-                "Give a graph as to_networkx() makes it; feedback is an attribute of its edges.",
-            )
+        raise OptionError.at(
+            f"drawing {path}",
+            "the graph has a cycle",
+            "Give a graph as to_networkx() makes it; feedback is an attribute of its edges.",
         )
     scene = arrange_by_dot(graph) or arrange(graph)
     write_whole(path, FORMATS[path.suffix.lower()](scene), "drawing")
@@ -53,11 +51,9 @@ def check_picture(path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
-        raise OptionError(
-            Problem(
-                f"drawing {path}",
-                f"the suffix {path.suffix!r} is no picture format",
-                f"End the name in {', '.join(FORMATS)}.",
-            )
+        raise OptionError.at(
+            f"drawing {path}",
+            f"the suffix {path.suffix!r} is no picture format",
+            f"End the name in {', '.join(FORMATS)}.",
         )
     return check_target(path, "drawing")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import OptionError, Problem
-from ..files import write_whole
+from ..figures import check_figure_file, new_figure, write_figure
 
 Row = tuple[str, float, float, bool]
 
@@ -18,22 +16,10 @@ def plot_gradients(rows: Sequence[Row], estimator: str, path: Path) -> Path:
     Raises:
         OptionError: matplotlib is missing, or has no such format, or the file can't be written.
     """
-    try:
-        from matplotlib.backend_bases import FigureCanvasBase
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise OptionError(
-            Problem("plot", "needs matplotlib", "Install it: pip install 'ffebm_compiler[viz]'.")
-        ) from None
-    formats = FigureCanvasBase.get_supported_filetypes()
-    if path.suffix and path.suffix[1:].lower() not in formats:
-        raise OptionError(
-            Problem(f"plot {path}", f"has the suffix {path.suffix}", f"Use one of .{', .'.join(formats)}.")
-        )
+    figure = new_figure("plot", figsize=(8, 1.2 + 0.24 * len(rows)), layout="constrained")
+    target = path if path.suffix else path.with_suffix(".png")
+    check_figure_file(target, (f".{kind}" for kind in figure.canvas.get_supported_filetypes()))
     floor = 1e-17
-    figure = Figure(figsize=(8, 1.2 + 0.24 * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
     axis = figure.add_subplot()
     positions = range(len(rows))
     judged = [i for i in positions if not rows[i][3]]
@@ -55,6 +41,4 @@ def plot_gradients(rows: Sequence[Row], estimator: str, path: Path) -> Path:
     axis.set_xlabel("distance from the exact gradient (smaller is better)")
     axis.set_title(f"{estimator} against automatic differentiation through the equilibrium", fontsize=10)
     axis.legend(fontsize=8, loc="best")
-    target, stream = path if path.suffix else path.with_suffix(".png"), io.BytesIO()
-    figure.savefig(stream, dpi=150, format=target.suffix[1:].lower())
-    return write_whole(target, stream.getvalue(), "plot")
+    return write_figure(figure, target, dpi=150)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from io import BytesIO
 from typing import Any
 
-from ..errors import OptionError, Problem
+from ..figures import INSTALL, encoded, new_figure
 from .scene import DETAIL_SIZE, TITLE_SIZE, Box, Frame, Point, Scene, Wire
 from .svg import MARGIN, TOP, arrow_head, legend_boxes, legend_wires
 from .theme import LIGHT, ROUNDING, Paint
@@ -23,22 +22,12 @@ def png(scene: Scene) -> bytes:
     Raises:
         OptionError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as failure:
-        raise OptionError(
-            Problem(
-                "a drawing as .png",
-                "needs matplotlib",
-                "Install it (pip install 'ffebm_compiler[viz]'), or draw .svg or .html.",
-            )
-        ) from failure
     width = max(scene.width, max(b.x + b.label.size[0] / 2 for b in legend_boxes())) + 2 * MARGIN
     height = scene.height + TOP + 2 * MARGIN
     scale = min(SCALE, LARGEST / max(width, height))
-    figure = Figure(figsize=(width / 72, height / 72), dpi=72 * scale, facecolor=LIGHT.page)
-    FigureCanvasAgg(figure)
+    remedy = INSTALL.replace(".", ", or draw .svg or .html.")
+    size = {"figsize": (width / 72, height / 72), "dpi": 72 * scale}
+    figure = new_figure("a drawing as .png", remedy, facecolor=LIGHT.page, **size)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
@@ -46,11 +35,9 @@ def png(scene: Scene) -> bytes:
     axes.text(MARGIN, MARGIN + 12, _plain(scene.title), fontsize=16, fontweight="bold", color=LIGHT.ink)
     _legend(axes)
     _scene(axes, scene, ((width - scene.width) / 2, TOP + MARGIN))
-    stream = BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # shown as a box; the other formats have it
-        figure.savefig(stream, format="png")
-    return stream.getvalue()
+        return encoded(figure, "png")
 
 
 def _legend(axes: Any) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
+from ..tables import aligned
 from .norms import norm_lines
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ def table(report: Report) -> str:
     rows = [cells(row) for row in report.rows]
     widths = _widths([*rows, total])
     rule = "  ".join("─" * w for w in widths)
-    body = [line for row in rows for line in _wrapped(row, widths)]
-    return "\n".join([*_wrapped(HEADINGS, widths), rule, *body, rule, *_wrapped(total, widths)])
+    lines = [_wrapped(HEADINGS, widths), rule, *(_wrapped(row, widths) for row in rows), rule, _wrapped(total, widths)]
+    return "\n".join(lines)
 
 
 def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
@@ -109,18 +110,10 @@ def _verdict(row: BlockRow) -> str:
     return row.certificate.split(":")[0] if row.couplings else "no feedback"
 
 
-def _wrapped(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+def _wrapped(row: Sequence[str], widths: Sequence[int]) -> str:
     """The lines of one row, long cells broken."""
-    columns = [textwrap.wrap(cell, w, break_on_hyphens=False) or [""] for cell, w in zip(row, widths, strict=True)]
-    for i in range(max(map(len, columns))):
-        parts = [column[i] if i < len(column) else "" for column in columns]
-        yield "  ".join(_padded(p, w, j in RIGHT) for j, (p, w) in enumerate(zip(parts, widths, strict=True))).rstrip()
-
-
-def _padded(text: str, width: int, right: bool) -> str:
-    """Filled up to a width in terminal cells, of which East Asian characters take two."""
-    fill = " " * (width - len(text) - sum(unicodedata.east_asian_width(c) in "WF" for c in text))
-    return fill + text if right else text + fill
+    columns = [textwrap.wrap(cell, w, break_on_hyphens=False) for cell, w in zip(row, widths, strict=True)]
+    return aligned(zip_longest(*columns, fillvalue=""), RIGHT, widths)
 
 
 # --- what the table can't hold ----------------------------------------------------------------------------

@@ -28,7 +28,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         kept.extend([figure] if path.suffix == ".png" else [])
         return path
 
-    monkeypatch.setattr(plots, "_saved", keep)
+    monkeypatch.setattr(plots, "write_figure", keep)
     return kept
 
 

@@ -17,6 +17,7 @@ from ...backends import FFEBM
 from ...errors import ConvergenceWarning, FFEBMError, shown
 from ...ir import EnergyBlock
 from ...onnx import FORWARD, Interface, Unexportable
+from ...tables import aligned
 from ...train.operator import free_phase
 from ..compile.compare import TOLERANCE, Difference, compared, difference, missing, worst
 from ..format.contents import Contents
@@ -59,13 +60,8 @@ class Verification:
     def text(self) -> str:
         """A row for each check, and the verdict on all of them."""
         head = ("check", "difference", "verdict")
-        rows = [
-            head,
-            *((c.name, "" if c.difference is None else f"{c.difference:.1e}", c.verdict) for c in self.checks),
-        ]
-        widths = [max(len(row[i]) for row in rows) for i in range(3)]
-        lines = ["  ".join(t.ljust(w) for t, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return shown("\n".join([*lines, "", f"{self.path}: {self.verdict}"]))
+        rows = ((c.name, "" if c.difference is None else f"{c.difference:.1e}", c.verdict) for c in self.checks)
+        return shown(f"{aligned([head, *rows])}\n\n{self.path}: {self.verdict}")
 
     @property
     def verdict(self) -> str:

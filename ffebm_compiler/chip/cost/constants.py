@@ -5,11 +5,12 @@
     pulse   E = V^2 G t
     bias    P = supply * branches * (capacitance * ratio / time constant) / (gm / I)
 
-The first is the law of Walden (1999, IEEE J. Sel. Areas Commun. 17(4), "Analog-to-digital converter survey and analysis") with the
-line of Schreier's figure of merit in Murmann's ADC Performance Survey (github.com/bmurmann/ADC-survey) where many bits make
-thermal noise the limit. The last is the current that gives an amplifier a bandwidth of ``ratio`` neurons at the efficiency gm/I.
-Nodes from 14 to 130 nm stand side by side here; nothing is scaled to a common one. ISAAC's components and the areas of Dally's lanes were
-checked against simulators that carry them (PUMA's, hwcomponents'), not against the originals.
+The first is the law of Walden (1999, "Analog-to-digital converter survey and analysis", IEEE J. Sel. Areas Commun.
+17(4)), with the line of Schreier's figure of merit in Murmann's ADC Performance Survey (github.com/bmurmann/ADC-survey)
+where many bits make thermal noise the limit. The last is the current that gives an amplifier a bandwidth of ``ratio``
+neurons at the efficiency gm/I. Nodes from 14 to 130 nm stand side by side; nothing is scaled to a common one. ISAAC's
+components and the areas of Dally's lanes were checked against simulators that carry them (PUMA's, hwcomponents'), not
+against the originals.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ...errors import OptionError, Problem
-from ..hardware import Hardware
+from ..hardware import Hardware, Quantity
 
 PICO, FEMTO = 1e-12, 1e-15
 SQUARE_MICROMETRE = 1e-12
@@ -27,33 +28,26 @@ SQUARE_MICROMETRE = 1e-12
 
 
 @dataclass(frozen=True)
-class Constant:
-    """What a field of the cost model is.
+class Constant(Quantity):
+    """What a field of the cost model is: a quantity above 0, in SI units.
 
     Attributes:
-        group: the component that it describes.
-        unit: ``"J"``, ``"m^2"``, ``"1"`` for a pure number.
-        about: what it is.
         source: author, year and venue; or ``"a guess"`` and what it rests on.
-        low, high: bounds; ``low`` itself is excluded.
-        whole: whether it counts something.
     """
 
-    group: str
-    unit: str
-    about: str
-    source: str
-    low: float = 0.0
-    high: float = math.inf
-    whole: bool = False
+    source: str = ""
 
     @property
     def is_guess(self) -> bool:
         return self.source.startswith("a guess")
 
 
-def _of(default: float, *args: Any, **kwargs: Any) -> Any:
-    return field(default=default, metadata={"constant": Constant(*args, **kwargs)})
+def _constant(
+    default: float, group: str, unit: str, about: str, source: str, high: float = math.inf, whole: bool = False
+) -> Any:
+    kind = "count" if whole else "number"
+    described = Constant(group, unit, about, kind, high=high, above=True, source=source)
+    return field(default=default, metadata={"constant": described})
 
 
 _HOROWITZ = "Horowitz 2014, ISSCC, table for 45 nm"
@@ -68,161 +62,91 @@ class CostModel:
         OptionError: with every field that can't be used.
     """
 
+    # fmt: off
     # --- converters ---
-    adc_step_energy: float = _of(
-        10 * FEMTO,
-        "ADC",
-        "J",
-        "energy of a conversion, per step: times 2^bits",
-        "3.1 mW at 1.2 GS/s and 8 bits: Kull et al. 2013, ISSCC, pp. 468-469",
-    )
-    adc_figure_of_merit: float = _of(
-        185.0,
-        "ADC",
-        "dB",
+    adc_step_energy: float = _constant(10 * FEMTO, "ADC", "J", "energy of a conversion, per step: times 2^bits",
+        "3.1 mW at 1.2 GS/s and 8 bits: Kull et al. 2013, ISSCC, pp. 468-469")
+    adc_figure_of_merit: float = _constant(185.0, "ADC", "dB",
         "Schreier's figure of merit, which bounds the energy from below where bits are many",
-        "the line drawn through the best converters in Murmann, ADC Performance Survey",
-    )
-    adc_rate: float = _of(1.2e9, "ADC", "1/s", "conversions of one ADC in a second", "Kull et al. 2013, ISSCC")
-    adc_area: float = _of(
-        1200 * SQUARE_MICROMETRE, "ADC", "m^2", "of an ADC of 8 bits; doubles with each bit", f"{_ISAAC}"
-    )
-    dac_step_energy: float = _of(
-        5 * FEMTO,
-        "DAC",
-        "J",
-        "energy of a conversion, per step: times 2^bits",
-        "a guess: half of the ADC's, whose core is a capacitive DAC",
-    )
-    dac_rate: float = _of(1.2e9, "DAC", "1/s", "conversions of one DAC in a second", "a guess: as the ADC")
-    dac_area: float = _of(
-        0.166 * SQUARE_MICROMETRE,
-        "DAC",
-        "m^2",
-        "of a DAC of 1 bit; doubles with each bit",
-        f"{_ISAAC}: 170 um^2 for 1024",
-    )
-    values_per_converter: int = _of(
-        128,
-        "ADC",
-        "1",
-        "values that take turns at one ADC or DAC",
-        "Shafiee et al. 2016: one ADC for 128 columns",
-        whole=True,
-    )
-    ideal_bits: int = _of(
-        8,
-        "ADC",
-        "bit",
-        "what a converter is costed at whose specification has no limit",
-        "a guess",
-        whole=True,
-        high=24,
-    )
+        "the line drawn through the best converters in Murmann, ADC Performance Survey")
+    adc_rate: float = _constant(1.2e9, "ADC", "1/s", "conversions of one ADC in a second", "Kull et al. 2013, ISSCC")
+    adc_area: float = _constant(1200 * SQUARE_MICROMETRE, "ADC", "m^2", "of an ADC of 8 bits; doubles with each bit",
+        _ISAAC)
+    dac_step_energy: float = _constant(5 * FEMTO, "DAC", "J", "energy of a conversion, per step: times 2^bits",
+        "a guess: half of the ADC's, whose core is a capacitive DAC")
+    dac_rate: float = _constant(1.2e9, "DAC", "1/s", "conversions of one DAC in a second", "a guess: as the ADC")
+    dac_area: float = _constant(0.166 * SQUARE_MICROMETRE, "DAC", "m^2", "of a DAC of 1 bit; doubles with each bit",
+        f"{_ISAAC}: 170 um^2 for 1024")
+    values_per_converter: int = _constant(128, "ADC", "1", "values that take turns at one ADC or DAC",
+        "Shafiee et al. 2016: one ADC for 128 columns", whole=True)
+    ideal_bits: int = _constant(8, "ADC", "bit", "what a converter is costed at whose specification has no limit",
+        "a guess", whole=True, high=24)
 
     # --- array ---
-    cell_area: float = _of(
-        0.1 * SQUARE_MICROMETRE,
-        "array",
-        "m^2",
+    cell_area: float = _constant(0.1 * SQUARE_MICROMETRE, "array", "m^2",
         "of one device with its transistor",
-        "a guess: published cells take 0.022 um^2 (Yang et al. 2021, ISSCC 24.2, 14 nm) and 0.076 um^2 (Pan et al. 2015, IEDM 10.5, 16 nm)",
-    )
-    copies: int = _of(
-        1,
-        "array",
-        "1",
+        "a guess: published cells take 0.022 um^2 (Yang et al. 2021, ISSCC 24.2, 14 nm) and "
+        "0.076 um^2 (Pan et al. 2015, IEDM 10.5, 16 nm)")
+    copies: int = _constant(1, "array", "1",
         "arrays of a convolution that work side by side; its positions take turns at them",
-        "a choice of the design",
-        whole=True,
-    )
-    nominal_activity: float = _of(
-        0.5, "array", "1", "rms of a signal over its range, where it was not measured", "a guess", high=1.0
-    )
-    nominal_magnitude: float = _of(
-        0.25,
-        "array",
-        "1",
+        "a choice of the design", whole=True)
+    nominal_activity: float = _constant(0.5, "array", "1", "rms of a signal over its range, where it was not measured",
+        "a guess", high=1.0)
+    nominal_magnitude: float = _constant(0.25, "array", "1",
         "mean magnitude of a weight over the largest, where it was not measured",
-        "a guess",
-        high=1.0,
-    )
+        "a guess", high=1.0)
 
     # --- amplifiers ---
-    supply: float = _of(1.0, "amplifiers", "V", "what amplifiers draw their current from", "a guess")
-    bandwidth_ratio: float = _of(
-        10.0, "amplifiers", "1", "how much faster than a neuron's time constant an amplifier is", "a guess"
-    )
-    transconductance_efficiency: float = _of(
-        15.0,
-        "amplifiers",
-        "1/V",
+    supply: float = _constant(1.0, "amplifiers", "V", "what amplifiers draw their current from", "a guess")
+    bandwidth_ratio: float = _constant(10.0, "amplifiers", "1",
+        "how much faster than a neuron's time constant an amplifier is",
+        "a guess")
+    transconductance_efficiency: float = _constant(15.0, "amplifiers", "1/V",
         "gm / I of its transistors",
-        "a guess: moderate inversion, by the method of Silveira, Flandre & Jespers 1996, IEEE J. Solid-State Circuits 31(9)",
-        high=40.0,
-    )
-    amplifier_branches: float = _of(4.0, "amplifiers", "1", "branches of such a current in an amplifier", "a guess")
-    amplifier_area: float = _of(
-        100 * SQUARE_MICROMETRE, "amplifiers", "m^2", "of an amplifier without its capacitor", "a guess"
-    )
-    capacitor_density: float = _of(
-        2e-3,
-        "amplifiers",
-        "F/m^2",
-        "of a neuron's capacitor, 2 fF/um^2",
-        "a guess: common for metal-insulator-metal capacitors",
-    )
-    hold_power: float = _of(
-        10e-9, "amplifiers", "W", "of holding a state while others take their turn", f"{_ISAAC}: 10 uW for 1024"
-    )
-    tolerance: float = _of(
-        1e-3,
-        "amplifiers",
-        "1",
+        "a guess: moderate inversion, by the method of Silveira, Flandre & Jespers 1996, "
+        "IEEE J. Solid-State Circuits 31(9)", high=40.0)
+    amplifier_branches: float = _constant(4.0, "amplifiers", "1", "branches of such a current in an amplifier",
+        "a guess")
+    amplifier_area: float = _constant(100 * SQUARE_MICROMETRE, "amplifiers", "m^2",
+        "of an amplifier without its capacitor",
+        "a guess")
+    capacitor_density: float = _constant(2e-3, "amplifiers", "F/m^2", "of a neuron's capacitor, 2 fF/um^2",
+        "a guess: common for metal-insulator-metal capacitors")
+    hold_power: float = _constant(10e-9, "amplifiers", "W", "of holding a state while others take their turn",
+        f"{_ISAAC}: 10 uW for 1024")
+    tolerance: float = _constant(1e-3, "amplifiers", "1",
         "distance to the equilibrium, over the range, at which a phase is read where no settling time is given",
-        "a guess: a quarter of a step of 8 bits",
-        high=0.5,
-    )
+        "a guess: a quarter of a step of 8 bits", high=0.5)
 
     # --- writing ---
-    write_voltage: float = _of(2.0, "writing", "V", "of a writing pulse", "a guess: oxide devices take 1 to 3 V")
-    pulse_width: float = _of(100e-9, "writing", "s", "of a writing pulse", "a guess")
-    pulses: float = _of(
-        1.0, "writing", "1", "pulses that a device gets in an update, where updates are pulses", "a guess"
-    )
-    verify_pulses: float = _of(
-        10.0,
-        "writing",
-        "1",
+    write_voltage: float = _constant(2.0, "writing", "V", "of a writing pulse", "a guess: oxide devices take 1 to 3 V")
+    pulse_width: float = _constant(100e-9, "writing", "s", "of a writing pulse", "a guess")
+    pulses: float = _constant(1.0, "writing", "1", "pulses that a device gets in an update, where updates are pulses",
+        "a guess")
+    verify_pulses: float = _constant(10.0, "writing", "1",
         "pulses to program a device with verification, where updates are exact or quantised",
-        "a guess, of the order in Wan et al. 2022, Nature 608, extended data figure 3f",
-    )
+        "a guess, of the order in Wan et al. 2022, Nature 608, extended data figure 3f")
 
     # --- digital ---
-    multiply_energy: float = _of(1.1 * PICO, "digital", "J", "16-bit floating-point multiplication", _HOROWITZ)
-    add_energy: float = _of(0.4 * PICO, "digital", "J", "16-bit floating-point addition", _HOROWITZ)
-    memory_energy: float = _of(
-        1.25 * PICO, "digital", "J", "a byte from or to on-chip memory", f"{_HOROWITZ}: 10 pJ for 64 bits of 8 KB"
-    )
-    value_bytes: float = _of(2.0, "digital", "1", "bytes of a digital value", "16 bits, as above")
-    weight_bytes: float = _of(
-        8.0, "digital", "1", "bytes moved to update a weight: its digital copy is read and written", "32 bits each way"
-    )
-    lanes: int = _of(256, "digital", "1", "multipliers with adders of the digital part", "a guess", whole=True)
-    clock: float = _of(1e9, "digital", "1/s", "operations of a lane in a second", "a guess")
-    lane_area: float = _of(
-        3000 * SQUARE_MICROMETRE,
-        "digital",
-        "m^2",
+    multiply_energy: float = _constant(1.1 * PICO, "digital", "J", "16-bit floating-point multiplication", _HOROWITZ)
+    add_energy: float = _constant(0.4 * PICO, "digital", "J", "16-bit floating-point addition", _HOROWITZ)
+    memory_energy: float = _constant(1.25 * PICO, "digital", "J", "a byte from or to on-chip memory",
+        f"{_HOROWITZ}: 10 pJ for 64 bits of 8 KB")
+    value_bytes: float = _constant(2.0, "digital", "1", "bytes of a digital value", "16 bits, as above")
+    weight_bytes: float = _constant(8.0, "digital", "1",
+        "bytes moved to update a weight: its digital copy is read and written",
+        "32 bits each way")
+    lanes: int = _constant(256, "digital", "1", "multipliers with adders of the digital part", "a guess", whole=True)
+    clock: float = _constant(1e9, "digital", "1/s", "operations of a lane in a second", "a guess")
+    lane_area: float = _constant(3000 * SQUARE_MICROMETRE, "digital", "m^2",
         "of a lane: 16-bit floating-point multiplier (1640 um^2) and adder (1360 um^2)",
-        "Dally 2015, NIPS tutorial, 45 nm; memory is not counted",
-    )
+        "Dally 2015, NIPS tutorial, 45 nm; memory is not counted")
+    # fmt: on
 
     def __post_init__(self) -> None:
         """Every problem is raised at once."""
-        problems = [p for name, c in constants().items() if (p := _problem(name, getattr(self, name), c)) is not None]
-        if problems:
-            raise OptionError(problems)
+        known = ((name, c.problem(f"cost constant {name}", getattr(self, name))) for name, c in constants().items())
+        OptionError.raise_if(problem for _, problem in known if problem is not None)
 
     def adc_energy(self, bits: int | None) -> float:
         """J of one conversion."""
@@ -260,22 +184,6 @@ class CostModel:
 def constants() -> dict[str, Constant]:
     """The description of every field, by name."""
     return {f.name: f.metadata["constant"] for f in fields(CostModel)}
-
-
-def _problem(name: str, value: object, constant: Constant) -> Problem | None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if number and constant.whole and not isinstance(value, int):
-        number = False
-    if number and math.isfinite(value) and constant.low < value <= constant.high:  # type: ignore[arg-type, operator]
-        return None
-    kind = "a whole number" if constant.whole else "a number"
-    unit = "" if constant.unit == "1" else f" in {constant.unit}"
-    high = "" if math.isinf(constant.high) else f" and at most {constant.high:g}"
-    return Problem(
-        f"cost constant {name}",
-        f"is {value!r}",
-        f"Give {kind}{unit} above {constant.low:g}{high}: {constant.about}.",
-    )
 
 
 # --- digital accelerators -------------------------------------------------------------------------------------
@@ -317,11 +225,9 @@ class Accelerator:
             if not (math.isfinite(value) and value > 0)
         ]
         if self.utilisation > 1:
-            problems.append(
-                Problem(f"accelerator {self.name}, utilisation", f"is {self.utilisation!r}", "Give a part of 1.")
-            )
-        if problems:
-            raise OptionError(problems)
+            where = f"accelerator {self.name}, utilisation"
+            problems.append(Problem(where, f"is {self.utilisation!r}", "Give a part of 1."))
+        OptionError.raise_if(problems)
 
     def latency(self, macs: float, training: bool = False) -> float | None:
         """s; None where it can't train."""
@@ -341,7 +247,8 @@ H100 = Accelerator(
     training_rate=989.4e12 / 2,
     utilisation=0.3,
     area=814e-6,
-    source="NVIDIA H100 datasheet: 700 W, 1979 TOPS (8-bit integers) and 989 TFLOPS (16-bit) without sparsity, 4 nm; the utilisation is a guess",
+    source="NVIDIA H100 datasheet: 700 W, 1979 TOPS (8-bit integers) and 989 TFLOPS (16-bit) without sparsity, 4 nm; "
+    "the utilisation is a guess",
 )
 
 A100 = Accelerator(
@@ -351,7 +258,8 @@ A100 = Accelerator(
     training_rate=312e12 / 2,
     utilisation=0.3,
     area=826e-6,
-    source="NVIDIA A100 datasheet: 400 W, 624 TOPS (8-bit integers) and 312 TFLOPS (16-bit) without sparsity, 7 nm; the utilisation is a guess",
+    source="NVIDIA A100 datasheet: 400 W, 624 TOPS (8-bit integers) and 312 TFLOPS (16-bit) without sparsity, 7 nm; "
+    "the utilisation is a guess",
 )
 
 EYERISS = Accelerator(
@@ -361,7 +269,9 @@ EYERISS = Accelerator(
     training_rate=None,
     utilisation=1.0,
     area=16e-6,
-    source="Chen et al. 2017, IEEE J. Solid-State Circuits 52(1): die of 4 mm x 4 mm, 278 mW at 35 frames/s of AlexNet's convolutions (666 million MACs, Chen et al. 2016, ISSCC 14.5), 16 bits, 65 nm, measured; without its DRAM",
+    source="Chen et al. 2017, IEEE J. Solid-State Circuits 52(1): die of 4 mm x 4 mm, 278 mW at 35 frames/s "
+    "of AlexNet's convolutions (666 million MACs, Chen et al. 2016, ISSCC 14.5), 16 bits, 65 nm, measured; "
+    "without its DRAM",
 )
 
 ACCELERATORS = (H100, A100, EYERISS)

@@ -95,8 +95,7 @@ def _check(program: Program, results: Mapping[str, Settled], samples: int) -> No
     ]
     if samples < 1:
         problems.append(Problem("option samples", f"is {samples}", "Give the size of the batch."))
-    if problems:
-        raise InputError(problems)
+    InputError.raise_if(problems)
 
 
 # --- analog ---------------------------------------------------------------------------------------------------

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import OptionError, Problem
-from ...files import check_target, write_whole
+from ...figures import check_figure_file, new_figure, write_figure
 from .units import si
 
 if TYPE_CHECKING:
@@ -25,8 +23,7 @@ COLOURS = {
 }
 """Of the components."""
 
-FORMATS = {".png": "png", ".svg": "svg", ".pdf": "pdf"}
-"""Ending of the file -> what is written."""
+FORMATS = (".png", ".svg", ".pdf")
 
 MOST_BLOCKS = 24
 """Bars that a panel shows; further blocks are drawn as one."""
@@ -38,19 +35,10 @@ def plot(cost: Cost, path: str | os.PathLike[str]) -> Path:
     Raises:
         OptionError: another ending, a path that can't be written, or no matplotlib.
     """
-    target = check_target(path, "plot")
-    if target.suffix.lower() not in FORMATS:
-        raise OptionError(Problem(f"plot {target}", "has no ending of a picture", f"End it in {', '.join(FORMATS)}."))
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as failure:
-        raise OptionError(
-            Problem("a plot of the cost", "needs matplotlib", "Install it: pip install 'ffebm_compiler[viz]'.")
-        ) from failure
+    target = check_figure_file(Path(path), FORMATS)
     bars = _groups(cost)
-    figure = Figure(figsize=(13, max(3.8, 1.9 + 0.34 * len(bars))), layout="constrained", dpi=130)
-    FigureCanvasAgg(figure)
+    height = max(3.8, 1.9 + 0.34 * len(bars))
+    figure = new_figure("a plot of the cost", figsize=(13, height), layout="constrained", dpi=130)
     inference, training, accelerators = figure.subplots(1, 3, width_ratios=(1.2, 1.2, 1))
     _by_block(inference, cost, bars, "inference")
     _by_block(training, cost, bars, "training")
@@ -64,9 +52,7 @@ def plot(cost: Cost, path: str | os.PathLike[str]) -> Path:
         [known[c] for c in order], order, loc="outside lower center", ncols=len(order), frameon=False, fontsize=9
     )
     figure.suptitle(f"Energy of one sample on {cost.hardware!r}", fontsize=11)
-    stream = BytesIO()
-    figure.savefig(stream, format=FORMATS[target.suffix.lower()])
-    return write_whole(target, stream.getvalue(), "plot")
+    return write_figure(figure, target)
 
 
 def _groups(cost: Cost) -> dict[str, tuple[str, ...]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import OptionError, Problem, close_matches
+from ...tables import aligned
 from .constants import CostModel
 from .units import si
 
@@ -151,20 +152,10 @@ class Cost:
         parts = [f"cost of one sample on {self.hardware!r}, an estimate from published constants and guesses"]
         for step in STEPS:
             note = "" if step == "inference" else f" (weights written once in {self.batch})"
-            parts.append(f"\n{step}{note}\n{_aligned(self.table(step))}")
+            parts.append(f"\n{step}{note}\n{aligned(self.table(step))}")
         head = ("the same work on", "step", "energy", "latency", "energy ratio", "latency ratio")
-        lines = [
-            (
-                c.accelerator,
-                c.step,
-                si(c.energy, "J"),
-                si(c.latency, "s"),
-                f"{c.energy_ratio:.3g}",
-                f"{c.latency_ratio:.3g}",
-            )
-            for c in self.comparisons
-        ]
-        parts.append("\n" + _aligned((head, *lines)))
+        lines = [(c.accelerator, c.step, *_amounts(c)) for c in self.comparisons]
+        parts.append("\n" + aligned((head, *lines)))
         parts.append("\n" + "\n".join(self.remarks))
         return "\n".join(parts)
 
@@ -236,7 +227,5 @@ def _cells(total: Total) -> tuple[str, str, str]:
     return si(total.energy, "J"), si(total.latency, "s"), f"{total.area * 1e6:.3g} mm2"
 
 
-def _aligned(lines: Iterable[tuple[str, ...]]) -> str:
-    table = list(lines)
-    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in table)
+def _amounts(c: Comparison) -> tuple[str, str, str, str]:
+    return si(c.energy, "J"), si(c.latency, "s"), f"{c.energy_ratio:.3g}", f"{c.latency_ratio:.3g}"

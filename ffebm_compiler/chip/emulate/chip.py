@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ...errors import OptionError, Problem, close_matches
+from ...errors import OptionError, close_matches
 from ...ir import Array, EnergyBlock, Kind, Term, Weight
 from ..hardware import Hardware, mapping, stream
 from ..hardware.crossbar import Crossbar, program
@@ -203,7 +203,7 @@ class Chip:
             advice = (
                 close_matches(str(path), names) if names else "Run the chip on an input first: it is programmed then."
             )
-            raise OptionError(Problem(f"weight {path!r}", what, advice))
+            raise OptionError.at(f"weight {path!r}", what, advice)
         return known
 
     def _cached(self, what: str, path: str, compute: Callable[[Devices], Tensor]) -> Tensor:

@@ -99,9 +99,9 @@ def load_chip(path: str | os.PathLike[str]) -> Chip:
         with zipfile.ZipFile(path) as archive:
             return _chip(archive, where)
     except FileNotFoundError as failure:
-        raise InputError(Problem(where, "does not exist", "Save one with emulated.save_chip(path).")) from failure
+        raise InputError.at(where, "does not exist", "Save one with emulated.save_chip(path).") from failure
     except IsADirectoryError as failure:
-        raise InputError(Problem(where, "is a folder", "Name the file of save_chip(path).")) from failure
+        raise InputError.at(where, "is a folder", "Name the file of save_chip(path).") from failure
     except FFEBMError as failure:
         raise InputError(failure.problems) from failure
     except Exception as failure:  # a file may hold anything, and so make any of the readers fail in any way

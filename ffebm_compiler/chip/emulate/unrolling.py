@@ -47,9 +47,7 @@ class Drawing:
     nudge: Mapping[str, Tensor]
 
     def circuit(self) -> Circuit:
-        found = [*_nonlinear(self.bound.block), *_too_large(self.bound.block, self.states, self.labels)]
-        if found:
-            raise OptionError(found)
+        OptionError.raise_if([*_nonlinear(self.bound.block), *_too_large(self.bound.block, self.states, self.labels)])
         circuit = self._resistive() if self.chip.hardware.physics == "resistive" else self._hopfield()
         hardware = self.chip.hardware
         return replace(

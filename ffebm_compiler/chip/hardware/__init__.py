@@ -1,7 +1,8 @@
 """What a chip is: its specification, its devices, and one block as a circuit."""
 
 from .circuit import Bank, Circuit, Edge
-from .specification import Hardware, LogLaw, Quantity, defaults, quantities
+from .quantity import LogLaw, Quantity
+from .specification import Hardware, defaults, quantities
 from .streams import stream
 
 __all__ = ["Bank", "Circuit", "Edge", "Hardware", "LogLaw", "Quantity", "defaults", "quantities", "stream"]

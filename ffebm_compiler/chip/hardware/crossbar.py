@@ -174,9 +174,7 @@ def from_arrays(arrays: Mapping[str, Tensor], shape: tuple[int, int, int], hardw
         InputError: for what is missing, unknown, misshapen, not finite or out of range.
     """
     tiling = Tiling(*shape, hardware.tile_rows, hardware.tile_columns)
-    problems = [*_array_problems(arrays, tiling, hardware, where)]
-    if problems:
-        raise InputError(problems)
+    InputError.raise_if(_array_problems(arrays, tiling, hardware, where))
     return _built(arrays, tiling)
 
 

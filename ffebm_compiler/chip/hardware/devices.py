@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from .specification import Hardware, LogLaw
+from .quantity import LogLaw
+from .specification import Hardware
 
 READ_TIME = 250e-9
 """t_r, s: the duration of one read in the noise law of a 1/f spectrum (Nandakumar et al. 2019)."""

@@ -10,15 +10,16 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from ...errors import OptionError, Problem, close_matches
 from ...files import check_target, write_whole
-from .specification import INFINITY, Hardware, LogLaw, Quantity, field_problem, quantities
-from .units import QuantityError, example, parse_quantity
+from .quantity import INFINITY, LAW_PARTS, LogLaw, Quantity
+from .specification import Hardware, field_problem, quantities
+from .units import QuantityError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -29,7 +30,6 @@ LARGEST = 1 << 20
 """Bytes of a document; a complete one has four thousand."""
 
 PRESET = "preset"
-_LAW = {f.name: f.default for f in fields(LogLaw)}
 
 
 # --- plain values -----------------------------------------------------------------------------------------
@@ -50,9 +50,7 @@ def from_dict(values: Mapping[str, Any], where: str = "hardware") -> Hardware:
         OptionError: with everything that can't be used.
     """
     if not isinstance(values, Mapping):
-        raise OptionError(
-            Problem(where, f"is {type(values).__name__}, not fields by name", 'Give {"adc_bits": 8, ...}.')
-        )
+        raise OptionError.at(where, f"is {type(values).__name__}, not fields by name", 'Give {"adc_bits": 8, ...}.')
     problems: list[Problem] = []
     start = _start(values, problems)
     read = dict(_read(values, problems))
@@ -70,17 +68,9 @@ def parse_field(name: str, text: str) -> Any:
     Raises:
         OptionError: no such field, or no value of it.
     """
-    quantity = quantities().get(name)
-    if quantity is None:
+    if (quantity := quantities().get(name)) is None:
         raise OptionError(_unknown(name))
-    try:
-        value = _from_text(text, quantity, bare=True)
-    except QuantityError as failure:
-        raise OptionError(_unreadable(name, quantity, text, str(failure))) from failure
-    problem = field_problem(name, value)
-    if problem is not None:
-        raise OptionError(problem)
-    return value
+    return quantity.from_text(text, f"hardware field {name}")
 
 
 def _placed(problem: Problem, where: str) -> Problem:
@@ -112,96 +102,19 @@ def _read(values: Mapping[str, Any], problems: list[Problem]) -> Iterator[tuple[
             problems.append(_unknown(name, given))
             continue
         try:
-            value = _value(given, known[name])
+            value = known[name].from_plain(given)
             problem = field_problem(name, value)
         except QuantityError as failure:
-            problem = _unreadable(name, known[name], given, str(failure))
+            problem = known[name].unreadable(f"hardware field {name}", given, failure)
         if problem is None:
             yield name, value
         else:
             problems.append(problem)
 
 
-def _value(given: Any, quantity: Quantity) -> Any:
-    """A plain value as the specification holds it; what can't be one is left for the field's own check to refuse."""
-    if isinstance(given, str):
-        return _from_text(given, quantity, bare=False)
-    if isinstance(given, Mapping) and quantity.kind == "law":
-        return _log_law(given)
-    if isinstance(given, list) and quantity.kind == "polynomial":
-        return tuple(given)
-    if isinstance(given, int) and not isinstance(given, bool) and quantity.kind in ("number", "law", "polynomial"):
-        return _float(given)
-    return given
-
-
-def _log_law(given: Mapping[str, Any]) -> LogLaw:
-    unknown = [str(k) for k in given if k not in _LAW]
-    if unknown:
-        raise QuantityError(f"a law has no part {unknown[0]!r}; its parts are {', '.join(_LAW)}")
-    if "intercept" not in given:
-        raise QuantityError("a law needs its intercept")
-    return LogLaw(**given)
-
-
-def _float(number: int) -> float:
-    try:
-        return float(number)
-    except OverflowError as failure:
-        raise QuantityError("too large a number") from failure
-
-
-def _from_text(text: str, quantity: Quantity, bare: bool) -> Any:
-    return _READERS[quantity.kind](text, quantity, bare)
-
-
-def _read_number(text: str, quantity: Quantity, bare: bool) -> float | None:
-    if quantity.optional and text.strip().lower() == "none":
-        return None
-    return parse_quantity(text, quantity.unit, bare)
-
-
-def _read_count(text: str, quantity: Quantity, bare: bool) -> float | int | None:
-    number = _read_number(text, quantity, bare)
-    return int(number) if number is not None and number.is_integer() else number
-
-
-def _read_switch(text: str, quantity: Quantity, bare: bool) -> Any:
-    # In a document 'False' is a text, which would count as true elsewhere; on a command line everything is a text.
-    return {"true": True, "false": False}.get(text.strip().lower(), text) if bare else text
-
-
-def _read_word(text: str, quantity: Quantity, bare: bool) -> str:
-    return text
-
-
-def _read_structure(text: str, quantity: Quantity, bare: bool) -> Any:
-    """A number, or a list or a law as JSON writes them."""
-    if not bare or not text.lstrip().startswith(("[", "{")):
-        return _read_number(text, quantity, bare)
-    try:
-        given = json.loads(text)
-    except (ValueError, RecursionError) as failure:
-        raise QuantityError("not a list or a law as JSON writes them") from failure
-    return _value(given, quantity)
-
-
-_READERS: Mapping[str, Callable[[str, Quantity, bool], Any]] = MappingProxyType(
-    {
-        "number": _read_number,
-        "count": _read_count,
-        "switch": _read_switch,
-        "choice": _read_word,
-        "text": _read_word,
-        "law": _read_structure,
-        "polynomial": _read_structure,
-    }
-)
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, LogLaw):
-        parts = {name: _plain(getattr(value, name)) for name in _LAW}
+        parts = {name: _plain(getattr(value, name)) for name in LAW_PARTS}
         return {name: part for name, part in parts.items() if part not in (INFINITY, -INFINITY)}
     if isinstance(value, tuple):
         return [_plain(v) for v in value]
@@ -215,12 +128,6 @@ def _unknown(name: object, given: object = None) -> Problem:
             f"hardware field {name}", "is a section", "Write the fields without sections; their names differ."
         )
     return Problem(f"hardware field {str(name)[:80]}", "does not exist", close_matches(str(name), list(known)))
-
-
-def _unreadable(name: str, quantity: Quantity, given: object, why: str) -> Problem:
-    unit = "" if quantity.unit in ("", "1") else f" in {quantity.unit}"
-    how = f"Write it{unit}, for example {example(quantity.unit)}: {quantity.about}."
-    return Problem(f"hardware field {name}", f"is {str(given)[:80]!r}: {why}", how)
 
 
 # --- files ------------------------------------------------------------------------------------------------
@@ -241,9 +148,9 @@ def read_hardware(path: str | os.PathLike[str]) -> Hardware:
     except OptionError:
         raise
     except RecursionError as failure:
-        raise OptionError(Problem(where, "is nested too deep", _FLAT)) from failure
+        raise OptionError.at(where, "is nested too deep", _FLAT) from failure
     except ValueError as failure:  # both formats' errors are, and say the line
-        raise OptionError(Problem(where, f"is not {_suffix(file)[1:].upper()}: {failure}", _FLAT)) from failure
+        raise OptionError.at(where, f"is not {_suffix(file)[1:].upper()}: {failure}", _FLAT) from failure
 
 
 def write_hardware(hardware: Hardware, path: str | os.PathLike[str]) -> Path:
@@ -270,29 +177,27 @@ _FLAT = (
 def _suffix(file: Path) -> str:
     suffix = file.suffix.lower()
     if suffix not in _LOADERS:
-        raise OptionError(
-            Problem(f"hardware file {file}", "is neither .toml nor .json", "Name it chip.toml or chip.json.")
-        )
+        raise OptionError.at(f"hardware file {file}", "is neither .toml nor .json", "Name it chip.toml or chip.json.")
     return suffix
 
 
 def _text(file: Path, where: str) -> str:
     try:
         if file.exists() and not file.is_file():
-            raise OptionError(Problem(where, "is no file", "Name a file in it." if file.is_dir() else "Name a file."))
+            raise OptionError.at(where, "is no file", "Name a file in it." if file.is_dir() else "Name a file.")
         with file.open("rb") as stream:
             content = stream.read(LARGEST + 1)
     except FileNotFoundError as failure:
-        raise OptionError(Problem(where, "does not exist", "Check the path; write one by write_hardware.")) from failure
+        raise OptionError.at(where, "does not exist", "Check the path; write one by write_hardware.") from failure
     except (OSError, ValueError) as failure:  # ValueError: a path with a null character
         reason = getattr(failure, "strerror", None) or failure
-        raise OptionError(Problem(where, f"can't be read: {reason}", "Name a file that you may read.")) from failure
+        raise OptionError.at(where, f"can't be read: {reason}", "Name a file that you may read.") from failure
     if len(content) > LARGEST:
-        raise OptionError(Problem(where, "is larger than 1 MiB", "Is it a specification? A complete one has 4 kB."))
+        raise OptionError.at(where, "is larger than 1 MiB", "Is it a specification? A complete one has 4 kB.")
     try:
         return content.decode("utf-8-sig")  # some editors write a mark of order in front
     except UnicodeDecodeError as failure:
-        raise OptionError(Problem(where, f"is not UTF-8 text: byte {failure.start}", "Save it as UTF-8.")) from failure
+        raise OptionError.at(where, f"is not UTF-8 text: byte {failure.start}", "Save it as UTF-8.") from failure
 
 
 def _load_json(text: str) -> Any:
@@ -307,10 +212,6 @@ def _without_twins(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"field {name} is there twice")
         values[name] = value
     return values
-
-
-def _load_toml(text: str) -> Any:
-    return tomllib.loads(text)
 
 
 def _write_json(hardware: Hardware) -> str:
@@ -329,7 +230,7 @@ def _write_toml(hardware: Hardware) -> str:
 
 
 def _comment(quantity: Quantity) -> str:
-    unit = "" if quantity.unit in ("", "1") else f"{quantity.unit}; "
+    unit = f"{quantity.unit}; " if quantity.in_unit else ""
     choices = f" ({', '.join(quantity.choices)})" if quantity.choices else ""
     return unit + quantity.about + choices
 
@@ -345,5 +246,5 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-_LOADERS: Mapping[str, Callable[[str], Any]] = MappingProxyType({".toml": _load_toml, ".json": _load_json})
+_LOADERS: Mapping[str, Callable[[str], Any]] = MappingProxyType({".toml": tomllib.loads, ".json": _load_json})
 _WRITERS: Mapping[str, Callable[[Hardware], str]] = MappingProxyType({".toml": _write_toml, ".json": _write_json})

@@ -16,9 +16,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from ...errors import OptionError, Problem, close_matches
+from ...errors import OptionError, close_matches
 from .devices import READ_TIME
-from .specification import Hardware, LogLaw
+from .quantity import LogLaw
+from .specification import Hardware
 
 LAG = 2e-6
 """s, from one phase of a sample to the next: 20 time constants of 100 ns. A guess."""
@@ -202,10 +203,8 @@ def preset(name_or_hardware: str | os.PathLike[str] | Hardware) -> Hardware:
 
         return read_hardware(name_or_hardware)
     known = name_or_hardware if isinstance(name_or_hardware, str) else ""
-    raise OptionError(
-        Problem(
-            "option hardware",
-            f"is {name_or_hardware!r}: neither a preset, nor a .toml or .json file, nor a Hardware",
-            close_matches(known, list(PRESETS)),
-        )
+    raise OptionError.at(
+        "option hardware",
+        f"is {name_or_hardware!r}: neither a preset, nor a .toml or .json file, nor a Hardware",
+        close_matches(known, list(PRESETS)),
     )

@@ -79,8 +79,7 @@ def _check(circuit: Circuit, inputs: Mapping[str, Tensor], nudges: Mapping[str, 
         *_unfit(nudges, {b.name: b.drive.numel() for b in circuit.banks}, "nudge", complete=False),
         *_not_resistive(circuit),
     ]
-    if found:
-        raise InputError(found)
+    InputError.raise_if(found)
 
 
 def _unfit(

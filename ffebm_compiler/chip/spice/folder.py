@@ -104,8 +104,7 @@ def _netlists(
             texts[files[name]] = netlist(circuit, bench, expected.get(name))
         except InputError as failure:
             problems += [p for p in failure.problems if p not in problems]
-    if problems:
-        raise InputError(problems)
+    InputError.raise_if(problems)
     return texts
 
 
@@ -116,8 +115,7 @@ def _check_expected(circuits: Mapping[str, Circuit], expected: Mapping[str, Expe
         for name, states in expected.items()
         if (what := _wrong_states(sizes.get(name), states)) is not None
     ]
-    if found:
-        raise OptionError(found)
+    OptionError.raise_if(found)
 
 
 def _wrong_states(sizes: Mapping[str, int] | None, states: Expected) -> tuple[str, str] | None:
@@ -163,11 +161,9 @@ def read_manifest(folder: Path) -> tuple[Entry, ...]:
         return tuple(_read_entry(folder, e) for e in _list(content.get("netlists"), "netlists"))
     except FileNotFoundError as failure:
         remedy = "Write the netlists with export_spice(folder) first."
-        raise InputError(Problem(f"folder {folder}", f"holds no {MANIFEST}", remedy)) from failure
+        raise InputError.at(f"folder {folder}", f"holds no {MANIFEST}", remedy) from failure
     except (OSError, ValueError, RecursionError) as failure:
-        raise InputError(
-            Problem(f"manifest {path}", f"is damaged: {failure}", "Export the netlists again.")
-        ) from failure
+        raise InputError.at(f"manifest {path}", f"is damaged: {failure}", "Export the netlists again.") from failure
 
 
 def _read_entry(folder: Path, content: object) -> Entry:

@@ -18,9 +18,7 @@ def check_circuit(circuit: Circuit, most_devices: int) -> None:
     Raises:
         InputError: with everything that no netlist can hold.
     """
-    found = [*_problems(circuit)] or [*_too_large(circuit, most_devices)]
-    if found:
-        raise InputError(found)
+    InputError.raise_if([*_problems(circuit)] or [*_too_large(circuit, most_devices)])
 
 
 def devices(circuit: Circuit) -> int:

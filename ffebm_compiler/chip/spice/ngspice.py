@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from ...errors import FFEBMError, Problem
+from ...errors import FFEBMError
 from .rawfile import Plot, read_raw
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def find_ngspice() -> str:
     """
     found = shutil.which("ngspice")
     if found is None:
-        raise SimulatorError(Problem("ngspice", "is not installed, or not on the PATH", _INSTALL))
+        raise SimulatorError.at("ngspice", "is not installed, or not on the PATH", _INSTALL)
     return found
 
 
@@ -74,10 +74,8 @@ def run_file(path: Path, name: str | None = None, seconds: float = SECONDS) -> t
         messages = _run([program, "-n", "-b", "-r", str(raw), str(path.resolve())], folder, name, seconds)
         _check_messages(messages, name)
         if not raw.is_file():
-            raise SimulatorError(
-                Problem(
-                    f"netlist {name}", f"gave no result: {_last_lines(messages)}", "Run ngspice -b on it to see why."
-                )
+            raise SimulatorError.at(
+                f"netlist {name}", f"gave no result: {_last_lines(messages)}", "Run ngspice -b on it to see why."
             )
         return read_raw(raw.read_bytes(), f"ngspice's result for {name}")
 
@@ -98,28 +96,24 @@ def _run(command: list[str], folder: str, name: str, seconds: float) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired as failure:
-        raise SimulatorError(
-            Problem(
-                f"netlist {name}",
-                f"was stopped after {seconds:g} s",
-                "Give it longer, shorten the transient, or export a smaller block.",
-            )
+        raise SimulatorError.at(
+            f"netlist {name}",
+            f"was stopped after {seconds:g} s",
+            "Give it longer, shorten the transient, or export a smaller block.",
         ) from failure
     messages = done.stdout.decode("utf-8", errors="replace")
     if done.returncode != 0:
-        raise SimulatorError(
-            Problem(
-                f"netlist {name}",
-                f"made ngspice end with status {done.returncode}: {_cause(messages)}",
-                "Run ngspice -b on it to see why.",
-            )
+        raise SimulatorError.at(
+            f"netlist {name}",
+            f"made ngspice end with status {done.returncode}: {_cause(messages)}",
+            "Run ngspice -b on it to see why.",
         )
     return messages
 
 
 def _check_messages(messages: str, name: str) -> None:
     if bad := _complaints(messages):
-        raise SimulatorError(Problem(f"netlist {name}", f"ngspice says: {bad}", "Run ngspice -b on it to see all."))
+        raise SimulatorError.at(f"netlist {name}", f"ngspice says: {bad}", "Run ngspice -b on it to see all.")
 
 
 def _complaints(messages: str) -> str:

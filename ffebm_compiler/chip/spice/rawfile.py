@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import InputError, Problem
+from ...errors import InputError
 
 _MOST_VARIABLES = 10_000_000
 _LONGEST_HEADER_LINE = 65_536
@@ -45,9 +45,7 @@ def read_raw(content: bytes, where: str = "raw file") -> tuple[Plot, ...]:
     try:
         return tuple(_plots(content))
     except _MalformedError as failure:
-        raise InputError(
-            Problem(where, str(failure), "Let ngspice write it again: ngspice -b -r FILE NETLIST.")
-        ) from failure
+        raise InputError.at(where, str(failure), "Let ngspice write it again: ngspice -b -r FILE NETLIST.") from failure
 
 
 class _MalformedError(Exception):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ...errors import InputError, Problem
+from ...errors import InputError
 from ..hardware.circuit import Circuit
 from .layout import lay_out
 from .ngspice import SECONDS, run_netlist
@@ -120,7 +120,7 @@ def plot_named(plots: tuple[Plot, ...], name: str) -> Plot:
     for plot in plots:
         if plot.name == name:
             return plot
-    raise InputError(Problem("ngspice's result", f"has no {name}", "Ask for that analysis in the netlist."))
+    raise InputError.at("ngspice's result", f"has no {name}", "Ask for that analysis in the netlist.")
 
 
 def states_at(plot: Plot, nodes: Mapping[str, tuple[str, ...]], volts: float) -> dict[str, Tensor]:
@@ -128,8 +128,8 @@ def states_at(plot: Plot, nodes: Mapping[str, tuple[str, ...]], volts: float) ->
     column = {name: k for k, name in enumerate(plot.variables)}
     missing = [n for names in nodes.values() for n in names if f"v({n})" not in column]
     if missing:
-        raise InputError(
-            Problem("ngspice's result", f"lacks the node {missing[0]}", "Keep the netlist's .save lines as exported.")
+        raise InputError.at(
+            "ngspice's result", f"lacks the node {missing[0]}", "Keep the netlist's .save lines as exported."
         )
     return {bank: plot.values[:, [column[f"v({n})"] for n in names]] / volts for bank, names in nodes.items()}
 

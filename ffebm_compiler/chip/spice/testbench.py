@@ -57,8 +57,7 @@ class Bench:
             found.append(Problem("option diodes", f"is {self.diodes!r}", f"Give one of {', '.join(resistive.DIODES)}."))
         if not (self.operating_point or self.transient):
             found.append(Problem("options operating_point, transient", "are both off", "Simulate at least one."))
-        if found:
-            raise OptionError(found)
+        OptionError.raise_if(found)
 
     def times(self, circuit: Circuit) -> tuple[float, float]:
         """(duration, longest step) in seconds."""
