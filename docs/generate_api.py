@@ -149,7 +149,8 @@ class _Omitted:
 def legible(default: Any) -> Any:
     """A default as it is, or three dots for one of many words."""
     text = repr(default)
-    return _Omitted() if len(tidied(text)) > 40 or "lambda" in text or " object at 0x" in text or default is ... else default
+    differs_by_run = "lambda" in text or " object at 0x" in text
+    return _Omitted() if len(tidied(text)) > 40 or differs_by_run or default is ... else default
 
 
 def with_legible_defaults(of: inspect.Signature) -> inspect.Signature:
