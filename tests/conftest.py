@@ -16,6 +16,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)  # the tensors are small: a second thread costs more than it gives
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that isn't marked slow is fast: ``pytest -m fast`` runs these. A slow one takes about a second or more."""
+    for item in items:
+        if item.get_closest_marker("slow") is None:
+            item.add_marker(pytest.mark.fast)
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """What a test draws does not depend on the tests before it."""

@@ -159,6 +159,7 @@ def sources() -> list[Path]:
     return sorted(files)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_file_sees_only_what_is_below_it(path: Path) -> None:
     unit = unit_of(module_of(path))
@@ -174,6 +175,7 @@ def test_a_file_sees_only_what_is_below_it(path: Path) -> None:
     assert seen <= MAY_SEE[unit]
 
 
+@pytest.mark.slow
 def test_nothing_is_allowed_that_nobody_needs() -> None:
     needed: dict[str, set[str]] = {}
     for path in sources():
@@ -242,6 +244,7 @@ def test_nobody_prints_or_seeds_globally() -> None:
                 ), path
 
 
+@pytest.mark.slow
 def test_nobody_imports_passes_or_backends_bare() -> None:
     for path in [
         *sources(),

@@ -117,6 +117,7 @@ TRAIN = ("train", "net.ffebm", "--input", "x.npy", "--target", "y.npy", "--batch
 # --- compile ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_compiled_bundle_is_written_and_judged(ffebm: Run, folder: Path) -> None:
     status, out, err = ffebm("compile", "zoo_file:Net", "-o", "build/", "--input-shape", "1,4", "--block-size", "1")
     assert (status, err) == (0, "")
@@ -128,6 +129,7 @@ def test_a_compiled_bundle_is_written_and_judged(ffebm: Run, folder: Path) -> No
     assert "exists" in refused(ffebm, "compile", "zoo_file:Net", "-o", "build", "--input-shape", "2,4")
 
 
+@pytest.mark.slow
 def test_trained_weights_go_in(ffebm: Run, folder: Path) -> None:
     from zoo_file import Net  # type: ignore[import-not-found]
 
@@ -149,6 +151,7 @@ def test_trained_weights_go_in(ffebm: Run, folder: Path) -> None:
     assert not Path("bad.ffebm").exists()
 
 
+@pytest.mark.slow
 def test_real_numbers_are_taken_in_the_models_precision(ffebm: Run) -> None:
     assert ffebm("compile", "zoo_file.py:precise", "-o", "precise.ffebm", "--input-shape", "3,4")[0] == 0
     assert "output: float64 (20, 2)" in ffebm("run", "precise.ffebm", "--input", "x.npy")[1]
@@ -160,6 +163,7 @@ def test_real_numbers_are_taken_in_the_models_precision(ffebm: Run) -> None:
     assert ffebm("train", "other.ffebm", "--input", "double.npy", "--target", "y.npy")[0] == 0
 
 
+@pytest.mark.slow
 def test_a_part_without_onnx_is_refused_or_left_out(ffebm: Run, folder: Path) -> None:
     arguments = ("compile", "zoo_file:odd", "-o", "odd.ffebm", "--input-shape", "3,4", "--digital", "2")
     assert "2 (Odd)" in refused(ffebm, *arguments)
@@ -275,6 +279,7 @@ def test_run_gives_what_the_model_gives(ffebm: Run, folder: Path) -> None:
     np.testing.assert_allclose(np.load("out.npy"), wanted.numpy(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_several_inputs_and_results_have_names(ffebm: Run, folder: Path) -> None:
     shapes = ("--input-shape", "2,4", "--input-shape", "2,4")
     assert ffebm("compile", "zoo_file:Two", "-o", "two.ffebm", *shapes)[0] == 0
@@ -387,6 +392,7 @@ def test_a_resumed_training_takes_the_steps_of_an_uninterrupted_one(ffebm: Run) 
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_after_a_step_and_says_how_to_go_on(folder: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "ffebm_compiler.cli", *TRAIN, "--epochs", "100000"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -437,6 +443,7 @@ def test_several_processes_are_refused(ffebm: Run, monkeypatch: pytest.MonkeyPat
     assert not Path("checkpoint.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_one_of_several_outputs_is_trained(ffebm: Run) -> None:
     assert (
         ffebm("compile", "zoo_file.py:Two", "-o", "two.ffebm", "--input-shape", "5,4", "--input-shape", "5,4")[0] == 0
@@ -476,6 +483,7 @@ def test_batches_hold_each_sample_once_an_epoch_in_an_order_of_its_own() -> None
         Batches((x[:0],), {}, y[:0], 4, seed=1)
 
 
+@pytest.mark.slow
 def test_the_modules_of_bundles_are_loaded_only_when_needed() -> None:
     program = (
         "import sys, ffebm_compiler.cli; print([m for m in ('onnx', 'onnxruntime', 'jsonschema') if m in sys.modules])"

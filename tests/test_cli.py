@@ -433,6 +433,7 @@ def test_verbose_logs_to_stderr(ffebm: Run) -> None:
     assert "INFO ffebm_compiler.passes.trace" in err
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_program_and_survives_a_closed_pipe(folder: Path) -> None:
     program = [sys.executable, "-m", "ffebm_compiler.cli"]
     done = subprocess.run([*program, "--version"], capture_output=True, text=True, check=True)

@@ -70,6 +70,7 @@ def test_a_training_step(device: str, estimator: Any) -> None:
     assert all(r.converged for r in model.relaxation)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_used_model_may_move(device: str) -> None:
     model = vgg()
@@ -165,6 +166,7 @@ def moved(model: fc.FFEBM, device: str) -> None:
             module._buffers[name] = None if b is None else torch.empty(b.shape, dtype=b.dtype, device=device)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_no_tensor_strays_to_another_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = next(e for e in models.ZOO if e.name == name)
@@ -182,6 +184,7 @@ def test_no_tensor_strays_to_another_device(name: str, monkeypatch: pytest.Monke
             assert {p.grad.device.type for p in model.parameters() if p.grad is not None} == {FAKE}
 
 
+@pytest.mark.slow
 def test_a_sweep_reads_one_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each number that is read of a tensor makes the processor wait for the device; a block reads once more before it
     ends early.

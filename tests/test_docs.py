@@ -20,6 +20,7 @@ def blocks(page: Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: p.name)
 def test_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All blocks of a page, in order, in one namespace."""
@@ -36,6 +37,7 @@ def test_the_readme_and_the_operations_page_have_code() -> None:
     assert blocks(ROOT / "docs" / "operations.md")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("generator", ["generate_operations.py", "generate_hardware.py"])
 def test_the_generated_tables_are_what_the_code_says(generator: str) -> None:
     done = subprocess.run([sys.executable, str(ROOT / "docs" / generator), "--check"], capture_output=True, text=True)

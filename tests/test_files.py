@@ -147,6 +147,7 @@ for n in itertools.count():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems may need two steps")
 def test_a_kill_at_any_moment_leaves_a_whole_folder_and_file(tmp_path: Path) -> None:
     draw = random.Random(0)

@@ -55,6 +55,7 @@ def differ(found: dict[str, Tensor], exact: dict[str, Tensor], relative: float, 
     ]
 
 
+@pytest.mark.slow
 @SEARCH
 @given(plans(), st.integers(0, 99), st.booleans(), st.data())
 def test_block_size_one_is_the_model(plan: Plan, seed: int, training: bool, data: st.DataObject) -> None:

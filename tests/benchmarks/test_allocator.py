@@ -24,6 +24,7 @@ print(chosen, (pages() - before) * 4096 > 100e6)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="there is no /proc to read memory from")
 @pytest.mark.parametrize("wanted", [allocator.KEEPING, allocator.PLAIN])
 def test_freed_memory(wanted: str) -> None:

@@ -16,6 +16,7 @@ from benchmarks.awkward.run import verdicts, within
 from benchmarks.awkward.verdict import is_rounding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", range(0, 80, 20))
 def test_awkward_models_are_right_or_refused(first: int) -> None:
     found = [judged(drawn(seed)) for seed in range(first, first + 20)]
@@ -23,6 +24,7 @@ def test_awkward_models_are_right_or_refused(first: int) -> None:
     assert any(v.outcome == "right" for v in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PARTS, ids=lambda k: k.__name__)
 def test_each_kind_is_right_or_refused(kind: type) -> None:
     for given in (False, True):

@@ -87,6 +87,7 @@ def converted(name: str) -> tuple[fc.FFEBM, Tensor, Tensor]:
     return model, x, torch.randint(0, 3, shape[:1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("way", WAYS)
 def test_its_gradient_is_the_exact_one(way: str, network: str) -> None:
@@ -105,6 +106,7 @@ def test_its_gradient_is_the_exact_one(way: str, network: str) -> None:
         assert float((parameter.grad - exact[name]).norm()) < tolerance * largest, name
 
 
+@pytest.mark.slow
 @given(st.sampled_from(sorted(NETWORKS)), st.integers(0, 1000))
 @settings(max_examples=12, deadline=None, derandomize=True)
 def test_no_part_of_a_sweep_raises_the_energy(network: str, seed: int) -> None:

@@ -13,6 +13,7 @@ from benchmarks.speed.subjects import Subject
 QUICK = Options(quick=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", [True, False])
 @pytest.mark.parametrize(("depth", "size"), [(6, 6), (6, 3), (6, 2), (12, 4), (12, 3), (12, 2)])
 def test_a_splitting_network_falls_into_blocks_of_its_size(depth: int, size: int, unit: bool) -> None:

@@ -65,6 +65,7 @@ def test_an_inference() -> None:
     assert rows[-1]["way"] == inference.LOOSE
 
 
+@pytest.mark.slow
 def test_memory_does_not_hold_the_sweeps_unless_they_are_recorded() -> None:
     ours, recorded = (memory.in_a_process(Measurement(way, 12, True, "cpu", 1, 0)) for way in ("BP-EP", "recorded"))
     assert ours.free == 12

@@ -9,6 +9,7 @@ import torch
 from distributed import NETS, gradients, model_and_batch, work
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this build of PyTorch has no torch.distributed")
 def test_two_processes_give_the_gradient_of_one(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(work, (2, str(tmp_path)), nprocs=2)

@@ -46,6 +46,7 @@ def close(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: floa
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", DISPLACED.values(), ids=DISPLACED)
 @pytest.mark.parametrize("name", ["mlp_gelu", "vgg_norm", "dense", "tied"])
 def test_estimates_are_those_of_automatic_differentiation(name: str, estimator: Estimator) -> None:

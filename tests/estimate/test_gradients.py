@@ -119,6 +119,7 @@ def _loss(model: nn.Module, inputs: list[Tensor] | tuple[Tensor, ...]) -> Tensor
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("loop_gain", [0.01, 0.2])
 def test_estimators_are_exact(case: str, loop_gain: float) -> None:
@@ -131,6 +132,7 @@ def test_estimators_are_exact(case: str, loop_gain: float) -> None:
             assert float((g - exact[name]).norm()) <= 1e-5 * float(exact[name].norm()) + 1e-8 * whole, (estimator, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_the_oracle_is_the_slope_of_the_loss(case: str) -> None:
     model, args = build(case, 0.1)
@@ -178,6 +180,7 @@ def test_subtracting_states_is_the_same_estimate(estimator: Callable[..., fc.Est
         assert all(torch.allclose(plain[n], literal[n], rtol=1e-6, atol=1e-8) for n in plain)
 
 
+@pytest.mark.slow
 def test_spsa_is_right_on_average() -> None:
     """Its error falls as the square root of the number of samples, so it has no bias to stop at."""
     model, args = build("Tanh", 0.05, 2)

@@ -49,6 +49,7 @@ def peak(estimator: fc.Estimator, max_sweeps: int) -> int:
     return found.peak
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ffebm_compiler.errors.ConvergenceWarning")
 @pytest.mark.parametrize(
     "estimator",
@@ -59,6 +60,7 @@ def test_memory_does_not_grow_with_the_sweeps(estimator: fc.Estimator) -> None:
     assert peak(estimator, 60) == pytest.approx(peak(estimator, 5), rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ffebm_compiler.errors.ConvergenceWarning")
 def test_unrolling_grows() -> None:
     assert peak(fc.Unrolled(), 60) > 5 * peak(fc.Unrolled(), 5)

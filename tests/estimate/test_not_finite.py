@@ -24,6 +24,7 @@ ESTIMATORS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ffebm_compiler.ConvergenceWarning")
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)

@@ -22,6 +22,7 @@ def benchmark(name: str) -> ModuleType:
     return importlib.import_module(f"benchmarks.{name}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_a_quick_run_writes_its_table(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert benchmark(name).main(["--quick", "--out", str(tmp_path), *RUNS[name]]) == 0

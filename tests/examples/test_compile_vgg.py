@@ -33,6 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_every_file_is_there(folder: Path) -> None:
     assert {p.name for p in folder.iterdir()} == FILES
     for name in ("curves.png", "gradients.png"):
@@ -126,6 +127,7 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, str(SCRIPT), "--quick", "--threads", "1", *arguments]
 
 
+@pytest.mark.slow
 def test_missing_data_is_one_message_without_a_traceback(tmp_path: Path) -> None:
     done = subprocess.run(
         command("--data", str(tmp_path / "none"), "--out", str(tmp_path)), capture_output=True, text=True, check=False
@@ -135,6 +137,7 @@ def test_missing_data_is_one_message_without_a_traceback(tmp_path: Path) -> None
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_resume_goes_on(tmp_path: Path) -> None:
     data = tmp_path / "data.npz"
     np.savez(data, x=np.random.default_rng(0).integers(0, 256, (500, 28, 28), dtype=np.uint8), y=np.arange(500) % 10)

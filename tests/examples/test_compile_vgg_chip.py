@@ -55,6 +55,7 @@ def found(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "metrics.json").read_text())  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_every_file_is_there(folder: Path) -> None:
     assert {p.name for p in folder.iterdir()} - {"ablation-rram.png"} == FILES | PICTURES
     assert (folder / "netlists" / "rram" / "block3.cir").exists()
@@ -141,6 +142,7 @@ class Counting(analog.ChipJob):
 MANY = 10**6
 
 
+@pytest.mark.slow
 def test_a_run_stopped_while_a_chip_learns_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
     chip = tmp_path / "chip.toml"
     chip.write_text(

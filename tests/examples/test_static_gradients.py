@@ -26,6 +26,7 @@ def test_the_network_has_fifteen_layers_in_six_blocks_with_six_feedforward_ones(
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
+@pytest.mark.slow
 def test_it_compares_every_parameter_and_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--quick", "--out", str(tmp_path)]) == 0
     with (tmp_path / "gradients.csv").open() as file:

@@ -65,6 +65,7 @@ def test_it_is_freed_without_the_garbage_collector() -> None:
         gc.enable()
 
 
+@pytest.mark.slow
 def test_hugging_faces_trainer_keeps_its_columns(tmp_path: Path) -> None:
     hugging_face = transformers()
     pytest.importorskip("accelerate")  # the Trainer needs it

@@ -77,6 +77,7 @@ def _calls(function: Callable[[], Any]) -> int:
     return count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", MODES)
 def test_calls_grow_with_the_layers(what: str) -> None:
     run = MODES[what]

@@ -112,6 +112,7 @@ def test_joblib_and_cloudpickle() -> None:
     assert torch.equal(cloudpickle.loads(cloudpickle.dumps(model))(x), model(x))
 
 
+@pytest.mark.slow
 def test_a_spawned_process_computes_the_same() -> None:
     model, x = fc.convert(small()), torch.randn(2, 4)
     chip = model.lower(hardware="rram").calibrate(x)

@@ -205,6 +205,7 @@ NAMED: dict[str, tuple[Callable[[Any], None], str]] = {
 """Changes that the program can't see, and what says so."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", NAMED)
 @pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm`")
@@ -308,6 +309,7 @@ def _filled(layer: nn.Linear) -> nn.Linear:
     return layer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEEN)
 def test_what_the_program_sees_works(name: str, x: Tensor) -> None:
     torch.manual_seed(0)
@@ -403,6 +405,7 @@ OF_THE_ORIGINAL = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OF_THE_ORIGINAL)
 def test_the_original_is_watched_where_tensors_are_shared(name: str, x: Tensor) -> None:
     net = Net()

@@ -196,6 +196,7 @@ def _check_named(model: Any, change: Callable[[Any], None], words: str, x: Tenso
         model(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inner", [False, True])
 @pytest.mark.parametrize("name", NAMED)
 def test_what_stands_elsewhere_is_named(name: str, inner: bool, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,7 @@ def test_nobody_is_warned_who_asks_for_no_gradient() -> None:
         assert deep(40, torch.float32)(torch.ones(2, 3)).isfinite().all()
 
 
+@pytest.mark.slow
 def test_an_infinite_weight_is_an_error_that_names_the_block() -> None:
     model = deep(400, torch.float64)
     with pytest.raises(fc.OptionError, match=r"block1 \(1 … 799\): the weight of .* is beyond the range of numbers"):

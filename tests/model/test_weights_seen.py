@@ -150,6 +150,7 @@ WAYS: dict[str, Callable[[fc.FFEBM], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("way", WAYS)
 def test_weights_are_seen_whoever_writes_them(way: str, training: bool) -> None:

@@ -74,12 +74,14 @@ def names(ports: Any) -> list[str]:
 # --- what a part reads and gives --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_parameter_used_twice_gets_one_gradient() -> None:
     model, part = digital(lambda m, x: torch.atan(x * m.w) + m.w, w=nn.Parameter(torch.randn(8)))
     agrees(model, part)
     assert names(part.graphs[VJP].interface.gradients) == ["gradient/first.1", "gradient/whole.w"]
 
 
+@pytest.mark.slow
 def test_tied_parameters_are_one_input() -> None:
     one = nn.Linear(8, 8)
     other = nn.Linear(8, 8)
@@ -101,12 +103,14 @@ def test_a_frozen_parameter_gets_no_gradient() -> None:
     assert "whole.w" in names(part.graphs[VJP].interface.parameters)
 
 
+@pytest.mark.slow
 def test_without_parameters() -> None:
     model, part = digital(lambda m, x: torch.atan(x))
     agrees(model, part)
     assert part.graphs[VJP].interface.parameters == ()
 
 
+@pytest.mark.slow
 def test_a_part_that_only_reshapes_passes_its_error_on() -> None:
     model, part = digital(lambda m, x: x.reshape(x.size(0), 2, 4).flip(1).flatten(1))
     agrees(model, part)
@@ -139,6 +143,7 @@ class TwoResults(nn.Module):
         return torch.relu(self.b(scaled)) + torch.relu(self.c(plain))
 
 
+@pytest.mark.slow
 def test_two_outputs_of_which_one_has_no_parameter() -> None:
     model, (part, *_) = exported(TwoResults(), (torch.randn(4, 6),), True)
     agrees(model, part)
@@ -161,6 +166,7 @@ def test_tokens_get_no_gradient() -> None:
     assert part.graphs[TRAINING].interface.values[0].dtype == "int64"
 
 
+@pytest.mark.slow
 def test_inputs_of_the_model_get_no_gradient() -> None:
     net = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 4), nn.ReLU())
     model, (part, *_) = exported(net, (torch.randn(4, 6),), True)
@@ -187,6 +193,7 @@ def test_a_buffer_that_is_replaced_is_a_statistic() -> None:
 # --- random numbers --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [0.0, 0.25, 0.8, 1.0])
 def test_dropout_keeps_where_the_number_is_at_least_p(p: float) -> None:
     _, part = digital(lambda m, x: m.drop(x), drop=nn.Dropout(p))
@@ -206,6 +213,7 @@ def test_dropout_keeps_where_the_number_is_at_least_p(p: float) -> None:
         assert not run(graph, {**given, **sizes})["whole"].any()
 
 
+@pytest.mark.slow
 def test_every_draw_has_its_own_number_in_both_graphs() -> None:
     def noisy(m: Any, x: Tensor) -> Tensor:
         return F.dropout(x, 0.3) + F.dropout(torch.atan(x), 0.5) + torch.bernoulli(torch.full_like(x, 0.4))
@@ -216,6 +224,7 @@ def test_every_draw_has_its_own_number_in_both_graphs() -> None:
     assert names(part.graphs[VJP].interface.random) == ["random/0", "random/1"], "the third has no part in a gradient"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "function",
     [
@@ -231,6 +240,7 @@ def test_other_uses_of_random_numbers(function: Any) -> None:
     assert part.graphs[TRAINING].interface.random
 
 
+@pytest.mark.slow
 def test_normal_numbers_are_made_of_uniform_ones() -> None:
     _, part = digital(lambda m, x: x + torch.randn_like(x))
     graph = part.graphs[TRAINING]
@@ -243,6 +253,7 @@ def test_normal_numbers_are_made_of_uniform_ones() -> None:
     assert abs((found**4).mean() - 3) < 0.1
 
 
+@pytest.mark.slow
 def test_other_random_numbers_are_refused() -> None:
     _, part = digital(lambda m, x: x + torch.randint(0, 3, x.shape).to(x.dtype))
     assert {r.operation for r in part.refused} == {"whole (AsDigital)"}
@@ -279,6 +290,7 @@ def test_a_function_of_the_users_own_keeps_its_backward() -> None:
     agrees(model, part)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "word"),
     [
@@ -315,6 +327,7 @@ def test_what_becomes_a_loop_is_refused() -> None:
     assert "control flow" in refusal.reason
 
 
+@pytest.mark.slow
 def test_one_part_refused_leaves_the_others() -> None:
     bad = AsDigital(lambda m, x: x * float(x.sum()))
     net = nn.Sequential(
@@ -329,6 +342,7 @@ def test_one_part_refused_leaves_the_others() -> None:
 # --- sizes -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_part_that_fixes_the_batch_says_so() -> None:
     model, part = digital(lambda m, x: torch.atan(x).reshape(4, 2, 4).flatten(1))
     for graph in part:
@@ -381,6 +395,7 @@ def test_arguments_that_are_numbers_are_inputs() -> None:
 # --- names, words and bytes ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_names_are_the_users() -> None:
     net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2), nn.ReLU())
     _, (part,) = exported(net, (torch.randn(4, 6),), True)
@@ -401,6 +416,7 @@ def test_names_are_the_users() -> None:
         assert graph.model.opset_import[0].version >= 20
 
 
+@pytest.mark.slow
 def test_nothing_of_this_machine_is_inside() -> None:
     _, part = digital(lambda m, x: m.norm(torch.atan(x)), norm=nn.LayerNorm(8))
     for graph in part:

@@ -98,6 +98,7 @@ def test_a_first_dimension_that_is_not_the_batch(moved: Callable[[Tensor], Tenso
     torch.testing.assert_close(fc.convert(net, size, loop_gain=1e-9)(x), net(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize("name", BODIES)
 def test_a_converted_model_reads_sizes_as_the_model_does(name: str, size: int) -> None:

@@ -72,6 +72,7 @@ class Refusing(nn.Module):
         return self.b(torch.relu(self.a(x)))
 
 
+@pytest.mark.slow
 def test_a_file_goes_on_where_a_model_only_raises(tmp_path: Path) -> None:
     x = torch.randn(3, 4)
     model = fc.convert(Refusing(), 1, example_inputs=x).eval()

@@ -65,6 +65,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], dict[str, Tensor]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_converts_with_its_default_configuration(name: str) -> None:
     make, call = MODELS[name]
@@ -84,6 +85,7 @@ def test_converts_with_its_default_configuration(name: str) -> None:
             torch.testing.assert_close(p.grad, gradients[path], rtol=1e-3, atol=1e-6, msg=path)
 
 
+@pytest.mark.slow
 def test_another_call_of_a_transformer_is_refused_by_name() -> None:
     make, call = MODELS["bert"]
     model = fc.convert(make(), 1, example_inputs=call)

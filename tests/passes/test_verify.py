@@ -117,6 +117,7 @@ def _scaled(activation: Callable[[], nn.Module], scale: float, bias: bool) -> nn
     return net
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("activation", SMOOTH)
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])

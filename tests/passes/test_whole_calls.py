@@ -133,6 +133,7 @@ def model_of(write: Callable[[Any, Tensor], Tensor]) -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 6), Stateful(write), nn.Linear(6, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [False, True], ids=["copy", "shared"])
 @pytest.mark.parametrize("write", WRITES, ids=lambda f: f.__name__)
 def test_a_module_with_a_state_does_what_it_does_in_the_model(

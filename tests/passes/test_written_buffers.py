@@ -117,6 +117,7 @@ def assert_same_in_use(net: nn.Module, model: nn.Module, x: Tensor | None = None
             torch.testing.assert_close(held[name], value, rtol=1e-4, atol=1e-6, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
 @pytest.mark.parametrize("nested", [True, False], ids=["nested", "root"])
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -166,6 +167,7 @@ def test_a_hook_on_a_tensor_is_refused_where_it_stands() -> None:
     assert_same_in_use(net, fc.convert(copy.deepcopy(net), block_size=1, digital=["1"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
 @pytest.mark.parametrize(
     "spelling", ["chained", "through a name", "data", "items", "through a view", "out, read", "foreach, read", "two"]

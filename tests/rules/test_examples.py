@@ -113,6 +113,7 @@ def test_operations_print(rule: Rule, make: Callable[[], nn.Module], shape: tupl
         assert tex.count("{") == tex.count("}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rule", "make", "shape"), [e for e in EXAMPLES if is_read_from_export(e.values[0])])
 def test_the_reading_of_what_torch_export_writes_is_the_module(
     rule: Rule, make: Callable[[], nn.Module], shape: tuple[int, ...]

@@ -54,6 +54,7 @@ def check(bound: BoundBlock, how: Differentiation = EXPLICIT, tolerance: float =
     return record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [AUTOMATIC, EXPLICIT])
 @pytest.mark.parametrize(
     "activations", [["clamp"] * 5, ["tanh"] * 4, ["softmax", "clamp", "softmax"], ["leaky", "sigmoid", "relu6"]]
@@ -65,6 +66,7 @@ def test_chains(activations: list[str], how: Differentiation) -> None:
     check(bound, how)
 
 
+@pytest.mark.slow
 @given(blocks(), st.sampled_from([1e-4, 1e-8]))
 @SEARCH
 def test_never_more_evaluations_than_sweeps(bound: BoundBlock, tolerance: float) -> None:
@@ -154,6 +156,7 @@ def test_a_strong_chain_takes_a_fraction_of_the_sweeps(monkeypatch: pytest.Monke
     assert check(bound).sweeps < plain.sweeps / 3
 
 
+@pytest.mark.slow
 def test_a_system_that_is_not_positive_is_left_to_sweeps() -> None:
     """A point where the energy is not convex: conjugate gradients say so, and nothing claims to have converged."""
     with torch.random.fork_rng():
@@ -204,6 +207,7 @@ def test_the_opposite_displacement_is_where_the_opposite_nudge_starts() -> None:
     assert all(torch.equal(start[n], v) for n, v in kept.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["residual", "branching", "vgg", "softmax_head", "output_tuple"])
 def test_models_of_the_zoo_at_stronger_feedback(name: str) -> None:
     """Reverse gains between the paper's and the default ones."""
@@ -223,6 +227,7 @@ def test_models_of_the_zoo_at_stronger_feedback(name: str) -> None:
     assert taken
 
 
+@pytest.mark.slow
 @given(blocks())
 @SEARCH
 def test_no_coupling_joins_what_is_eliminated(bound: BoundBlock) -> None:
@@ -264,6 +269,7 @@ def test_narrow_types_are_swept(dtype: torch.dtype) -> None:
     assert distance(d, exact) < (0.3 if dtype == torch.bfloat16 else 2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [16, 25, 30])
 def test_a_displacement_whose_square_float32_can_not_hold_is_swept(depth: int) -> None:
     """In one deep block a displacement decays by a factor of the loop gain a layer."""

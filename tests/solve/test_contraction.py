@@ -26,6 +26,7 @@ def swept(contraction: Contraction, off: Mapping[str, float]) -> dict[str, float
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     sizes=SIZES,

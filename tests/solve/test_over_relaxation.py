@@ -104,6 +104,7 @@ def test_plain_sweeps_after_over_relaxed_ones_are_not_taken_at_their_word() -> N
     assert AGAIN > 1
 
 
+@pytest.mark.slow
 @given(blocks(), st.sampled_from([1e-4, 1e-8]))
 @SEARCH
 def test_an_equilibrium_within_the_tolerance(bound: BoundBlock, tolerance: float) -> None:
@@ -119,6 +120,7 @@ def test_an_equilibrium_within_the_tolerance(bound: BoundBlock, tolerance: float
         assert near <= 3 * tolerance or near > 1e-2  # or it is another equilibrium
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tolerance", [1e-4, 1e-8])
 @pytest.mark.parametrize("name", ["chain", "skips"])
 def test_strong_feedback_takes_fewer_sweeps(name: str, tolerance: float) -> None:

@@ -64,6 +64,7 @@ def random_states(b: BoundBlock, seed: int) -> States:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ffebm_compiler.errors.ConvergenceWarning")
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("loop_gain", [0.2, None])
@@ -93,6 +94,7 @@ def test_a_convex_block_has_one_equilibrium(name: str) -> None:
         assert all(torch.allclose(other.states[k], v, rtol=1e-9, atol=1e-11) for k, v in found.states.items())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ffebm_compiler.errors.ConvergenceWarning")
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-4, 1e-7])
 @pytest.mark.parametrize("name", NETS)

@@ -73,6 +73,7 @@ def norms(net: nn.Module, shape: tuple[int, ...]) -> tuple[list[float], list[tup
     return [n for gains in found for n in gains.norms.values()], shapes
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ffebm_compiler.ConversionWarning")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_norms_are_those_of_the_whole_image(name: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,6 +146,7 @@ def test_points_that_fail_are_told_and_tried_again(study: Run, folder: Path, mon
     assert [r["error"] for r in rows(folder / "study")] == ["", ""]
 
 
+@pytest.mark.slow
 def test_float32_is_for_models_that_insist_on_it(study: Run, folder: Path) -> None:
     """At a weak feedback, subtracting states of float32 leaves nothing of the first layer's gradient."""
     command = ("--sweep", "loop_gain=1e-4", "--block-size", "3", "--hardware", "ideal", "--chips", "1")
@@ -249,6 +250,7 @@ def test_all_that_is_wrong_with_the_options_is_told_at_once(study: Run) -> None:
 PROGRAM = [sys.executable, "-m", "ffebm_compiler.cli", "study", "study_models.py:Net", *FEW]
 
 
+@pytest.mark.slow
 def test_processes_find_what_one_process_finds(study: Run, folder: Path) -> None:
     sweep = ("--sweep", "read_noise=0.05,0.2", "--chips", "2")
     assert study(*sweep, "-o", "one")[0] == 0
@@ -270,6 +272,7 @@ def test_processes_find_what_one_process_finds(study: Run, folder: Path) -> None
         assert two[key] == pytest.approx(metrics, rel=1e-6)  # up to rounding
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
 def test_ctrl_c_leaves_what_is_done_and_says_how_to_go_on(folder: Path) -> None:
     """Sent to the whole group, as a terminal does."""

@@ -44,6 +44,7 @@ class Net(nn.Module):
 BATCH = {"x": torch.ones(2, 4), "m": torch.rand(2, 4)}
 
 
+@pytest.mark.slow
 def test_a_bundle_is_called_as_its_model(tmp_path: Path) -> None:
     model = fc.convert(Net(), 2, example_inputs=(BATCH, True))
     model.compile_to(tmp_path / "net.ffebm", example_inputs=(BATCH, True))
@@ -61,6 +62,7 @@ def test_a_bundle_is_called_as_its_model(tmp_path: Path) -> None:
         loaded({"x": batch["x"]}, True)
 
 
+@pytest.mark.slow
 def test_an_object_in_the_result_is_refused_by_name(tmp_path: Path) -> None:
     model = fc.convert(Net("cache"), 2)
     assert type(model(BATCH).cache) is Cache

@@ -23,6 +23,7 @@ def contents(tmp_path_factory: pytest.TempPathFactory) -> Contents:
     return bundle.read_bundle(path)
 
 
+@pytest.mark.slow
 def test_graphs_that_are_right_pass(contents: Contents) -> None:
     assert len(contents.graphs) == 6
     assert wrong_graphs(contents) == ()
@@ -64,6 +65,7 @@ class Grid(nn.Module):
         return found
 
 
+@pytest.mark.slow
 def test_one_that_loads_but_does_not_run_is_refused_or_skipped(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

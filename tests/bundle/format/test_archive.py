@@ -28,6 +28,7 @@ def packed(files: Mapping[str, bytes]) -> bytes:
     return b"".join(archived(files))
 
 
+@pytest.mark.slow
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(FILES)
 def test_python_reads_what_is_written(files: dict[str, bytes]) -> None:

@@ -18,6 +18,7 @@ COUNT = 300
 CHUNKS = 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_a_bundle_that_was_tampered_with_is_refused_or_read_for_what_it_is(chunk: int, tmp_path: Path) -> None:
     verdicts: Counter[Verdict] = Counter()

@@ -49,6 +49,7 @@ def wide(values: Any) -> Any:
     return {k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in values.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", CHOSEN)
 def test_a_program_comes_back_from_its_document(entry: Entry) -> None:
     net, args = entry.build()

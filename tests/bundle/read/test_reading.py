@@ -261,6 +261,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", WRONG)
 def test_what_a_program_says_wrong_is_refused_with_its_place(tmp_path: Path, what: str) -> None:
     change, says = WRONG[what]

@@ -38,6 +38,7 @@ def contents() -> Contents:
         return compiled(fc.convert(network(), block_size=2), (torch.randn(4, 3),))
 
 
+@pytest.mark.slow
 def test_changed_weights_reach_the_evaluation(contents: Contents) -> None:
     runtime, x = runtime_of(contents), torch.randn(4, 3)
     before = runtime(x)
@@ -76,6 +77,7 @@ def test_one_value_of_a_channel_has_no_variance(contents: Contents) -> None:
     assert runtime.state_dict()["1.running_mean"].isnan().all()
 
 
+@pytest.mark.slow
 def test_computed_weights_move_in_training_mode_as_in_the_executor() -> None:
     def normed() -> fc.FFEBM:
         torch.manual_seed(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 
+import pytest
 import torch
 from runtimes import loaded
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 import ffebm_compiler as fc
 
 
+@pytest.mark.slow
 def test_a_runtime_computes_the_same_in_either_mode() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.LayerNorm(5), nn.Dropout(0.5), nn.Linear(5, 3))

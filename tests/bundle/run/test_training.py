@@ -20,6 +20,7 @@ from ffebm_compiler.errors import InputError, OptionError
 STEPS = 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("network", ["convolutional", "perceptron"])
 def test_the_curve_is_the_executors(network: str, optimizer: str) -> None:
@@ -65,6 +66,7 @@ def contents() -> Any:
         return compiled(everything(), (batches(1)[0][0],))
 
 
+@pytest.mark.slow
 def test_dropout_norms_computed_frozen_and_tied_weights_train_as_in_the_executor(contents: Any) -> None:
     torch.manual_seed(0)
     model = everything().train()

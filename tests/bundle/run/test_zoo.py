@@ -14,6 +14,7 @@ from runtimes import agreement
 AGREES = 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", [e for e in ZOO if e.requires == "torch"], ids=lambda e: e.name)
 def test_inference_and_one_training_step(entry: Entry) -> None:
     found = agreement(entry)

@@ -91,6 +91,7 @@ def version_of(path: Path) -> int:
     raise AssertionError(f"{path} holds the weights of neither model")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kills"), [("build", KILLS - KILLS // 2), ("build.ffebm", KILLS // 2)])
 def test_a_killed_compilation_leaves_a_whole_bundle(server: Server, tmp_path: Path, name: str, kills: int) -> None:
     path = tmp_path / name
@@ -107,6 +108,7 @@ def test_a_killed_compilation_leaves_a_whole_bundle(server: Server, tmp_path: Pa
     assert [p.name for p in tmp_path.iterdir()] == [name]  # nothing of the killed writers is left
 
 
+@pytest.mark.slow
 def test_a_killed_training_leaves_a_whole_checkpoint_and_goes_on_from_it(server: Server, tmp_path: Path) -> None:
     bundle, checkpoint = tmp_path / "net.ffebm", tmp_path / "training.safetensors"
     fc.convert(kill_server.trainable(), block_size=2).compile_to(bundle, (kill_server.data(0)[0],))

@@ -101,6 +101,7 @@ def test_the_picture_is_a_png(tmp_path: Path, blocks: int) -> None:
     assert 300 < height < 2000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ending", "start"), [("svg", b"<?xml"), ("pdf", b"%PDF"), ("PNG", b"\x89PNG")])
 def test_the_ending_says_what_the_picture_is(tmp_path: Path, ending: str, start: bytes) -> None:
     pytest.importorskip("matplotlib")

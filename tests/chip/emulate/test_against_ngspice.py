@@ -42,6 +42,7 @@ def seen(case: Case, seed: int = 0) -> tuple[circuits.Layers, Seen]:
     return net, emulate(chip, x[:1], error)
 
 
+@pytest.mark.slow
 @needs_ngspice
 @pytest.mark.parametrize("name", CHOSEN)
 def test_voltages_gradients_and_settling_times_are_those_of_the_circuit(name: str) -> None:
@@ -130,6 +131,7 @@ def test_looking_at_the_settling_leaves_the_noise_of_later_readings_as_it_was() 
     assert torch.equal(chips[0](x), chips[1](x))
 
 
+@pytest.mark.slow
 @needs_ngspice
 def test_a_quick_run_of_the_benchmark_writes_both_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert circuits.main(["--quick", "--out", str(tmp_path)]) == 0

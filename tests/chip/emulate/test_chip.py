@@ -69,6 +69,7 @@ def test_noise_has_a_seed_of_its_own() -> None:
     assert same(conductances(a), conductances(c))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=8, derandomize=True)
 @given(st.permutations(range(2)), st.integers(0, 100))
 def test_devices_do_not_depend_on_the_order_of_use(order: list[int], seed: int) -> None:
@@ -244,6 +245,7 @@ def test_updates_below_a_step_add_up(write: str) -> None:
     assert float((model.chip.weight("0.weight") - start)[1:].min()) > 0.09
 
 
+@pytest.mark.slow
 def test_an_optimizer_on_the_chip_lowers_the_loss() -> None:
     for write in ("ideal", "pulses"):
         hardware = dataclasses.replace(

@@ -42,6 +42,7 @@ def net(widths: tuple[int, ...], activation: type[nn.Module], seed: int) -> nn.S
     return nn.Sequential(*layers[:-1]).double().eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "close"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=["float64", "float32"]
 )
@@ -189,6 +190,7 @@ def test_thermal_noise_of_one_phase_is_forgotten_in_the_next() -> None:
     assert abs(float(torch.corrcoef(torch.stack((first, second)))[0, 1])) < 5 / 20_000**0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop_gain", [0.01, 0.1, 0.25])
 def test_a_chip_with_another_nudge_settles_as_the_ideal_one(loop_gain: float) -> None:
     """Where the feedback turns a maximum over, which of its states is the winner must be the same in both."""

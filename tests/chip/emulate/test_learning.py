@@ -139,6 +139,7 @@ def error(found: Grads, expected: Grads) -> float:
     return max(float((found[n] - expected[n]).norm() / expected[n].norm().clamp(min=1e-12)) for n in expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("readout", ["states", "difference"])
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_gradient_is_exact_to_second_order_in_the_nudge(name: str, readout: str) -> None:
@@ -264,6 +265,7 @@ def test_a_nudge_reaches_the_allowed_strength_in_every_sample(rows: list[list[fl
     torch.testing.assert_close(nudge.scale, joint if per_sample else joint.amax())
 
 
+@pytest.mark.slow
 def test_reads_average_noise() -> None:
     """The variance of the gradient over presentations falls as 1/reads, and its mean stays: uncorrelated phases."""
     with torch.random.fork_rng():

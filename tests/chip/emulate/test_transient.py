@@ -58,6 +58,7 @@ CASES = [(HOPFIELD, True), (HOPFIELD, False), (RESISTIVE, False)]
 NAMES = ["Hopfield, smooth", "Hopfield, clipped", "resistive"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ffebm_compiler.errors.ConvergenceWarning")
 @pytest.mark.parametrize("duration", [0.5, 2.0, 5.0])
 @pytest.mark.parametrize(("hardware", "smooth"), CASES, ids=NAMES)
@@ -68,6 +69,7 @@ def test_states_after_a_settling_time(hardware: fc.Hardware, smooth: bool, durat
     assert distance(dict(block.states), Settling(circuit).course(duration)) < 4e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("hardware", "smooth"), CASES, ids=NAMES)
 def test_order_of_convergence(hardware: fc.Hardware, smooth: bool) -> None:
     """Second order where currents are smooth: half the step, a quarter of the error. At diodes at least first."""

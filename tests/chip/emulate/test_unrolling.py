@@ -162,6 +162,7 @@ def check_free(model: AnalogFFEBM, x: list[Tensor]) -> tuple[Circuit, ...]:
     return circuits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chip", sorted(CHIPS))
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 @settings(deadline=None, max_examples=2, derandomize=True)
@@ -184,6 +185,7 @@ def test_resistive_circuit_settles_where_the_emulator_does(
         assert all(float(b.leak.min()) >= -1e-12 for b in circuit.banks if b.leak is not None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "physics"), [*((n, "hopfield") for n in sorted(NETWORKS)), *((n, "resistive") for n in RESISTORS)]
 )

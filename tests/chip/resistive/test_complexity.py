@@ -56,6 +56,7 @@ def test_sweeps_do_not_grow_with_width(depth: int) -> None:
     assert wide <= narrow <= 30
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs_and_writes_its_table_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     benchmark = importlib.import_module("benchmarks.resistive")
     assert benchmark.main(["--quick", "--inputs", "16", "--out", str(tmp_path)]) == 0

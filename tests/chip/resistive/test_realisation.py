@@ -116,6 +116,7 @@ def all_blocks(scale: float = 1.0, unit: bool = True) -> list[BoundBlock]:
     return [b for name in NETS for size in (1, 2, 6) for b in blocks(name, size, scale=scale, unit=unit)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_size", [1, 2, 3, 6])
 @pytest.mark.parametrize("name", NETS)
 def test_the_circuit_settles_where_the_energy_does(name: str, block_size: int) -> None:
@@ -127,6 +128,7 @@ def test_the_circuit_settles_where_the_energy_does(name: str, block_size: int) -
             torch.testing.assert_close(found.states[state], s.reshape(1, -1), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 @settings(deadline=None, derandomize=True, max_examples=15)
 @given(
     st.sampled_from(sorted(NETS)), st.sampled_from([2, 3, 6]), st.integers(0, 10**6), st.sampled_from([0.1, 1.0, 4.0])
@@ -141,6 +143,7 @@ def test_random_weights_settle_there_too(name: str, block_size: int, seed: int, 
             torch.testing.assert_close(found[state], s.reshape(1, -1), rtol=1e-10, atol=1e-10 * size)
 
 
+@pytest.mark.slow
 def test_every_conductance_is_possible_and_adds_up_to_one() -> None:
     for bound in all_blocks():
         r = realise(bound)
@@ -160,6 +163,7 @@ def test_no_layer_weight_is_larger_than_it_must_be() -> None:
                 assert abs(float(r.leak[source].min())) < 1e-12
 
 
+@pytest.mark.slow
 def test_no_reverse_gain_exceeds_what_was_asked_for() -> None:
     for bound in (*all_blocks(), *all_blocks(unit=False)):
         r = realise(bound)
@@ -168,6 +172,7 @@ def test_no_reverse_gain_exceeds_what_was_asked_for() -> None:
             assert realised <= asked * (1 + 1e-12)
 
 
+@pytest.mark.slow
 def test_what_resistors_realise_has_loop_gains_of_at_most_a_quarter() -> None:
     """The claim of the module, by the singular values of the unrolled couplings."""
     largest = 0.0

@@ -62,6 +62,7 @@ def forbid_differentiation(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- against automatic differentiation -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_the_zoo_relaxes_to_the_same_states_in_as_many_sweeps(name: str) -> None:
     maps = Explicit()
@@ -99,6 +100,7 @@ def _pairs(found: dict[str, Tensor], expected: dict[str, Tensor]) -> list[tuple[
     return [(found[n], e) for n, e in expected.items()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "strength"), [*((n, 0.3) for n in MIXED), ("vgg", 1e-9), ("branching", 1e-9)])
 def test_displacements_and_contrasts_are_the_same(name: str, strength: float) -> None:
     """At the large nudge activations cross their kinks, and the mean of the displacements matters."""
@@ -359,6 +361,7 @@ def test_sizes_among_the_inputs_are_looked_at() -> None:
         relax(wrong, found.tolerance, differentiation=maps)
 
 
+@pytest.mark.slow
 def test_the_plans_of_a_coupling_are_bounded_and_go_with_it() -> None:
     (call, *_) = calls("mlp")
     coupling = replace(call.block.states[-1].drive)
@@ -450,6 +453,7 @@ def between_states(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> Bou
     return BoundBlock(block, found.inputs, weights, {s.name: 1.0 + i for i, s in enumerate(block.states)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "shape"), COUPLINGS)
 def test_every_operation_has_its_derivatives_as_code(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
     bound, maps = between_states(make, shape), Explicit()
