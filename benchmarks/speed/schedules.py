@@ -1,5 +1,4 @@
-"""Ways to train the paper's networks, each in steps of backpropagation timed in the same run, each with the error of
-its gradient.
+"""Ways to train the paper's networks: each in backpropagation's steps of the same run, with its gradient's error.
 
 *Ours* is the executor as ``convert`` gives it, and with looser tolerances; the *paper's schedule*, *recorded*
 (automatic differentiation through the relaxation) and *torchdeq* are in ``benchmarks/baselines``.

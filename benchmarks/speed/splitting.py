@@ -1,5 +1,4 @@
-"""What splitting a network into smaller blocks saves: a training step in large blocks, in steps of the same depth in
-blocks of 2.
+"""What smaller blocks save: a training step in large blocks, in steps of the same depth in blocks of 2.
 
 The paper reports up to four times. Both relax to the same tolerance.
 """
