@@ -48,9 +48,9 @@ from ..model.views import BlockView
 from ..model.watch import Seen, require_unchanged, seen
 from ..model.weight_range import check_weights, infinite_norm, require_whole
 from ..passes import Verification, verify
-from ..passes.contexts import callers_autocast
-from ..passes.copy_on_write import copied_on_write, sharable
-from ..passes.tokens import MISSING, look
+from ..passes.tracing.copy_on_write import copied_on_write, sharable
+from ..passes.tracing.opened_contexts import callers_autocast
+from ..passes.watching.tokens import MISSING, look
 from ..solve import (
     EXPLICIT,
     BoundBlock,

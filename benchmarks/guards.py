@@ -147,7 +147,7 @@ GUARDS: dict[str, Guard] = {
     "inverse": Guard("passes.verify:_inverse", _zero, _ENERGIES),
     # the check: that it leaves no trace
     "weights that a run writes": Guard(
-        "passes.copy_on_write:_CopyOnWrite.keep", _none, ("tests/passes/test_copy_on_write.py",)
+        "passes.tracing.copy_on_write:_CopyOnWrite.keep", _none, ("tests/passes/test_copy_on_write.py",)
     ),
     "state that a run writes": Guard("model.observation:only_looking", _left_behind, _VERIFIED),
     # what is looked at in every call
@@ -163,43 +163,49 @@ GUARDS: dict[str, Guard] = {
     "types and sizes of arguments": Guard("passes.calling:_tensor_problems", _nothing, _CALLED),
     "values that choose": Guard("passes.calling:_same", _yes, _CALLED),
     "sizes": Guard("passes.calling:CallForm._other_sizes", _no_list, ("tests/passes/test_size_choices.py",)),
-    "questions of sizes": Guard("passes.size_choices:_choices", _nothing, ("tests/passes/test_size_choices.py",)),
+    "questions of sizes": Guard(
+        "passes.export.size_choices:_choices", _nothing, ("tests/passes/test_size_choices.py",)
+    ),
     # what tracing would lose
-    "what a model keeps": Guard("passes.state:State.changes", lambda self: {}, ("tests/passes/test_whole_calls.py",)),
+    "what a model keeps": Guard(
+        "passes.tracing.state:State.changes", lambda self: {}, ("tests/passes/test_whole_calls.py",)
+    ),
     "state that is read": Guard(
         "passes.whole_calls:held_back", lambda *given: nullcontext(), ("tests/passes/test_whole_calls.py",)
     ),
-    "assigned buffers": Guard("passes.assigned_buffers:Registered.write", _none, _EXPORTED),
+    "assigned buffers": Guard("passes.export.forward_watch:Registered.write", _none, _EXPORTED),
     "attributes that export puts back": Guard(
         "passes.export_trace:no_attribute_written", lambda network: nullcontext(), _EXPORTED
     ),
-    "data of tensors": Guard("passes.tensor_reads:TensorReads._write", _none, _EXPORTED),
-    "calls before an export": Guard("passes.export_trace:_are_alike", _yes, _EXPORTED),
-    "torch's draws": Guard("passes.draws:NoDraws.__torch_dispatch__", _dispatched, ("tests/passes/test_draws.py",)),
+    "data of tensors": Guard("passes.export.forward_watch:TensorReads._write", _none, _EXPORTED),
+    "calls before an export": Guard("passes.export.export_trace:_are_alike", _yes, _EXPORTED),
+    "torch's draws": Guard(
+        "passes.tracing.draws:NoDraws.__torch_dispatch__", _dispatched, ("tests/passes/test_draws.py",)
+    ),
     "generators": Guard("passes.trace:without_draws", _run, ("tests/passes/test_draws.py",)),
-    "constants that are written": Guard("passes.made_tensors:MadeTensors.check_constants", _none, _MADE),
-    "tensors that a forward makes": Guard("passes.made_tensors:MadeTensors._check", _none, _MADE),
+    "constants that are written": Guard("passes.tracing.made_tensors:MadeTensors.check_constants", _none, _MADE),
+    "tensors that a forward makes": Guard("passes.tracing.made_tensors:MadeTensors._check", _none, _MADE),
     "regions without gradients": Guard("passes.symbolic_trace:check_regions", _none, ("tests/passes/test_history.py",)),
     "history that is cut": Guard("passes.canonicalize:cut_history", _none, ("tests/passes/test_history.py",)),
     "autocast of the model's own": Guard(
         "passes.canonicalize:keep_autocast", _none, ("tests/passes/test_mixed_precision.py",)
     ),
     "views that are read again": Guard(
-        "passes.in_place:_Memory.is_read_through_a_view", _no, ("tests/passes/test_in_place.py",)
+        "passes.graph.in_place:_Memory.is_read_through_a_view", _no, ("tests/passes/test_in_place.py",)
     ),
     "arguments that are written": Guard(
-        "passes.in_place:_check_argument", _none, ("tests/passes/test_written_arguments.py",)
+        "passes.graph.in_place:_check_argument", _none, ("tests/passes/test_written_arguments.py",)
     ),
     "containers of the caller": Guard(
-        "passes.given_containers:GivenContainers.check", _none, ("tests/passes/test_written_arguments.py",)
+        "passes.tracing.whole_calls:GivenContainers.check", _none, ("tests/passes/test_written_arguments.py",)
     ),
     "buffers that are overwritten": Guard(
         "passes.canonicalize:_unless_overwritten", _first, ("tests/passes/test_written_buffers.py",)
     ),
     "the order of draws": Guard("passes.canonicalize:_in_order", _first, ("tests/passes/test_drawing_order.py",)),
-    "questions of a forward": Guard("passes.questions:Asked.lose", _none, _ASKED),
-    "calls that are not recorded": Guard("passes.questions:Asked.check", _none, _ASKED),
-    "what an export bakes in": Guard("passes.tensor_reads:TensorReads._check", _none, _ASKED),
+    "questions of a forward": Guard("passes.tracing.questions:Asked.lose", _none, _ASKED),
+    "calls that are not recorded": Guard("passes.tracing.questions:Asked.check", _none, _ASKED),
+    "what an export bakes in": Guard("passes.export.forward_watch:TensorReads._check", _none, _ASKED),
     "statistics of norms": Guard(
         "passes.norm_statistics:Statistics.known", property(_yes), ("tests/passes/test_norms.py",)
     ),

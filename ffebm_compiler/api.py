@@ -27,23 +27,23 @@ from .passes import (
     Canonical,
     Choice,
     Traced,
+    barely_known_norms,
     canonicalize,
     check_choices,
+    copy_network,
     depends_on_mode,
     derive,
     fingerprint,
     first_names,
     legality,
-    norm_doubts,
-    own_copy,
     partition,
     room_for,
-    rule_doubts,
     share_root,
     trace,
+    unused_rules,
 )
-from .passes.reads import Reads, layers_called
-from .passes.trace import in_mode
+from .passes.modes import in_mode
+from .passes.watching.recorder import Reads, layers_called
 from .rules import RULES, Rule, Rules
 from .solve import Tolerance
 from .view import Report, build_report
@@ -171,12 +171,12 @@ def compile_model(model: nn.Module, options: Options) -> Compiled:
     _check_unconverted(model)
     check(model, options)
     with TRACING, torch.inference_mode(False), room_for(model):  # tensors of inference_mode can't be trained
-        network = own_copy(model, share=not options.copy)
+        network = copy_network(model, share=not options.copy)
         buffers = {name for name, _ in network.named_buffers()}
         reads = Reads(network)
         modes, doubts = _both_modes(network, model.training, options, reads)
     in_place = _rewritten(network, [m.program for m in modes.values()])
-    for doubt in (*doubts, *norm_doubts({id(m): m.program for m in modes.values()}.values(), network)):
+    for doubt in (*doubts, *barely_known_norms({id(m): m.program for m in modes.values()}.values(), network)):
         warnings.warn(doubt, ConversionWarning, stacklevel=3)
     for name in in_place:
         network.get_submodule(name).inplace = False  # type: ignore[assignment]
@@ -224,7 +224,7 @@ def _both_modes(
     seen = tuple(canonicals.values())
     check_choices(seen, options.digital, options.analog)
     compiled = {mode: _compile_mode(canonical, options) for mode, canonical in canonicals.items()}
-    return {mode: compiled.get(mode, compiled[first]) for mode in (first, not first)}, tuple(rule_doubts(seen, rules))
+    return {mode: compiled.get(mode, compiled[first]) for mode in (first, not first)}, tuple(unused_rules(seen, rules))
 
 
 def _rewritten(network: nn.Module, programs: Iterable[Program]) -> tuple[str, ...]:

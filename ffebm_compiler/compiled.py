@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from .ir import Program
-from .passes.reads import Watched
 from .passes.stages import Signature
+from .passes.watching.recorder import Watched
 
 
 @dataclass(frozen=True)

@@ -291,6 +291,11 @@ def map_nest(value: Any, is_leaf: Callable[[Any], bool], f: Callable[[Any], Any]
     return put_together(part, [f(leaf) for leaf in leaves])
 
 
+def map_tensors(f: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """The value with ``f`` of the tensors that torch knows a way to, in the containers that are registered with it."""
+    return torch.utils._pytree.tree_map_only(Tensor, f, value)
+
+
 def is_tensor(value: Any) -> bool:
     return isinstance(value, Tensor)
 

@@ -17,7 +17,7 @@ from .errors import GradientWarning, OptionError, Problem, close_matches
 from .estimate import Estimator, TangentEP
 from .model.execution import execution_problems, is_count
 from .passes import NORMS, Choice
-from .passes.symbolic_trace import is_hooked
+from .passes.graph.effects import is_hooked
 from .rules import Rule
 
 

@@ -6,12 +6,9 @@ that do nothing are dropped, batch sizes are read where the batch enters, and ea
 
 from __future__ import annotations
 
-import functools
-import inspect
 import operator
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -19,24 +16,32 @@ from torch import Tensor, fx, nn
 from ..ir import Origin, Weight
 from ..rules import FORMS, Call, Reading, Refusal, Role, Rule, Rules
 from ..rules.own_kinds import with_own_kind
-from .contexts import with_autocast
-from .drawing_order import RANDOM, drawing_calls
-from .history import cut_history
-from .in_place import make_out_of_place
-from .mixed_precision import keep_autocast
-from .naming import called_layers, module_of, origins_of
+from .graph.contexts import with_autocast
+from .graph.effects import RANDOM, argument_names, drawing_calls, is_hooked, is_impure
+from .graph.in_place import is_shape, make_out_of_place
+from .graph.names import called_layers, module_of, origins_of, value_at
+from .graph.overwritten import overwritten_tensors, stand_beside_readers
+from .graph.regions import cut_history, keep_autocast
 from .stages import Traced
-from .symbolic_trace import is_hooked
-from .touched import stand_beside_readers, touched_tensors
-from .writes import is_impure
 
 aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
 class Canonical:
-    """Stage 2: the cleaned graph; for each call its rule and reading, or why it has none; the overwritten buffers that calls touch;
-    the paths of the layers that ran, or are called as a whole, as traced; the rules of the user's own that matched a call."""
+    """Stage 2.
+
+    Attributes:
+        traced: the stage before.
+        graph: the cleaned graph.
+        readings: for each call how it is read, or why it is not.
+        rules: the rule of each call that has one.
+        origins: the user's names.
+        touched: what calls have to keep their order for: the tensors that the model overwrites, random numbers.
+        called: the paths of the layers that ran, or are called as a whole, as traced.
+        matched: the rules of the user's own that matched a call.
+        beside: calls that stand beside their readers, whatever part these are in.
+    """
 
     traced: Traced
     graph: fx.Graph
@@ -54,31 +59,33 @@ class Canonical:
 
 
 def canonicalize(traced: Traced, rules: Rules) -> Canonical:
-    graph, called = traced.graph, called_layers(traced.graph)
-    _drop_identity_layers(graph, traced.network)
-    make_out_of_place(graph, traced.network)
-    cut_history(graph, traced.network)
-    keep_autocast(graph, traced.network)
+    graph, network, called = traced.graph, traced.network, called_layers(traced.graph)
+    _drop_identity_layers(graph, network)
+    make_out_of_place(graph, network)
+    cut_history(graph, network)
+    keep_autocast(graph, network)
     graph.eliminate_dead_code(is_impure_node=is_impure)
-    found = _found(graph, traced.network, rules)
-    matched = _of_own(found.values(), rules)
-    _drop_identities(traced, rules, _keeping_state(graph, traced.network, found))
-    found = _found(graph, traced.network, rules)
-    readings = _read_all(graph, traced, found, matched)
-    _read_batch_at_its_source(graph, readings)
-    keeping_state = _keeping_state(graph, traced.network, found)
-    beside = stand_beside_readers(graph, traced.network, keeping_state)
+    ruled = _rules_of_calls(graph, network, rules)
+    ids = {id(rule) for rule in ruled.values()}
+    matched = tuple(rule for rule in rules.own if id(rule) in ids)
+    _drop_identities(traced, rules, _stateful(graph, network, ruled))
+    ruled = _rules_of_calls(graph, network, rules)
+    _read_batch_at_its_source(graph, _read_all(graph, traced, ruled, matched))
+    stateful = _stateful(graph, network, ruled)
+    beside = stand_beside_readers(graph, network, stateful)
     graph.eliminate_dead_code(is_impure_node=is_impure)
     live = set(graph.nodes)
-    touched = touched_tensors(graph, traced.network, keeping_state)
-    readings = {n: _unless_overwritten(r, n in touched) for n, r in _read_all(graph, traced, found, matched).items()}
+    overwritten = overwritten_tensors(graph, network, stateful)
+    readings = {
+        n: _unless_overwritten(r, n in overwritten) for n, r in _read_all(graph, traced, ruled, matched).items()
+    }
     return Canonical(
         traced,
         graph,
         readings,
-        {n: r for n, r in found.items() if n in live},
-        origins_of(graph, traced.network),
-        _in_order(touched, drawing_calls(graph, traced.network)),
+        {n: r for n, r in ruled.items() if n in live},
+        origins_of(graph, network),
+        _in_order(overwritten, drawing_calls(graph, network)),
         called,
         matched,
         beside,
@@ -86,35 +93,27 @@ def canonicalize(traced: Traced, rules: Rules) -> Canonical:
 
 
 def _in_order(
-    touched: Mapping[fx.Node, frozenset[str]], drawing: Iterable[fx.Node]
+    overwritten: Mapping[fx.Node, frozenset[str]], drawing: Iterable[fx.Node]
 ) -> Mapping[fx.Node, frozenset[str]]:
-    """What calls touch, the random numbers too."""
-    return {**touched, **{n: touched.get(n, frozenset()) | {RANDOM} for n in drawing}}
+    """What calls keep their order for, random numbers too."""
+    return {**overwritten, **{n: overwritten.get(n, frozenset()) | {RANDOM} for n in drawing}}
 
 
-def _found(graph: fx.Graph, network: nn.Module, rules: Rules) -> dict[fx.Node, Rule]:
+def _rules_of_calls(graph: fx.Graph, network: nn.Module, rules: Rules) -> dict[fx.Node, Rule]:
     return {n: rule for n in graph.nodes if (rule := rules.find(n, module_of(n, network))) is not None}
 
 
-def _of_own(found: Iterable[Rule], rules: Rules) -> tuple[Rule, ...]:
-    """The rules of the user's among those that were found."""
-    ids = {id(rule) for rule in found}
-    return tuple(rule for rule in rules.own if id(rule) in ids)
-
-
-def _keeping_state(graph: fx.Graph, network: nn.Module, found: Mapping[fx.Node, Rule]) -> frozenset[str]:
+def _stateful(graph: fx.Graph, network: nn.Module, ruled: Mapping[fx.Node, Rule]) -> frozenset[str]:
     """The paths of modules of the user's own that are called as a whole, and may keep a state between calls."""
-    called = [(str(n.target), m) for n in graph.nodes if n not in found and (m := module_of(n, network)) is not None]
+    called = [(str(n.target), m) for n in graph.nodes if n not in ruled and (m := module_of(n, network)) is not None]
     return frozenset(path for path, m in called if type(m).__module__.split(".")[0] != "torch" or is_hooked(m))
 
 
-def _unless_overwritten(reading: Reading | Refusal, touched: bool) -> Reading | Refusal:
+def _unless_overwritten(reading: Reading | Refusal, is_overwritten: bool) -> Reading | Refusal:
     """A block reads its weights when it runs, which may be after a later call of the model has changed them."""
-    return (
-        Refusal("it reads a buffer that the model overwrites as it runs")
-        if touched and isinstance(reading, Reading)
-        else reading
-    )
+    if is_overwritten and isinstance(reading, Reading):
+        return Refusal("it reads a buffer that the model overwrites as it runs")
+    return reading
 
 
 # --- identities -------------------------------------------------------------------------------------------
@@ -123,23 +122,20 @@ def _unless_overwritten(reading: Reading | Refusal, touched: bool) -> Reading | 
 def _drop_identity_layers(graph: fx.Graph, network: nn.Module) -> None:
     """Before what is in place: an identity's result is its operand, and is overwritten with it."""
     for node in list(graph.nodes):
+        operand = next(iter((*node.args, *node.kwargs.values())), None)
         module = module_of(node, network)
-        if (
-            isinstance(module, nn.Identity)
-            and not _is_hooked(module)
-            and isinstance(operand := next(iter((*node.args, *node.kwargs.values())), None), fx.Node)
-        ):
+        if isinstance(module, nn.Identity) and not is_hooked(module) and isinstance(operand, fx.Node):
             node.replace_all_uses_with(operand)
             graph.erase_node(node)
 
 
-def _drop_identities(traced: Traced, rules: Rules, keeping_state: Collection[str]) -> None:
+def _drop_identities(traced: Traced, rules: Rules, stateful: Collection[str]) -> None:
     graph, network = traced.graph, traced.network
-    touched = touched_tensors(graph, network, keeping_state)  # a copy of what is overwritten later is what it was
+    overwritten = overwritten_tensors(graph, network, stateful)  # a copy of what is overwritten later is what it was
     for node in list(graph.nodes):
         module = module_of(node, network)
         rule = rules.find(node, module)
-        if rule is None or rule.role is not Role.IDENTITY or _is_hooked(module) or node in touched:
+        if rule is None or rule.role is not Role.IDENTITY or _has_hooks(module) or node in overwritten:
             continue
         reading = rule.read(_call(node, network, rule))
         if isinstance(reading, Reading) and isinstance(reading.operands[0], fx.Node):
@@ -147,7 +143,7 @@ def _drop_identities(traced: Traced, rules: Rules, keeping_state: Collection[str
             graph.erase_node(node)
 
 
-def _is_hooked(module: nn.Module | None) -> bool:
+def _has_hooks(module: nn.Module | None) -> bool:
     return module is not None and is_hooked(module)
 
 
@@ -156,49 +152,32 @@ def _is_hooked(module: nn.Module | None) -> bool:
 
 def _call(node: fx.Node, network: nn.Module, rule: Rule) -> Call:
     module = module_of(node, network)
-    signature = rule.signature if module is None else argument_names(type(module).forward)
+    signature = rule.signature if module is None else argument_names(type(module).forward)[1:]
     arguments = {**dict(zip(signature, node.args, strict=False)), **node.kwargs}
     if module is not None and signature and signature[0] in arguments:
         arguments.setdefault("input", arguments[signature[0]])
-    if "x" in arguments and "input" not in arguments:
-        arguments["input"] = arguments.pop("x")
-    if "self" in arguments and "input" not in arguments:
-        arguments["input"] = arguments.pop("self")
+    for other in ("x", "self"):
+        if other in arguments and "input" not in arguments:
+            arguments["input"] = arguments.pop(other)
 
     def weight_of(operand: fx.Node) -> Weight | None:
-        return (
-            Weight(str(operand.target))
-            if operand.op == "get_attr" and isinstance(_attribute(network, operand), Tensor)
-            else None
-        )
+        path = str(operand.target)
+        is_weight = operand.op == "get_attr" and isinstance(value_at(network, path), Tensor)
+        return Weight(path) if is_weight else None
 
     return Call(node, module, str(node.target) if node.op == "call_module" else None, arguments, weight_of)
 
 
-def _attribute(network: nn.Module, node: fx.Node) -> Any:
-    value: Any = network
-    for name in str(node.target).split("."):
-        value = getattr(value, name)
-    return value
-
-
-@functools.lru_cache(maxsize=1024)
-def argument_names(forward: Callable[..., Any]) -> tuple[str, ...]:
-    """The names of a module's arguments, in order."""
-    return tuple(inspect.signature(forward).parameters)[1:]
-
-
 def _read_all(
-    graph: fx.Graph, traced: Traced, found: Mapping[fx.Node, Rule], own: Sequence[Rule]
+    graph: fx.Graph, traced: Traced, ruled: Mapping[fx.Node, Rule], own: Sequence[Rule]
 ) -> dict[fx.Node, Reading | Refusal]:
-    readings = {n: _read(n, traced, found.get(n)) for n in graph.nodes if n.op.startswith("call")}
+    readings = {n: _read(n, traced, ruled.get(n)) for n in graph.nodes if n.op.startswith("call")}
     ids = {id(rule) for rule in own}
-    return {n: _of_own_rule(n, r, found[n]) if id(found.get(n)) in ids else r for n, r in readings.items()}
+    return {n: _of_own_rule(n, r, ruled[n]) if id(ruled.get(n)) in ids else r for n, r in readings.items()}
 
 
 def _of_own_rule(node: fx.Node, reading: Reading | Refusal, rule: Rule) -> Reading | Refusal:
-    """A rule of the user's reads every value that its call is given: one that it leaves out would be lost without a
-    word."""
+    """A rule of the user's reads every value that its call is given: what it leaves out would be lost without a word."""
     if isinstance(reading, Refusal):
         return reading
     unread = [n for n in node.all_input_nodes if n not in reading.operands and n.op != "get_attr"]
@@ -215,7 +194,7 @@ def _read(node: fx.Node, traced: Traced, rule: Rule | None) -> Reading | Refusal
         return Refusal("the model computes it under its own autocast")
     if rule is None:
         return Refusal("no rule: this operation has no energy")
-    if _is_hooked(module_of(node, network)):
+    if _has_hooks(module_of(node, network)):
         return Refusal("it has forward or backward hooks, which only a call of the module runs")
     if not node.users:
         return Refusal("nothing reads its result")
@@ -250,15 +229,14 @@ def _read_batch_at_its_source(graph: fx.Graph, readings: Mapping[fx.Node, Readin
 
 
 def _batch_sources(graph: fx.Graph, readings: Mapping[fx.Node, Reading | Refusal]) -> dict[fx.Node, fx.Node]:
-    """For each value the earliest one of the same batch size; a sum of two batches may be a broadcast, and is one
-    of its own."""
+    """For each value the earliest one of the same batch size; a sum of two batches may be a broadcast: one of its own."""
     sources: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
         reading = readings.get(node)
         read = _same_batch(reading) if isinstance(reading, Reading) else []
-        found = {sources[o] for o in read if isinstance(o, fx.Node)}
+        batches = {sources[o] for o in read if isinstance(o, fx.Node)}
         first = isinstance(next(iter(read), None), fx.Node)
-        sources[node] = found.pop() if first and len(found) == 1 else node
+        sources[node] = batches.pop() if first and len(batches) == 1 else node
     return sources
 
 
@@ -271,15 +249,12 @@ def _same_batch(reading: Reading) -> list[fx.Node | Weight | None]:
 
 def _batch_size_of(node: fx.Node) -> fx.Node | None:
     """The tensor whose dimension 0 this node reads."""
-    if node.op == "call_method" and node.target == "size" and node.args[1:] == (0,):
-        return node.args[0] if isinstance(node.args[0], fx.Node) else None
-    if node.op == "call_function" and node.target is aten.sym_size.int and node.args[1:] == (0,):
-        return node.args[0] if isinstance(node.args[0], fx.Node) else None
-    if node.op == "call_function" and node.target is operator.getitem and node.args[1] == 0:
-        shape = node.args[0]
-        if isinstance(shape, fx.Node) and (
-            (shape.op == "call_function" and shape.target is getattr and shape.args[1] == "shape")
-            or (shape.op == "call_method" and shape.target == "size" and len(shape.args) == 1)
-        ):
-            return shape.args[0] if isinstance(shape.args[0], fx.Node) else None
-    return None
+    if node.args[1:] != (0,):
+        return None
+    tensor = node.args[0]
+    if node.target is operator.getitem and is_shape(tensor):
+        assert isinstance(tensor, fx.Node)
+        tensor = tensor.args[0]
+    elif not (node.op == "call_method" and node.target == "size") and node.target is not aten.sym_size.int:
+        return None
+    return tensor if isinstance(tensor, fx.Node) else None

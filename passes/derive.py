@@ -11,21 +11,9 @@ from typing import Any
 
 from torch import fx
 
-from ..ir import (
-    IDENTITY,
-    Coupling,
-    DigitalBlock,
-    EnergyBlock,
-    Origin,
-    Program,
-    Ref,
-    State,
-    Step,
-    Term,
-    Weight,
-)  # fmt: skip
+from ..ir import IDENTITY, Coupling, DigitalBlock, EnergyBlock, Origin, Program, Ref, State, Step, Term, Weight
 from ..rules import Reading, Role
-from .in_place import keep_type_and_shape
+from .graph.in_place import keep_type_and_shape
 from .partition import Partitioned
 
 

@@ -1,21 +1,21 @@
 """What a batch norm knows of its inputs: the mean and variance of many batches, or the 0 and 1 that it begins with.
 
 After n batches with momentum m the initial values have the weight ``(1 - m)^n`` in the running statistics. A norm that
-saw no batch normalises nothing while they are held: a network that is trained from scratch so does not learn as it would.
+saw no batch normalises nothing while they are held, and a network trained from scratch does not learn as it would.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..ir import Operation, Weight
+from ..ir import Operation, Program, Weight
 from ..ir.functions import held_norm
-from .traced_names import has_path, value_at
+from .graph.names import has_path, value_at
 
 NO_STATISTICS = "no statistics when converted: digital; convert after training, or give norm='held'"
 
@@ -62,15 +62,10 @@ def statistics_of(operation: Operation | None, operands: Sequence[Any], network:
     assert isinstance(mean, Weight)
     assert isinstance(variance, Weight)
     owner = network.get_submodule(mean.path.rpartition(".")[0])
-    batches = _count(owner)
-    return Statistics(
-        _moved(network, mean.path, 0.0) or _moved(network, variance.path, 1.0), batches, _initial(owner, batches or 0)
-    )
-
-
-def _count(owner: nn.Module) -> int | None:
     counted = getattr(owner, "num_batches_tracked", None)
-    return int(counted) if isinstance(counted, Tensor) else None
+    batches = int(counted) if isinstance(counted, Tensor) else None
+    moved = _moved(network, mean.path, 0.0) or _moved(network, variance.path, 1.0)
+    return Statistics(moved, batches, _initial(owner, batches or 0))
 
 
 def _moved(network: nn.Module, path: str, start: float) -> bool:
@@ -82,3 +77,19 @@ def _initial(owner: nn.Module, batches: int) -> float:
     """A cumulative average (``momentum=None``) forgets the initial values at the first batch."""
     momentum = getattr(owner, "momentum", None)
     return (1.0 - momentum) ** batches if isinstance(momentum, float) and batches else 0.0
+
+
+def barely_known_norms(programs: Iterable[Program], network: nn.Module) -> Iterator[str]:
+    """A sentence for the norms that are held at statistics which say little of their inputs."""
+    labels: dict[Statistics, dict[str, None]] = {}
+    for block in (b for program in programs for b in program.energy_blocks):
+        held = {o.label for o in block.held_norms}
+        for term in (t for s in block.states for t in s.drive.terms if t.origin.label in held):
+            known = statistics_of(term.operation, term.operands, network)
+            if known is not None and known.few:
+                labels.setdefault(known, {})[term.origin.label] = None
+    for statistics, names in labels.items():
+        yield (
+            f"The batch norm {', '.join(names)} is held at {statistics}: it hardly normalises, and takes no statistics "
+            "while training. Convert after training, or give norm='split'."
+        )

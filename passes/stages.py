@@ -8,6 +8,9 @@ from typing import Any
 
 from torch import fx, nn
 
+WHOLE = ""
+"""The path of the model itself."""
+
 
 @dataclass(frozen=True)
 class Signature:

@@ -7,36 +7,22 @@ given. A graph is traced for one mode (training or evaluation), since both trace
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from ..errors import TraceError
-from .draws import without_draws
-from .export_trace import export_trace
-from .loses_meaning import LosesMeaning
-from .stages import Traced
-from .symbolic_trace import symbolic_trace
-from .traced_names import untraceable
-from .whole import WHOLE, as_a_whole
-from .whole_calls import trace_what_is_kept
+from .export.export_trace import export_trace
+from .modes import in_mode
+from .refusals import LosesMeaning, untraceable
+from .stages import WHOLE, Traced
+from .tracing.draws import without_draws
+from .tracing.symbolic_trace import symbolic_trace
+from .tracing.whole_calls import as_a_whole, trace_what_is_kept
 
 logger = logging.getLogger(__name__)
-
-
-@contextmanager
-def in_mode(network: nn.Module, training: bool) -> Iterator[None]:
-    """A model in one mode for a while, by its own ``train()``; afterwards every module is in its own mode again."""
-    modes = {m: m.training for m in network.modules()}
-    network.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def trace(
@@ -65,7 +51,7 @@ def trace(
     example = None if example_args is None and example_kwargs is None else (example_args or (), example_kwargs or {})
 
     def symbolic(network: nn.Module, opaque: Sequence[str]) -> Traced:
-        return without_draws(lambda: symbolic_trace(network, opaque, example), network, held=False)
+        return without_draws(lambda: symbolic_trace(network, opaque, example), network)
 
     with in_mode(network, training):
         try:

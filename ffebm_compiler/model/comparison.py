@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..errors import Problem
 from ..nests import Branch, Fixed, Leaf, Part
-from ..passes.copy_on_write import is_same_memory
-from ..passes.same_values import GONE
+from ..passes.tracing.copy_on_write import is_same_memory
+from ..passes.tracing.state import GONE
 from ..solve.iteration import peak
 from ..train.without_feedback import rounding_of
 from .module_state import is_alike

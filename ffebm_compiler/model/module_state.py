@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..passes import State, same_values
-from ..passes.same_values import GONE
+from ..passes import State
+from ..passes.tracing import state as passes_state
+from ..passes.tracing.state import GONE
 
 _SECOND_LIST = "_flat_weight"
 """An LSTM's other list of its weights, which torch keeps."""
@@ -38,7 +39,7 @@ def written(state: State) -> dict[str, Any]:
 
 def is_alike(a: Any, b: Any, tolerance: float = 0.0) -> bool:
     """Whether two values are the same to someone who reads them; tensors within ``tolerance`` of the largest entry."""
-    return same_values.is_alike(a, b, lambda t, u: _close(t, u, tolerance), tolerance)
+    return passes_state.is_alike(a, b, lambda t, u: _close(t, u, tolerance), tolerance)
 
 
 def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..nests import Part, is_tensor, map_nest
-from ..passes.copy_on_write import can_be_shared, copied_on_write, sharable
+from ..passes.tracing.copy_on_write import can_be_shared, copied_on_write, sharable
 from ..solve.iteration import peak
 from ..torch_private import tree_map_only
 from .module_state import RandomStates, only_looking, written

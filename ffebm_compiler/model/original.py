@@ -14,10 +14,10 @@ from types import ModuleType
 from torch import Tensor, nn
 
 from ..errors import ChangedError, Problem
-from ..passes.reads import Watched
-from ..passes.tensors_read import is_same
-from ..passes.tokens import MISSING, held
-from ..passes.within import reach
+from ..passes.watching.paths import reach
+from ..passes.watching.recorder import Watched
+from ..passes.watching.tensors import is_same
+from ..passes.watching.tokens import MISSING, held
 from .watch import Seen, changes, seen, tensor_problem
 
 AGAIN = "Undo it, or convert the original again: with copy=False the two share their tensors, and nothing else."

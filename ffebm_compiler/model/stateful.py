@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..errors import OptionError, Problem
-from ..passes import Owned, State, holds
+from ..passes import Owned, State
 
 if TYPE_CHECKING:
     from ..backends.torch_ep import FFEBM
@@ -20,7 +20,7 @@ def stateful_layers(model: FFEBM, before: State) -> dict[str, str]:
     changed = sorted({o for owned in before.changes().values() for o in owned if not _is_registered(model, o)}, key=str)
     called = {str(n.target) for b in model.program.digital_blocks for n in b.graph.nodes if n.op == "call_module"}
     reasons = {o: f"its forward writes {o} between calls, and a graph keeps nothing" for o in changed}
-    return {layer: reasons[o] for layer in called for o in reversed(changed) if o.path is None or holds(layer, o)}
+    return {layer: reasons[o] for layer in called for o in reversed(changed) if o.path is None or o.is_within(layer)}
 
 
 def refuse_stateful(model: FFEBM, before: State) -> None:

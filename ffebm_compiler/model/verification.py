@@ -24,8 +24,9 @@ from ..errors import ConversionWarning, FFEBMError, InputError, Problem, Verific
 from ..ir import EnergyBlock, Origin
 from ..nests import is_tensor, map_nest, tensors_in
 from ..passes import State
-from ..passes.contexts import callers_autocast, with_autocast
-from ..passes.copy_on_write import copied_on_write, sharable
+from ..passes.graph.contexts import with_autocast
+from ..passes.tracing.copy_on_write import copied_on_write, sharable
+from ..passes.tracing.opened_contexts import callers_autocast
 from ..solve import BoundBlock
 from ..solve.norm_sample import one_sample
 from ..train import run_digital

@@ -1,7 +1,7 @@
 """What was read at conversion and has changed since: noticed at the next call, and named.
 
 A program is made from a model's classes, attributes and hooks as they are at conversion. It reads tensors when it runs, and calls digital
-layers as they then are, so these may change. Everything else that was read (:class:`ffebm_compiler.passes.reads.Watched`) is looked
+layers as they then are, so these may change. Everything else that was read (:class:`ffebm_compiler.passes.watching.Watched`) is looked
 at once a call: by identity, and where an object is another, by value.
 """
 
@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..errors import ChangedError, Problem
-from ..passes.reads import HOOKS, MODE, Watched
-from ..passes.tensors_read import TensorValue, Unregistered, is_same, value_of
-from ..passes.tokens import MISSING, TENSOR, Code, held, is_atom, places
-from ..passes.within import reach, steps_of
+from ..passes.watching.paths import reach, steps_of
+from ..passes.watching.recorder import HOOKS, MODE, Watched
+from ..passes.watching.tensors import TensorValue, Unregistered, is_same, value_of
+from ..passes.watching.tokens import MISSING, TENSOR, Code, held, is_atom, places
 
 AGAIN = "Undo it, or convert again: fc.convert(model.to_feedforward(), ...)."
 BUFFER = "Undo it, or convert again: fc.convert(model.to_feedforward(), ...). What is to change while the model runs is a buffer or a digital layer."
@@ -127,7 +127,7 @@ class _Look:
         self.cells[id(holder), name] = holder, name, holder.get(name, MISSING)
 
     def way(self, root: nn.Module, path: str) -> Any:
-        """What is at the end of a way (:mod:`ffebm_compiler.passes.within`); every object on it has to be the same."""
+        """What is at the end of a way (:mod:`ffebm_compiler.passes.watching.paths`); every object on it has to be the same."""
         value: Any = root
         for name, key in steps_of(path):
             inner = getattr(value, name) if name else value[key]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import ffebm_compiler as fc
 from ffebm_compiler.bundle.compile.record import recorded
-from ffebm_compiler.passes.copy_on_write import copied_on_write, sharable
+from ffebm_compiler.passes.tracing.copy_on_write import copied_on_write, sharable
 
 WRITES: dict[str, Callable[[Tensor], object]] = {
     "in place": lambda w: w.mul_(2),

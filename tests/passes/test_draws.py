@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
-from ffebm_compiler.passes.draws import without_draws
-from ffebm_compiler.passes.loses_meaning import LosesMeaning
+from ffebm_compiler.passes.refusals import LosesMeaning
+from ffebm_compiler.passes.tracing.draws import without_draws
 
 OWN = np.random.default_rng(0)
 

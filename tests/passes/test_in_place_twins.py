@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ffebm_compiler.passes.in_place_twins import KEEPS_TYPE_AND_SHAPE, ON_A_COPY, SAME_MEANING, kept, on_copy
+from ffebm_compiler.passes.graph.in_place_twins import KEEPS_TYPE_AND_SHAPE, ON_A_COPY, SAME_MEANING, kept, on_copy
 
 IN_PLACE = sorted(n for n in dir(Tensor) if n.endswith("_") and not n.startswith("_") and not n.endswith("__"))
 WITHOUT_TWIN = {

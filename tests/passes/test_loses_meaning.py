@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 
 from ffebm_compiler.errors import Problem, TraceError
-from ffebm_compiler.passes.loses_meaning import LosesMeaning
+from ffebm_compiler.passes.refusals import LosesMeaning
 
 
 def test_it_travels_with_its_module() -> None:

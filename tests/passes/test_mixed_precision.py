@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
-from ffebm_compiler.passes.loses_meaning import LosesMeaning
-from ffebm_compiler.passes.symbolic_trace import symbolic_trace
+from ffebm_compiler.passes.refusals import LosesMeaning
+from ffebm_compiler.passes.tracing.symbolic_trace import symbolic_trace
 
 
 class Net(nn.Module):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import ffebm_compiler as fc
-from ffebm_compiler.passes.patching import replaced, replaced_in
+from ffebm_compiler.passes.tracing.patching import replaced
 
 
 class Halved(torch.autograd.Function):
@@ -161,7 +161,7 @@ class Derived(Base):
 
 def test_what_an_owner_had_it_has_again() -> None:
     space = {"a": 1}
-    with replaced(Derived, "value", 2), replaced_in(space, "a", 2), replaced_in(space, "b", 3):
+    with replaced(Derived, "value", 2), replaced(space, "a", 2), replaced(space, "b", 3):
         assert (Derived.value, Base.value, space) == (2, 1, {"a": 2, "b": 3})
     assert "value" not in vars(Derived)
     assert space == {"a": 1}

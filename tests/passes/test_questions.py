@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, is_grad_enabled, is_tensor, nn
 
 import ffebm_compiler as fc
-from ffebm_compiler.passes.contexts import Surroundings
-from ffebm_compiler.passes.export_trace import export_trace
-from ffebm_compiler.passes.loses_meaning import LosesMeaning
-from ffebm_compiler.passes.questions import Asked, answered
-from ffebm_compiler.passes.recorded_numbers import numbers_recorded
-from ffebm_compiler.passes.symbolic_trace import symbolic_trace
+from ffebm_compiler.passes.export.export_trace import export_trace
+from ffebm_compiler.passes.refusals import LosesMeaning
+from ffebm_compiler.passes.tracing.opened_contexts import Surroundings
+from ffebm_compiler.passes.tracing.questions import Asked, answered
+from ffebm_compiler.passes.tracing.recorded_functions import numbers_recorded
+from ffebm_compiler.passes.tracing.symbolic_trace import symbolic_trace
 
 RECORDS = is_grad_enabled
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import ffebm_compiler as fc
 from ffebm_compiler.errors import TraceError
-from ffebm_compiler.passes.loses_meaning import LosesMeaning
+from ffebm_compiler.passes.refusals import LosesMeaning
 
 logger = logging.getLogger(__name__)
 

@@ -35,7 +35,7 @@ def test_arguments_may_be_named_as_weights(export: bool, size: int) -> None:
     inputs, others = ([a.clone().requires_grad_() for a in args] for _ in range(2))
     model = fc.convert(net, block_size=size, example_inputs=args if export else None)
     if export:
-        from ffebm_compiler.passes.export_trace import export_trace
+        from ffebm_compiler.passes.export.export_trace import export_trace
 
         assert export_trace(net, args, {}).tracer == "torch.export"
     model(*inputs).square().sum().backward()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
-from ffebm_compiler.passes.state import State
+from ffebm_compiler.passes.tracing.state import State
 
 SHARED: dict[str, int] = {"calls": 0}
 

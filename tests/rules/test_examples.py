@@ -53,7 +53,7 @@ def read(net: nn.Module, exported_with: Tensor | None = None) -> tuple[Canonical
     """The one reading of a model with one operation."""
     traced = trace(net.eval(), False)
     if exported_with is not None:
-        from ffebm_compiler.passes.export_trace import export_trace
+        from ffebm_compiler.passes.export.export_trace import export_trace
 
         traced = export_trace(net.eval(), (exported_with,), {})
     canonical = canonicalize(traced, RULES)

@@ -1,0 +1,164 @@
+"""What a forward asks of sizes while torch.export runs it: the program holds for calls of which the answers are the same.
+
+    if x.shape[0] > 4: ...        SizeChoice("x.shape[0] > 4", False, "net.py:12")
+    h[: int(x.shape[0] / 2)]      SizeChoice("int(x.shape[0] / 2)", 1, "net.py:13")
+
+A size that may change is a symbol then, and a comparison of it an expression; Python takes one way, and the graph knows of
+no other. What PyTorch asks below the user's code and its own layers says nothing of the program, whose operations ask again
+when they run.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor
+
+from ..torch_private import in_python
+from ..tracing.patching import all_of, replaced, this_thread
+from ..users_code import is_models, module_of, only_raises, place_of
+
+_WORDS = {"math": math, "min": min, "max": max, "abs": abs, "int": int, "float": float, "torch": torch}
+"""What a question may be written with."""
+
+
+@dataclass(frozen=True)
+class SizeChoice:
+    """One answer.
+
+    Attributes:
+        question: in Python, of symbols of sizes.
+        symbols: those that it is of.
+        answer: whether it was so, or the number that it was.
+        place: where it is asked.
+        only_raises: whether nothing but an error happens where it is so.
+    """
+
+    question: str
+    symbols: frozenset[str]
+    answer: bool | int | float
+    place: str
+    only_raises: bool = False
+
+    def is_of(self, symbols: Collection[str]) -> bool:
+        """Whether it can be asked of these symbols."""
+        return self.symbols.issubset(symbols)
+
+    def holds(self, sizes: Mapping[str, int]) -> bool:
+        """Whether the answer is the same for these sizes."""
+        found = eval(self.question, {"__builtins__": _WORDS}, dict(sizes))
+        return math.isclose(found, self.answer, rel_tol=1e-12)
+
+    def in_words(self, names: Mapping[str, str]) -> str:
+        """The question, with the sizes as the user writes them."""
+        text = self.question
+        for symbol in self.symbols:
+            text = re.sub(rf"\b{symbol}\b", names[symbol], text)
+        return text
+
+
+_NUMBERS: tuple[tuple[type[Any], str, str], ...] = (
+    (torch.SymBool, "__bool__", "{}"),
+    (torch.SymBool, "__int__", "int({})"),
+    (torch.SymInt, "__bool__", "({}) != 0"),
+    (torch.SymInt, "__int__", "{}"),
+    (torch.SymInt, "__index__", "{}"),
+    (torch.SymFloat, "__bool__", "({}) != 0"),
+    (torch.SymFloat, "__int__", "int({})"),
+    (torch.SymFloat, "__float__", "{}"),
+)
+"""Where Python asks a symbol for a number, and how the question is written of its expression."""
+
+_TEXTS: tuple[tuple[type[Any], Callable[[Any], Any]], ...] = ((torch.SymInt, int), (torch.SymFloat, float))
+"""Of whose texts Python asks, and which number is written: in a text a symbol would be its own name."""
+
+
+@contextmanager
+def choices_noted() -> Iterator[list[SizeChoice]]:
+    """While a model is exported."""
+    asked: list[_Asked] = []
+    result: list[SizeChoice] = []
+    mine = this_thread()
+
+    def is_heard(frame: FrameType) -> bool:
+        return mine() and is_models(module_of(frame))
+
+    def noting(plain: Callable[[Any], Any], form: str) -> Callable[[Any], Any]:
+        def number(self: Any) -> Any:
+            answer = plain(self)
+            if is_heard(frame := sys._getframe(1)):
+                asked.append((self.node, form, answer, place_of(frame), only_raises(frame)))
+            return answer
+
+        return number
+
+    def written(plain: Callable[[Any], str], number: Callable[[Any], Any]) -> Callable[[Any], str]:
+        def text(self: Any) -> str:
+            if not is_heard(frame := sys._getframe(1)):
+                return plain(self)
+            answer = number(self)
+            asked.append((self.node, "{}", answer, place_of(frame), False))
+            return repr(answer)
+
+        return text
+
+    numbers = [replaced(kind, name, noting(getattr(kind, name), form)) for kind, name, form in _NUMBERS]
+    texts = [replaced(kind, "__repr__", written(vars(kind)["__repr__"], number)) for kind, number in _TEXTS]
+    with all_of([*numbers, *texts]):
+        yield result
+    result.extend(dict.fromkeys(_choices(asked)))
+
+
+_Asked = tuple[Any, str, Any, str, bool]
+"""Of which expression, how it is written, what was answered, where, and whether only for an error."""
+
+
+def _choices(asked: Iterable[_Asked]) -> Iterator[SizeChoice]:
+    for node, form, answer, place, only_error in asked:
+        expression = _in_the_end(node)
+        if symbols := frozenset(map(str, getattr(expression, "free_symbols", ()))):
+            yield SizeChoice(form.format(in_python(expression)), symbols, answer, place, only_error)
+
+
+def _in_the_end(node: Any) -> Any:
+    """An expression in the symbols that are left: sizes turn out to be one, or numbers, after they were asked about."""
+    return node.shape_env.replace(node.expr)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of an input that an exported program holds for.
+
+    Attributes:
+        sizes: numbers, and symbols of those that may change.
+        relations: of those that follow from others.
+    """
+
+    sizes: tuple[int | str, ...]
+    relations: tuple[SizeChoice, ...]
+
+    @staticmethod
+    def of(name: str, example: Tensor) -> Shape:
+        """``name`` is the input's."""
+        sizes: list[int | str] = []
+        relations = []
+        for dim, size in enumerate(example.shape):
+            expression = _in_the_end(size.node) if isinstance(size, torch.SymInt) else sympy.Integer(size)
+            if expression.is_number:  # which PyTorch may have found out after the symbol was made: len(x) is a number
+                sizes.append(int(expression))
+                continue
+            text = in_python(expression)
+            sizes.append(text if expression.is_Symbol else f"size_{name}_{dim}")
+            if not expression.is_Symbol:
+                symbols = frozenset((str(sizes[-1]), *map(str, expression.free_symbols)))
+                relations.append(SizeChoice(f"{sizes[-1]} == {text}", symbols, True, "torch.export"))
+        return Shape(tuple(sizes), tuple(relations))
