@@ -171,11 +171,11 @@ GUARDS: dict[str, Guard] = {
         "passes.tracing.state:State.changes", lambda self: {}, ("tests/passes/test_whole_calls.py",)
     ),
     "state that is read": Guard(
-        "passes.whole_calls:held_back", lambda *given: nullcontext(), ("tests/passes/test_whole_calls.py",)
+        "passes.tracing.whole_calls:held_back", lambda *given: nullcontext(), ("tests/passes/test_whole_calls.py",)
     ),
     "assigned buffers": Guard("passes.export.forward_watch:Registered.write", _none, _EXPORTED),
     "attributes that export puts back": Guard(
-        "passes.export_trace:no_attribute_written", lambda network: nullcontext(), _EXPORTED
+        "passes.export.export_trace:no_attribute_written", lambda network: nullcontext(), _EXPORTED
     ),
     "data of tensors": Guard("passes.export.forward_watch:TensorReads._write", _none, _EXPORTED),
     "calls before an export": Guard("passes.export.export_trace:_are_alike", _yes, _EXPORTED),
@@ -185,7 +185,9 @@ GUARDS: dict[str, Guard] = {
     "generators": Guard("passes.trace:without_draws", _run, ("tests/passes/test_draws.py",)),
     "constants that are written": Guard("passes.tracing.made_tensors:MadeTensors.check_constants", _none, _MADE),
     "tensors that a forward makes": Guard("passes.tracing.made_tensors:MadeTensors._check", _none, _MADE),
-    "regions without gradients": Guard("passes.symbolic_trace:check_regions", _none, ("tests/passes/test_history.py",)),
+    "regions without gradients": Guard(
+        "passes.tracing.symbolic_trace:check_regions", _none, ("tests/passes/test_history.py",)
+    ),
     "history that is cut": Guard("passes.canonicalize:cut_history", _none, ("tests/passes/test_history.py",)),
     "autocast of the model's own": Guard(
         "passes.canonicalize:keep_autocast", _none, ("tests/passes/test_mixed_precision.py",)
@@ -197,7 +199,7 @@ GUARDS: dict[str, Guard] = {
         "passes.graph.in_place:_check_argument", _none, ("tests/passes/test_written_arguments.py",)
     ),
     "containers of the caller": Guard(
-        "passes.tracing.whole_calls:GivenContainers.check", _none, ("tests/passes/test_written_arguments.py",)
+        "passes.tracing.whole_calls:_containers", _nothing, ("tests/passes/test_written_arguments.py",)
     ),
     "buffers that are overwritten": Guard(
         "passes.canonicalize:_unless_overwritten", _first, ("tests/passes/test_written_buffers.py",)

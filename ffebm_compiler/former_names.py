@@ -24,6 +24,14 @@ MOVED = {
     "export": "onnx",
     "train.emit": "codegen.emit",
     "rules.activation": "rules.one_operand",
+    "passes.contexts": "passes.graph.contexts",
+    "passes.history": "passes.graph.regions",
+    "passes.in_place_twins": "passes.graph.in_place_twins",
+    "passes.own_functions": "passes.tracing.recorded_functions",
+    "passes.reads": "passes.watching.recorder",
+    "passes.size_choices": "passes.export.size_choices",
+    "passes.tensors_read": "passes.watching.tensors",
+    "passes.tokens": "passes.watching.tokens",
 }
 """The prefix of a module's name, and what stands there now: with all that is below it."""
 FACED = {"runtime": "bundle.run"}

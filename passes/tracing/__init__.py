@@ -1,1 +1,1 @@
-""""""
+"""A trace by torch.fx that loses nothing: what the forward reads, writes, asks, opens and draws meanwhile."""
