@@ -50,7 +50,7 @@ from ..model.weight_range import check_weights, infinite_norm, require_whole
 from ..passes import Verification, verify
 from ..passes.tracing.copy_on_write import copied_on_write, sharable
 from ..passes.tracing.opened_contexts import callers_autocast
-from ..passes.watching.tokens import MISSING, look
+from ..passes.watching.attribute_tokens import MISSING, raw_attribute
 from ..solve import (
     EXPLICIT,
     BoundBlock,
@@ -175,7 +175,7 @@ class FFEBM(nn.Module):
         """Whether an attribute is one of the user's model, or was looked for there at conversion."""
         if "network" not in self.__dict__ or name in self.__dict__ or hasattr(type(self), name):
             return False
-        return look(self.network, name) is not MISSING or any(
+        return raw_attribute(self.network, name) is not MISSING or any(
             name in w.values for m in self.compiled.watched.values() for w in m if not w.path
         )
 

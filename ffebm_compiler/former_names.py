@@ -31,7 +31,7 @@ MOVED = {
     "passes.reads": "passes.watching.recorder",
     "passes.size_choices": "passes.export.size_choices",
     "passes.tensors_read": "passes.watching.tensors",
-    "passes.tokens": "passes.watching.tokens",
+    "passes.tokens": "passes.watching.attribute_tokens",
 }
 """The prefix of a module's name, and what stands there now: with all that is below it."""
 FACED = {"runtime": "bundle.run"}

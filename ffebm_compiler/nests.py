@@ -1,9 +1,9 @@
-"""Nests of values: what a model is called with and what it returns, taken apart into leaves and put together in their own types.
+"""Nests of values: what a model is called with and what it returns, taken apart into leaves and put together in their
+own types.
 
 A value is remade from its parts without its constructor: its contents by the built-in type that it derives from, its
-attributes one by one. So a frozen dataclass, a named tuple with a ``__new__`` of its own, a ``ModelOutput`` or a cache of
-transformers come back as they were, whatever their constructors ask for or compute.
-"""
+attributes one by one. So a frozen dataclass, a named tuple with a ``__new__`` of its own, a ``ModelOutput`` or a
+cache of transformers come back as they were, whatever their constructors ask for or compute. """
 
 from __future__ import annotations
 

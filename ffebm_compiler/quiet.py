@@ -1,4 +1,5 @@
-"""Without what torch says of its insides: an attempt that fails is told by an error of ours, one that succeeds by nothing."""
+"""Without what torch says of its insides: an attempt that fails is told by an error of ours, one that succeeds by
+nothing."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""How a model is called and what it returns, as data: which part of which argument is which input of the program, and what has to stay as it was traced.
+"""How a model is called and what it returns, as data: which part of which argument is which input of the program, and
+what has to stay as it was traced.
 
-forward(x, mask=None, scale=1.0)    x, scale: inputs of the program;  mask: None, which chooses the path through the model
-example_inputs=(x, {"a": m})        x, mask['a']: inputs;             scale: an input where it can be traced as a value
+    forward(x, mask=None, scale=1.0)    x, scale: inputs of the program;  mask: None, which chooses the path
+    example_inputs=(x, {"a": m})        x, mask['a']: inputs;             scale: an input, if it traces as a value
 """
 
 from __future__ import annotations
@@ -53,9 +54,11 @@ class Input:
     Attributes:
         where: the argument, or the part of it, as Python writes it.
         parameter: the forward's parameter that it is in.
-        kind: what it was when the model was traced: ``Tensor``, a number's type, ``object`` for anything, or None where no example said.
+        kind: what it was when the model was traced: ``Tensor``, a number's type, ``object`` for anything, or None where
+            no example said.
         dtype: of a tensor whose type the trace depends on.
-        sizes: of a tensor whose sizes the trace depends on: numbers, and symbols of those that may change, together where they are alike.
+        sizes: of a tensor whose sizes the trace depends on: numbers, and symbols of those that may change, one symbol
+            where they are alike.
     """
 
     where: str
@@ -99,25 +102,25 @@ class CallForm:
         """
         bound = self.signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        found: dict[int, Any] = {}
+        given: dict[int, Any] = {}
         problems = [
-            p for name, part in self.parts.items() for p in self._match(part, bound.arguments[name], name, found)
+            p for name, part in self.parts.items() for p in self._match(part, bound.arguments[name], name, given)
         ]
-        problems += self._other_sizes(found) if not problems else []
+        problems = problems or self._other_sizes(given)
         if problems:
             raise InputError(problems)
-        return tuple(found[i] for i in range(len(self.inputs)))
+        return tuple(given[i] for i in range(len(self.inputs)))
 
     @property
     def names(self) -> tuple[str, ...]:
         """An identifier for each input, each once."""
-        found: dict[str, None] = {}
+        names: dict[str, None] = {}
         for entry in self.inputs:
             name, number = entry.name, 0
-            while name in found:
+            while name in names:
                 name, number = f"{entry.name}_{number}", number + 1
-            found[name] = None
-        return tuple(found)
+            names[name] = None
+        return tuple(names)
 
     def made(self, values: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
         """The call as it was traced, with these values of the inputs: (args, kwargs)."""
@@ -125,81 +128,87 @@ class CallForm:
         kwargs: dict[str, Any] = {}
         for name in self.positional:
             value = put_together(self.parts[name], values)
-            args += value if self._is(name, inspect.Parameter.VAR_POSITIONAL) else [value]
+            args += value if self._kind_of(name) is inspect.Parameter.VAR_POSITIONAL else [value]
         for name in self.named:
             value = put_together(self.parts[name], values)
-            kwargs |= value if self._is(name, inspect.Parameter.VAR_KEYWORD) else {name: value}
+            kwargs |= value if self._kind_of(name) is inspect.Parameter.VAR_KEYWORD else {name: value}
         return args, kwargs
 
-    def _is(self, name: str, kind: Any) -> bool:
-        return self.signature.parameters[name].kind is kind
+    def _kind_of(self, name: str) -> Any:
+        return self.signature.parameters[name].kind
 
     # --- matching ------------------------------------------------------------------------------------------
 
-    def _match(self, part: Part, value: Any, where: str, found: dict[int, Any]) -> Iterator[Problem]:
+    def _match(self, part: Part, value: Any, where: str, given: dict[int, Any]) -> Iterator[Problem]:
+        """Notes the values of the inputs in a part of an argument, and says what is wrong with it."""
         if isinstance(part, Leaf):
-            found[part.index] = value
+            given[part.index] = value
             yield from _problems_of(self.inputs[part.index], value)
         elif isinstance(part, Fixed):
             if not _same(part.value, value):
-                yield _differs(
-                    where, value, f"was {_shown(part.value)} when the model was traced: it chooses the path through it"
-                )
+                was = f"was {_shown(part.value)} when the model was traced: it chooses the path through it"
+                yield _differs(where, value, was)
         else:
-            yield from self._match_branch(part, value, where, found)
+            yield from self._match_branch(part, value, where, given)
 
-    def _match_branch(self, part: Branch, value: Any, where: str, found: dict[int, Any]) -> Iterator[Problem]:
-        given = opened(value) if type(value) is part.type else None
-        if given is None:
+    def _match_branch(self, part: Branch, value: Any, where: str, given: dict[int, Any]) -> Iterator[Problem]:
+        now = opened(value) if type(value) is part.type else None
+        if now is None:
             yield _differs(where, value, f"was a {part.type.__name__} when the model was traced")
-        elif (given.steps, len(given.parts)) != (part.steps, len(part.parts)):
-            yield Problem(
-                _argument(where),
-                f"has {_listed(given)}, and had {_listed(part)} when the model was traced",
-                AGAIN.format(what="has these"),
-            )
+        elif (now.steps, len(now.parts)) != (part.steps, len(part.parts)):
+            what = f"has {_listed(now)}, and had {_listed(part)} when the model was traced"
+            yield _problem(where, what, "has these")
         else:
-            for inner, inside, step in zip(part.parts, given.parts, part.steps, strict=True):
-                yield from self._match(inner, inside, where + step, found)
+            for inner, inside, step in zip(part.parts, now.parts, part.steps, strict=True):
+                yield from self._match(inner, inside, where + step, given)
 
-    def _other_sizes(self, found: Mapping[int, Any]) -> list[Problem]:
-        """Sizes that were one when the model was traced, and differ, or of which the forward asks what would be
-        answered otherwise."""
+    def _other_sizes(self, given: Mapping[int, Any]) -> list[Problem]:
+        """Sizes that were one when the model was traced, and differ, or that would answer the forward otherwise."""
         sizes: dict[str, int] = {}
         names: dict[str, str] = {}
         problems = []
-        for i, dim, symbol in self._symbols():
-            where, given = self.inputs[i].where, found[i].shape[dim]
-            first = sizes.setdefault(symbol, given)
-            other = names.setdefault(symbol, f"{where}.shape[{dim}]")
-            if first != given:
-                what = f"has size {given} in dimension {dim}, and {other} is {first}: they were one when the model was traced"
-                problems.append(Problem(_argument(where), what, AGAIN.format(what="has these sizes")))
+        symbols = ((i, dim, s) for i, entry in enumerate(self.inputs) for dim, s in enumerate(entry.sizes or ()))
+        for i, dim, symbol in symbols:
+            if isinstance(symbol, str):
+                where, size = self.inputs[i].where, given[i].shape[dim]
+                first = sizes.setdefault(symbol, size)
+                other = names.setdefault(symbol, f"{where}.shape[{dim}]")
+                if first != size:
+                    what = f"has size {size} in dimension {dim}, and {other} is {first}: they were one"
+                    problems.append(_problem(where, f"{what} when the model was traced", "has these sizes"))
         return problems or [
             Problem(
                 f"call with {', '.join(f'{names[s]} = {size}' for s, size in sizes.items() if s in choice.symbols)}",
-                f"is another case of {choice.in_words(names)} ({choice.place}), which was {choice.answer} when the model was traced",
+                f"is another case of {choice.in_words(names)} ({choice.place}), which was {choice.answer} when the "
+                "model was traced",
                 AGAIN.format(what="has this size"),
             )
             for choice in self.choices
             if not choice.holds(sizes)
         ]
 
-    def _symbols(self) -> Iterator[tuple[int, int, str]]:
-        """(input, dimension, symbol) of each size that may change."""
-        for i, entry in enumerate(self.inputs):
-            yield from ((i, dim, size) for dim, size in enumerate(entry.sizes or ()) if isinstance(size, str))
-
 
 # --- what is wrong with an argument --------------------------------------------------------------------------
+
+
+def _problem(where: str, what: str, again: str) -> Problem:
+    """Of an argument, by what to convert with an example of."""
+    return Problem(f"argument {_quoted(where)}", what, AGAIN.format(what=again))
+
+
+def _differs(where: str, value: Any, was: str) -> Problem:
+    return _problem(where, f"is {_shown(value)}, but {_quoted(where)} {was}", "gives this value")
+
+
+def _quoted(where: str) -> str:
+    return repr(where) if where.isidentifier() else where
 
 
 def _problems_of(entry: Input, value: Any) -> Iterator[Problem]:
     where, chooses = entry.where, value is None or isinstance(value, (bool, str))
     if entry.kind is None and chooses:
-        yield _differs(
-            where, value, "was a value when the model was traced, and None, a flag or a text may choose another path"
-        )
+        was = "was a value when the model was traced, and None, a flag or a text may choose another path"
+        yield _differs(where, value, was)
     elif entry.kind is Tensor:
         yield from _tensor_problems(entry, value)
     elif entry.kind not in (None, object) and (chooses or not isinstance(value, (int, float, complex, Tensor))):
@@ -207,39 +216,29 @@ def _problems_of(entry: Input, value: Any) -> Iterator[Problem]:
 
 
 def _tensor_problems(entry: Input, value: Any) -> Iterator[Problem]:
-    where = _argument(entry.where)
+    where, sizes = entry.where, entry.sizes
     if not isinstance(value, Tensor):
-        yield _differs(entry.where, value, "was a tensor when the model was traced")
+        yield _differs(where, value, "was a tensor when the model was traced")
         return
     if entry.dtype is not None and _kind_of_number(value.dtype) != _kind_of_number(entry.dtype):
         what = f"is of {value.dtype}, and was of {entry.dtype} when the model was traced"
-        yield Problem(where, what, AGAIN.format(what="has this type"))
-    sizes = entry.sizes
+        yield _problem(where, what, "has this type")
     if sizes is None:
         return
     if len(sizes) != value.dim():
         what = f"has {value.dim()} dimensions, and had {len(sizes)} when the model was traced"
-        yield Problem(where, what, AGAIN.format(what="has as many"))
+        yield _problem(where, what, "has as many")
         return
-    for dim, (was, given) in enumerate(zip(sizes, value.shape, strict=True)):
-        if isinstance(was, int) and was != given:
-            what = f"has size {given} in dimension {dim}, and the trace of the model holds for {was} alone"
-            yield Problem(where, what, AGAIN.format(what="has this size"))
+    for dim, (was, now) in enumerate(zip(sizes, value.shape, strict=True)):
+        if isinstance(was, int) and was != now:
+            what = f"has size {now} in dimension {dim}, and the trace of the model holds for {was} alone"
+            yield _problem(where, what, "has this size")
 
 
 def _kind_of_number(dtype: torch.dtype) -> str:
     if dtype is torch.bool:
         return "bool"
     return "complex" if dtype.is_complex else "float" if dtype.is_floating_point else "int"
-
-
-def _differs(where: str, value: Any, was: str) -> Problem:
-    name = repr(where) if where.isidentifier() else where
-    return Problem(f"argument {name}", f"is {_shown(value)}, but {name} {was}", AGAIN.format(what="gives this value"))
-
-
-def _argument(where: str) -> str:
-    return f"argument {where!r}" if where.isidentifier() else f"argument {where}"
 
 
 def _shown(value: Any) -> str:
@@ -257,10 +256,7 @@ def _listed(branch: Branch) -> str:
 
 def _same(one: Any, other: Any) -> bool:
     """Whether two values choose the same path."""
-    if one is other:
-        return True
-    plain = isinstance(one, PLAIN) and type(one) is type(other)
-    return plain and bool(one == other)
+    return one is other or (isinstance(one, PLAIN) and type(one) is type(other) and bool(one == other))
 
 
 # --- making a form -------------------------------------------------------------------------------------------
@@ -277,7 +273,8 @@ def takes_only_rest(forward: Callable[..., Any]) -> bool:
 
 
 def form_by_signature(forward: Callable[..., Any], numbers: bool = True, rest: int = 0) -> CallForm:
-    """The form of a call that nobody has shown: whatever has no default is an input, a default that may choose a path stays.
+    """The form of a call that nobody has shown: what has no default is an input; a default that may choose a path
+    stays.
 
     Args:
         forward: the model's.
@@ -347,23 +344,27 @@ class _Maker:
         self.parts[name] = take_apart(value, lambda v: False)[1]
 
     def add(self, name: str, kind: type | None = None) -> None:
-        self.parts[name] = Leaf(len(self.inputs))
-        self.inputs.append(Input(name, name, kind))
+        self.parts[name] = self._counted_on(Leaf(0), name, name, kind)
 
     def add_each(self, name: str, count: int) -> None:
         """A tuple of so many inputs."""
-        self._place(name, take_apart(tuple(range(count)), lambda v: isinstance(v, int))[1], None)
+        part = take_apart(tuple(range(count)), lambda v: isinstance(v, int))[1]
+        self.parts[name] = self._counted_on(part, name, name, None)
 
     def take(self, name: str, value: Any) -> None:
         """A part whose leaves are the tensors in a value, each place an input of its own."""
-        leaves, part = take_apart(value, lambda v: isinstance(v, Tensor), once=False, name=f"argument {name}")
-        assert self._place(name, part, Tensor) == len(leaves)
+        part = take_apart(value, lambda v: isinstance(v, Tensor), once=False, name=f"argument {name}")[1]
+        self.parts[name] = self._counted_on(part, name, name, Tensor)
 
-    def _place(self, name: str, part: Part, kind: type | None) -> int:
-        places = [*_places(part, name)]
-        self.parts[name] = _shifted(part, len(self.inputs))
-        self.inputs += [Input(where, name, kind) for where in places]
-        return len(places)
+    def _counted_on(self, part: Part, where: str, name: str, kind: type | None) -> Part:
+        """A part whose leaves are the next inputs."""
+        if isinstance(part, Leaf):
+            self.inputs.append(Input(where, name, kind))
+            return Leaf(len(self.inputs) - 1)
+        if isinstance(part, Fixed):
+            return part
+        inner = zip(part.parts, part.steps, strict=True)
+        return replace(part, parts=tuple(self._counted_on(p, where + step, name, kind) for p, step in inner))
 
     def needed(self) -> set[str]:
         """The parameters that inputs are in, and those before one that is given by position alone."""
@@ -376,32 +377,12 @@ class _Maker:
         """The form in which those parameters are passed, at most so many by position."""
         positional: list[str] = []
         for name, parameter in self.signature.parameters.items():
-            if (
-                parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_KEYWORD)
-                or name not in passed
-                or len(positional) >= by_position
-            ):
+            by_name = parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_KEYWORD)
+            if by_name or name not in passed or len(positional) >= by_position:
                 break
             positional.append(name)
         named = [n for n in self.parts if n in passed and n not in positional]
         return CallForm(self.signature, self.parts, tuple(self.inputs), tuple(positional), tuple(named))
-
-
-def _places(part: Part, where: str) -> Iterator[str]:
-    if isinstance(part, Leaf):
-        yield where
-    elif isinstance(part, Branch):
-        for inner, step in zip(part.parts, part.steps, strict=True):
-            yield from _places(inner, where + step)
-
-
-def _shifted(part: Part, by: int) -> Part:
-    """The part with its leaves counted from another number."""
-    if isinstance(part, Leaf):
-        return Leaf(part.index + by)
-    if isinstance(part, Fixed):
-        return part
-    return replace(part, parts=tuple(_shifted(p, by) for p in part.parts))
 
 
 def outline_of(form: CallForm) -> tuple[object, ...]:

@@ -1,9 +1,8 @@
 """What the user named, held against the calls that the model makes: ``digital=``, ``analog=`` and rules of their own.
 
-A name stands for calls: those of a layer, or of everything inside a container that is called. A name of a layer that is
-never called on its own chooses nothing, and so is an error that says what is called instead; a rule that matches nothing
-is worth a warning.
-"""
+A name stands for calls: those of a layer, or of everything inside a container that is called. A name of a layer that
+is never called on its own chooses nothing, and so is an error that says what is called instead; a rule that matches
+nothing is worth a warning."""
 
 from __future__ import annotations
 
@@ -221,8 +220,8 @@ def _why_unused(rule: Rule, canonicals: Sequence[Canonical]) -> str:
             return f"{path!r} was opened by torch.export." if _opened(canonicals) else f"Another rule reads {path!r}."
     if rule.functions and _opened(canonicals):
         return (
-            "torch.export opens functions to operations of torch.ops.aten: name those in functions=, or a module's class "
-            "in modules=."
+            "torch.export opens functions to operations of torch.ops.aten: name those in functions=, or a module's "
+            "class in modules=."
         )
     if rule.functions:
         return "torch.fx traces through a function unless it is decorated with torch.fx.wrap."

@@ -54,23 +54,14 @@ def legality(canonical: Canonical, digital: Choice = (), analog: Choice = (), no
         if node in kept_out:
             reasons[node] = KEPT_DIGITAL
             if node in insisted:
-                problems.append(
-                    Problem(
-                        f"layer {origins[node].label}",
-                        "is named by both digital= and analog=",
-                        "Name it in one of them.",
-                    )
-                )
+                what, remedy = "is named by both digital= and analog=", "Name it in one of them."
+                problems.append(Problem(f"layer {origins[node].label}", what, remedy))
         elif isinstance(reading, Refusal):
             reasons[node] = reading.reason
             if node in insisted and isinstance(analog, Sequence):
-                problems.append(
-                    Problem(
-                        f"layer {origins[node].label}",
-                        f"analog= insists on it, but {reading.reason}",
-                        "Remove it from analog=, or give a rule for it (docs/operations.md).",
-                    )
-                )
+                what = f"analog= insists on it, but {reading.reason}"
+                remedy = "Remove it from analog=, or give a rule for it (docs/operations.md)."
+                problems.append(Problem(f"layer {origins[node].label}", what, remedy))
         elif canonical.rules[node].role is Role.NORM:
             wanted = norm == "held" or node in insisted
             reason = None if wanted else _why_a_boundary(reading, canonical.network, norm)

@@ -1,9 +1,8 @@
 """The two modes of a model, training and evaluation: putting it in one, and whether both are one program.
 
-Most models compute the same calls in both. Two graphs are one program if they make the same calls of the same values in
-the same order. A batch norm that is called as a function says itself which statistics it takes, and is read differently in
-each mode.
-"""
+Most models compute the same calls in both. Two graphs are one program if they make the same calls of the same values
+in the same order. A batch norm that is called as a function says itself which statistics it takes, and is read
+differently in each mode."""
 
 from __future__ import annotations
 
@@ -33,7 +32,8 @@ def in_mode(network: nn.Module, training: bool) -> Iterator[None]:
 
 
 def fingerprint(traced: Traced) -> tuple[object, ...]:
-    """What a traced graph computes, and how it is called: equal for one program. Taken before passes rewrite the graph."""
+    """What a traced graph computes, and how it is called: equal for one program. Taken before passes rewrite the
+    graph."""
     signature = traced.signature
     called = outline_of(signature.bind) if isinstance(signature.bind, CallForm) else ()
     returned = outline(signature.pack.part) if isinstance(signature.pack, ResultForm) else ()

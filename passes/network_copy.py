@@ -1,8 +1,8 @@
 """The network that the passes work on: the user's model, copied, so that nothing that is done to it is done to theirs.
 
-A *twin* has modules of its own, with modes and flags of their own, around the very tensors of the model: registries of
-parameters and buffers are the same objects, so what one side replaces or moves (``.to()``) is replaced for the other too.
-"""
+A *twin* has modules of its own, with modes and flags of their own, around the very tensors of the model: registries
+of parameters and buffers are the same objects, so what one side replaces or moves (``.to()``) is replaced for the
+other too."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
             if isinstance(value, Tensor) and not value.is_leaf
         )
         remedy = (
-            "Use torch.nn.utils.parametrizations for weight_norm and spectral_norm, and keep no computed tensor, file or "
-            "lock in the model."
+            "Use torch.nn.utils.parametrizations for weight_norm and spectral_norm, and keep no computed tensor, file "
+            "or lock in the model."
         )
         what = f"can't be copied: {str(failure).splitlines()[0]}"
         raise OptionError(Problem(next(computed, "model"), what, remedy)) from failure

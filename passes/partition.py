@@ -58,41 +58,29 @@ def partition(legal: Legal, block_size: int | None = None, block_sizes: Sequence
     result = work.result()
     _check_insisted(legal, result)
     if block_sizes is not None:
-        _check_sizes(block_sizes, _layers_of_blocks(result))
+        _check_sizes(block_sizes, result)
     return result
 
 
 def _check_insisted(legal: Legal, result: Partitioned) -> None:
-    origins = legal.canonical.origins
-    refused = [n for n in legal.insisted if n in result.reasons]
-    if refused:
-        raise PartitionError(
-            Problem(
-                f"layer {origins[n].label}",
-                f"analog= insists on it, but {result.reasons[n]}",
-                "Remove it from analog=, or insist on the layers around it too.",
-            )
-            for n in refused
-        )
-
-
-def _layers_of_blocks(result: Partitioned) -> list[list[str]]:
-    origins = result.legal.canonical.origins
-    return [
-        [origins[n].label for n in nodes if result.readings[n].weighted] for analog, nodes in result.groups if analog
+    remedy = "Remove it from analog=, or insist on the layers around it too."
+    problems = [
+        Problem(f"layer {legal.canonical.origins[n].label}", f"analog= insists on it, but {result.reasons[n]}", remedy)
+        for n in legal.insisted
+        if n in result.reasons
     ]
+    if problems:
+        raise PartitionError(problems)
 
 
-def _check_sizes(block_sizes: Sequence[int], formed: Sequence[Sequence[str]]) -> None:
-    if len(formed) != len(block_sizes):
-        shown = "; ".join(", ".join(layers) for layers in formed)
-        raise OptionError(
-            Problem(
-                "option block_sizes",
-                f"names {len(block_sizes)} blocks, but with these sizes the model forms {len(formed)}: {shown}",
-                "Give one size a block; a boundary ends a block early, and explain(model, block_size=n) shows the boundaries.",
-            )
-        )
+def _check_sizes(block_sizes: Sequence[int], result: Partitioned) -> None:
+    origins, blocks = result.legal.canonical.origins, [nodes for analog, nodes in result.groups if analog]
+    if len(blocks) != len(block_sizes):
+        shown = "; ".join(", ".join(origins[n].label for n in b if result.readings[n].weighted) for b in blocks)
+        what = f"names {len(block_sizes)} blocks, but with these sizes the model forms {len(blocks)}: {shown}"
+        boundaries = "a boundary ends a block early, and explain(model, block_size=n) shows the boundaries"
+        remedy = f"Give one size a block; {boundaries}."
+        raise OptionError(Problem("option block_sizes", what, remedy))
 
 
 def _reads_instead(reading: Reading, old: fx.Node, new: fx.Node) -> Reading:
@@ -166,10 +154,8 @@ class _Partitioner:
         last: dict[str, int] = {}  # where an overwritten buffer was touched: in the order of the model
         for node in self.graph.nodes:
             touched = self.canonical.touched.get(node, ())
-            base = max(
-                [*(self.position.get(i, 0) for i in node.all_input_nodes), *(last.get(b, 0) for b in touched)],
-                default=0,
-            )
+            before = [*(self.position.get(i, 0) for i in node.all_input_nodes), *(last.get(b, 0) for b in touched)]
+            base = max(before, default=0)
             if node not in self.roles:
                 self.position[node] = base + base % 2
                 last.update(dict.fromkeys(touched, self.position[node]))
@@ -188,9 +174,7 @@ class _Partitioner:
         reading = self.readings[node]
         position = base + (base + 1) % 2
         while True:
-            groups = {
-                g for i in node.all_input_nodes if self.position.get(i) == position and (g := self.group(i)) is not None
-            }
+            groups = {self.find(self.block[i]) for i in self.sources(node, position)}
             if self.fits(node, reading, position, groups):
                 break
             position += 2
@@ -220,14 +204,16 @@ class _Partitioner:
     def would_feed_back(self, node: fx.Node, position: int) -> bool:
         """A block of size one has no feedback: no state may read a state."""
         sources = self.sources(node, position)
-        on_state = any(i in self.on_state or i in self.is_state for i in sources)
         heavy = self.readings[node].weighted or any(i in self.heavy for i in sources)
-        return on_state and (heavy or self.roles[node] is Role.POTENTIAL)
+        return self.reads_state(sources) and (heavy or self.roles[node] is Role.POTENTIAL)
+
+    def reads_state(self, sources: list[fx.Node]) -> bool:
+        return any(i in self.on_state or i in self.is_state for i in sources)
 
     def refusal(self, node: fx.Node, position: int, groups: set[int]) -> str | None:
         """Why a call that has an energy is digital where it stands."""
         sources = self.sources(node, position)
-        if self.roles[node] is Role.NORM and not any(i in self.on_state or i in self.is_state for i in sources):
+        if self.roles[node] is Role.NORM and not self.reads_state(sources):
             return OPENING_NORM
         if self.roles[node] is Role.POTENTIAL and self.limit(groups) == 1 and not any(i in self.heavy for i in sources):
             return "activation without a weighted layer before it, in a block of size 1"
@@ -235,7 +221,7 @@ class _Partitioner:
 
     def note_flags(self, node: fx.Node, sources: list[fx.Node]) -> None:
         heavy = self.readings[node].weighted or any(i in self.heavy for i in sources)
-        on_state = any(i in self.on_state or i in self.is_state for i in sources)
+        on_state = self.reads_state(sources)
         role = self.roles[node]
         if role is Role.POTENTIAL:
             self.is_state.add(node)
@@ -278,24 +264,18 @@ class _Partitioner:
         return twin
 
     def move(self, node: fx.Node, readers: list[fx.Node]) -> None:
-        target = {self.group(u) for u in readers}
+        is_norm = self.roles[node] is Role.NORM  # no state of the block that would read it comes before it
         readings = [self.readings.get(u) for u in readers]
         given = any(r is not None and node in r.given for r in readings)
-        if self.roles[node] is Role.NORM:  # no state of the block that would read it comes before it
-            target = {None}
-        opens = self.roles[node] is Role.NORM
-        if len(target) == 1 and None not in target and not given and not opens:
-            (g,) = target
-            assert g is not None
-            self.block[node] = g
+        groups = [*{self.group(u) for u in readers}]
+        if len(groups) == 1 and groups[0] is not None and not given and not is_norm:
+            self.block[node] = groups[0]
             self.position[node] = self.position[readers[0]]
             return
         del self.block[node]
-        role = self.roles.pop(node)
+        del self.roles[node]
         self.position[node] += 1
-        self.reasons[node] = (
-            OPENING_NORM if role is Role.NORM else "reads a block's output, and no state follows it in a block"
-        )
+        self.reasons[node] = OPENING_NORM if is_norm else "reads a block's output, and no state follows it in a block"
 
     def drop_weightless(self) -> None:
         """A block without a weighted layer is digital."""

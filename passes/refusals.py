@@ -36,8 +36,8 @@ def kept_whole(path: str) -> str:
 _REMEDIES = {
     "torch.fx": "Give example_inputs= to trace by torch.export, or keep the module out with digital=[...] (its name), "
     "which calls it as a whole.",
-    "torch.export": "torch.export failed too. Keep the module that contains this line out with digital=[...] (its name), "
-    "which calls it as a whole, or write it without control flow on values.",
+    "torch.export": "torch.export failed too. Keep the module that contains this line out with digital=[...] "
+    "(its name), which calls it as a whole, or write it without control flow on values.",
 }
 """By the tracer that failed."""
 

@@ -1,8 +1,8 @@
-"""The private parts of PyTorch that several passes need, each under a name of ours and with what replaces it when it goes.
+"""The private parts of PyTorch that several passes need, each under a name of ours and with what replaces it when it
+goes.
 
-What one pass alone needs stands in that pass: ``torch._C._set_grad_enabled`` in ``tracing/opened_contexts.py``, the memory
-and the version of a tensor in ``tracing/copy_on_write.py`` and ``tracing/state.py``.
-"""
+What one pass alone needs stands in that pass: ``torch._C._set_grad_enabled`` in ``tracing/opened_contexts.py``, the
+memory and the version of a tensor in ``tracing/copy_on_write.py`` and ``tracing/state.py``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 # FakeTensor is what torch.export runs a forward on: else the class of the values in its placeholders' meta.
-# TorchDispatchMode sees each operation below autograd: torch.overrides.TorchFunctionMode is public, and sees calls alone.
+# TorchDispatchMode sees each operation below autograd: torch.overrides.TorchFunctionMode is public, and sees calls.
 
 Operator = torch._ops.OpOverload  # type(torch.ops.aten.add.Tensor)
 OperatorPacket = torch._ops.OpOverloadPacket  # type(torch.ops.aten.add)
@@ -40,7 +40,8 @@ BATCH_NORMS = nn.modules.batchnorm._NormBase  # (nn.BatchNorm1d, ..., nn.SyncBat
 DROPOUTS = nn.modules.dropout._DropoutNd  # (nn.Dropout, nn.Dropout1d, ..., nn.FeatureAlphaDropout)
 
 REGISTRIES = ("_parameters", "_buffers", "_modules")
-"""Where a module keeps what is registered; named_parameters() and its like are public, and can't be shared or put back."""
+"""Where a module keeps what is registered; named_parameters() and its like are public, and can't be shared or put
+back."""
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 """Where a module keeps the hooks that a call of it runs; nothing public tells of them."""
@@ -50,7 +51,8 @@ uncounted_writes = _unsafe_preserve_version_counter  # a context for writes that
 
 
 def schema_of(operator: Any) -> Any:
-    """The schema of an operator, None of any other function; ``torch.library.infer_schema`` is the public text of one."""
+    """The schema of an operator, None of any other function; ``torch.library.infer_schema`` is the public text of
+    one."""
     return getattr(operator, "_schema", None)
 
 

@@ -1,6 +1,7 @@
 """The user's code while it runs: which frame is theirs, in whose forward, and what the text of its line says.
 
-Errors name the innermost line of the user's, the module in whose forward it stands, and the options that decide that it runs:
+Errors name the innermost line of the user's, the module in whose forward it stands, and the options that decide that
+it runs:
 
     skip = self.training and np.random.rand() < self.config.layerdrop
     if not skip: ...                                    # It runs because of self.config.layerdrop = 0.1
@@ -146,8 +147,8 @@ def places_from(frame: FrameType | None) -> list[Place]:
 def decided_by(places: Iterable[Place]) -> str:
     """A sentence with the options that decide that the innermost of these lines runs; nothing where there is none.
 
-    Options are the numbers and flags of modules that the conditions around a line read, in its function and in those that
-    called it; of a name in a condition, what it was assigned.
+    Options are the numbers and flags of modules that the conditions around a line read, in its function and in those
+    that called it; of a name in a condition, what it was assigned.
 
     Args:
         places: the innermost first.

@@ -7,9 +7,10 @@ For each block, with ``a_l = -(1/w_l) d/ds_l [E - sum w G]`` from the energy's o
 
 and for each potential, in float64:
 
-3. inverse: at random pre-activations a, ``grad G_l(sigma_l(a)) = a`` on the domain of G_l, so that with 2 the energy's gradient vanishes;
-4. increments: the potential's difference and tangent are those of its sigma, and no increment exceeds its slope: equilibrium
-   propagation nudges with the first two, the certificate builds on the third.
+3. inverse: at random pre-activations a, ``grad G_l(sigma_l(a)) = a`` on the domain of G_l, so that with 2 the energy's
+   gradient vanishes;
+4. increments: the potential's difference and tangent are those of its sigma, and no increment exceeds its slope:
+   equilibrium propagation nudges with the first two, the certificate builds on the third.
 """
 
 from __future__ import annotations
@@ -103,13 +104,10 @@ def verify(
 ) -> Verification:
     """Checks one block on the given inputs.
 
-    Args:
-        bound: the block with its layer weights.
-        states: those that a relaxation found, or any of their shapes.
-        labels: the user's names of the states.
-        differentiation: how the solver gets drives and their transposes.
-        relaxation: how the states were found; None where none was made: the stationarity equations are then compared at random states.
-        known: what was found of potentials, which other blocks have too; it grows.
+    Args: bound: the block with its layer weights. states: those that a relaxation found, or any of their shapes.
+        labels: the user's names of the states. differentiation: how the solver gets drives and their transposes.
+        relaxation: how the states were found; None where none was made: the stationarity equations are then compared
+        at random states. known: what was found of potentials, which other blocks have too; it grows.
 
     Raises:
         VerificationError: the energy and the solver disagree.
@@ -134,9 +132,10 @@ def verify(
         raise VerificationError(
             Problem(
                 f"{record.block} ({layers})",
-                f"its printed energy and its solver disagree: stationarity {record.stationarity:.1e}, gradient {record.gradient:.1e}, "
-                f"increments {record.increments:.1e}, inverse {record.inverse:.1e}",
-                "A rule gives the wrong energy or operation; run the generic tests on the rules in this block, or keep the layer out with digital=.",
+                f"its printed energy and its solver disagree: stationarity {record.stationarity:.1e}, "
+                f"gradient {record.gradient:.1e}, increments {record.increments:.1e}, inverse {record.inverse:.1e}",
+                "A rule gives the wrong energy or operation; run the generic tests on the rules in this block, or keep "
+                "the layer out with digital=.",
             )
         )
     return record

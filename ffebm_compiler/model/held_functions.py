@@ -15,8 +15,8 @@ from torch.overrides import TorchFunctionMode
 
 from ..ir import Program, Weight
 from ..ir.functions import held_norm
+from ..passes.watching.attribute_tokens import MISSING
 from ..passes.watching.paths import reach
-from ..passes.watching.tokens import MISSING
 
 _MEAN, _TRAINING = "running_mean", "training"
 _PLACES: Mapping[Callable[..., Any], tuple[int, int]] = {F.batch_norm: (1, 5), torch.batch_norm: (3, 5)}

@@ -14,10 +14,10 @@ from types import ModuleType
 from torch import Tensor, nn
 
 from ..errors import ChangedError, Problem
+from ..passes.watching.attribute_tokens import MISSING, token_at
 from ..passes.watching.paths import reach
 from ..passes.watching.recorder import Watched
-from ..passes.watching.tensors import is_same
-from ..passes.watching.tokens import MISSING, held
+from ..passes.watching.tensors import is_same_tensor
 from .watch import Seen, changes, seen, tensor_problem
 
 AGAIN = "Undo it, or convert the original again: with copy=False the two share their tensors, and nothing else."
@@ -64,7 +64,7 @@ def _entry(network: nn.Module, entry: Watched) -> Watched:
     if entry.tensor is not None:
         return entry
     if entry.kind is None and type(layer := network.get_submodule(entry.path)).__module__.startswith("torch.nn."):
-        values = {**{n: held(layer, n) for n in vars(layer) if not n.startswith("_")}, **values}
+        values = {**{n: token_at(layer, n) for n in vars(layer) if not n.startswith("_")}, **values}
         entry = replace(entry, kind=type(layer))
     return replace(entry, values={n: v for n, v in values.items() if n not in _EACH_ONES_OWN}, hooks=None)
 
@@ -75,12 +75,14 @@ def _differences(model: nn.Module, network: nn.Module, entry: Watched) -> Iterat
     if theirs is ours and isinstance(ours, (dict, type, ModuleType)):  # a file or a class, which has no copy
         return
     if entry.tensor is not None:
-        if not is_same(theirs, ours) and isinstance(ours, Tensor):  # each has its own generators
+        if not is_same_tensor(theirs, ours) and isinstance(ours, Tensor):  # each has its own generators
             yield tensor_problem(model, entry, theirs)
         return
     alike = isinstance(ours, nn.Module) and isinstance(theirs, nn.Module) and type(ours) is type(theirs)
     if alike:
-        entry = replace(entry, values={n: v for n, v in entry.values.items() if held(theirs, n) != held(ours, n)})
+        entry = replace(
+            entry, values={n: v for n, v in entry.values.items() if token_at(theirs, n) != token_at(ours, n)}
+        )
         if vars(ours)["_parameters"] is not vars(theirs)["_parameters"]:
             yield Problem(f"layer {entry.path}", "was replaced, and has other tensors than the converted model", AGAIN)
     yield from changes(model, entry)

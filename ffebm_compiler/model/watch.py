@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..errors import ChangedError, Problem
+from ..passes.torch_private import HOOKS
+from ..passes.watching.attribute_tokens import MISSING, TENSOR, Code, attribute_spaces, is_atom, token_at
 from ..passes.watching.paths import reach, steps_of
-from ..passes.watching.recorder import HOOKS, MODE, Watched
-from ..passes.watching.tensors import TensorValue, Unregistered, is_same, value_of
-from ..passes.watching.tokens import MISSING, TENSOR, Code, held, is_atom, places
+from ..passes.watching.recorder import MODE, Watched
+from ..passes.watching.tensors import TensorValue, Unregistered, is_same_tensor, value_of
 
 AGAIN = "Undo it, or convert again: fc.convert(model.to_feedforward(), ...)."
 BUFFER = "Undo it, or convert again: fc.convert(model.to_feedforward(), ...). What is to change while the model runs is a buffer or a digital layer."
@@ -105,7 +106,7 @@ class Seen:
             and tuple(map(len, self.registries)) == self.counts
             and all(all(map(is_, group.now(), group.values)) for group in self.cells)
             and not any(now is None or now is MISSING for group in self.present for now in group.now())
-            and all(held(owner, name) == token for owner, name, token in self.copied)
+            and all(token_at(owner, name) == token for owner, name, token in self.copied)
             and all(_at(holder, key) is value for holder, key, value in self.held)
             and all(_is_tensor_of(*each) for each in self.tensors)
         )
@@ -134,7 +135,7 @@ class _Look:
             if name is None:
                 self.held[id(value), key] = value, key, inner
             elif not isinstance(inner, nn.Module) and name not in _SPECIAL:
-                for place in places(value):
+                for place in attribute_spaces(value):
                     self.same(place, name)
                     if name in place:
                         break
@@ -142,17 +143,17 @@ class _Look:
         return value
 
     def value(self, owner: Any, name: str, token: Any) -> None:
-        holder = next((p for p in places(owner) if name in p), None)
+        holder = next((p for p in attribute_spaces(owner) if name in p), None)
         value = MISSING if holder is None else holder[name]
         if holder is None and token is MISSING and _looks_nowhere_else(owner):
-            for place in places(owner):
+            for place in attribute_spaces(owner):
                 self.same(place, name)
         elif holder is None or not (is_atom(value) or token is TENSOR):
             self.copied.append((owner, name, token))
         elif token is TENSOR and value is not None:
             self.present.append((holder, name))
         else:
-            for place in places(owner):  # up to there: a class may override what it inherits
+            for place in attribute_spaces(owner):  # up to there: a class may override what it inherits
                 self.same(place, name)
                 if place is holder:
                     break
@@ -243,7 +244,7 @@ def changes(network: nn.Module, entry: Watched) -> Iterator[Problem]:
     yield from _hooked(owner, entry)
     yield from _restructured(network, owner, entry)
     for name, token in entry.values.items():
-        if (now := held(owner, name)) != token:
+        if (now := token_at(owner, name)) != token:
             yield _attribute_problem(network, entry, owner, name, token, now)
 
 
@@ -251,7 +252,7 @@ def _is_tensor_of(network: nn.Module, tensor: Any, wanted: str | TensorValue) ->
     """Whether a tensor is what the program has in its place."""
     if isinstance(wanted, TensorValue):
         return value_of(tensor) == wanted
-    return is_same(tensor, reach(network, wanted))
+    return is_same_tensor(tensor, reach(network, wanted))
 
 
 def tensor_problem(network: nn.Module, entry: Watched, now: Any) -> Problem:

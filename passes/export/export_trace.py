@@ -59,8 +59,8 @@ def export_trace(
             exported = _exported(network, form, tensors, whole)
     if exported.met:
         logger.warning(
-            "torch.export traced through %s: gradients are those of the forward, whatever backward is defined. Keep the "
-            "layer that calls it whole by digital=[...]",
+            "torch.export traced through %s: gradients are those of the forward, whatever backward is defined. Keep "
+            "the layer that calls it whole by digital=[...]",
             ", ".join(sorted(exported.met)),
         )
     graph = _graph_of(exported.program, network)
@@ -200,7 +200,8 @@ def _flattened(network: nn.Module, form: CallForm) -> Iterator[list[Part]]:
         return tuple(leaves)
 
     positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    flat.__signature__ = inspect.Signature([inspect.Parameter(n, positional) for n in form.names])  # type: ignore[attr-defined]
+    signature = inspect.Signature([inspect.Parameter(n, positional) for n in form.names])
+    flat.__signature__ = signature  # type: ignore[attr-defined]
     with replaced(network, "forward", flat):
         yield results
 

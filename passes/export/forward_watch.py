@@ -1,7 +1,7 @@
 """What a forward does while torch.export runs it on fake tensors, and the exported program does not know of.
 
-What it asks of tensors is refused or answered; buffers that it assigns are written instead, since torch.export knows of the
-model's own buffers alone, and forgets those of its layers:
+What it asks of tensors is refused or answered; buffers that it assigns are written instead, since torch.export knows
+of the model's own buffers alone, and forgets those of its layers:
 
     self.mean = 0.9 * self.mean + 0.1 * h.mean(0)     self.mean.copy_(...), behind the last read of what it was
 """

@@ -1,14 +1,13 @@
 """What torch.export would open or drop, kept as one call each by operators of our own.
 
-Casts: ``h.float()``, ``h.to(torch.bfloat16)``, ``h.type(dtype)``, ``h.to(other)``, ``h.type_as(other)``. torch.export traces a
-cast to the type that a tensor has by chance, which under the caller's autocast is another, as no cast: whoever reads ``h``
-afterwards then reads the cast, and the program holds for this type alone. So a cast of the user's is an operator whose
-result is always a tensor of its own; in the graph it becomes the cast that was written.
+Casts: ``h.float()``, ``h.to(torch.bfloat16)``, ``h.type(dtype)``, ``h.to(other)``, ``h.type_as(other)``. torch.export
+traces a cast to the type that a tensor has by chance, which under the caller's autocast is another, as no cast:
+whoever reads ``h`` afterwards then reads the cast, and the program holds for this type alone. So a cast of the user's
+is an operator whose result is always a tensor of its own; in the graph it becomes the cast that was written.
 
-Layers: torch.export opens every module to operations of ATen. A layer that a rule reads as one call is kept shut while it
-runs: its forward is an operator that knows the layer by its path, and runs the layer itself only to learn the shape of its
-result; in the graph it becomes the call of the layer, as torch.fx records it.
-"""
+Layers: torch.export opens every module to operations of ATen. A layer that a rule reads as one call is kept shut
+while it runs: its forward is an operator that knows the layer by its path, and runs the layer itself only to learn
+the shape of its result; in the graph it becomes the call of the layer, as torch.fx records it."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""What a forward asks of sizes while torch.export runs it: the program holds for calls of which the answers are the same.
+"""What a forward asks of sizes while torch.export runs it: the program holds for calls of which the answers are the
+same.
 
     if x.shape[0] > 4: ...        SizeChoice("x.shape[0] > 4", False, "net.py:12")
     h[: int(x.shape[0] / 2)]      SizeChoice("int(x.shape[0] / 2)", 1, "net.py:13")
 
-A size that may change is a symbol then, and a comparison of it an expression; Python takes one way, and the graph knows of
-no other. What PyTorch asks below the user's code and its own layers says nothing of the program, whose operations ask again
-when they run.
-"""
+A size that may change is a symbol then, and a comparison of it an expression; Python takes one way, and the graph
+knows of no other. What PyTorch asks below the user's code and its own layers says nothing of the program, whose
+operations ask again when they run."""
 
 from __future__ import annotations
 

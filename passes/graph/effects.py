@@ -1,9 +1,9 @@
-"""What a call does besides returning a result: what it writes into, whether it draws random numbers, which hooks it runs.
+"""What a call does besides returning a result: what it writes into, whether it draws random numbers, which hooks it
+runs.
 
-Calls that draw keep their order: of two dropouts in branches side by side, the one that the model calls first draws first.
-A program runs its parts by position, not in the order of the forward. Other draws than the model's, from the same seed,
-would be another dropout mask: right in distribution, and no longer the model's own.
-"""
+Calls that draw keep their order: of two dropouts in branches side by side, the one that the model calls first draws
+first. A program runs its parts by position, not in the order of the forward. Other draws than the model's, from the
+same seed, would be another dropout mask: right in distribution, and no longer the model's own."""
 
 from __future__ import annotations
 
@@ -117,7 +117,8 @@ def statistics_of(node: fx.Node) -> tuple[fx.Node, ...]:
 
 
 def is_impure(node: fx.Node) -> bool:
-    """Whether a call is made though nothing reads its result: it writes, checks, draws, or nobody knows what it does."""
+    """Whether a call is made though nothing reads its result: it writes, checks, draws, or nobody knows what it
+    does."""
     if node.op in ("placeholder", "output", "call_module"):
         return True
     if _is_draw(node):

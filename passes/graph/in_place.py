@@ -2,7 +2,8 @@
 
 A block is a pure function of its inputs, and a digital part must not write into a block's output. Three cases differ:
 
-- what belongs to the model, a buffer or a parameter: the call stays as it is, in its place among the calls that read it;
+- what belongs to the model, a buffer or a parameter: the call stays as it is, in its place among the calls that read
+  it;
 - what belongs to the caller: the model works on a copy of its argument, and writes back into it at the end;
 - a tensor that is read again through a view can't be redirected so, and is refused.
 """
@@ -111,11 +112,13 @@ _PUT_INTO: Mapping[Any, Any] = {
     aten.slice.Tensor: aten.slice_scatter.default,
     aten.select.int: aten.select_scatter.default,
 }
-"""What takes a part out of a tensor, and what puts another there: ``f(tensor, *where)``, ``g(tensor, part, *where)``."""
+"""What takes a part out of a tensor, and what puts another there: ``f(tensor, *where)``, ``g(tensor, part,
+*where)``."""
 
 
 def _is_put_into_its_base(node: fx.Node, overwritten: fx.Node, memory: _Memory) -> bool:
-    """``y[:, 1:] = x`` as torch.export writes it, ``v = slice(y); copy_(v, x)``, where y is read on by its name alone."""
+    """``y[:, 1:] = x`` as torch.export writes it, ``v = slice(y); copy_(v, x)``, where y is read on by its name
+    alone."""
     base = memory.bases[overwritten]
     views = _views_between(overwritten, base)
     readers = memory.readers_after(base, node)

@@ -1,8 +1,9 @@
-"""What an in-place call means as a function: its *twin*, which leaves the operand alone and returns what it would become.
+"""What an in-place call means as a function: its *twin*, which leaves the operand alone and returns what it would
+become.
 
 Most methods mean the same without their underscore: ``x.relu_()`` is ``x.relu()``. The others are made on a copy:
-``x.bernoulli_(p)`` fills x with draws, where ``x.bernoulli(p)`` takes x for the probabilities. What stands in neither table
-has no twin, and is refused by name.
+``x.bernoulli_(p)`` fills x with draws, where ``x.bernoulli(p)`` takes x for the probabilities. What stands in neither
+table has no twin, and is refused by name.
 
 An in-place call keeps the type and the shape of its operand, which its twin may not: ``half.mul_(float)`` is half, and
 ``int.add_(float)`` an error. :data:`kept` holds the twins that insist on both.
@@ -131,7 +132,8 @@ on_copy = SimpleNamespace(
     **{name: _on_copy(name) for name in (*sorted(ON_A_COPY), *_RETURN_NOTHING)},
     **{name: _on_copy(name, function) for name, function in _INITIALISATIONS.items()},
 )
-"""By the name of a method that writes, or of an initialisation: the function that makes it on a copy, and returns that."""
+"""By the name of a method that writes, or of an initialisation: the function that makes it on a copy, and returns
+that."""
 
 kept = SimpleNamespace(
     **{n: _kept(getattr(Tensor, n), getattr(Tensor, f"{n}_"), n) for n in sorted(SAME_MEANING - KEEPS_TYPE_AND_SHAPE)},

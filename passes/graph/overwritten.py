@@ -1,4 +1,5 @@
-"""Tensors of the model that it overwrites as it runs: the calls that read or write one keep their order, and stay digital.
+"""Tensors of the model that it overwrites as it runs: the calls that read or write one keep their order, and stay
+digital.
 
 A block reads its weights when it runs, which may be after a later call of the model has changed them.
 """
@@ -36,12 +37,12 @@ def overwritten_tensors(
 
 
 def stand_beside_readers(graph: fx.Graph, network: nn.Module, stateful: Collection[str]) -> frozenset[fx.Node]:
-    """Lets what overwrites or reads a tensor of the model get to it in its own digital part, by calls that stand beside it.
+    """Lets what overwrites or reads a tensor of the model get to it in its own digital part, by calls that stand
+    beside it.
 
-    A part's inputs are values, of which a training step makes leaves and a bundle ports: a tensor of the model must not be
-    one. So what a write returns is read from the tensor itself, and each reader of a view has views of its own, which are
-    returned.
-    """
+    A part's inputs are values, of which a training step makes leaves and a bundle ports: a tensor of the model must
+    not be one. So what a write returns is read from the tensor itself, and each reader of a view has views of its
+    own, which are returned."""
     ordered = overwritten_tensors(graph, network, stateful)
     bases = bases_of(graph, network)
     for node in ordered:

@@ -5,13 +5,12 @@
         h = linear(x, w)
 
 Inside of a region without history it does not matter what is recorded, since nothing in it asks for a gradient. So a
-``detach()`` stands on each value that is read outside, and on each that is written into a buffer; what is in place within
-has become out-of-place before. One stands on each value that enters too: no energy has ``detach``, so no block has layers
-on both sides, where the nudge of one that learns would move one that does not.
+``detach()`` stands on each value that is read outside, and on each that is written into a buffer; what is in place
+within has become out-of-place before. One stands on each value that enters too: no energy has ``detach``, so no block
+has layers on both sides, where the nudge of one that learns would move one that does not.
 
-A call under the forward's own autocast runs under it whatever the caller's is. It has no energy, and stays digital. Sizes
-are the same under any setting, and stay as they are.
-"""
+A call under the forward's own autocast runs under it whatever the caller's is. It has no energy, and stays digital.
+Sizes are the same under any setting, and stay as they are."""
 
 from __future__ import annotations
 
@@ -41,7 +40,8 @@ _MAY_RETURN_OPERAND = frozenset((
 
 
 def without_history(value: Any, *operands: Any) -> Any:
-    """A value as a region without history leaves it: its tensors detached, but for an operand that was passed through."""
+    """A value as a region without history leaves it: its tensors detached, but for an operand that was passed
+    through."""
     return map_tensors(lambda t: t if any(t is o for o in operands) else t.detach(), value)
 
 

@@ -1,5 +1,4 @@
-"""Runs on the model's own weights, of which none stays overwritten: what a forward writes is copied before, and put
-back after."""
+"""Runs on the model's own weights: what a forward writes is copied before, and put back after."""
 
 from __future__ import annotations
 
@@ -10,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..torch_private import TorchDispatchMode, schema_of, uncounted_writes
 
 _HIDDEN = {
     torch.ops.aten.native_batch_norm.default: (3, 4),
@@ -36,7 +35,7 @@ def copied_on_write(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]
         return
     places = {name: tensor.detach() for name, tensor in tensors.items()}
     mode = _CopyOnWrite(tensors)
-    with _unsafe_preserve_version_counter(tuple(tensors.values())):
+    with uncounted_writes(tuple(tensors.values())):
         try:
             with mode, _CopyOnView(mode):
                 yield mode.before
@@ -89,7 +88,7 @@ class _CopyOnView(TorchFunctionMode):
 
 
 def can_be_shared(tensor: Tensor) -> bool:
-    """Whether a tensor has memory, and a count of writes, of its own: not one of another class, nor of inference
+    """Whether a tensor has memory, and a count of writes, of its own: not one of another class, or of inference
     mode."""
     return type(tensor) in (Tensor, torch.nn.Parameter) and not tensor.is_inference() and tensor.layout is torch.strided
 
@@ -111,7 +110,7 @@ def _memory(tensor: Tensor) -> int:
 @cache
 def _written_places(func: Any) -> tuple[tuple[int, str], ...]:
     """The operands that an operation writes: the place and the name of each."""
-    arguments = func._schema.arguments
+    arguments = schema_of(func).arguments
     return tuple(
         (i, a.name)
         for i, a in enumerate(arguments)

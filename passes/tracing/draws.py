@@ -1,9 +1,8 @@
 """Random numbers that a forward draws while it is traced: they would be the same at every call, so they are refused.
 
-What PyTorch draws is seen before it is drawn. Generators of Python's and numpy's are compared before and after; where one
-has moved, the model is traced twice more line by line, to say where, and whether it was the model at all rather than another
-thread. The generators are put back.
-"""
+What PyTorch draws is seen before it is drawn. Generators of Python's and numpy's are compared before and after; where
+one has moved, the model is traced twice more line by line, to say where, and whether it was the model at all rather
+than another thread. The generators are put back."""
 
 from __future__ import annotations
 
@@ -30,8 +29,8 @@ T = TypeVar("T")
 class NoDraws(TorchDispatchMode):
     """Refuses what PyTorch draws in this thread, other than for a traced value.
 
-    What fills a tensor is not drawn, and refused by :meth:`check` afterwards, if nothing else was wrong with that tensor.
-    """
+    What fills a tensor is not drawn, and refused by :meth:`check` afterwards, if nothing else was wrong with that
+    tensor."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -108,7 +107,8 @@ def _put_back_on_failure(generators: list[Holder]) -> Iterator[None]:
 
 def _generators(network: nn.Module) -> Iterator[Holder]:
     """Python's and numpy's own generators, and those in the files of the forwards."""
-    named: dict[str, Any] = {"random": random.getstate.__self__, "numpy.random": np.random.get_state.__self__}  # type: ignore[attr-defined]
+    ways: Any = (random.getstate, np.random.get_state)  # methods of the generator that each module has
+    named = dict(zip(("random", "numpy.random"), (method.__self__ for method in ways), strict=True))
     for space in spaces_of(network):
         named |= {f"{space.get('__name__')}.{name}": value for name, value in space.items()}
     met: set[int] = set()

@@ -1,13 +1,13 @@
 """Tensors that a forward makes itself, and writes into: ``y = torch.zeros(3, 4); y[:, 1:] = x``.
 
-torch.fx takes a tensor that no value of the graph has entered for a constant, and what is written into it later for nothing,
-or for a write at every call. So writes into such tensors are watched while a model is traced:
+torch.fx takes a tensor that no value of the graph has entered for a constant, and what is written into it later for
+nothing, or for a write at every call. So writes into such tensors are watched while a model is traced:
 
 - into a parameter or buffer, reached past its name (``for p in self.parameters()``): it is recorded like any other;
-- into a constant that no call has read yet, without values of the graph: it is made once, while tracing, and the constant
-  is the result;
-- else the forward is traced again with every creation of a tensor recorded as a call; where that can't be, it is refused.
-"""
+- into a constant that no call has read yet, without values of the graph: it is made once, while tracing, and the
+  constant is the result;
+- else the forward is traced again with every creation of a tensor recorded as a call; where that can't be, it is
+refused."""
 
 from __future__ import annotations
 
@@ -78,7 +78,8 @@ class MadeTensors(TorchFunctionMode):
         return function(*args, **kwargs)
 
     def check_constants(self) -> None:
-        """Whether the constants are at the end what they were when a call read them, however they may have been written.
+        """Whether the constants are at the end what they were when a call read them, however they may have been
+        written.
 
         Raises:
             WritesIntoConstant: one is not.

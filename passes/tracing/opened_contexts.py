@@ -1,8 +1,7 @@
 """Which contexts a forward opens while it is traced: grad modes and autocast.
 
-A trace runs as if the caller recorded gradients and used no autocast; what the forward itself opens is noted, so that each
-call carries it (:mod:`..graph.contexts`).
-"""
+A trace runs as if the caller recorded gradients and used no autocast; what the forward itself opens is noted, so that
+each call carries it (:mod:`..graph.contexts`)."""
 
 from __future__ import annotations
 
@@ -47,7 +46,8 @@ class Surroundings:
 
     @property
     def is_set_otherwise(self) -> bool:
-        """Whether the forward has changed a setting that no call carries: the default type, the precision of products."""
+        """Whether the forward has changed a setting that no call carries: the default type, the precision of
+        products."""
         return _settings() != self.settings
 
 
@@ -75,9 +75,8 @@ def callers_autocast() -> tuple[Autocast, ...]:
 def _noted_grad_mode(surroundings: Surroundings) -> AbstractContextManager[None]:
     """What the forward sets, in whichever way; an ``autograd.Function`` runs without gradients by itself.
 
-    Private: every public way to set the mode (no_grad, enable_grad, set_grad_enabled) calls this one function; without it
-    each of them is replaced by itself.
-    """
+    Private: every public way to set the mode (no_grad, enable_grad, set_grad_enabled) calls this one function;
+    without it each of them is replaced by itself."""
 
     def noted(plain: Any) -> Any:
         def set_mode(enabled: bool) -> None:

@@ -2,8 +2,8 @@
 
 ``torch.fx`` loses that ``x += y`` changes x under its other names too, and knows no ``x[i] = y`` and no ``x.data = y``.
 
-What a forward asks of it that no graph tells (a text, a key of a dict, a number) is refused, also where the forward catches
-the error:
+What a forward asks of it that no graph tells (a text, a key of a dict, a number) is refused, also where the forward
+catches the error:
 
     try: n = int(x.shape[0])
     except TypeError: n = 2

@@ -1,14 +1,13 @@
 """What a forward asks while it is traced, answered as it would be at a call, or refused.
 
     isinstance(h, Tensor), torch.is_tensor(h), type(h)    of a traced value: by the type that it will have
-    torch.is_grad_enabled(), torch.is_autocast_enabled()  depend on the caller, and one answer would be baked in: refused,
+    torch.is_grad_enabled(), torch.is_autocast_enabled()  depend on the caller, one answer would be baked in: refused,
                                                           but where the forward itself has set what it asks for
     torch.compiler.is_compiling()                         no, though torch.export would say yes
     torch.manual_seed()                                   a graph does not seed: refused
 
-PyTorch itself goes on asking as ever, and so do other threads. The functions are replaced in PyTorch and, under whatever
-names, in the files that the model's forwards are written in.
-"""
+PyTorch itself goes on asking as ever, and so do other threads. The functions are replaced in PyTorch and, under
+whatever names, in the files that the model's forwards are written in."""
 
 from __future__ import annotations
 
@@ -52,7 +51,8 @@ DIFFERENTIATES = "differentiates, and blocks keep no history of their calls"
 
 @dataclass
 class Asked:
-    """What a forward asks, and the first thing that it can't be told: raised at once, and again if the forward caught it.
+    """What a forward asks, and the first thing that it can't be told: raised at once, and again if the forward caught
+    it.
 
     Args:
         network: what is traced.
@@ -70,7 +70,8 @@ class Asked:
     mine: Callable[[], bool] = field(default_factory=this_thread)
 
     def listens(self) -> bool:
-        """Whether the model is being traced, here; a module that is first imported meanwhile keeps the replaced functions."""
+        """Whether the model is being traced, here; a module that is first imported meanwhile keeps the replaced
+        functions."""
         return self.is_open and self.mine()
 
     def lose(self, what: str) -> NoReturn:

@@ -1,5 +1,5 @@
-"""What Python keeps between calls of a model: the attributes of its modules and all that they hold, and what forwards keep
-in classes, in their file and in closures. It is noted, compared with what is there later, and put back.
+"""What Python keeps between calls of a model: the attributes of its modules and all that they hold, and what forwards
+keep in classes, in their file and in closures. It is noted, compared with what is there later, and put back.
 
 Registered tensors are no part of it, since whoever reads one reads it live; their places are. Plain tensors are.
 """
@@ -49,7 +49,8 @@ class Owned:
 
 
 def holder_of(stack: Iterable[str], state: Iterable[Owned], except_for: Iterable[str] = ()) -> str:
-    """The innermost of the running modules that holds all of a state; ``""``, the model itself, if there is no other."""
+    """The innermost of the running modules that holds all of a state; ``""``, the model itself, if there is no
+    other."""
     owned, known = list(state), set(except_for)
     return next((path for path in stack if path not in known and all(o.is_within(path) for o in owned)), "")
 
@@ -82,8 +83,8 @@ class Holder:
         return {changed for owner in self.owners for changed in self._named(owner, now)}
 
     def is_refilled(self) -> bool:
-        """Whether a container holds other objects than it did, if equal ones: torch.export copies the lists that it puts
-        back."""
+        """Whether a container holds other objects than it did, if equal ones: torch.export copies the lists that it
+        puts back."""
         now: Any = self.value
         before: Any = self.content
         if not isinstance(now, _CONTAINERS):

@@ -1,9 +1,8 @@
 """Which line of a forward changes a model's state, and which reads state that is not to be read.
 
-What holds state is looked at after every line of the user's. That is slow, and done only for what has changed once already.
-State that a module called as a whole writes has a value while the model is traced that says nothing about its value in a
-call: a placeholder stands in its place, and whoever uses that is found out.
-"""
+What holds state is looked at after every line of the user's. That is slow, and done only for what has changed once
+already. State that a module called as a whole writes has a value while the model is traced that says nothing about
+its value in a call: a placeholder stands in its place, and whoever uses that is found out."""
 
 from __future__ import annotations
 

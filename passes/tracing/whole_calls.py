@@ -1,14 +1,13 @@
 """Modules that are called as a whole, because tracing through them would lose something.
 
-A forward that counts its calls, keeps a hidden state or fills a list does what no graph does. Called as a whole, its module
-runs the user's own Python, which is right whatever it does:
+A forward that counts its calls, keeps a hidden state or fills a list does what no graph does. Called as a whole, its
+module runs the user's own Python, which is right whatever it does:
 
     trace; has the model's state changed? -> trace again, watched: which line changed it, in whose forward?
     -> call that module as a whole, and trace again, until nothing changes
 
-What the model's own forward writes has no caller that could call it so, and is refused by name. So is what a forward that is
-traced reads of such state. Whatever happens, the model's state is afterwards what it was.
-"""
+What the model's own forward writes has no caller that could call it so, and is refused by name. So is what a forward
+that is traced reads of such state. Whatever happens, the model's state is afterwards what it was."""
 
 from __future__ import annotations
 
@@ -207,7 +206,8 @@ def refuse_writes(changed: Collection[Owned]) -> None:
 
 @contextlib.contextmanager
 def arguments_unwritten(arguments: Sequence[Any], network: nn.Module) -> Iterator[None]:
-    """Holds a forward to writing into no list or dict that it is given: the caller would see it, and no graph returns it.
+    """Holds a forward to writing into no list or dict that it is given: the caller would see it, and no graph returns
+    it.
 
     Raises:
         LosesMeaning: one of them holds other things afterwards.

@@ -1,12 +1,12 @@
-"""What the code of a function reads beyond its arguments: numbers and texts of files, of classes and of modules, by the names that stand in its code.
+"""What the code of a function reads beyond its arguments: numbers and texts of files, of classes and of modules.
 
     h * GAIN                     names of the file that it is written in
     type(self).factor, Net.GAIN  attributes of classes that it names
     config.GAIN                  names of modules that it names
     helper(h)                    likewise what functions read that it names
 
-No ear can be put on these reads, as on those of objects (:mod:`.reads`), so what may be read counts as read. What the code writes itself is no constant.
-"""
+No ear can be put on these reads, as on those of objects (:mod:`.recorder`): whatever is read by a name that stands in
+the code counts as read. What the code writes itself is no constant."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ import torch
 from torch import nn
 
 from ..users_code import is_theirs
-from .paths import within
+from .paths import closure_of, values_within
 
 _DATA = (bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device)
 Named = tuple[str, Any, frozenset[str]]
-"""The way from a function, what is there, and which names of it are read; none where it is an object that is to be followed."""
+"""The way from a function, what is there, and which names of it are read; none of an object that is to be followed."""
 
 
 def is_plain(value: Any) -> bool:
@@ -50,9 +50,9 @@ def _named(function: Any, way: str, met: set[int]) -> Iterator[Named]:
     yield f"{way}.__globals__", space, _plain_of(space, names - written)
     for name in sorted(n for n in names - written if n in space):
         yield from _of_value(space[name], f"{way}.__globals__[{name!r}]", names, met)
-    for i, name in enumerate(function.__code__.co_freevars):
-        if name != "__class__" and (cell := _filled(function, i)) is not None:
-            yield from _of_value(cell, f"{way}.__closure__[{i}].cell_contents", names, met)
+    for step, name, contents in closure_of(function):
+        if name != "__class__":
+            yield from _of_value(contents, f"{way}{step}", names, met)
 
 
 def _of_value(value: Any, way: str, names: frozenset[str], met: set[int]) -> Iterator[Named]:
@@ -66,7 +66,9 @@ def _of_value(value: Any, way: str, names: frozenset[str], met: set[int]) -> Ite
     elif callable(value) and hasattr(value, "__globals__"):
         yield from _named(value, way, met)
     elif not is_plain(value):
-        yield from ((inner, held, frozenset()) for inner, held in within(value, way) if not isinstance(held, _DATA))
+        yield from (
+            (inner, held, frozenset()) for inner, held in values_within(value, way) if not isinstance(held, _DATA)
+        )
 
 
 def named_of_class(kind: type[Any], way: str, names: frozenset[str], met: set[int] | None = None) -> Iterator[Named]:
@@ -89,13 +91,6 @@ def _is_theirs(kind: type[Any]) -> bool:
 
 def _plain_of(space: Mapping[str, Any], names: frozenset[str]) -> frozenset[str]:
     return frozenset(n for n in names if not n.startswith("__") and is_plain(space.get(n)))
-
-
-def _filled(function: FunctionType, i: int) -> Any:
-    try:
-        return (function.__closure__ or ())[i].cell_contents
-    except ValueError:  # a name that has no value yet
-        return None
 
 
 @lru_cache(maxsize=1 << 14)

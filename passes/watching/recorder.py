@@ -1,8 +1,8 @@
 """What a conversion reads of a model, attribute by attribute: what changes of it later, the program does not see.
 
-Reads are noted while forward is traced and while rules read layers, of the model's own modules and of plain objects that they hold (a
-configuration), by the thread that converts. What forward writes as it runs is no constant of the conversion, and is left out.
-"""
+Reads are noted while forward is traced and while rules read layers, of the model's own modules and of plain objects
+that they hold (a configuration), by the thread that converts. What forward writes as it runs is no constant of the
+conversion."""
 
 from __future__ import annotations
 
@@ -15,31 +15,28 @@ from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, fx, nn
 
 from ...ir import Program
+from ..torch_private import BATCH_NORMS, HOOKS, REGISTRIES
 from ..tracing.patching import replaced, this_thread
 from ..tracing.state import TRACERS_OWN
 from ..users_code import is_models
+from .attribute_tokens import ATOMS, MISSING, raw_attribute, token_at
 from .names_in_code import Named, named_by, named_of_class, names_of
-from .paths import within
+from .paths import values_within
 from .tensors import TensorValue, Unregistered, read_live, stand_ins
-from .tokens import ATOMS, MISSING, REGISTRIES, held, look
-
-HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-"""Where a module keeps the hooks that a call of it runs."""
 
 CALLER = "torch.nn.modules.module"
 """Who reads the forward of a module that is called, and looks modules up by their paths."""
 
-_COMMON = (frozenset(dir(nn.Module())) | {"parametrizations"}) - {"forward"}
-_CHILDREN = frozenset({"_modules", "children", "named_children", "modules", "named_modules"})
 MODE = "training"
 """What says whether a module is in training mode: each may be in one of its own, as of a frozen backbone."""
 
+_COMMON = (frozenset(dir(nn.Module())) | {"parametrizations"}) - {"forward"}
+_CHILDREN = frozenset({"_modules", "children", "named_children", "modules", "named_modules"})
 _UNHEARD = (_COMMON - _CHILDREN - {MODE}) | frozenset(dir(object))
-_PLAIN = (*ATOMS, Tensor, nn.Module, np.ndarray, list, tuple, dict, set, frozenset)
+_NOT_FOLLOWED = (*ATOMS, Tensor, nn.Module, np.ndarray, list, tuple, dict, set, frozenset, MethodType)
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class Watched:
     Attributes:
         path: in the network.
         kind: its class; None where any will do.
-        values: tokens (:mod:`.tokens`) by attribute.
+        values: tokens (:mod:`.attribute_tokens`) by attribute.
         hooks: how many hooks it had, where a hook that is registered later would not run; None where it would.
         children: by name the path of the module that it was; under the first of its names.
         names: of all its children, where forward goes through them.
@@ -83,7 +80,7 @@ class _Noted:
 
     def unwritten(self) -> dict[str, Any]:
         """What forward did not change as it ran."""
-        return {n: v for n, v in self.values.items() if n not in self.written and held(self.owner, n) == v}
+        return {n: v for n, v in self.values.items() if n not in self.written and token_at(self.owner, n) == v}
 
 
 def layers_called(*graphs: fx.Graph) -> frozenset[str]:
@@ -94,18 +91,24 @@ def layers_called(*graphs: fx.Graph) -> frozenset[str]:
 class Reads:
     """The reads of one conversion.
 
-    ``with reads.of_forward():`` notes what the user's forward reads, ``with reads.of_rules():`` what rules read; ``called`` has, by mode, the
-    layers that forward calls as a whole.
+    ``with reads.of_forward():`` notes what the user's forward reads, ``with reads.of_rules():`` what rules read.
+
+    Attributes:
+        forward, rules: what was noted of each object, by its identity.
+        named: what code reads by names that stand in it, by the way there.
+        called: by mode, the layers that forward calls as a whole.
+        tensors: those, and generators, that are not registered, by the way there.
+        training: the mode that is being traced.
     """
 
     def __init__(self, network: nn.Module):
         self.network = network
         self.forward: dict[int, _Noted] = {}
         self.rules: dict[int, _Noted] = {}
-        self.named: dict[str, _Noted] = {}  # by the way there
+        self.named: dict[str, _Noted] = {}
         self.called: dict[bool, frozenset[str]] = {}
-        self.tensors: dict[str, Unregistered] = {}  # and generators, by the way there
-        self.training = network.training  # the mode that is being traced
+        self.tensors: dict[str, Unregistered] = {}
+        self.training = network.training
         self._paths = {id(m): path for path, m in reversed(list(network.named_modules(remove_duplicate=False)))}
 
     @contextlib.contextmanager
@@ -140,49 +143,48 @@ class Reads:
         """
         called = self.called[training]
         graphs = [block.graph for block in program.digital_blocks]
-        live = layers_called(*graphs)
-        traced = []
-        for noted in (n for n in (*self.forward.values(), *self.named.values()) if not _is_within(n, called)):
-            is_layer = noted.path in called
-            mode = None if is_layer or is_alike else noted.modes.get(training)
-            traced.append(self._traced(noted, is_layer, mode))
         weights = [w for block in program.energy_blocks for w in block.weights]
-        tensors = {way: t for way, t in self.tensors.items() if not is_below(way, called)}
-        for way, path, value in stand_ins(self.network, tensors, read_live(self.network, graphs, weights)):
-            traced.append(Watched(way, None, tensor=path or value))
-        return (*traced, *(self._layer(path, path in live, training) for path in sorted(called)))
-
-    def _traced(self, noted: _Noted, is_layer: bool, mode: bool | None) -> Watched:
-        owner = noted.owner
-        is_module = isinstance(owner, nn.Module)
-        return Watched(
-            noted.path,
-            None if is_layer else type(owner),
-            dict(noted.values) if mode is None else {**noted.values, MODE: mode},
-            _hooks(owner) if is_module and "forward" in noted.values else None,
-            {n: p for n, m in noted.children.items() if (p := self.path_of(m)) is not None},
-            tuple(owner._modules) if noted.iterated else None,
+        tensors = {way: t for way, t in self.tensors.items() if not _is_below(way, called)}
+        live = layers_called(*graphs)
+        return (
+            *self._traced(training, called, is_alike),
+            *(
+                Watched(way, None, tensor=path or value)
+                for way, path, value in stand_ins(self.network, tensors, read_live(self.network, graphs, weights))
+            ),
+            *(self._layer(path, path in live, training) for path in sorted(called)),
         )
 
+    def _traced(self, training: bool, called: frozenset[str], is_alike: bool) -> Iterator[Watched]:
+        """Of the modules and objects whose code was traced."""
+        for noted in (*self.forward.values(), *self.named.values()):
+            owner, is_layer = noted.owner, noted.path in called
+            if _is_below(noted.path, called) or (is_layer and "forward" in noted.values):
+                continue  # it was read in a trace that found that the layer has to be called as a whole
+            mode = None if is_layer or is_alike else noted.modes.get(training)
+            yield Watched(
+                noted.path,
+                None if is_layer else type(owner),
+                dict(noted.values) if mode is None else {**noted.values, MODE: mode},
+                _hooks(owner) if isinstance(owner, nn.Module) and "forward" in noted.values else None,
+                {n: p for n, m in noted.children.items() if (p := self.path_of(m)) is not None},
+                tuple(owner._modules) if noted.iterated else None,
+            )
+
     def _layer(self, path: str, live: bool, training: bool) -> Watched:
+        """Of a layer that is called as a whole: by a digital part as it then is, or read into a block."""
         layer = self.network.get_submodule(path)
         if live:
-            return Watched(
-                path, None, {"inplace": layer.inplace} if isinstance(vars(layer).get("inplace"), bool) else {}
-            )
+            inplace = vars(layer).get("inplace")
+            return Watched(path, None, {"inplace": inplace} if isinstance(inplace, bool) else {})
         read = self.rules[id(layer)].values if id(layer) in self.rules else {}
         values = {n: v for n, v in read.items() if n != "inplace"}  # within a block nothing is in place
-        if isinstance(layer, nn.modules.batchnorm._NormBase) and not training:  # while training it is held in either
+        if isinstance(layer, BATCH_NORMS) and not training:  # while training it is held in either
             values[MODE] = False
-        return Watched(path, type(layer), {**values, "forward": held(layer, "forward")}, _hooks(layer))
+        return Watched(path, type(layer), {**values, "forward": token_at(layer, "forward")}, _hooks(layer))
 
 
-def _is_within(noted: _Noted, called: frozenset[str]) -> bool:
-    """Whether it belongs to a layer that is called as a whole, and was read in a trace that found it has to be."""
-    return is_below(noted.path, called) or (noted.path in called and "forward" in noted.values)
-
-
-def is_below(path: str, called: frozenset[str]) -> bool:
+def _is_below(path: str, called: frozenset[str]) -> bool:
     """Whether a way goes through a layer that is called as a whole."""
     parts = path.split(".")
     return not called.isdisjoint(".".join(parts[:i]) for i in range(1, len(parts)))
@@ -204,7 +206,7 @@ class _Listener:
         hears: whether code of a module of that name is listened to.
         is_mine: whether it is the thread that converts that reads.
         ears: puts the classes back that are followed.
-        names: by the way there, what the code that is read may read by itself (:mod:`.names_read`); None to leave that out.
+        names: by the way there, what code reads by itself (:mod:`.names_in_code`); None to leave that out.
     """
 
     reads: Reads
@@ -223,19 +225,20 @@ class _Listener:
         read: Any = kind.__getattribute__
         write: Any = kind.__setattr__
 
-        def heard(owner: Any, name: str) -> Any:
+        def read_heard(owner: Any, name: str) -> Any:
             if name not in _UNHEARD and self.is_mine() and not self.knows(owner, name):
                 self.read(owner, name, sys._getframe(1).f_globals.get("__name__", ""))
             return read(owner, name)
 
-        def written(owner: Any, name: str, value: Any) -> None:
-            if self.is_mine():
-                self.wrote(owner, name, sys._getframe(1).f_globals.get("__name__", ""))
+        def write_heard(owner: Any, name: str, value: Any) -> None:
+            heard = self.is_mine() and self.hears(sys._getframe(1).f_globals.get("__name__", ""))
+            if heard and (noted := self.noted(owner)) is not None:
+                noted.written.add(name)
             write(owner, name, value)
 
         try:
-            self.ears.enter_context(replaced(kind, "__getattribute__", heard))
-            self.ears.enter_context(replaced(kind, "__setattr__", written))
+            self.ears.enter_context(replaced(kind, "__getattribute__", read_heard))
+            self.ears.enter_context(replaced(kind, "__setattr__", write_heard))
         except (TypeError, AttributeError):  # a class of C, or one that forbids it
             return False
         self.followed.add(kind)
@@ -261,30 +264,30 @@ class _Listener:
         elif name in _CHILDREN:
             noted.iterated = noted.iterated or isinstance(owner, nn.Module)
         elif _is_own(owner, name) and not self.knows(owner, name):
-            self._note(noted, name, look(owner, name))
+            self._note(noted, name, raw_attribute(owner, name))
 
     def _note(self, noted: _Noted, name: str, value: Any) -> None:
         if isinstance(value, nn.Module):
             noted.children[name] = value
             return
         noted.values[name] = MISSING  # to find the value may read it
-        noted.values[name] = held(noted.owner, name)
+        noted.values[name] = token_at(noted.owner, name)
         way = f"{noted.path}.{name}".lstrip(".")
         if isinstance(value, property):
             self._scan(noted, value.fget, f"{noted.path}.__class__.{name}.fget".lstrip("."))
         elif isinstance(value, (staticmethod, classmethod)):
             self._scan(noted, value.__func__, way)
         elif not any(name in vars(noted.owner).get(r, ()) for r in REGISTRIES if hasattr(noted.owner, "__dict__")):
-            for inner_way, inner in within(value, way):
+            for inner_way, inner in values_within(value, way):
                 self._into(noted, inner, inner_way)
 
     def _into(self, noted: _Noted | None, value: Any, way: str) -> None:
         """Follows an object, wherever it was found; scans a function."""
         if isinstance(value, FunctionType) and noted is not None:
             self._scan(noted, value, way)
-        elif isinstance(value, (Tensor, torch.Generator)):
+        elif isinstance(value, Unregistered):
             self.reads.tensors.setdefault(way, value)
-        elif not isinstance(value, (*_PLAIN, MethodType)) and self.follow(type(value)):
+        elif not isinstance(value, _NOT_FOLLOWED) and self.follow(type(value)):
             self.reads.adopt(value, way)
 
     def _scan(self, noted: _Noted, function: Any, way: str) -> None:
@@ -296,22 +299,17 @@ class _Listener:
         for inner_way, owner, names in self.scanned[function]:
             self._name(f"{way}{inner_way}", owner, names)
         names, _ = names_of(inspect.unwrap(function).__code__)
-        if names & {"type", "__class__", "super", "cls"} or isinstance(
-            look(noted.owner, function.__name__), classmethod
-        ):
+        is_of_class = isinstance(raw_attribute(noted.owner, function.__name__), classmethod)
+        if is_of_class or names & {"type", "__class__", "super", "cls"}:
             for inner_way, owner, read in named_of_class(type(noted.owner), ".__class__", names):
                 self._name(f"{noted.path}{inner_way}".lstrip("."), owner, read)
 
     def _name(self, way: str, owner: Any, names: frozenset[str]) -> None:
         if names and self.names is not None:
             noted = self.names.setdefault(way, _Noted(way, owner))
-            noted.values.update({n: held(owner, n) for n in names if n not in noted.values})
+            noted.values.update({n: token_at(owner, n) for n in names if n not in noted.values})
         elif not names and type(owner) is not dict and not isinstance(owner, ModuleType):
             self._into(None, owner, way)
-
-    def wrote(self, owner: Any, name: str, writer: str) -> None:
-        if self.hears(writer) and (noted := self.noted(owner)) is not None:
-            noted.written.add(name)
 
 
 def _is_own(owner: Any, name: str) -> bool:

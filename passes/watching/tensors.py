@@ -1,8 +1,8 @@
-"""Tensors, and generators of random numbers, that a forward reads and that are not registered: in lists and dicts, in plain attributes, in files.
+"""Tensors, and generators of random numbers, that a forward reads and that are not registered: in lists, attributes,
+files.
 
-What the program reads by a name of its own (``_tensor_constant0``) has to be the same tensor still; then what is written into it is seen. What
-became a number, or a copy of torch.export's, has to have the same values.
-"""
+What the program reads by a name of its own (``_tensor_constant0``) has to be the same tensor still; then what is
+written into it is seen. What became a number, or a copy of torch.export's, has to have the same values."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def value_of(tensor: Any) -> TensorValue | None:
     return TensorValue(tuple(tensor.shape), tensor.dtype, hashlib.blake2b(entries.data).digest())
 
 
-def is_same(tensor: Any, other: Any) -> bool:
+def is_same_tensor(tensor: Any, other: Any) -> bool:
     """Whether a tensor is another, or has its values: a copy that was moved may be of another type."""
     if tensor is other:
         return True
@@ -53,12 +53,12 @@ def is_same(tensor: Any, other: Any) -> bool:
 def read_live(network: nn.Module, graphs: Iterable[fx.Graph], weights: Iterable[str]) -> Mapping[int, frozenset[str]]:
     """The paths by which a program reads tensors when it runs, by the identity of these."""
     targets = {str(n.target) for graph in graphs for n in graph.nodes if n.op == "get_attr"}
-    found: dict[int, frozenset[str]] = {}
+    paths: dict[int, frozenset[str]] = {}
     for path in sorted({*targets, *weights}):
         value = _at(network, path)
         if isinstance(value, Unregistered):
-            found[id(value)] = found.get(id(value), frozenset()) | {path}
-    return found
+            paths[id(value)] = paths.get(id(value), frozenset()) | {path}
+    return paths
 
 
 def _at(network: nn.Module, path: str) -> Any:

@@ -1,8 +1,8 @@
 """What an attribute holds, as a token that tells whether it has changed since: equal tokens, equal values.
 
-Numbers and texts stand for themselves, functions for what they do; containers and arrays for what is in them, which may be changed in place; a tensor for there
-being one, since a program reads tensors when it runs; any other object for its class.
-"""
+Numbers and texts stand for themselves, functions for what they do; containers and arrays for what is in them, which
+may be changed in place; a tensor for there being one, since a program reads tensors when it runs; any other object
+for its class."""
 
 from __future__ import annotations
 
@@ -11,21 +11,16 @@ import hashlib
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from types import (
-    BuiltinFunctionType,
-    CellType,
-    CodeType,
-    FunctionType,
-    MemberDescriptorType,
-    MethodType,
-    SimpleNamespace,
-)
+from types import BuiltinFunctionType, CodeType, FunctionType, MemberDescriptorType, MethodType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+from ..torch_private import REGISTRIES
+from .paths import DEEPEST, closure_of, parts_of
 
 
 class Mark(enum.Enum):
@@ -61,18 +56,21 @@ _FUNCTIONS = (FunctionType, property, staticmethod, classmethod)
 ATOMS = (*_DATA, *_FUNCTIONS)
 """What is the same for as long as it is the same object: it can't be changed in place."""
 
-REGISTRIES = ("_parameters", "_buffers", "_modules")
 LARGEST_ARRAY = 1 << 16
 """Entries of an array that are kept to be compared; of more, a digest is."""
-DEEPEST = 8
 
 
-def look(owner: Any, name: str) -> Any:
+def is_atom(value: Any) -> bool:
+    """Whether a value is the same for as long as it is the same object."""
+    return isinstance(value, (*ATOMS, Mark)) or (isinstance(value, tuple) and all(map(is_atom, value)))
+
+
+def raw_attribute(owner: Any, name: str) -> Any:
     """What an object holds under a name, without running a property; or MISSING."""
-    return next((place[name] for place in places(owner) if name in place), MISSING)
+    return next((space[name] for space in attribute_spaces(owner) if name in space), MISSING)
 
 
-def places(owner: Any) -> Iterator[Mapping[str, Any]]:
+def attribute_spaces(owner: Any) -> Iterator[Mapping[str, Any]]:
     """Where an attribute of an object may be, in the order in which Python looks."""
     own = owner if type(owner) is dict else getattr(owner, "__dict__", {})  # the names of a file
     yield own
@@ -81,16 +79,16 @@ def places(owner: Any) -> Iterator[Mapping[str, Any]]:
     yield from (own[r] for r in REGISTRIES if r in own)
 
 
-def held(owner: Any, name: str) -> Any:
+def token_at(owner: Any, name: str) -> Any:
     """The token of what an object holds under a name."""
-    value = look(owner, name)
+    value = raw_attribute(owner, name)
     if isinstance(value, property) and isinstance(owner, nn.Module) and parametrize.is_parametrized(owner, name):
         return TENSOR
     is_elsewhere = value is MISSING or isinstance(value, MemberDescriptorType)  # one of __slots__
-    return token(getattr(owner, name, MISSING) if is_elsewhere else value)
+    return token_of(getattr(owner, name, MISSING) if is_elsewhere else value)
 
 
-def token(value: Any, depth: int = DEEPEST) -> Any:
+def token_of(value: Any, depth: int = DEEPEST) -> Any:
     """The token of a value."""
     if isinstance(value, (float, complex)) and value != value:
         return "not a number"
@@ -99,13 +97,13 @@ def token(value: Any, depth: int = DEEPEST) -> Any:
     if isinstance(value, FunctionType):
         return _code(value, depth - 1)
     if isinstance(value, property):
-        return property, *(token(f, depth) for f in (value.fget, value.fset, value.fdel))
+        return property, *(token_of(f, depth) for f in (value.fget, value.fset, value.fdel))
     if isinstance(value, (staticmethod, classmethod)):
-        return type(value), token(value.__func__, depth)
+        return type(value), token_of(value.__func__, depth)
     if isinstance(value, Tensor):
         return TENSOR
     if isinstance(value, MethodType):
-        return token(value.__func__, depth)
+        return token_of(value.__func__, depth)
     if isinstance(value, np.ndarray):
         return np.ndarray, value.dtype.str, value.shape, _entries(value)
     return type(value), *_contents(value, depth - 1)
@@ -115,41 +113,32 @@ def _entries(array: np.ndarray[Any, Any]) -> bytes | None:
     """The entries of an array, or a digest of very many; nothing of objects, which are not in it."""
     if array.dtype.hasobject:
         return None
-    return (
-        array.tobytes() if array.size <= LARGEST_ARRAY else hashlib.blake2b(np.ascontiguousarray(array).data).digest()
-    )
+    if array.size <= LARGEST_ARRAY:
+        return array.tobytes()
+    return hashlib.blake2b(np.ascontiguousarray(array).data).digest()
 
 
 def _contents(value: Any, depth: int) -> tuple[Any, ...]:
     if depth <= 0:
         return ()
-    if isinstance(value, partial):
-        return token(value.func, depth), token(value.args, depth), token(value.keywords, depth)
-    if isinstance(value, SimpleNamespace):
-        return (token(vars(value), depth),)
     if isinstance(value, Mapping):
-        return tuple((token(k, depth), token(v, depth)) for k, v in value.items())
-    if isinstance(value, (list, tuple)):
-        return tuple(token(v, depth) for v in value)
-    return (frozenset(token(v, depth) for v in value),) if isinstance(value, Set) else ()
+        return tuple((token_of(k, depth), token_of(v, depth)) for k, v in value.items())
+    if isinstance(value, Set):
+        return (frozenset(token_of(v, depth) for v in value),)
+    if isinstance(value, (list, tuple, partial, SimpleNamespace)):
+        return tuple((step, token_of(v, depth)) for step, v in parts_of(value) or ())
+    return ()
 
 
 def _code(function: FunctionType, depth: int) -> Code:
-    closed = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)] if depth > 0 else []
+    closed = [contents for _, _, contents in closure_of(function)] if depth > 0 else []
     holds = [function.__defaults__ or (), function.__kwdefaults__ or {}, *closed]
-    return Code(function.__qualname__, _digest(function.__code__), tuple(token(v, depth) for v in holds))
+    return Code(function.__qualname__, _digest(function.__code__), tuple(token_of(v, depth) for v in holds))
 
 
 @lru_cache(maxsize=4096)
 def _digest(code: CodeType) -> str:
     return hashlib.sha256(repr(_steps(code)).encode()).hexdigest()
-
-
-def _is_filled(cell: CellType) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:  # a name that has no value yet
-        return False
 
 
 def _steps(code: CodeType) -> tuple[Any, ...]:
@@ -159,8 +148,3 @@ def _steps(code: CodeType) -> tuple[Any, ...]:
 
 def _ordered(constant: Any) -> Any:
     return sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant
-
-
-def is_atom(value: Any) -> bool:
-    """Whether a value is the same for as long as it is the same object."""
-    return isinstance(value, (*ATOMS, Mark)) or (isinstance(value, tuple) and all(map(is_atom, value)))
