@@ -3,7 +3,8 @@ own types.
 
 A value is remade from its parts without its constructor: its contents by the built-in type that it derives from, its
 attributes one by one. So a frozen dataclass, a named tuple with a ``__new__`` of its own, a ``ModelOutput`` or a
-cache of transformers come back as they were, whatever their constructors ask for or compute. """
+cache of transformers come back as they were, whatever their constructors ask for or compute. 
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 A name stands for calls: those of a layer, or of everything inside a container that is called. A name of a layer that
 is never called on its own chooses nothing, and so is an error that says what is called instead; a rule that matches
-nothing is worth a warning."""
+nothing is worth a warning.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import fx
 
-from ..ir import IDENTITY, Coupling, DigitalBlock, EnergyBlock, Origin, Program, Ref, State, Step, Term, Weight
+from ..ir import IDENTITY, Coupling, DigitalBlock, EnergyBlock, Program, Ref, State, Step, Term, Weight
 from ..rules import Reading, Role
 from .graph.in_place import keep_type_and_shape
 from .partition import Partitioned
@@ -52,7 +52,8 @@ def _read_outside(node: fx.Node, inside: set[fx.Node]) -> bool:
 
 def _energy_block(name: str, nodes: tuple[fx.Node, ...], partitioned: Partitioned) -> EnergyBlock:
     inside = set(nodes)
-    origins = partitioned.legal.canonical.origins
+    canonical = partitioned.legal.canonical
+    norms = [n for n in nodes if n in canonical.rules and canonical.rules[n].role is Role.NORM]
     read = _inner_states(nodes, partitioned)
     written = [n for n in nodes if n in read or _read_outside(n, inside)]
     states = tuple(_state(n, inside, read, partitioned) for n in written)
@@ -61,13 +62,8 @@ def _energy_block(name: str, nodes: tuple[fx.Node, ...], partitioned: Partitione
         states=states,
         inputs=tuple(dict.fromkeys(i for s in states for i in s.drive.inputs)),
         outputs=tuple(n.name for n in written if _read_outside(n, inside)),
-        held_norms=tuple(origins[n] for n in nodes if _is_norm(n, partitioned)),
+        held_norms=tuple(canonical.origins[n] for n in norms),
     )
-
-
-def _is_norm(node: fx.Node, partitioned: Partitioned) -> bool:
-    rule = partitioned.legal.canonical.rules.get(node)
-    return rule is not None and rule.role is Role.NORM
 
 
 def _inner_states(nodes: tuple[fx.Node, ...], partitioned: Partitioned) -> set[fx.Node]:
@@ -132,7 +128,7 @@ def _drive(
             names[node] = node.name
             (sources if node in states else inputs)[node.name] = None
         else:
-            reading, names[node] = partitioned.readings[node], _drive_name(node)
+            reading, names[node] = partitioned.readings[node], f"{node.name}.drive"  # never that of a state
             assert reading.operation is not None
             operands = tuple(names[o] if isinstance(o, fx.Node) else o for o in reading.operands)
             terms.append(Term(names[node], reading.operation, operands, origins[node]))
@@ -156,16 +152,11 @@ def _operands_first(
             pending += [(o, False) for o in reversed(readings[value].operands) if o is not None]
 
 
-def _drive_name(node: fx.Node) -> str:
-    """A term's name, never that of a state, which may be the same node's."""
-    return f"{node.name}.drive"
-
-
 # --- digital blocks --------------------------------------------------------------------------------------
 
 
 def _digital_block(name: str, nodes: tuple[fx.Node, ...], partitioned: Partitioned) -> DigitalBlock:
-    origins: dict[fx.Node, Origin] = dict(partitioned.legal.canonical.origins)
+    origins = partitioned.legal.canonical.origins
     inside = set(nodes)
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
@@ -180,7 +171,7 @@ def _digital_block(name: str, nodes: tuple[fx.Node, ...], partitioned: Partition
         return copies[node]
 
     for node in nodes:
-        copies[node] = graph.node_copy(node, _copier(copied))
+        copies[node] = graph.node_copy(node, copied)
         keep_type_and_shape(copies[node])
     outputs = tuple(n for n in nodes if _read_outside(n, inside))
     graph.output(tuple(copies[n] for n in outputs))
@@ -193,7 +184,3 @@ def _digital_block(name: str, nodes: tuple[fx.Node, ...], partitioned: Partition
         tuple(origins[n] for n in nodes),
         reasons,
     )
-
-
-def _copier(copied: Callable[[fx.Node], fx.Node]) -> Callable[[fx.Node], fx.Node]:
-    return lambda node: copied(node)

@@ -2,7 +2,8 @@
 
 Most models compute the same calls in both. Two graphs are one program if they make the same calls of the same values
 in the same order. A batch norm that is called as a function says itself which statistics it takes, and is read
-differently in each mode."""
+differently in each mode.
+"""
 
 from __future__ import annotations
 

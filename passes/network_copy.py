@@ -2,7 +2,8 @@
 
 A *twin* has modules of its own, with modes and flags of their own, around the very tensors of the model: registries
 of parameters and buffers are the same objects, so what one side replaces or moves (``.to()``) is replaced for the
-other too."""
+other too.
+"""
 
 from __future__ import annotations
 

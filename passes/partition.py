@@ -140,12 +140,8 @@ class _Partitioner:
                     del self.opened[bisect_left(self.opened, other)]
         self.block[node] = g
         self.weighted[g] += self.readings[node].weighted
-        if self.weighted[g]:
-            self.note_opened(g)
-
-    def note_opened(self, g: int) -> None:
         at = bisect_left(self.opened, g)
-        if self.opened[at : at + 1] != [g]:
+        if self.weighted[g] and self.opened[at : at + 1] != [g]:
             self.opened.insert(at, g)
 
     # --- placing ---

@@ -2,7 +2,8 @@
 goes.
 
 What one pass alone needs stands in that pass: ``torch._C._set_grad_enabled`` in ``tracing/opened_contexts.py``, the
-memory and the version of a tensor in ``tracing/copy_on_write.py`` and ``tracing/state.py``."""
+memory and the version of a tensor in ``tracing/copy_on_write.py`` and ``tracing/state.py``.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ is an operator whose result is always a tensor of its own; in the graph it becom
 
 Layers: torch.export opens every module to operations of ATen. A layer that a rule reads as one call is kept shut
 while it runs: its forward is an operator that knows the layer by its path, and runs the layer itself only to learn
-the shape of its result; in the graph it becomes the call of the layer, as torch.fx records it."""
+the shape of its result; in the graph it becomes the call of the layer, as torch.fx records it.
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@ same.
 
 A size that may change is a symbol then, and a comparison of it an expression; Python takes one way, and the graph
 knows of no other. What PyTorch asks below the user's code and its own layers says nothing of the program, whose
-operations ask again when they run."""
+operations ask again when they run.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@ runs.
 
 Calls that draw keep their order: of two dropouts in branches side by side, the one that the model calls first draws
 first. A program runs its parts by position, not in the order of the forward. Other draws than the model's, from the
-same seed, would be another dropout mask: right in distribution, and no longer the model's own."""
+same seed, would be another dropout mask: right in distribution, and no longer the model's own.
+"""
 
 from __future__ import annotations
 

@@ -42,7 +42,8 @@ def stand_beside_readers(graph: fx.Graph, network: nn.Module, stateful: Collecti
 
     A part's inputs are values, of which a training step makes leaves and a bundle ports: a tensor of the model must
     not be one. So what a write returns is read from the tensor itself, and each reader of a view has views of its
-    own, which are returned."""
+    own, which are returned.
+    """
     ordered = overwritten_tensors(graph, network, stateful)
     bases = bases_of(graph, network)
     for node in ordered:

@@ -10,7 +10,8 @@ within has become out-of-place before. One stands on each value that enters too:
 has layers on both sides, where the nudge of one that learns would move one that does not.
 
 A call under the forward's own autocast runs under it whatever the caller's is. It has no energy, and stays digital.
-Sizes are the same under any setting, and stay as they are."""
+Sizes are the same under any setting, and stay as they are.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 What PyTorch draws is seen before it is drawn. Generators of Python's and numpy's are compared before and after; where
 one has moved, the model is traced twice more line by line, to say where, and whether it was the model at all rather
-than another thread. The generators are put back."""
+than another thread. The generators are put back.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class NoDraws(TorchDispatchMode):
     """Refuses what PyTorch draws in this thread, other than for a traced value.
 
     What fills a tensor is not drawn, and refused by :meth:`check` afterwards, if nothing else was wrong with that
-    tensor."""
+    tensor.
+    """
 
     def __init__(self, network: nn.Module):
         super().__init__()

@@ -7,7 +7,8 @@ nothing, or for a write at every call. So writes into such tensors are watched w
 - into a constant that no call has read yet, without values of the graph: it is made once, while tracing, and the
   constant is the result;
 - else the forward is traced again with every creation of a tensor recorded as a call; where that can't be, it is
-refused."""
+refused.
+"""
 
 from __future__ import annotations
 

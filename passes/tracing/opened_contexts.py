@@ -1,7 +1,8 @@
 """Which contexts a forward opens while it is traced: grad modes and autocast.
 
 A trace runs as if the caller recorded gradients and used no autocast; what the forward itself opens is noted, so that
-each call carries it (:mod:`..graph.contexts`)."""
+each call carries it (:mod:`..graph.contexts`).
+"""
 
 from __future__ import annotations
 
@@ -76,7 +77,8 @@ def _noted_grad_mode(surroundings: Surroundings) -> AbstractContextManager[None]
     """What the forward sets, in whichever way; an ``autograd.Function`` runs without gradients by itself.
 
     Private: every public way to set the mode (no_grad, enable_grad, set_grad_enabled) calls this one function;
-    without it each of them is replaced by itself."""
+    without it each of them is replaced by itself.
+    """
 
     def noted(plain: Any) -> Any:
         def set_mode(enabled: bool) -> None:

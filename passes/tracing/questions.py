@@ -7,7 +7,8 @@
     torch.manual_seed()                                   a graph does not seed: refused
 
 PyTorch itself goes on asking as ever, and so do other threads. The functions are replaced in PyTorch and, under
-whatever names, in the files that the model's forwards are written in."""
+whatever names, in the files that the model's forwards are written in.
+"""
 
 from __future__ import annotations
 

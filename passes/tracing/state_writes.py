@@ -2,7 +2,8 @@
 
 What holds state is looked at after every line of the user's. That is slow, and done only for what has changed once
 already. State that a module called as a whole writes has a value while the model is traced that says nothing about
-its value in a call: a placeholder stands in its place, and whoever uses that is found out."""
+its value in a call: a placeholder stands in its place, and whoever uses that is found out.
+"""
 
 from __future__ import annotations
 

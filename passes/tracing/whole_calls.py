@@ -7,7 +7,8 @@ module runs the user's own Python, which is right whatever it does:
     -> call that module as a whole, and trace again, until nothing changes
 
 What the model's own forward writes has no caller that could call it so, and is refused by name. So is what a forward
-that is traced reads of such state. Whatever happens, the model's state is afterwards what it was."""
+that is traced reads of such state. Whatever happens, the model's state is afterwards what it was.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 Numbers and texts stand for themselves, functions for what they do; containers and arrays for what is in them, which
 may be changed in place; a tensor for there being one, since a program reads tensors when it runs; any other object
-for its class."""
+for its class.
+"""
 
 from __future__ import annotations
 
@@ -125,8 +126,10 @@ def _contents(value: Any, depth: int) -> tuple[Any, ...]:
         return tuple((token_of(k, depth), token_of(v, depth)) for k, v in value.items())
     if isinstance(value, Set):
         return (frozenset(token_of(v, depth) for v in value),)
-    if isinstance(value, (list, tuple, partial, SimpleNamespace)):
-        return tuple((step, token_of(v, depth)) for step, v in parts_of(value) or ())
+    if isinstance(value, SimpleNamespace):
+        return (token_of(vars(value), depth),)
+    if isinstance(value, (list, tuple, partial)):
+        return tuple(token_of(part, depth) for _, part in parts_of(value) or ())
     return ()
 
 

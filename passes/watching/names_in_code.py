@@ -6,7 +6,8 @@
     helper(h)                    likewise what functions read that it names
 
 No ear can be put on these reads, as on those of objects (:mod:`.recorder`): whatever is read by a name that stands in
-the code counts as read. What the code writes itself is no constant."""
+the code counts as read. What the code writes itself is no constant.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 ``act.__closure__[0].cell_contents``.
 
 Containers hold objects, partials and functions too: their arguments, and what they close over. A way survives copies
-and pickles of a model, which the objects do not."""
+and pickles of a model, which the objects do not.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 Reads are noted while forward is traced and while rules read layers, of the model's own modules and of plain objects
 that they hold (a configuration), by the thread that converts. What forward writes as it runs is no constant of the
-conversion."""
+conversion.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 files.
 
 What the program reads by a name of its own (``_tensor_constant0``) has to be the same tensor still; then what is
-written into it is seen. What became a number, or a copy of torch.export's, has to have the same values."""
+written into it is seen. What became a number, or a copy of torch.export's, has to have the same values.
+"""
 
 from __future__ import annotations
 

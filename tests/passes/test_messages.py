@@ -57,7 +57,7 @@ def kept(x: Tensor) -> None:
 
 
 def test_a_text_that_is_kept_does() -> None:
-    with pytest.raises((LosesMeaning, TraceError), match=r"test_spoken.py:\d+(.|\n)*makes a text of a value"):
+    with pytest.raises((LosesMeaning, TraceError), match=r"test_messages.py:\d+(.|\n)*makes a text of a value"):
         fc.convert(Saying(kept), 1)
 
 
@@ -77,5 +77,5 @@ def test_a_file_goes_on_where_a_model_only_raises(tmp_path: Path) -> None:
     x = torch.randn(3, 4)
     model = fc.convert(Refusing(), 1, example_inputs=x).eval()
     model.export_onnx(tmp_path / "net.onnx", x)
-    with pytest.raises(fc.InputError, match=r"test_spoken.py:\d+|one sample is too few"):
+    with pytest.raises(fc.InputError, match=r"test_messages.py:\d+|one sample is too few"):
         model(x[:1])
