@@ -3,7 +3,7 @@ own types.
 
 A value is remade from its parts without its constructor: its contents by the built-in type that it derives from, its
 attributes one by one. So a frozen dataclass, a named tuple with a ``__new__`` of its own, a ``ModelOutput`` or a
-cache of transformers come back as they were, whatever their constructors ask for or compute. 
+cache of transformers come back as they were, whatever their constructors ask for or compute.
 """
 
 from __future__ import annotations
@@ -290,11 +290,6 @@ def map_nest(value: Any, is_leaf: Callable[[Any], bool], f: Callable[[Any], Any]
     """The value with ``f`` of its leaves in their places."""
     leaves, part = take_apart(value, is_leaf)
     return put_together(part, [f(leaf) for leaf in leaves])
-
-
-def map_tensors(f: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """The value with ``f`` of the tensors that torch knows a way to, in the containers that are registered with it."""
-    return torch.utils._pytree.tree_map_only(Tensor, f, value)
 
 
 def is_tensor(value: Any) -> bool:

@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..torch_private import Operator, schema_of
+from ...torch_private import Operator
+from ..torch_private import schema_of
 
 SAME_MEANING = frozenset((
     "abs", "absolute", "acos", "acosh", "add", "addbmm", "addcdiv", "addcmul", "addmm", "addmv", "addr", "arccos",

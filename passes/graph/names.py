@@ -9,7 +9,8 @@ import torch
 from torch import fx, nn
 
 from ...ir import Origin
-from ..torch_private import Operator, schema_of
+from ...torch_private import Operator
+from ..torch_private import schema_of
 from .contexts import called
 
 

@@ -19,10 +19,10 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from ...errors import Problem
-from ...nests import map_tensors
+from ...torch_private import tree_map_only
 from ..refusals import LosesMeaning, kept_whole
 from .aliases import bases_of
 from .contexts import context_of, with_autocast
@@ -43,7 +43,7 @@ _MAY_RETURN_OPERAND = frozenset((
 def without_history(value: Any, *operands: Any) -> Any:
     """A value as a region without history leaves it: its tensors detached, but for an operand that was passed
     through."""
-    return map_tensors(lambda t: t if any(t is o for o in operands) else t.detach(), value)
+    return tree_map_only(Tensor, lambda t: t if any(t is o for o in operands) else t.detach(), value)
 
 
 def cut_history(graph: fx.Graph, network: nn.Module) -> None:

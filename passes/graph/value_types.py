@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from ..torch_private import REGISTRIES, Operator, OperatorPacket, schema_of
+from ...torch_private import Operator
+from ..torch_private import REGISTRIES, OperatorPacket, schema_of
 from .names import function_name, has_path
 
 ValueType = type | None

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..torch_private import TorchDispatchMode, schema_of, uncounted_writes
+from ...torch_private import TorchDispatchMode
+from ..torch_private import schema_of, uncounted_writes
 
 _HIDDEN = {
     torch.ops.aten.native_batch_norm.default: (3, 4),

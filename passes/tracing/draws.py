@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 from ...errors import Problem
+from ...torch_private import TorchDispatchMode
 from ..refusals import LosesMeaning, kept_whole
-from ..torch_private import TorchDispatchMode, schema_of
+from ..torch_private import schema_of
 from ..users_code import decided_by, module_of, place_of, places_from, running_module, spaces_of, users_frame
 from .state import GENERATORS, Holder, Owned
 from .state_writes import watched

@@ -20,12 +20,12 @@ from typing import Any
 from torch import fx, nn
 
 from ...errors import Problem, TraceError
+from ...torch_private import outside_modes
 from ..calling import form_of_anything, itself, parameters_of
 from ..graph.effects import written_by
 from ..graph.names import rename_apart
 from ..refusals import LosesMeaning
 from ..stages import WHOLE, Signature, Traced
-from ..torch_private import outside_modes
 from .state import Holder, Owned, State, holder_of
 from .state_writes import Written, held_back, watched
 
