@@ -12,6 +12,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,20 +35,20 @@ WIDTH = 100
 
 def page() -> str:
     described: dict[int, str] = {}
-    parts = [section(importlib.import_module(name), described) for name in MODULES]
+    parts = [section(name, importlib.import_module(name), described) for name in MODULES]
     return "\n" + "\n".join(parts)
 
 
-def section(module: ModuleType, described: dict[int, str]) -> str:
+def section(path: str, module: ModuleType, described: dict[int, str]) -> str:
     """A module's heading, and an entry for each name that it exports."""
-    lines = [f"## `{module.__name__}`", "", wrapped(first_paragraph(module)), ""]
+    lines = [f"## `{path}`", "", wrapped(first_paragraph(module)), ""]
     for name in sorted(module.__all__, key=str.lower):
         value = getattr(module, name)
         before = described.get(id(value)) if inspect.isclass(value) or inspect.isroutine(value) else None
         if before is not None:
             lines += [f"### `{name}`", "", f"See [`{before}.{name}`](#{name.lower()}).", ""]
             continue
-        described[id(value)] = module.__name__
+        described[id(value)] = path
         lines += entry(name, value, module)
     return "\n".join(lines)
 
@@ -72,6 +73,8 @@ def member_lines(cls: type) -> Iterator[str]:
             yield from bullet(f"`.{name}`", first_paragraph(member))
         elif inspect.isroutine(member):
             yield from bullet(f"`.{signature(name, member, short=True)}`", first_paragraph(member))
+        elif not is_dataclass(cls):  # the fields of a dataclass are in its signature
+            yield from bullet(f"`.{name}`", "")
     if names:
         yield ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -9,11 +10,12 @@ import warnings
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 import ffebm_compiler
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(page: Path) -> list[str]:
@@ -38,10 +40,29 @@ def test_the_readme_and_the_operations_page_have_code() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("generator", ["generate_operations.py", "generate_hardware.py"])
+@pytest.mark.parametrize("generator", ["generate_operations.py", "generate_hardware.py", "generate_api.py"])
 def test_the_generated_tables_are_what_the_code_says(generator: str) -> None:
     done = subprocess.run([sys.executable, str(ROOT / "docs" / generator), "--check"], capture_output=True, text=True)
     assert done.returncode == 0, f"run python docs/{generator}" + done.stderr
+
+
+def test_the_api_page_has_every_public_name_and_no_other() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    sections = re.split(r"^## `([\w.]+)`$", page, flags=re.MULTILINE)[1:]
+    shown = {
+        m: re.findall(r"^### `(\w+)`$", t, re.MULTILINE) for m, t in zip(sections[::2], sections[1::2], strict=True)
+    }
+    assert shown == {m: sorted(importlib.import_module(m).__all__, key=str.lower) for m in shown}
+    assert {"ffebm_compiler", "ffebm_compiler.rules", "ffebm_compiler.runtime"} <= set(shown)
+
+
+@pytest.mark.parametrize("facade", ["FFEBM", "AnalogFFEBM"])
+def test_the_api_page_has_what_users_call_on_a_model(facade: str) -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    entry, *_ = re.findall(rf"^### `{facade}`$(.*?)^###? ", page, re.MULTILINE | re.DOTALL)
+    public = {n for n in vars(getattr(ffebm_compiler, facade)) if not n.startswith("_")}
+    listed = set(re.findall(r"^- `\.(\w+)", entry, re.MULTILINE))
+    assert public - set(dir(nn.Module)) <= listed
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
