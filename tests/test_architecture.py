@@ -211,7 +211,7 @@ def upto_private(name: str) -> str:
 def test_each_private_name_of_torch_is_spelled_in_one_module() -> None:
     spelled: dict[str, set[str]] = {}
     for path in sources():
-        for name in private_names(path) if path.parent != ROOT / "passes" else ():
+        for name in private_names(path):
             spelled.setdefault(name, set()).add(str(path.relative_to(ROOT)))
     assert {name: places for name, places in spelled.items() if len(places) > 1} == {}
 
