@@ -6,7 +6,11 @@ from .contrast import contrast
 from .equilibrium_propagation import CenteredEP, OneSidedEP, TangentEP
 from .estimator import Estimate, Estimator, FreePhase
 
+ESTIMATORS = (CenteredEP, OneSidedEP, TangentEP, Implicit, Unrolled, SPSA)
+"""Those of the library: what an error names, and what a bundle may ask for by its class's name."""
+
 __all__ = [
+    "ESTIMATORS",
     "SPSA",
     "CenteredEP",
     "Estimate",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 
 from ..errors import OptionError, Problem
-from ..estimate import Estimator, TangentEP
+from ..estimate import ESTIMATORS, Estimator, TangentEP
 from ..solve import Tolerance
 
 DEFAULT_LOOP_GAIN = 0.01
@@ -77,7 +77,7 @@ def _estimator_problems(estimator: object) -> Iterator[Problem]:
         yield Problem(
             "option estimator",
             f"is {estimator!r}",
-            "Give fc.CenteredEP(), fc.OneSidedEP(), fc.TangentEP(), fc.Implicit(), fc.Unrolled() or fc.SPSA().",
+            f"Give {', '.join(f'fc.{e.__name__}()' for e in ESTIMATORS[:-1])} or fc.{ESTIMATORS[-1].__name__}().",
         )
 
 

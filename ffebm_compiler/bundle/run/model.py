@@ -19,7 +19,7 @@ from ...backends import FFEBM
 from ...codegen.bundle_code import bundle_training_code
 from ...compiled import Compiled, ModeProgram
 from ...errors import InputError, OptionError, Problem, close_matches
-from ...estimate import SPSA, CenteredEP, Estimator, Implicit, OneSidedEP, TangentEP, Unrolled
+from ...estimate import ESTIMATORS, CenteredEP, Estimator, OneSidedEP, TangentEP
 from ...model.execution import Execution
 from ...model.gain_store import Measured
 from ...passes.calling import itself
@@ -29,7 +29,7 @@ from ..format.calls import bound_call
 from ..format.contents import Contents, Mode
 from .network import StandIn
 
-ESTIMATORS: Mapping[str, type] = {e.__name__: e for e in (CenteredEP, OneSidedEP, TangentEP, Implicit, Unrolled, SPSA)}
+ESTIMATOR_NAMES: Mapping[str, type] = {e.__name__: e for e in ESTIMATORS}
 
 WITHOUT_DIFFERENTIATION = (CenteredEP, OneSidedEP, TangentEP)
 """The estimators that need no automatic differentiation."""
@@ -116,11 +116,11 @@ def execution_of(contents: Contents) -> Execution:
 
 def _estimator(given: Mapping[str, Any]) -> Estimator:
     name = str(given["name"])
-    if name not in ESTIMATORS:
+    if name not in ESTIMATOR_NAMES:
         raise InputError(
-            Problem("estimator of the bundle", f"is {name!r}", close_matches(name, [*ESTIMATORS]) + " Give another: load(path, estimator=...).")
+            Problem("estimator of the bundle", f"is {name!r}", close_matches(name, [*ESTIMATOR_NAMES]) + " Give another: load(path, estimator=...).")
         )  # fmt: skip
-    made: Estimator = ESTIMATORS[name](**given["options"])
+    made: Estimator = ESTIMATOR_NAMES[name](**given["options"])
     return made
 
 
