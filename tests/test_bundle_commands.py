@@ -194,7 +194,7 @@ def test_what_stands_in_the_way_of_a_bundle_is_told(ffebm: Run, arguments: tuple
 
 
 def test_an_impossible_place_is_refused_before_the_work(ffebm: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ffebm_compiler.cli.commands.convert", lambda *_, **__: pytest.fail("was converted first"))
+    monkeypatch.setattr("ffebm_compiler.cli.conversion.convert", lambda *_, **__: pytest.fail("was converted first"))
     assert "exists" in refused(ffebm, "compile", "zoo_file:Net", "-o", "net.ffebm", "--input-shape", "2,4")
 
 

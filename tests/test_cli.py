@@ -332,7 +332,7 @@ def test_an_impossible_place_is_refused_before_the_work(
     ffebm: Run, output: str, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "ffebm_compiler.cli.commands.convert", lambda *_, **__: pytest.fail("the model was converted first")
+        "ffebm_compiler.cli.conversion.convert", lambda *_, **__: pytest.fail("the model was converted first")
     )
     assert what in refused(ffebm, "convert", "zoo_file:Net", "-o", output)
 
@@ -348,7 +348,7 @@ def test_draw_writes_a_picture_and_prints_its_name(ffebm: Run, folder: Path) -> 
 
 def test_an_impossible_picture_is_refused_before_the_work(ffebm: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "ffebm_compiler.cli.commands.convert", lambda *_, **__: pytest.fail("the model was converted first")
+        "ffebm_compiler.cli.conversion.convert", lambda *_, **__: pytest.fail("the model was converted first")
     )
     assert "no picture format" in refused(ffebm, "draw", "zoo_file:Net", "-o", "net.gif")
     assert "the folder no does not exist" in refused(ffebm, "draw", "zoo_file:Net", "-o", "no/net.svg")
@@ -397,7 +397,7 @@ def test_check_compares_outputs_at_block_size_one(ffebm: Run, monkeypatch: pytes
                 next(made.parameters()).mul_(1.001)
         return made
 
-    monkeypatch.setattr("ffebm_compiler.cli.commands.convert", changed)
+    monkeypatch.setattr("ffebm_compiler.cli.conversion.convert", changed)
     status, out, _ = ffebm("check", "zoo_file:instance", "--input-shape", "1,4")
     assert status == 1
     assert "FAILED: at block size 1 the output differs by" in out

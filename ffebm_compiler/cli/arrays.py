@@ -99,6 +99,11 @@ def named_results(value: Any, name: str = "output") -> dict[str, Tensor]:
     return dict(_results(value, name))
 
 
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors in a model's result, whatever holds them."""
+    return [tensor for _, tensor in _results(value, "")]
+
+
 def _results(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
         yield name, value

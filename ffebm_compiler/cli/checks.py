@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from ..compare import GradientComparison, compare_gradients
 from ..errors import OptionError
 from ..model.probe import candidates
 from ..solve import Relaxation
+from .arrays import tensors_in
+from .conversion import converted, example_inputs
 
 EXACT = 1e-5
 """Relative difference of outputs at block size 1 that float32 rounding explains."""
@@ -62,35 +65,29 @@ class CheckReport:
 
     def __str__(self) -> str:
         lines = [f"block size 1 against the model: relative difference of outputs {self.output_error:.1e}"]
-        lines += [
-            f"{r.block}: {'converged' if r.converged else 'NOT CONVERGED'} in {r.sweeps} sweeps, residual {r.residual:.1e}"
-            for r in self.relaxations
-        ]
+        lines += map(relaxation_line, self.relaxations)
         lines += (
-            ["", str(self.gradients)]
-            if self.gradients is not None
-            else ["no parameter requires grad: no gradients to compare"]
+            ["no parameter requires grad: no gradients to compare"]
+            if self.gradients is None
+            else ["", str(self.gradients)]
         )
         verdict = [f"FAILED: {f}" for f in self.failures] or ["all checks passed"]
         return "\n".join([*lines, "", *verdict])
 
 
-def check_model(
-    network: nn.Module, inputs: tuple[Tensor, ...] | None, batch: int, threshold: float, seed: int,
-    converted: Callable[[int | None, tuple[Tensor, ...]], FFEBM],
-) -> CheckReport:  # fmt: skip
-    """Runs all checks.
+def relaxation_line(r: Relaxation) -> str:
+    """How a block relaxed."""
+    verdict = "converged" if r.converged else "NOT CONVERGED"
+    return f"{r.block}: {verdict} in {r.sweeps} sweeps, residual {r.residual:.1e}"
 
-    Args:
-        inputs: a call of the model; None guesses one from its first layer.
-        converted: ``(block size or None for the one asked for, example inputs) -> model``.
-    """
-    inputs = guessed_inputs(network, batch, seed) if inputs is None else inputs
-    exact = converted(1, inputs)
-    model = converted(None, inputs)
-    return CheckReport(
-        _output_error(network, exact, inputs), _relaxed(model, inputs), _gradients(model, inputs, seed), threshold
-    )  # fmt: skip
+
+def check_model(network: nn.Module, options: argparse.Namespace) -> CheckReport:
+    """Runs all checks, on example inputs or on ones that are guessed from the first layer."""
+    inputs = example_inputs(options, options.batch) or guessed_inputs(network, options.batch, options.seed)
+    exact = converted(network, options, inputs, block_size=1)
+    model = converted(network, options, inputs)
+    error, relaxations = _output_error(network, exact, inputs), _relaxed(model, inputs)
+    return CheckReport(error, relaxations, _gradients(model, inputs, options.seed), options.threshold)
 
 
 def guessed_inputs(network: nn.Module, batch: int, seed: int) -> tuple[Tensor, ...]:
@@ -114,10 +111,8 @@ def guessed_inputs(network: nn.Module, batch: int, seed: int) -> tuple[Tensor, .
 
 def _output_error(network: nn.Module, exact: FFEBM, inputs: tuple[Tensor, ...]) -> float:
     with torch.no_grad():
-        wanted, got = (
-            tensors_of(copy.deepcopy(network).eval()(*inputs)),
-            tensors_of(copy.deepcopy(exact).eval()(*inputs)),
-        )
+        wanted = tensors_in(copy.deepcopy(network).eval()(*inputs))
+        got = tensors_in(copy.deepcopy(exact).eval()(*inputs))
     return max((_relative(a, b) for a, b in zip(got, wanted, strict=True)), default=0.0)
 
 
@@ -141,20 +136,9 @@ def _gradients(model: FFEBM, inputs: tuple[Tensor, ...], seed: int) -> GradientC
         generator = torch.Generator().manual_seed(seed)
         parts = [
             (t * torch.randn(t.shape, generator=generator).to(t)).sum()
-            for t in tensors_of(output)
+            for t in tensors_in(output)
             if t.is_floating_point()
         ]
         return torch.stack(parts).sum() / max(len(inputs[0]), 1)
 
     return compare_gradients(model, inputs, None, loss)
-
-
-def tensors_of(output: Any) -> list[Tensor]:
-    """The tensors in a model's result, whatever holds them."""
-    if isinstance(output, Tensor):
-        return [output]
-    if isinstance(output, Mapping):
-        return [t for v in output.values() for t in tensors_of(v)]
-    if isinstance(output, Sequence) and not isinstance(output, str):
-        return [t for v in output for t in tensors_of(v)]
-    return []

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
 from dataclasses import dataclass
+
+from .options import Option
 
 MODEL = """\
 MODULE:FACTORY names the model:
@@ -21,7 +21,7 @@ class Command:
     Attributes:
         summary: what it does, in a line.
         examples: the rest of its help.
-        add: adds the options of its own.
+        options: those of its own.
         converts: whether it converts a model, and takes the options of a conversion.
         target: what its argument is called: the name in the code, in the usage line, and the help on it.
         about: how the argument is written.
@@ -29,7 +29,7 @@ class Command:
 
     summary: str
     examples: str
-    add: Callable[[argparse.ArgumentParser], None]
+    options: tuple[Option, ...]
     converts: bool = True
     target: tuple[str, str, str] = ("model", "MODULE:FACTORY", "the model, see above")
     about: str = MODEL

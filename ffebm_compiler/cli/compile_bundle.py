@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..backends import FFEBM
-from ..errors import FFEBMError, OptionError, Problem
+from ..errors import OptionError, Problem, problems_of
 from ..files import check_target
 from .arrays import in_precision, precision_of, read_array
 from .checks import guessed_inputs
+from .conversion import converted, example_inputs
 from .load import load_model
 from .subject import load_weights
 
 SAMPLES = 4
 """In an example that nobody has asked for."""
 
-Convert = Callable[[nn.Module, argparse.Namespace, "tuple[Tensor, ...] | None"], FFEBM]
-Inputs = Callable[[argparse.Namespace, "int | None"], "tuple[Tensor, ...] | None"]
 
-
-def compile_bundle(options: argparse.Namespace, convert: Convert, example_inputs: Inputs) -> int:
-    """Writes the bundle; what stands in the way is told before anything is.
-
-    Args:
-        convert, example_inputs: as the other commands do it.
-    """
+def compile_bundle(options: argparse.Namespace) -> int:
+    """Writes the bundle; what stands in the way is told before anything is."""
     from ..bundle.compile.model_bundle import steps_of, write_bundle_of
     from ..bundle.compile.options import BundleOptions, place_problems
 
@@ -37,8 +30,8 @@ def compile_bundle(options: argparse.Namespace, convert: Convert, example_inputs
     network = load_model(options.model)
     if options.weights:
         load_weights(network, Path(options.weights))
-    inputs = _examples(network, options, example_inputs)
-    model = convert(network, options, inputs)
+    inputs = _examples(network, options)
+    model = converted(network, options, inputs)
     how = BundleOptions(
         options.hardware, options.chip_seed, "skip" if options.skip_unexportable else "refuse", options.force
     )
@@ -72,13 +65,10 @@ def _problems(options: argparse.Namespace) -> Iterator[Problem]:
     if options.input and options.input_shape:
         yield Problem("options --input and --input-shape", "are both given", "Give one of them.")
     if options.onnx:
-        try:
-            check_target(options.onnx, "file")
-        except FFEBMError as failure:
-            yield from failure.problems
+        yield from problems_of(lambda: check_target(options.onnx, "file"))
 
 
-def _examples(network: nn.Module, options: argparse.Namespace, example_inputs: Inputs) -> tuple[Tensor, ...]:
+def _examples(network: nn.Module, options: argparse.Namespace) -> tuple[Tensor, ...]:
     """The files of ``--input``, or random ones, several samples: the size of a single one looks like a constant."""
     if options.input:
         files = (read_array(Path(file), f"input {file}") for file in options.input)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ..errors import FFEBMError, OptionError, Problem, shown
+from ..errors import OptionError, Problem, problems_of, shown
 from ..solve import Relaxation
 from .arrays import check_results_file, named_results, precision_of, read_inputs, write_results
+from .checks import relaxation_line
 
 if TYPE_CHECKING:
     from ..bundle.run import Runtime
@@ -46,16 +47,10 @@ def _problems(options: argparse.Namespace) -> Iterator[Problem]:
         for name in [n for n, value in given if value]:
             yield Problem(f"option --{name}", "is given, but there is no chip", "Add --blocks analog-emu.")
     if options.output:
-        try:
-            check_results_file(Path(options.output))
-        except FFEBMError as failure:
-            yield from failure.problems
+        yield from problems_of(lambda: check_results_file(Path(options.output)))
 
 
 def _table(results: Mapping[str, Tensor], relaxations: tuple[Relaxation, ...]) -> str:
     lines = [f"{name}: {str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for name, t in results.items()]
-    lines += [
-        f"{r.block}: {'converged' if r.converged else 'NOT CONVERGED'} in {r.sweeps} sweeps, residual {r.residual:.1e}"
-        for r in relaxations
-    ]
+    lines += map(relaxation_line, relaxations)
     return shown("\n".join(lines))

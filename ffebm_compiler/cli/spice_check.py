@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from torch import Tensor, nn
-
-from ..backends import FFEBM
 from ..chip.spice import Verdict, check_netlists, find_ngspice
 from ..errors import OptionError, Problem
 from ..tables import aligned
 from .checks import guessed_inputs
+from .conversion import converted, example_inputs
 from .load import load_model
 
-Convert = Callable[[nn.Module, argparse.Namespace, "tuple[Tensor, ...] | None"], FFEBM]
-Inputs = Callable[[argparse.Namespace], "tuple[Tensor, ...] | None"]
 
-
-def spice_check(options: argparse.Namespace, convert: Convert, example_inputs: Inputs) -> int:
-    """Prints a row for each netlist; exit status 1 if one is not what was expected.
-
-    Args:
-        convert, example_inputs: as the other commands do it.
-    """
+def spice_check(options: argparse.Namespace) -> int:
+    """Prints a row for each netlist; exit status 1 if one is not what was expected."""
     OptionError.raise_if(_problems(options))
     find_ngspice()
     _require_folder(options.model)
@@ -33,7 +24,7 @@ def spice_check(options: argparse.Namespace, convert: Convert, example_inputs: I
         return _judge(Path(options.model), options)
     with tempfile.TemporaryDirectory(prefix="ffebm_spice_") as scratch:
         folder = Path(options.output) if options.output else Path(scratch) / "netlists"
-        _export(folder, options, convert, example_inputs)
+        _export(folder, options)
         return _judge(folder, options)
 
 
@@ -59,12 +50,12 @@ def _require_folder(name: str) -> None:
         )
 
 
-def _export(folder: Path, options: argparse.Namespace, convert: Convert, example_inputs: Inputs) -> None:
+def _export(folder: Path, options: argparse.Namespace) -> None:
     """In float64: the emulator is to be no less exact than ngspice."""
     network = load_model(options.model).double().eval()
     given = example_inputs(options) or guessed_inputs(network, 1, options.seed)
     inputs = tuple(x.double() if x.is_floating_point() else x for x in given)
-    model = convert(network, options, inputs).eval()
+    model = converted(network, options, inputs).eval()
     chip = model.lower(hardware=options.hardware, chip_seed=options.chip_seed).eval().calibrate(*inputs)
     chip.export_spice(folder, *inputs, overwrite=options.force)
 

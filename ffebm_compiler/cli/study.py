@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from ..study import (
     versions,
 )
 from ..tables import aligned
+from .conversion import conversion_of
 from .subject import NamedSubject
 
 ROWS = 40
@@ -112,9 +114,7 @@ def _option_problems(options: argparse.Namespace, axes: Sequence[Axis]) -> Itera
 
 
 def _subject(options: argparse.Namespace) -> NamedSubject:
-    names = ("block_size", "block_sizes", "digital", "analog", "norm", "loop_gain", "tolerance", "max_sweeps")
-    conversion = {name: getattr(options, name) for name in names}
-    shapes = tuple((tuple(sizes), below) for sizes, below in options.input_shape)
+    conversion, shapes = conversion_of(options), tuple(options.input_shape)
     return NamedSubject(
         options.model, options.weights, options.data, shapes, options.seed, options.precision, conversion
     )
@@ -126,7 +126,6 @@ def _configuration(
     """Plain values: all that the results depend on, and what they were made with."""
     subject = plan.subject
     assert isinstance(subject, NamedSubject)
-    effort = {f: getattr(plan.effort, f) for f in plan.effort.__dataclass_fields__}
     return {
         "model": subject.model,
         "weights": subject.weights,
@@ -137,7 +136,7 @@ def _configuration(
         "hardware": to_dict(plan.base),
         "sweeps": {a.name: list(a.values) for a in axes},
         "one_at_a_time": options.one_at_a_time,
-        "effort": effort,
+        "effort": asdict(plan.effort),
         "digital": dict(digital),
         "chips": options.chips,
         "versions": versions(),

@@ -17,6 +17,7 @@ from ..backends import FFEBM
 from ..errors import InputError, Problem, close_matches
 from ..study import Samples, load_npz, samples_from
 from .checks import guessed_inputs
+from .conversion import Shape, random_inputs
 from .load import load_attribute, load_model
 
 PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
@@ -39,7 +40,7 @@ class NamedSubject:
     model: str
     weights: str | None
     data: str | None
-    shapes: tuple[tuple[tuple[int, ...], int | None], ...]
+    shapes: tuple[Shape, ...]
     seed: int
     precision: str = "float64"
     conversion: Mapping[str, Any] = field(default_factory=dict)
@@ -75,15 +76,9 @@ class NamedSubject:
         return _made(self.data, self.seed)
 
     def _random(self, needed: int) -> tuple[Tensor, ...]:
-        generator = torch.Generator().manual_seed(self.seed)
         if not self.shapes:
             return guessed_inputs(self.network, needed, self.seed)
-        return tuple(
-            torch.randn(shape, generator=generator)
-            if below is None
-            else torch.randint(below, shape, generator=generator)
-            for shape, below in (((needed, *sizes[1:]), below) for sizes, below in self.shapes)
-        )
+        return random_inputs(self.shapes, self.seed, needed)
 
 
 # --- weights and data ---------------------------------------------------------------------------------------

@@ -7,13 +7,14 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from tqdm import tqdm
 
-from ..errors import FFEBMError, InputError, OptionError, Problem
+from ..errors import InputError, OptionError, Problem, problems_of
 from ..files import check_target, write_whole
 from .arrays import precision_of, read_array, read_inputs
 from .batches import Batches
@@ -167,19 +168,12 @@ def _file_problems(options: argparse.Namespace) -> Iterator[Problem]:
     files = {"checkpoint": options.checkpoint, "metrics": _metrics_file(options), "weights": options.weights_out}
     for what, path in files.items():
         if path is not None:
-            yield from _place(path, what)
+            yield from problems_of(partial(check_target, path, what))
     weights = options.weights_out
     if weights and Path(weights).exists() and not options.force:
         yield Problem(f"weights {weights}", "exists", "Choose another name, or let it be replaced by --force.")
     if options.output:
         yield from place_problems(options.output, options.force)
-
-
-def _place(path: str | Path, what: str) -> Iterator[Problem]:
-    try:
-        check_target(path, what)
-    except FFEBMError as failure:
-        yield from failure.problems
 
 
 def _optimizer_problems(options: argparse.Namespace) -> Iterator[Problem]:
@@ -190,11 +184,8 @@ def _optimizer_problems(options: argparse.Namespace) -> Iterator[Problem]:
         momentum = 0.0 if options.momentum is None else options.momentum
         return OptimizerOptions(options.optimizer, options.learning_rate, momentum, weight_decay=options.weight_decay)
 
-    for make in (lambda: loss_of(options.loss), optimizer):
-        try:
-            make()
-        except FFEBMError as failure:
-            yield from failure.problems
+    yield from problems_of(lambda: loss_of(options.loss))
+    yield from problems_of(optimizer)
 
 
 def _metrics_file(options: argparse.Namespace) -> Path:
