@@ -17,10 +17,10 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from anywhere
 
 from benchmarks import common
+from benchmarks.random_networks import deep_network, double
 from examples import command, plotting
 from ffebm_compiler.chip.hardware.circuit import Circuit
 from ffebm_compiler.chip.resistive.network import Drives
-from ffebm_compiler.chip.resistive.random_networks import deep_network, double
 from ffebm_compiler.chip.resistive.solver import Node, nodes, settle, sweep_once
 from ffebm_compiler.solve import Tolerance
 

@@ -97,11 +97,11 @@ class VerificationError(FFEBMError, AssertionError):
 
 
 class DerivativeError(FFEBMError, NotImplementedError):
-    """A derivative that blocks don't have: a second one, one in forward mode, one by a transform of torch.func, one through a value that was overwritten."""
+    """A derivative that blocks don't have: a second one, in forward mode, by torch.func, of an overwritten value."""
 
 
 class ConversionWarning(UserWarning):
-    """What was asked of a conversion was done, and may not be what was meant: a norm held without statistics, a rule that matched nothing."""
+    """What was done as asked may not be what was meant: a norm held without statistics, a rule that matched nothing."""
 
 
 class ChangedError(FFEBMError, RuntimeError):
@@ -113,7 +113,7 @@ class PickleError(FFEBMError, pickle.PicklingError):
 
 
 class SynchronisationError(FFEBMError, RuntimeError):
-    """Processes that train together would train apart: nobody brings their gradients together, or their models differ."""
+    """Processes would train apart: nobody brings their gradients together, or their models differ."""
 
 
 class ConvergenceWarning(UserWarning):

@@ -1,8 +1,8 @@
 """Writes files whole or not at all: into a temporary one beside the target, which then takes its name.
 
-Whatever moment the process is killed at, the target is the old file or folder or the new one, whole and on the disk. What a
-killed writer leaves beside it carries its process number, and goes with the next write. A link is followed and stays one; a
-device, a pipe or a socket is refused.
+Whatever moment the process is killed at, the target is the old file or folder or the new one, whole and on the disk.
+What a killed writer leaves beside it carries its process number, and goes with the next write. A link is followed and
+stays one; a device, a pipe or a socket is refused.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def check_target(path: str | os.PathLike[str], what: str) -> Path:
 
 
 def _no_file(target: Path) -> tuple[str, str] | None:
-    """Why a file can't take this path, and what to do. A link is followed: it stays one, and what it names is written."""
+    """Why a file can't take this path, and what to do. A link stays one: what it names is written."""
     real = followed(target)
     if real.is_dir():
         return "is a folder", "Name a file in it."

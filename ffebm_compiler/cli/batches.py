@@ -1,4 +1,4 @@
-"""Data in batches, in an order that follows from the seed and the epoch alone: a resumed training sees what an uninterrupted one sees."""
+"""Data in batches whose order follows from the seed and the epoch alone: a resumed training sees the same ones."""
 
 from __future__ import annotations
 

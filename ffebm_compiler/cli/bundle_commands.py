@@ -6,7 +6,8 @@ from .command import Command
 from .options import CHIP_SEED, RUN_INPUT, THREADS, Option, repeated, switch, value
 
 _BUNDLE = """\
-BUNDLE is a folder or a .ffebm file that ffebm compile wrote. Nothing in it is executed; every file is checked before it is used.
+BUNDLE is a folder or a .ffebm file that ffebm compile wrote. Nothing in it is executed; every file is checked before it
+is used.
 """
 
 _COMPILE = """\
@@ -18,13 +19,14 @@ writes a folder, or one file where the name ends in .ffebm (docs/bundle.md says 
   report.html graph.json training_loop.py
   conductances.npz *.cir                with --hardware: what the chip's devices hold, and the blocks as netlists
 
-Example inputs are random, of the shape of --input-shape; where there is none it is guessed from the first layer. --input gives real ones.
+Example inputs are random, of the shape of --input-shape; where there is none it is guessed from the first layer.
+--input gives real ones.
 
 examples:
   ffebm compile net.py:Net -o build/
   ffebm compile net.py:Net -o net.ffebm --weights net.safetensors --input-shape 2,3,32,32
   ffebm compile net.py:Net -o build/ --hardware rram --chip-seed 3          conductances and netlists too
-  ffebm compile net.py:Net -o build/ --skip-unexportable --force            write what ONNX can express; replace what is there
+  ffebm compile net.py:Net -o build/ --skip-unexportable --force            what ONNX can express; replace what is there
   ffebm compile net.py:Net -o build/ --onnx net.onnx                        the whole model as one ONNX file besides
 """
 
@@ -59,14 +61,15 @@ examples:
 """
 
 _TRAIN = """\
-trains by backpropagation through the digital parts and equilibrium propagation through the blocks, without the model's code.
-Losses and learning rates go to METRICS as JSON lines. Ctrl-C stops after a step, with the checkpoint whole; the same command
-with --resume goes on, and takes the steps that an uninterrupted training takes.
+trains by backpropagation through the digital parts and equilibrium propagation through the blocks, without the model's
+code. Losses and learning rates go to METRICS as JSON lines. Ctrl-C stops after a step, with the checkpoint whole; the
+same command with --resume goes on, and takes the steps that an uninterrupted training takes.
 
 examples:
   ffebm train net.ffebm --input x.npy --target y.npy --epochs 3 -o trained.ffebm
   ffebm train net.ffebm --input x.npy --target y.npy --epochs 3 -o trained.ffebm --resume
-  ffebm train net.ffebm --input x.npy --target y.npy --loss mse --optimizer adam --learning-rate 1e-3 --weights-out net.safetensors
+  ffebm train net.ffebm --input x.npy --target y.npy --loss mse --optimizer adam --learning-rate 1e-3
+  ffebm train net.ffebm --input x.npy --target y.npy --weights-out net.safetensors
 """
 
 _COMPILE_OPTIONS = (

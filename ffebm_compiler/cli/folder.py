@@ -47,4 +47,5 @@ def _write(folder: Path, model: FFEBM, factory: str) -> None:
 def _latex(model: FFEBM) -> str:
     """A document that compiles as it stands."""
     blocks = "\n".join(f"\\section*{{{b.name}}}\n\\[\n{b.energy.latex()}\n\\]" for b in model.blocks)
-    return f"\\documentclass{{article}}\n\\usepackage{{amsmath}}\n\\usepackage[paperwidth=120cm,margin=2cm]{{geometry}}\n\\begin{{document}}\n{blocks}\n\\end{{document}}\n"
+    packages = "\\usepackage{amsmath}\n\\usepackage[paperwidth=120cm,margin=2cm]{geometry}"
+    return f"\\documentclass{{article}}\n{packages}\n\\begin{{document}}\n{blocks}\n\\end{{document}}\n"

@@ -167,7 +167,7 @@ def _made(found: Any, target: str) -> nn.Module:
         raise OptionError.at(
             f"model {target!r}",
             f"needs the arguments {', '.join(required)}",
-            f"Write a function without arguments: def make(): return {target.rpartition(':')[2]}(...), and name it instead.",
+            f"Write one without: def make(): return {target.rpartition(':')[2]}(...), and name it instead.",
         )
     torch.manual_seed(torch.initial_seed())  # the seed's weights, whatever numbers importing has drawn
     try:

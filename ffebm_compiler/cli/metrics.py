@@ -1,4 +1,4 @@
-"""The course of a training as JSON lines: first what was asked, then a line for each step. A resumed training goes on in its file."""
+"""The course of a training as JSON lines: what was asked, then a line for each step. Resumed, it goes on in its file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class Metrics:
 
     Args:
         path: the file.
-        steps: the steps taken already; the lines of later ones, which were taken after the last checkpoint, are taken back.
+        steps: the steps taken already; the lines of later ones, which were taken after the last checkpoint, are taken
+            back.
 
     Raises:
         OptionError: it can't be written.

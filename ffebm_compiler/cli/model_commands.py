@@ -48,9 +48,10 @@ examples:
 """
 
 _STUDY = """\
-measures the model on emulated chips, for every combination of swept values and for --chips chips each: accuracy (with labelled
-data), agreement and output error against the digital model, residual and sweeps, gradient cosine against the exact gradient,
-energy and latency. What can be swept: every field of the hardware specification (docs/hardware.md), loop_gain and block_size.
+measures the model on emulated chips, for every combination of swept values and for --chips chips each: accuracy (with
+labelled data), agreement and output error against the digital model, residual and sweeps, gradient cosine against the
+exact gradient, energy and latency. What can be swept: every field of the hardware specification (docs/hardware.md),
+loop_gain and block_size.
 
   --sweep read_noise=0:0.1:11      11 values, evenly spaced
   --sweep age=20:1e6:6log          6 values, evenly spaced in their logarithm
@@ -62,7 +63,8 @@ writes into one folder:
   summary.csv                 median and spread over the chips
   study.png study.svg         small multiples: a row for each metric, a column for each value of the second sweep
 
-Stop it with Ctrl-C: the same command goes on where it stopped, and a larger --chips adds chips. Exit status 1 if points failed.
+Stop it with Ctrl-C: the same command goes on where it stopped, and a larger --chips adds chips. Exit status 1 if points
+failed.
 
 examples:
   ffebm study net.py:Net --sweep read_noise=0:0.1:11 --hardware rram --chips 5
@@ -72,9 +74,9 @@ examples:
 """
 
 _SPICE_CHECK = """\
-runs ngspice on one netlist for each block and compares the voltages with the emulator's equilibrium: a folder that export_spice
-wrote, or a model, whose netlists it writes first. A netlist can run commands of its own: check only folders that you trust.
-Differences are relative to the largest value of a layer. Exit status 1 if one exceeds --within.
+runs ngspice on one netlist for each block and compares the voltages with the emulator's equilibrium: a folder that
+export_spice wrote, or a model, whose netlists it writes first. A netlist can run commands of its own: check only
+folders that you trust. Differences are relative to the largest value of a layer. Exit status 1 if one exceeds --within.
 
 examples:
   ffebm spice-check net.py:Net --input-shape 1,3,8,8

@@ -13,7 +13,8 @@ from .options import Option, number_or_none, numbers, repeated, shape, switch, v
 
 _ABOUT = f"""\
 Compiles a PyTorch model to a feedforward-tied energy-based model: groups of its layers become blocks that relax to the
-minimum of an energy and train by equilibrium propagation; what has no energy stays digital and trains by backpropagation.
+minimum of an energy and train by equilibrium propagation; what has no energy stays digital and trains by
+backpropagation.
 
 {MODEL}
 Start with:   ffebm explain net.py:Net

@@ -85,7 +85,7 @@ class NamedSubject:
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Loads a state dict, by itself or under ``model`` or ``state_dict`` of a checkpoint; nothing is unpickled but tensors.
+    """Loads a state dict, by itself or under ``model`` or ``state_dict`` of a checkpoint; only tensors are unpickled.
 
     Raises:
         InputError: with every name and shape that does not fit.
@@ -109,7 +109,7 @@ def _loaded(path: Path, where: str) -> Any:
         raise InputError.at(
             where,
             f"can't be loaded as weights: {type(failure).__name__}.{kind}",
-            "Save the tensors alone: torch.save(net.state_dict(), path). Whole models are refused, as they would be unpickled.",
+            "Save the tensors alone: torch.save(net.state_dict(), path). Whole models are refused: they are code.",
         ) from failure
 
 

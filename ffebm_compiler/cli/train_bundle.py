@@ -1,4 +1,4 @@
-"""``ffebm train``: a bundle on data from files, with checkpoints from which a training goes on as if never interrupted."""
+"""``ffebm train``: a bundle on data from files; from a checkpoint, a training goes on as if never interrupted."""
 
 from __future__ import annotations
 
@@ -87,7 +87,8 @@ def _diverged(steps: int, options: argparse.Namespace) -> Problem:
     return Problem(
         f"training, step {steps}",
         "the loss is no longer a finite number",
-        f"Lower --learning-rate (it is {options.learning_rate:g}) and begin again; {options.checkpoint} was not overwritten.",
+        f"Lower --learning-rate (it is {options.learning_rate:g}) and begin again; "
+        f"{options.checkpoint} was not overwritten.",
     )
 
 
@@ -128,7 +129,7 @@ def _written(model: Runtime, options: argparse.Namespace) -> Iterator[Path]:
 
 
 def _write_weights(path: Path, weights: Mapping[str, Tensor]) -> Path:
-    """By the model's own names, tied ones under each of them: ``net.load_state_dict(safetensors.torch.load_file(path))``."""
+    """By the model's own names, for ``net.load_state_dict(safetensors.torch.load_file(path))``."""
     from safetensors.torch import save
 
     return write_whole(path, save({n: t.contiguous() for n, t in weights.items()}), "weights")
@@ -199,7 +200,7 @@ def _asked(options: argparse.Namespace, trainer: Trainer, samples: int) -> dict[
 
 
 def _require_same(before: Mapping[str, Any] | None, asked: Mapping[str, Any]) -> None:
-    """A training goes on with the batches and the loss that it began with; the optimizer's options are in the checkpoint.
+    """A training goes on with the batches and the loss that it began with; the checkpoint has the optimizer's options.
 
     Raises:
         OptionError: with every option that is another.

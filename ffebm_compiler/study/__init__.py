@@ -1,4 +1,4 @@
-"""Studies: what a chip's accuracy, convergence, gradient and cost are over swept specifications, on many emulated chips."""
+"""Studies: accuracy, convergence, gradient and cost over swept specifications, on many emulated chips."""
 
 from .evaluate import Bench, Effort, Subject
 from .metrics import METRICS, Metric

@@ -2,8 +2,8 @@
 
     output error = |o_chip - o_digital| / |o_digital|,    cosine_p = <g_chip, g> / (|g_chip| |g|) for each parameter p
 
-with o over all samples, and g the gradient by implicit differentiation through the equilibrium in float64. Everything runs in
-evaluation mode. A chip is calibrated on the first samples and judged on the ones after them.
+with o over all samples, and g the gradient by implicit differentiation through the equilibrium in float64. Everything
+runs in evaluation mode. A chip is calibrated on the first samples and judged on the ones after them.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ def _joined(model: nn.Module, batches: Iterator[Samples]) -> Tensor:
         raise InputError.at(
             "data",
             f"the model does not take it: {line}",
-            "Give inputs of the shape and type that the model expects (--precision float32 for one that is made for that).",
+            "Give inputs of the shape and type that the model expects (--precision float32 for one made for that).",
         ) from failure
 
 

@@ -1,7 +1,7 @@
-"""Small multiples: a row of panels for each metric, a column for each value of the second sweep, medians with their spread over the chips.
+"""Small multiples: a row of panels a metric, a column a value of the second sweep; medians and spread over chips.
 
-The first sweep runs along the axis; a third one is told apart by colour; further ones have a picture each. One at a time, each sweep
-has a column of its own.
+The first sweep runs along the axis; a third one is told apart by colour; further ones have a picture each. One at a
+time, each sweep has a column of its own.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ def _pictures(varied: Sequence[Axis], axes: Sequence[Axis], alone: bool) -> Iter
     colours = rest.pop(0) if rest else None
     constant = {a.name: a.values[0] for a in axes}
     for fixed in grid(rest):
-        panels = [
-            Panel(_told(column), first, {_told(colour): _line(axes, first, {**constant, **dict((*column, *colour, *fixed))}) for colour in _each(colours)})
-            for column in _each(columns)
-        ]  # fmt: skip
+        panels = []
+        for column in _each(columns):
+            others = [(colour, {**constant, **dict((*column, *colour, *fixed))}) for colour in _each(colours)]
+            panels.append(Panel(_told(column), first, {_told(c): _line(axes, first, o) for c, o in others}))
         yield ", ".join(_told((pair,)) for pair in fixed), panels
 
 

@@ -1,4 +1,4 @@
-"""A point of a study: values of the swept fields, and the chip (its seed) that has them; with what was measured there, a record.
+"""A point of a study: values of the swept fields, and a chip's seed; with what was measured there, a record.
 
 A grid is the product of the axes; one at a time, each axis varies alone around the base.
 """

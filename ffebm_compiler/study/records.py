@@ -1,7 +1,7 @@
-"""A study's folder: what was asked in ``study.json``, one line a point in ``points.jsonl``, tables in ``points.csv`` and ``summary.csv``.
+"""A study's folder: ``study.json`` (what is asked), ``points.jsonl`` (a line a point), ``points.csv``, ``summary.csv``.
 
-A point is one write of one line to the end of ``points.jsonl``, so that whatever stops a study leaves the points before it; a last
-line that was cut off is dropped. The tables are made from it.
+A point is one write of one line to the end of ``points.jsonl``, so that whatever stops a study leaves the points before
+it; a last line that was cut off is dropped. The tables are made from it.
 """
 
 from __future__ import annotations

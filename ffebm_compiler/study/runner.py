@@ -1,7 +1,8 @@
 """Runs the points of a study that have no result yet, in this process or in several.
 
-Processes are spawned, not forked, and get their share of the cores; only this one writes, a record the moment it is there. A point
-that fails is recorded with its reason; if the first points all fail for the same reason, so will the others, and the study stops.
+Processes are spawned, not forked, and get their share of the cores; only this one writes, a record the moment it is
+there. A point that fails is recorded with its reason; if the first points all fail for the same reason, so will the
+others, and the study stops.
 """
 
 from __future__ import annotations
@@ -175,7 +176,7 @@ def _work(point: Point) -> Record:
 
 @contextlib.contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
-    """Children inherit the signals that are blocked while they start, when they could not yet ignore one by themselves."""
+    """Children inherit blocked signals while they start, when they can't yet ignore one by themselves."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

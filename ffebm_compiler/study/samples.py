@@ -1,7 +1,7 @@
 """What a study runs on: inputs, and targets where there are any.
 
-An ``.npz`` file holds ``x`` (N, ...) and, for labelled data, ``y``: classes (N,) as whole numbers from 0, or real numbers.
-Real x becomes float32; uint8 is taken as pixels, x / 255; other whole numbers stay (token ids).
+An ``.npz`` file holds ``x`` (N, ...) and, for labelled data, ``y``: classes (N,) as whole numbers from 0, or real
+numbers. Real x becomes float32; uint8 is taken as pixels, x / 255; other whole numbers stay (token ids).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Sweeps as a user types them: ``name=start:stop:count``, ``name=start:stop:countlog`` or ``name=a,b,c``.
 
-With n values from a to b, the i-th is ``a (1 - p) + b p``, p = i / (n - 1), or logarithmically ``a (b / a)^p``. A name is a
-field of the hardware specification, or ``loop_gain`` or ``block_size`` of the conversion; a value may carry its unit as in a
-specification (``g_max=20 uS,40 uS``).
+With n values from a to b, the i-th is ``a (1 - p) + b p``, p = i / (n - 1), or logarithmically ``a (b / a)^p``. A name
+is a field of the hardware specification, or ``loop_gain`` or ``block_size`` of the conversion; a value may carry its
+unit as in a specification (``g_max=20 uS,40 uS``).
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ CONVERSION: Mapping[str, Quantity] = {
 }
 """What is swept of the conversion rather than of the hardware."""
 
-HOW = "Write name=start:stop:count, name=start:stop:countlog or name=a,b,c: read_noise=0:0.1:11, age=20:1e6:6log, adc_bits=4,6,8."
+HOW = (
+    "Write name=start:stop:count, name=start:stop:countlog or name=a,b,c: "
+    "read_noise=0:0.1:11, age=20:1e6:6log, adc_bits=4,6,8."
+)
 NUMBERS = ("number", "count", "law", "polynomial")
 RANGE = re.compile(r"(?P<start>[^:]*):(?P<stop>[^:]*):(?P<count>\d+)(?P<log>log)?")
 

@@ -11,7 +11,6 @@ import networkx as nx
 from ..errors import OptionError
 from ..files import check_target, write_whole
 from .arrange import arrange
-from .arrange_dot import arrange_by_dot
 from .page import page
 from .png import png
 from .scene import Scene
@@ -25,7 +24,7 @@ FORMATS: Mapping[str, Callable[[Scene], bytes]] = {
 
 
 def draw_graph(graph: nx.DiGraph, path: str | os.PathLike[str]) -> Path:
-    """Draws ``graph`` to ``path`` and returns it; graphviz places it where it is installed, else our own layout.
+    """Draws ``graph`` to ``path`` and returns it.
 
     Raises:
         OptionError: a suffix that is no format, a folder that is missing, a file that can't be written, or a ``.png``
@@ -38,9 +37,7 @@ def draw_graph(graph: nx.DiGraph, path: str | os.PathLike[str]) -> Path:
             "the graph has a cycle",
             "Give a graph as to_networkx() makes it; feedback is an attribute of its edges.",
         )
-    scene = arrange_by_dot(graph) or arrange(graph)
-    write_whole(path, FORMATS[path.suffix.lower()](scene), "drawing")
-    return path
+    return write_whole(path, FORMATS[path.suffix.lower()](arrange(graph)), "drawing")
 
 
 def check_picture(path: str | os.PathLike[str]) -> Path:

@@ -23,7 +23,8 @@ def plot_gradients(rows: Sequence[Row], estimator: str, path: Path) -> Path:
     axis = figure.add_subplot()
     positions = range(len(rows))
     judged = [i for i in positions if not rows[i][3]]
-    axis.scatter([max(1 - rows[i][1], floor) for i in judged], judged, label="1 − cosine", color="#1f6feb", marker="o")
+    apart = [max(1 - rows[i][1], floor) for i in judged]
+    axis.scatter(apart, judged, label="1 − cosine", color="#1f6feb", marker="o")
     axis.scatter([max(rows[i][2], floor) for i in judged], judged, label="relative error", color="#d1542a", marker="x")
     zero = [i for i in positions if rows[i][3]]
     if zero:

@@ -22,11 +22,11 @@ MODEL = "(model)"
 def partition_graph(program: Program, network: nn.Module) -> nx.DiGraph:
     """The graph of a compiled program, in order of execution.
 
-    Nodes are named by the user's label of the operation and carry ``domain`` (``"digital"`` or ``"analog"``), ``block``,
-    ``role`` (``"input"``, ``"state"``, ``"coupling"``, ``"feedforward"``, ``"output"``), ``operation``, ``layer``, ``kind``,
-    ``weighted``, ``parameters`` (how many), and where they apply ``potential``, ``weights`` (names and shapes),
-    ``norm``, ``reason`` (why it is digital) and ``location`` in the user's code. Edges follow the data; ``feedback`` is
-    True where, inside a block, a state feels what reads it.
+    Nodes are named by the user's label of the operation and carry ``domain`` (``"digital"`` or ``"analog"``),
+    ``block``, ``role`` (``"input"``, ``"state"``, ``"coupling"``, ``"feedforward"``, ``"output"``), ``operation``,
+    ``layer``, ``kind``, ``weighted``, ``parameters`` (how many), and where they apply ``potential``, ``weights`` (names
+    and shapes), ``norm``, ``reason`` (why it is digital) and ``location`` in the user's code. Edges follow the data;
+    ``feedback`` is True where, inside a block, a state feels what reads it.
     """
     graph = nx.DiGraph(model=type(network).__name__)
     ids: dict[str, str] = {}

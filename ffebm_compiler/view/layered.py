@@ -201,12 +201,12 @@ class _Layout:
         return runs
 
     def main(self, node: Node, ends: list[tuple[Node, float, float]]) -> tuple[Node, float, float]:
-        """The neighbour to stand in line with: a node rather than a long edge passing by, and the middle one of several."""
+        """The neighbour to stand in line with: a node rather than a long edge, and the middle one of several."""
         real = [e for e in ends if not _is_dummy(e[0])] or ends
         return sorted(real, key=lambda e: self.x[e[0]] + e[1])[len(real) // 2]
 
     def shift(self, run: list[tuple[Node, float]], seats: Mapping[Node, tuple[list[Node], int]]) -> None:
-        """Moves a run, in line, to where its other edges pull it, as far as its neighbours leave room; in halves where they leave none."""
+        """Moves a run, in line, to where its other edges pull it, if its neighbours leave room, else in halves."""
         own = {n for n, _ in run}
         low, high, ends = -math.inf, math.inf, []
         for n, right in run:

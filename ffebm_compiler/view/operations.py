@@ -154,7 +154,7 @@ def tensor_at(network: nn.Module, path: str) -> Any:
 
 
 def parameters_behind(network: nn.Module, path: str) -> tuple[nn.Parameter, ...]:
-    """The parameters that a read tensor is made of: itself, the originals of a parametrized weight, none for a buffer."""
+    """The parameters behind a read tensor: itself, the originals of a parametrized weight, none for a buffer."""
     value = tensor_at(network, path)
     if isinstance(value, nn.Parameter):
         return (value,)

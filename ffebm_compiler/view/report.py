@@ -135,9 +135,11 @@ class Report:
             else:
                 data["states"] = [dict(layer=label, potential=potential) for label, potential in row.states]
         return {
-            "model": self.model, "mode": self.mode, "tracer": self.tracer, "loop_gain": self.loop_gain, "rows": _plain(rows),
-            "parameters": asdict(self.parameters), "held_norms": list(self.held_norms), "trained_norms": list(self.trained_norms),
-            "norm_statistics": dict(self.norm_statistics), "shared": {name: list(readers) for name, readers in self.shared},
+            "model": self.model, "mode": self.mode, "tracer": self.tracer, "loop_gain": self.loop_gain,
+            "rows": _plain(rows), "parameters": asdict(self.parameters),
+            "held_norms": list(self.held_norms), "trained_norms": list(self.trained_norms),
+            "norm_statistics": dict(self.norm_statistics),
+            "shared": {name: list(readers) for name, readers in self.shared},
         }  # fmt: skip
 
 

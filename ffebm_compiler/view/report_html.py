@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 _STYLE = """<style>
 .ffebm-report table { border-collapse: collapse; margin: 0.8em 0; }
-.ffebm-report th, .ffebm-report td { padding: 0.25em 0.7em; text-align: left; vertical-align: top; border-bottom: 1px solid rgba(128,128,128,.3); }
+.ffebm-report th, .ffebm-report td { padding: 0.25em 0.7em; text-align: left; vertical-align: top; }
+.ffebm-report th, .ffebm-report td { border-bottom: 1px solid rgba(128,128,128,.3); }
 .ffebm-report .number { text-align: right; font-variant-numeric: tabular-nums; }
 .ffebm-report tr.digital td { opacity: 0.7; }
 </style>"""

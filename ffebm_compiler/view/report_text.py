@@ -22,17 +22,17 @@ PAGE = 118
 
 
 def text_report(report: Report) -> str:
-    sections = [
-        "\n".join(headline(report)), table(report), _certificates(report), _boundaries(report), _norms(report), _shared(report), _verified(report),
-    ]  # fmt: skip
-    return "\n\n".join(s for s in sections if s)
+    sections = (table, _certificates, _boundaries, _norms, _shared, _verified)
+    texts = ["\n".join(headline(report)), *(section(report) for section in sections)]
+    return "\n\n".join(text for text in texts if text)
 
 
 def headline(report: Report) -> Iterator[str]:
     """What it is, in two or three sentences."""
     layers = sum(len(b.layers) for b in report.blocks)
     yield (
-        f"{report.model}: {_plural(len(report.blocks), 'energy-based block')} with {_plural(layers, 'weighted layer')}, "
+        f"{report.model}: {_plural(len(report.blocks), 'energy-based block')} "
+        f"with {_plural(layers, 'weighted layer')}, "
         f"{_plural(len(report.digital), 'digital part')}; {report.mode} mode, traced by {report.tracer}."
     )
     count = report.parameters
@@ -89,7 +89,8 @@ def cells(row: BlockRow | DigitalRow) -> tuple[str, ...]:
             "",
         )
     return (
-        row.name, listed(row.layers), listed([f"{label} ({potential})" for label, potential in row.states]), str(len(row.couplings)), f"{row.parameters:,}", "",
+        row.name, listed(row.layers), listed([f"{label} ({potential})" for label, potential in row.states]),
+        str(len(row.couplings)), f"{row.parameters:,}", "",
         _loop_gain(row), _verdict(row),
     )  # fmt: skip
 
@@ -190,4 +191,5 @@ def verified(report: Report) -> str:
         return "Energies: not verified (no example input was given)."
     worst = max(max(c["stationarity"], c["gradient"], c["increments"]) for c in checks.values())
     blocks = _plural(len(report.blocks), "block")
-    return f"Energies: verified for {len(checks)} of {blocks}, on the code that runs them, worst relative residual {worst:.1e}."
+    count = f"{len(checks)} of {blocks}"
+    return f"Energies: verified for {count}, on the code that runs them, worst relative residual {worst:.1e}."

@@ -26,10 +26,12 @@ def svg(scene: Scene) -> str:
         *map(_box, scene.boxes),
     ]
     return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}" font-family="{FONT}">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
+        f'width="{width:.0f}" height="{height:.0f}" font-family="{FONT}">',
         f"<style>{_dark_mode()}</style>",
         f'<rect class="page" width="100%" height="100%" fill="{LIGHT.page}"/>',
-        f'<g transform="translate({MARGIN:g} {MARGIN:g})"><text class="ink" y="12" font-size="16" font-weight="bold" fill="{LIGHT.ink}">{escape(scene.title)}</text>',
+        f'<g transform="translate({MARGIN:g} {MARGIN:g})">',
+        _text(scene.title, f'class="ink" y="12" font-size="16" font-weight="bold" fill="{LIGHT.ink}"'),
         *map(_box, legend), *_legend_wires(), "</g>",
         f'<g class="graph" transform="translate({indent:.1f} {TOP + MARGIN:g})">', *body, "</g>", "</svg>", "",
     ])  # fmt: skip
@@ -56,7 +58,7 @@ def legend_wires() -> Iterator[tuple[Wire, str, Point]]:
 def _legend_wires() -> Iterator[str]:
     for wire, text, (x, y) in legend_wires():
         yield _wire(wire)
-        yield f'<text class="ink" x="{x:g}" y="{y:g}" font-size="{DETAIL_SIZE:g}" fill="{LIGHT.ink}">{escape(text)}</text>'
+        yield _text(text, f'class="ink" x="{x:g}" y="{y:g}" font-size="{DETAIL_SIZE:g}" fill="{LIGHT.ink}"')
 
 
 def _frame(frame: Frame) -> str:
@@ -70,20 +72,27 @@ def _frame_title(frame: Frame) -> str:
     kind = "analog" if frame.analog else "digital"
     paint = LIGHT.frames[kind]
     rim = f'stroke="{paint.fill}" stroke-width="5" stroke-linejoin="round" paint-order="stroke"'
-    at = f'x="{frame.x + 12:.1f}" y="{frame.y + 17:.1f}"'
-    return f'<g class="frame {kind}"><text {at} font-size="{DETAIL_SIZE:g}" font-weight="bold" fill="{paint.ink}" {rim}>{escape(frame.title)}</text></g>'
+    at = f'x="{frame.x + 12:.1f}" y="{frame.y + 17:.1f}" font-size="{DETAIL_SIZE:g}" font-weight="bold"'
+    title = _text(frame.title, f'{at} fill="{paint.ink}" {rim}')
+    return f'<g class="frame {kind}">{title}</g>'
 
 
 def _box(box: Box) -> str:
     label, paint = box.label, LIGHT.boxes[box.label.style]
     width, height = label.size
     x, y = box.x - width / 2, box.y - height / 2
+    at = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="{ROUNDING[label.style]:g}"'
+    middle = f'x="{box.x:.1f}" text-anchor="middle" fill="{paint.ink}"'
+    title = _text(label.title, f'y="{box.y - 3:.1f}" font-size="{TITLE_SIZE:g}" {middle}')
+    detail = _text(label.detail, f'y="{box.y + 13:.1f}" font-size="{DETAIL_SIZE:g}" {middle} opacity="0.8"')
     return (
         f'<g class="box {label.style}"><title>{escape(label.tooltip)}</title>'
-        f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="{ROUNDING[label.style]:g}" {_paint(paint)}/>'
-        f'<text x="{box.x:.1f}" y="{box.y - 3:.1f}" font-size="{TITLE_SIZE:g}" text-anchor="middle" fill="{paint.ink}">{escape(label.title)}</text>'
-        f'<text x="{box.x:.1f}" y="{box.y + 13:.1f}" font-size="{DETAIL_SIZE:g}" text-anchor="middle" fill="{paint.ink}" opacity="0.8">{escape(label.detail)}</text></g>'
+        f"<rect {at} {_paint(paint)}/>{title}{detail}</g>"
     )
+
+
+def _text(text: str, attributes: str) -> str:
+    return f"<text {attributes}>{escape(text)}</text>"
 
 
 def _paint(paint: Paint) -> str:
@@ -99,7 +108,8 @@ def _wire(wire: Wire) -> str:
     )
     heads = [arrow_head(wire.points)] + ([arrow_head(wire.points[::-1])] if wire.feedback else [])
     tips = "".join(f'<polygon points="{" ".join(map(_at, head))}" fill="{colour}" stroke="none"/>' for head in heads)
-    return f'<g class="wire {kind}"><path d="{path}" fill="none" stroke="{colour}" stroke-width="{2 if wire.feedback else 1.4}"/>{tips}</g>'
+    line = f'fill="none" stroke="{colour}" stroke-width="{2 if wire.feedback else 1.4}"'
+    return f'<g class="wire {kind}"><path d="{path}" {line}/>{tips}</g>'
 
 
 def _at(point: Point) -> str:
@@ -125,7 +135,8 @@ def _rules(theme: Theme) -> Iterator[str]:
     yield f".page{{fill:{theme.page}}}.ink{{fill:{theme.ink}}}"
     for group, paints in (("box", theme.boxes), ("frame", theme.frames)):
         for style, paint in paints.items():
-            yield f".{group}.{style} rect{{fill:{paint.fill};stroke:{paint.line}}}.{group}.{style} text{{fill:{paint.ink}}}"
+            shape = f".{group}.{style}"
+            yield f"{shape} rect{{fill:{paint.fill};stroke:{paint.line}}}{shape} text{{fill:{paint.ink}}}"
     yield "".join(f".frame.{style} text{{stroke:{paint.fill}}}" for style, paint in theme.frames.items())
     for kind, colour in theme.wires.items():
         yield f".{kind} path{{stroke:{colour}}}.{kind} polygon{{fill:{colour}}}"

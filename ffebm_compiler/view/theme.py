@@ -1,4 +1,4 @@
-"""The colours of a drawing. Analog is warm and round, digital is grey, square and dashed: told apart without colour too."""
+"""The colours of a drawing. Analog is warm and round; digital is grey, square and dashed, told apart without colour."""
 
 from __future__ import annotations
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
 from pathlib import Path
 
 import networkx as nx
@@ -22,7 +20,6 @@ from ffebm_compiler.api import compile_model
 from ffebm_compiler.options import Options
 from ffebm_compiler.view import draw_graph, partition_graph
 from ffebm_compiler.view.arrange import arrange
-from ffebm_compiler.view.arrange_dot import arrange_by_dot
 from ffebm_compiler.view.scene import LONGEST, Scene, shortened
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -39,13 +36,6 @@ class Toy(nn.Module):
         h = torch.relu(self.stem(x))
         y = torch.cat([torch.tanh(self.body(h)), h], -1)
         return getattr(self, 'weird <name> & "q" $x$ 層')(self.drop(y)), h
-
-
-@pytest.fixture(autouse=True)
-def _own_layout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No graphviz, whatever this machine has."""
-    (tmp_path / "bin").mkdir()
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
 
 
 @pytest.fixture
@@ -202,65 +192,3 @@ def test_boxes_and_blocks_keep_apart_on_the_zoo(entry: object, size: int) -> Non
     compiled = compile_model(model, Options(block_size=size, loop_gain=0.01))
     graph = partition_graph(compiled.modes[model.training].program, compiled.network)
     check_scene(arrange(graph), graph)
-
-
-FAKE_DOT = """#!{python}
-import json, re, sys
-source = sys.stdin.read()
-nodes = re.findall(r"^(n\\d+) \\[width=([\\d.]+), height=([\\d.]+)\\]", source, re.M)
-sizes = {{n: (float(width) * 72, float(height) * 72) for n, width, height in nodes}}
-step, total = 200.0, 200.0 * len(sizes)
-centre = {{n: (300.0, total - step * i - 50) for i, n in enumerate(sizes)}}
-objects = []
-for name, body in re.findall(r"subgraph (cluster_\\d+) \\{{(.*)\\}}", source):
-    ys = [centre[n][1] for n in re.findall(r"\\bn\\d+\\b", body)]
-    objects.append({{"name": name, "bb": f"100,{{min(ys) - 45}},500,{{max(ys) + 45}}"}})
-objects += [{{"name": n, "pos": f"{{x}},{{y}}"}} for n, (x, y) in centre.items()]
-for i, o in enumerate(objects):
-    o["_gvid"] = i
-number = {{o["name"]: o["_gvid"] for o in objects}}
-edges = []
-for a, b in re.findall(r"^(n\\d+) -> (n\\d+);", source, re.M):
-    (x, y), (u, v) = centre[a], centre[b]
-    curve = f"{{x}},{{y - 22}} {{x}},{{y - 40}} {{u}},{{v + 40}} {{u}},{{v + 22}}"
-    edges.append({{"tail": number[a], "head": number[b], "pos": curve}})
-print(json.dumps({{"bb": f"0,0,600,{{total}}", "objects": objects, "edges": edges}}))
-"""
-
-
-@pytest.fixture
-def install_dot(tmp_path: Path) -> Callable[[str], None]:
-    def install(source: str) -> None:
-        dot = tmp_path / "bin" / "dot"
-        dot.write_text(source)
-        dot.chmod(dot.stat().st_mode | stat.S_IXUSR)
-
-    return install
-
-
-@pytest.mark.skipif(os.name == "nt", reason="the stand-in for dot is a script with a shebang")
-def test_graphviz_places_where_it_is_installed(
-    graph: nx.DiGraph, folder: Path, install_dot: Callable[[str], None]
-) -> None:
-    install_dot(FAKE_DOT.format(python=sys.executable))
-    scene = arrange_by_dot(nx.path_graph(0, create_using=nx.DiGraph))
-    chain = fc.convert(nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))).to_networkx()
-    scene = arrange_by_dot(chain)
-    assert scene is not None
-    check_scene(scene, chain)
-    assert [b.label.title for b in scene.boxes] == list(chain)
-    assert sorted(b.y for b in scene.boxes) == [b.y for b in scene.boxes]  # graphviz counts y upwards
-    assert draw_graph(graph, folder / "g.svg").stat().st_size > 0
-
-
-@pytest.mark.skipif(os.name == "nt", reason="the stand-in for dot is a script with a shebang")
-@pytest.mark.parametrize(
-    "source", ["#!/bin/sh\nexit 1\n", "#!/bin/sh\necho '{}'\n", "#!/bin/sh\necho nonsense\n", "not a program"]
-)
-def test_a_broken_graphviz_is_done_without(
-    graph: nx.DiGraph, folder: Path, install_dot: Callable[[str], None], source: str
-) -> None:
-    expected = draw_graph(graph, folder / "without.svg").read_text(encoding="utf-8")
-    install_dot(source)
-    assert arrange_by_dot(graph) is None
-    assert draw_graph(graph, folder / "g.svg").read_text(encoding="utf-8") == expected

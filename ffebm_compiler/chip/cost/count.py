@@ -1,8 +1,8 @@
 """Counts the work that a program does on one sample, in one run of it.
 
-A layer's matrix is unrolled as in :mod:`ffebm_compiler.chip.hardware.mapping`: a convolution has the rows of one receptive field, the columns
-of its output channels, and uses the array once a position. Pooling, additions, activations and held norms inside a block are done by
-the circuit between arrays and are not counted; biases are currents.
+A layer's matrix is unrolled as in :mod:`ffebm_compiler.chip.hardware.mapping`: a convolution has the rows of one
+receptive field, the columns of its output channels, and uses the array once a position. Pooling, additions, activations
+and held norms inside a block are done by the circuit between arrays and are not counted; biases are currents.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The work of a digital part, from one run of it: multiply-accumulates, other operations, and the values that they read and write."""
+"""The work of a digital part, from one run of it: multiply-accumulates, other operations, and values moved."""
 
 from __future__ import annotations
 

@@ -2,16 +2,16 @@
 
     time of a phase    T = settling_time, or  max(1, sweeps to the tolerance) * ln(1 / tolerance) * time_constant,
                        as often as the positions of a convolution take turns: ceil(positions / copies)
-    array              E = sum over layers  positions T (V_in^2 + V_out^2) sum (G+ + G-)        V_out where feedback passes
+    array              E = sum over layers  positions T (V_in^2 + V_out^2) sum (G+ + G-);  V_out where feedback passes
     amplifiers         E = sum (bias power * time on) + load,   load = (supply - V) V sum (G+ + G-) positions T
     DAC, ADC           E = conversions * energy of one
     writing            E = devices * pulses * V_write^2 G t / batch
     digital            E = operations * energy of one + bytes * energy of one
 
-Inference is the forward phase: inputs converted, one relaxation, outputs converted. A training step adds the backward phase (error
-currents converted, two nudged relaxations, states and error currents read, vector-Jacobian products of the digital parts at
-twice their forward work) and the update (outer products of what was read, weights written). V is full_scale times the activity of the
-signal; the mean of G+ + G- is ``2 g_min + (g_max - g_min) mean|w| / max|w|``.
+Inference is the forward phase: inputs converted, one relaxation, outputs converted. A training step adds the backward
+phase (error currents converted, two nudged relaxations, states and error currents read, vector-Jacobian products of the
+digital parts at twice their forward work) and the update (outer products of what was read, weights written). V is
+full_scale times the activity of the signal; the mean of G+ + G- is ``2 g_min + (g_max - g_min) mean|w| / max|w|``.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ class _Chip:
         return layer.positions * self.conductance(layer) * lost
 
     def arrays(self, layer: Layer) -> int:
-        """Arrays that hold the layer's weights: a second one for feedback where devices conduct in one direction only."""
+        """Arrays that hold the layer's weights: a second one for feedback where devices conduct one way only."""
         second = layer.feedback and not self.hardware.bidirectional
         return self.copies(layer) * (2 if second else 1)
 
@@ -237,7 +237,7 @@ class _Chip:
         bits: int | None,
         there: int = 0,
     ) -> Row:
-        """Conversions of ``values`` places by converters that these share, of which those for ``there`` are on the chip already."""
+        """Conversions of ``values`` places that share converters; those for ``there`` are on the chip already."""
         m = self.model
         converters, extra = self.converters(values), self.converters(values) - self.converters(there)
         energy, rate, area = {

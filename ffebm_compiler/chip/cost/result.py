@@ -1,7 +1,7 @@
-"""An estimate as data: rows of (block, component, phase) with energy in J, latency in s and area in m^2, and their sums.
+"""An estimate as data: rows of (block, component, phase) with energy in J, latency in s, area in m^2, and their sums.
 
-A latency is that of one sample from start to end, so the rows add up; parts that work at the same time as another have none of
-their own. An area counts once, in the phase that first needs it.
+A latency is that of one sample from start to end, so the rows add up; parts that work at the same time as another have
+none of their own. An area counts once, in the phase that first needs it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class Comparison:
 
     Attributes:
         accelerator, step: which, and ``"inference"`` or ``"training"``.
-        energy, latency: of the accelerator, J and s; its latency is the time a sample takes of it while it is kept busy by many.
+        energy, latency: of the accelerator, J and s; its latency is the time a sample takes of it while it is kept busy
+            by many.
         chip_energy, chip_latency: of the analog chip.
     """
 
@@ -204,7 +205,8 @@ def _remarks(cost: Cost) -> Iterable[str]:
         yield f"{step}: most of the energy goes into {_NAMES[largest]} ({parts[largest] / total.energy:.0%})."
         converters = parts["DAC"] + parts["ADC"]
         if converters > parts["array"] + parts["amplifiers"] > 0:
-            yield f"{step}: converting takes more energy than computing in the arrays does: the blocks are small for their inputs and outputs."
+            why = "the blocks are small for their inputs and outputs"
+            yield f"{step}: converting takes more energy than computing in the arrays does: {why}."
         for c in cost.comparisons:
             if c.step == step and c.energy_ratio < 1:
                 yield f"{step}: the chip takes {1 / c.energy_ratio:.3g} times the energy of {c.accelerator}."

@@ -87,7 +87,7 @@ class AnalogPart:
         return sum(layer.macs for layer in self.layers)
 
     def sweeps_to(self, tolerance: float) -> float:
-        """Sweeps to this residual, had it fallen by the same factor in each; at least one. All of them where it did not fall."""
+        """Sweeps to this residual, had it fallen by the same factor in each; at least one. All where it never fell."""
         if self.residual <= 0:
             return 1.0
         if not self.residual < 1:

@@ -3,9 +3,10 @@
     y = f(x; W, b) + xi  sqrt( f(x^2; Sigma, sigma_b) )          drive
     c = f_back^T e + xi' sqrt( f^T(e^2; Sigma) )                 feedback
 
-with W and W_back the weights that the conductances amount to (the same devices, or a second array) and Sigma the variances of
-the read noise. Independent devices add up to exactly this noise of an output; ``xi`` belongs to the phase and is
-held while the block settles. The positions of a convolution are read one after the other, each with its own noise.
+with W and W_back the weights that the conductances amount to (the same devices, or a second array) and Sigma the
+variances of the read noise. Independent devices add up to exactly this noise of an output; ``xi`` belongs to the phase
+and is held while the block settles. The positions of a convolution are read one after the other, each with its own
+noise.
 """
 
 from __future__ import annotations

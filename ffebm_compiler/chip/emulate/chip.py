@@ -70,7 +70,8 @@ class Devices:
         layout: how the weight lies on the array.
         crossbar: the devices.
         back: those of the feedback; the same object where the array is bidirectional.
-        written: the weight as last written, in the model's shape; what an update has not reached yet is the difference to it.
+        written: the weight as last written, in the model's shape; what an update has not reached yet is the difference
+            to it.
         asked: the weight that was last asked for: while the model's does not move, nothing is written.
     """
 
@@ -144,7 +145,7 @@ class Chip:
         return program(matrix, self.hardware, devices, writing)
 
     def _write(self, path: str, known: Devices, weight: Tensor) -> None:
-        """Sends the difference to the devices of weights that have moved; what they could not take stays for the next time."""
+        """Sends the difference to the devices of weights that have moved; what they can't take waits."""
         self.writes += 1
         change = known.layout.matrix(torch.where(weight == known.asked, 0.0, weight - known.written))
         crossbar, written = known.crossbar.write(change, self.hardware, self._writing(path, "drive"))

@@ -76,7 +76,7 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def driven(value: Tensor, bits: int | None, span: Range) -> Tensor:
-    """The value as a DAC drives it; its error passes straight through, for the digital part upstream knows what it sent."""
+    """The value as a DAC drives it; its error passes straight through: the digital part upstream knows what it sent."""
     return value if bits is None else _StraightThrough.apply(value, bits, span)
 
 
@@ -86,7 +86,7 @@ MANY = 0.1
 
 @dataclass
 class Saturation:
-    """How many values a converter has seen, and how many of them lay outside of its range; whether its user was told of many."""
+    """How many values a converter has seen, how many lay outside of its range, and whether its user was told."""
 
     values: int = 0
     outside: int = 0

@@ -1,7 +1,8 @@
 """The gradient that the hardware delivers: equilibrium propagation from what its converters read.
 
-Each sample n is nudged by ``beta = nudge * range / max_i |delta_ni|``, as strongly as the hardware may, through the nudge DAC. Two nudged
-phases settle; the states are read, and the gradient is their activity difference (Yi et al. 2023, Nature Electronics 6)
+Each sample n is nudged by ``beta = nudge * range / max_i |delta_ni|``, as strongly as the hardware may, through the
+nudge DAC. Two nudged phases settle; the states are read, and the gradient is their activity difference (Yi et al. 2023,
+Nature Electronics 6)
 
     dL/dW = - sum_n w_m ( s_m(+beta) (x) s_l(+beta) - s_m(-beta) (x) s_l(-beta) ) / (2 beta_n)
 

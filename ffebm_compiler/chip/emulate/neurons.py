@@ -2,8 +2,9 @@
 
     s = clip( sigma( (1 + gamma) (a / D + o + n) ), -limit, limit )
 
-``a`` is the current into the neuron, o its offset and gamma its gain error (fixed for a chip), n the thermal noise of the phase, and D
-the node's conductance in units of the ideal one: 1 but in resistive networks. A bound of sigma itself (a clamp, a diode's reference) is not disturbed.
+``a`` is the current into the neuron, o its offset and gamma its gain error (fixed for a chip), n the thermal noise of
+the phase, and D the node's conductance in units of the ideal one: 1 but in resistive networks. A bound of sigma itself
+(a clamp, a diode's reference) is not disturbed.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class Neurons:
 
 @dataclass(frozen=True)
 class Amplifier:
-    """The bidirectional amplifier between a state and a consumer: drive as it is, feedback with a gain error of each neuron.
+    """The bidirectional amplifier between a state and a consumer: its feedback has a gain error for each neuron.
 
     Attributes:
         gain: (*shape), 1 + epsilon.

@@ -1,7 +1,7 @@
 """The phases of a block on a chip: free and nudged, each a settling of the emulated circuit.
 
-Without a settling time a phase ends at the equilibrium; with one it is the transient, from ground in the free phase and from
-the free state in a nudged one.
+Without a settling time a phase ends at the equilibrium; with one it is the transient, from ground in the free phase and
+from the free state in a nudged one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Phases:
     Attributes:
         chip: the chip.
         parts: what the block uses of it.
-        batch: the number of samples, each of which may be nudged by a strength of its own; None where they can't be told apart.
+        batch: the number of samples, each of which may be nudged by a strength of its own; None where they can't be
+            told apart.
     """
 
     chip: Chip

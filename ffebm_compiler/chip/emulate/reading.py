@@ -1,12 +1,13 @@
 """The noise of one phase: drawn at its first use, and held while the block settles.
 
-A phase lasts nanoseconds to microseconds; the 1/f noise of a memristive device has most of its power below that, so within
-a phase it stands still, and from phase to phase it changes in part: xi_1, xi_2, ... ~ N(0, 1), of which any two have the correlation rho.
-Given those of k phases, the next is normal with
+A phase lasts nanoseconds to microseconds; the 1/f noise of a memristive device has most of its power below that, so
+within a phase it stands still, and from phase to phase it changes in part: xi_1, xi_2, ... ~ N(0, 1), of which any two
+have the correlation rho. Given those of k phases, the next is normal with
 
     mean  rho (xi_1 + ... + xi_k) / (1 + (k - 1) rho),      variance  1 - k rho^2 / (1 + (k - 1) rho),
 
-so each phase draws one number a value, and the first, which is all that inference has, no more than uncorrelated noise would.
+so each phase draws one number a value, and the first, which is all that inference has, no more than uncorrelated noise
+would.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A block of resistors on a chip: what its devices, off their targets, make of the conductance at each node.
 
-Amplifiers and leaks are designed for the conductances that the devices are meant to have, the smallest conductance of both of a pair included:
-every node then has the conductance 1, and the network settles to the equilibrium of the block's energy. The devices as they are carry errors, so a node of
-conductance D settles to its currents divided by D.
+Amplifiers and leaks are designed for the conductances that the devices are meant to have, the smallest conductance of
+both of a pair included: every node then has the conductance 1, and the network settles to the equilibrium of the
+block's energy. The devices as they are carry errors, so a node of conductance D settles to its currents divided by D.
 """
 
 from __future__ import annotations

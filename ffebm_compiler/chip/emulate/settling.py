@@ -1,8 +1,9 @@
 """How long a block takes to settle: from ground, every input applied from then on.
 
-    t_settle = the first time from which  |s_i(t) - s_i*| <= tolerance  max_j |s_j*|    holds for every neuron i of every bank,
+    t_settle = the first time from which  |s_i(t) - s_i*| <= tolerance  max_j |s_j*|  for all neurons of all banks,
 
-with s* the equilibrium, as in :func:`ffebm_compiler.chip.spice.settling_time`. Between steps states are taken as straight lines.
+with s* the equilibrium, as in :func:`ffebm_compiler.chip.spice.settling_time`. Between steps states are taken as
+straight lines.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Watch:
 def settling_times(
     phases: Phases, bound: BoundBlock, reading: Reading, tolerance: float = 0.01, duration: float = DURATION
 ) -> Tensor:
-    """When each sample of a batch has settled in its free phase, in seconds; inf if not within ``duration`` time constants.
+    """When each sample of a batch has settled in its free phase, in s; inf if not within ``duration`` time constants.
 
     Args:
         phases: what the block uses of its chip.

@@ -1,6 +1,7 @@
 """A chip in a file: a numpy archive (.npz) of its devices, with a manifest that is read and checked first.
 
-Nothing in it is executed: no pickle, names and sizes are checked before anything is unpacked, and every array's checksum after.
+Nothing in it is executed: no pickle, names and sizes are checked before anything is unpacked, and every array's
+checksum after.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ def _arrays(chip: Chip) -> Iterator[tuple[str, Tensor]]:
 
 
 def _described(d: Devices) -> dict[str, Any]:
-    return {"operation": d.layout.kind.name, "options": dict(d.layout.options), "bidirectional": d.back is d.crossbar, "dtype": str(d.written.dtype).removeprefix("torch.")}  # fmt: skip
+    layout = {"operation": d.layout.kind.name, "options": dict(d.layout.options)}
+    return {**layout, "bidirectional": d.back is d.crossbar, "dtype": str(d.written.dtype).removeprefix("torch.")}
 
 
 def _npy(value: Tensor) -> bytes:
@@ -160,7 +162,7 @@ def _array(archive: zipfile.ZipFile, name: str, checksum: str) -> Tensor:
 
 
 def _announced(content: bytes, name: str) -> io.BytesIO:
-    """The content as a stream, once its header is found to announce what follows: a false one could ask for any memory."""
+    """The content as a stream, if its header announces what follows: a false one could ask for any memory."""
     stream = io.BytesIO(content)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError(f"{name} is of another version of the format")

@@ -1,7 +1,8 @@
 """A block as it is on a chip: the same energy terms, their operations carried out by arrays, amplifiers and neurons.
 
 The result is an energy block like any other, so the ordinary relaxation and the ordinary nudged phases run it. Its
-weights are in its operations; what has no weight (pooling, reshaping, additions, held norms) is wiring, or an ideal amplifier.
+weights are in its operations; what has no weight (pooling, reshaping, additions, held norms) is wiring, or an ideal
+amplifier.
 """
 
 from __future__ import annotations

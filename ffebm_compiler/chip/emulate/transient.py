@@ -2,12 +2,14 @@
 
     tau du_l/dt = -u_l + a_l(s) - beta delta_l / w_l,     s_l = sigma_l(u_l)
 
-by the exponential Heun method (ETD2RK, Cox & Matthews 2002) in steps of h = STEP tau: exact while the currents stand still,
+by the exponential Heun method (ETD2RK, Cox & Matthews 2002) in steps of h = STEP tau: exact while the currents stand
+still,
 
     u'  = e^-h u + (1 - e^-h) a(u)
     u+  = u' + (e^-h - 1 + h) / h (a(u') - a(u))
 
-In a resistive network a node of conductance D has the time constant tau / D, and its diodes hold the node itself: u is clipped after each step.
+In a resistive network a node of conductance D has the time constant tau / D, and its diodes hold the node itself: u is
+clipped after each step.
 
 Thermal noise of a leaky node is an Ornstein-Uhlenbeck process: each step adds noise of variance (1 - e^-2hD) kT/C.
 """
@@ -27,13 +29,13 @@ from ...solve.iteration import peak
 from .neurons import Neurons
 
 STEP = 0.25
-"""h of a phase, in time constants: what is read at its end is right to a part in a thousand of what is still to settle."""
+"""h of a phase, in time constants: what is read at its end is right to 0.1 % of what is still to settle."""
 
 FINE = 0.05
 """h where the course itself is looked at, as for a settling time."""
 
 SETTLED = 0.01
-"""A transient has settled once no current differs from its neuron's leak by more than this part of the bank's largest."""
+"""A transient has settled once no current differs from its neuron's leak by more than this part of the largest."""
 
 
 Decay = tuple[Tensor | float, Tensor | float]

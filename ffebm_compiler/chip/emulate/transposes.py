@@ -68,7 +68,8 @@ def _convolution(dimensions: int, transposed: bool) -> _Known:
         stride, padding, dilation = (each(options[k]) for k in ("stride", "padding", "dilation"))
         output_padding = each(options.get("output_padding", 0))
         found = torch.ops.aten.convolution_backward(
-            e, x, weight, None, stride, padding, dilation, transposed, output_padding, options["groups"], [True, False, False]
+            e, x, weight, None, stride, padding, dilation, transposed, output_padding, options["groups"],
+            [True, False, False],
         )  # fmt: skip
         return found[0]  # type: ignore[no-any-return]
 

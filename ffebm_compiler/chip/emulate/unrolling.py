@@ -1,8 +1,9 @@
 """A block on a chip, on one sample, as an explicit circuit: every device of every coupling.
 
-A convolution becomes its unrolled matrix, whose entries are the devices of its kernel. Where a drive holds one weighted layer at most on
-each path, the entries are the conductances of its positive and negative devices; otherwise they are those that make the product.
-The circuit is the chip at rest: as programmed, faulty, drifted and mismatched as it is, without noise.
+A convolution becomes its unrolled matrix, whose entries are the devices of its kernel. Where a drive holds one weighted
+layer at most on each path, the entries are the conductances of its positive and negative devices; otherwise they are
+those that make the product. The circuit is the chip at rest: as programmed, faulty, drifted and mismatched as it is,
+without noise.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Drawing:
         )
 
     def _siemens(self) -> float:
-        """The conductance of a weight of 1: that of the first layer's first tile, to which the neurons' leaks are scaled."""
+        """The conductance of a weight of 1 in the first layer's first tile, to which the neurons' leaks are scaled."""
         path = next((_path(t.operands[1]) for t in mapped_terms(self.bound.block)), None)
         if path is None:
             return self.chip.hardware.g_max
@@ -156,7 +157,7 @@ class Drawing:
     # --- what a drive reads ---------------------------------------------------------------------------
 
     def _weights(self, use: str) -> dict[str, Tensor]:
-        """The model's tensors with those of the devices in their place: what they amount to, one half of it, or nothing."""
+        """The model's tensors, those on devices as what these amount to, one half of it, or nothing."""
         mapped = {_path(o) for t in mapped_terms(self.bound.block) for o in t.operands[1:] if o is not None}
         return {p: self._device(p, use).to(v) if p in mapped else v for p, v in self.bound.weights.items()}
 
@@ -256,8 +257,8 @@ def _too_large(block: EnergyBlock, states: Mapping[str, Tensor], labels: Mapping
     return [
         Problem(
             f"{block.name}, coupling {labels.get(l, l)} → {labels.get(m, m)}",
-            f"has {states[l][0].numel():,} x {states[m][0].numel():,} entries when unrolled, more than {MOST_ENTRIES:,}",
-            "Take a smaller input, or a smaller block: the unrolled circuit is for dense layers and small convolutions.",
+            f"has {states[l][0].numel():,} x {states[m][0].numel():,} entries unrolled, more than {MOST_ENTRIES:,}",
+            "Take a smaller input or block: the unrolled circuit is for dense layers and small convolutions.",
         )
         for l, m in block.edges
         if states[l][0].numel() * states[m][0].numel() > MOST_ENTRIES

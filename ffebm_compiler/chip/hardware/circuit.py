@@ -1,20 +1,22 @@
 """One block as a circuit, unrolled to single neurons and couplings: what a netlist is written from.
 
-Hopfield. A neuron i of bank l is a leaky node ``u_i`` with the output ``s_i = clip(sigma(gain_i (u_i + offset_i)), -limit, limit)``:
+Hopfield. A neuron i of bank l is a leaky node ``u_i`` with the output ``s_i = clip(sigma(gain_i (u_i + offset_i)),
+-limit, limit)``:
 
     tau du_i/dt = -u_i + sum_k (P_ik - N_ik) s_k + drive_i - nudge_i + sum_j reverse_i (Pb_ji - Nb_ji) s_j
 
-with k over the sources of the bank (earlier states, inputs), j over its consumers. Conductances are in units of ``siemens``,
-the conductance of a weight of 1, which is also each neuron's leak; voltages are in units of ``volts``.
+with k over the sources of the bank (earlier states, inputs), j over its consumers. Conductances are in units of
+``siemens``, the conductance of a weight of 1, which is also each neuron's leak; voltages are in units of ``volts``.
 
-Resistive. A node i of bank l is held in ``[lower, upper]`` by ideal diodes, and a bidirectional amplifier between a source v and its
-resistors drives ``A v`` (A = ``gain`` of the edge, and ``-A v`` for the negative resistors) and returns into the source ``back`` times the
-current that its outputs draw:
+Resistive. A node i of bank l is held in ``[lower, upper]`` by ideal diodes, and a bidirectional amplifier between a
+source v and its resistors drives ``A v`` (A = ``gain`` of the edge, and ``-A v`` for the negative resistors) and
+returns into the source ``back`` times the current that its outputs draw:
 
     C_i ds_i/dt = -leak_i s_i + sum_edges [ sum_k P_ik (A s_k - s_i) + N_ik (-A s_k - s_i) ] + drive_i - nudge_i
                  + sum_consumers back_i [ sum_j P_ji (s_j - A s_i) - N_ji (s_j + A s_i) ]
 
-which at ``back = A w_m / w_l`` is the gradient of the dissipated power of each layer, weighted by w (Kendall et al. 2020).
+which at ``back = A w_m / w_l`` is the gradient of the dissipated power of each layer, weighted by w (Kendall et al.
+2020).
 """
 
 from __future__ import annotations

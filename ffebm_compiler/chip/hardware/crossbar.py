@@ -1,8 +1,9 @@
 """The devices of one weight: ``w = gain (T+ - T-) / scale``.
 
-Every weight is a differential pair of conductances, tile by tile on a scale of its own: the largest ``|w|`` of a tile is written as the whole range
-``g_max - g_min``. ``T`` is the drifted conductance, less what the wires take; ``gain`` is 1, or the compensation of the tile's mean drift.
-A feedback that runs through the same devices sees the transpose, exactly (reciprocity). A bias is a matrix of one row with its own scale, driven by a constant.
+Every weight is a differential pair of conductances, tile by tile on a scale of its own: the largest ``|w|`` of a tile
+is written as the whole range ``g_max - g_min``. ``T`` is the drifted conductance, less what the wires take; ``gain`` is
+1, or the compensation of the tile's mean drift. A feedback that runs through the same devices sees the transpose,
+exactly (reciprocity). A bias is a matrix of one row with its own scale, driven by a constant.
 """
 
 from __future__ import annotations
@@ -89,8 +90,8 @@ class Crossbar:
     def write(self, change: Tensor, hardware: Hardware, writing: Generator) -> tuple[Crossbar, Tensor]:
         """This array after a change of weights, and the change that the controller believes it has made.
 
-        Pulses and quantised writes end at the bounds of the devices. An ideal write has no bounds: a tile whose range is full is written anew,
-        exactly, on another scale.
+        Pulses and quantised writes end at the bounds of the devices. An ideal write has no bounds: a tile whose range
+        is full is written anew, exactly, on another scale.
         """
         ideal = hardware.write == "ideal"
         array = self._with_room(change, hardware) if ideal else self
@@ -107,7 +108,7 @@ class Crossbar:
         return {"scale": self.scale, **{k: v for k, v in devices.items() if v is not None}}
 
     def _with_room(self, change: Tensor, hardware: Hardware) -> Crossbar:
-        """The same weights on scales under which those to be changed fit; a pair with a stuck device has no say in the scale."""
+        """The same weights on scales under which those to be changed fit; pairs with a stuck device don't count."""
         stuck = self.devices.stuck
         now = self.devices.conductance[0] - self.devices.conductance[1]
         free = now if stuck is None else torch.where((stuck == 0).all(0), now, 0.0)
@@ -155,7 +156,7 @@ def tiling_of(matrix: Tensor, hardware: Hardware) -> Tiling:
 
 
 def _scales(matrix: Tensor, tiling: Tiling, hardware: Hardware) -> Tensor:
-    """S per unit of weight: a tile's largest weight takes the range but for the headroom; a tile of zeros takes the matrix's, or 1."""
+    """S per unit of weight: a tile's largest takes the range less the headroom; zeros take the matrix's, or 1."""
     largest = tiling.blocks(matrix.abs()).amax((-3, -1))
     overall = largest.amax()
     fallback = torch.where(overall > 0, overall, 1.0)

@@ -1,13 +1,14 @@
 """What a conductance does: it is written with an error, it may be stuck, it drifts, and it is read with noise.
 
     written   g = max(g_target + sigma_w xi, 0),        sigma_w = g_max max(sum_k c_k (g_target/g_max)^k, 0)
-    drifted   g(t) = g (t/t_0)^-nu  from t_0 on,        nu = max(mu(g_target) + spread(g_target) xi', 0), xi' fixed for a device
+    drifted   g(t) = g (t/t_0)^-nu  from t_0 on,    nu = max(mu(g_target) + spread(g_target) xi', 0), a device's own xi'
     read      g(t) + sigma_r xi'',                      sigma_r = g(t) min(q (g/g_max)^-p, cap) h(t)
 
-with standard normal xi, xi' and xi''; mu and spread are numbers or clipped linear laws of ``ln(g_target/g_max)``; ``h = 1``, or for a 1/f spectrum
-``h = sqrt(ln((t + t_r) / (2 t_r)))``. These are the forms fitted to a million phase-change devices by Joshi et al., "Accurate deep neural network
-inference using computational phase-change memory", Nature Communications 11, 2473 (2020); the growth of the read noise is from Nandakumar et al.,
-"Phase-change memory models for deep learning training and inference", ICECS 2019. Conductances are in siemens, times in seconds.
+with standard normal xi, xi' and xi''; mu and spread are numbers or clipped linear laws of ``ln(g_target/g_max)``; ``h =
+1``, or for a 1/f spectrum ``h = sqrt(ln((t + t_r) / (2 t_r)))``. These are the forms fitted to a million phase-change
+devices by Joshi et al., "Accurate deep neural network inference using computational phase-change memory", Nature
+Communications 11, 2473 (2020); the growth of the read noise is from Nandakumar et al., "Phase-change memory models for
+deep learning training and inference", ICECS 2019. Conductances are in siemens, times in seconds.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Devices:
 
 
 def manufacture(target: Tensor, hardware: Hardware, devices: Generator, writing: Generator) -> Devices:
-    """New devices, programmed to a target: what they are is drawn from ``devices``, how they are written from ``writing``."""
+    """New devices at a target: what they are is drawn from ``devices``, how they are written from ``writing``."""
     stuck_source, drift_source, step_source = _children(devices, 3)
     stuck = stuck_mask(target, hardware, stuck_source)
     step_spread = hardware.step_variation

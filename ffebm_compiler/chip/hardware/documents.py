@@ -1,7 +1,8 @@
 """A specification as a document: TOML or JSON with the names of the fields of :class:`Hardware`, in any order.
 
-A value is a number in the field's unit, or a text with its own unit (``"40 uS"``); ``"none"`` (or JSON's null) switches a limit
-off. ``preset = "rram"`` starts from that chip instead of the ideal one. Every problem of a document is reported at once.
+A value is a number in the field's unit, or a text with its own unit (``"40 uS"``); ``"none"`` (or JSON's null) switches
+a limit off. ``preset = "rram"`` starts from that chip instead of the ideal one. Every problem of a document is reported
+at once.
 """
 
 from __future__ import annotations

@@ -1,20 +1,23 @@
 """Wire resistance of a crossbar, to first order.
 
-Geometry. Row k is driven at the end next to column 0, column j ends in a virtual ground next to row 0, and every wire has the resistance r from one device to
-the next and from its first device to its end. (Which end of the array row 0 lies at is a matter of numbering.)
+Geometry. Row k is driven at the end next to column 0, column j ends in a virtual ground next to row 0, and every wire
+has the resistance r from one device to the next and from its first device to its end. (Which end of the array row 0
+lies at is a matter of numbering.)
 
-At r = 0 device (k, j) carries ``G_kj v_k``. These currents lower the row's voltage at (k, j) by ``r sum_j' d(j, j') G_kj' v_k`` and raise the column's by
-``r sum_i d(k, i) G_ij v_i``, where ``d(a, b) = min(a, b) + 1`` segments are shared by the ways of two devices to the wire's end. The
-response of output j to input k is therefore ``T_kj = G_kj (1 - e_kj) + O(r^2)`` with
+At r = 0 device (k, j) carries ``G_kj v_k``. These currents lower the row's voltage at (k, j) by ``r sum_j' d(j, j')
+G_kj' v_k`` and raise the column's by ``r sum_i d(k, i) G_ij v_i``, where ``d(a, b) = min(a, b) + 1`` segments are
+shared by the ways of two devices to the wire's end. The response of output j to input k is therefore ``T_kj = G_kj (1 -
+e_kj) + O(r^2)`` with
 
     e_kj = r ( sum_j' d(j, j') G_kj' + sum_i d(k, i) G_ij )          and here          T_kj = G_kj / (1 + e_kj)
 
-which is never negative, and exact for a single device. T is symmetric in the roles of rows and columns, as reciprocity demands: driven at the column
-ends and sensed at the row ends, the array is the transpose of T.
+which is never negative, and exact for a single device. T is symmetric in the roles of rows and columns, as reciprocity
+demands: driven at the column ends and sensed at the row ends, the array is the transpose of T.
 
-The error is of the order of ``e^2``: where the wires take a twelfth of the current a device's T is wrong by 0.1 % (rms), at a third of the current by 2 %, whatever the
-array's size (docs/devices.md). A device that is off still passes a little through its neighbours, which this leaves out: relative to a device's own small
-conductance the error is larger.
+The error is of the order of ``e^2``: where the wires take a twelfth of the current a device's T is wrong by 0.1 %
+(rms), at a third of the current by 2 %, whatever the array's size (docs/devices.md). A device that is off still passes
+a little through its neighbours, which this leaves out: relative to a device's own small conductance the error is
+larger.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ def shared_wire(conductance: Tensor, dim: int) -> Tensor:
 
 
 def pair_transfer(pair: Tensor, resistance: float, tiling: Tiling) -> Tensor:
-    """T of differential pairs ``(2, groups, rows, columns)`` in tiles, whose column lines alternate between positive and negative."""
+    """T of pairs ``(2, groups, rows, columns)`` in tiles whose column lines are positive and negative in turn."""
     if resistance == 0:
         return pair
     blocks = tiling.blocks(pair).transpose(-3, -2)  # (2, groups, row tile, column tile, height, width)

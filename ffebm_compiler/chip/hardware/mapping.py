@@ -1,8 +1,9 @@
 """Weights as the matrices of crossbars, ``y_j = sum_i x_i M_ij``, and the cut of a matrix into tiles.
 
-Rows are the inputs of an array and columns its outputs. A convolution is its unrolled matrix: a row for each input channel and
-kernel position, a column for each output channel, applied at every position of the image. A transposed convolution is the same on the
-image with zeros inserted, so that an output is still one column. Each group of a grouped convolution is an array of its own.
+Rows are the inputs of an array and columns its outputs. A convolution is its unrolled matrix: a row for each input
+channel and kernel position, a column for each output channel, applied at every position of the image. A transposed
+convolution is the same on the image with zeros inserted, so that an output is still one column. Each group of a grouped
+convolution is an array of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ...rules.weighted import CONVOLUTIONS, LINEAR, MATMUL, TRANSPOSED_CONVOLUTI
 
 
 def array_of(kind: Kind) -> Array | None:
-    """How the weights of a kind of operation lie on an array, as views except of a transposed convolution; None where they don't."""
+    """How the weights of a kind lie on an array, as views except of a transposed convolution; None where they don't."""
     return kind.array or _ARRAYS.get(kind)
 
 
@@ -96,7 +97,7 @@ _ARRAYS: Mapping[Kind, Array] = {
 
 @dataclass(frozen=True)
 class Tiling:
-    """A matrix of ``(groups, rows, columns)`` cut into tiles from its first row and column on; no two groups share a tile."""
+    """A matrix ``(groups, rows, columns)`` cut into tiles from its first row and column; no two groups share a tile."""
 
     groups: int
     rows: int
@@ -142,7 +143,7 @@ class Tiling:
                     yield group, rows, slice(column, min(column + self.tile_columns, self.columns))
 
     def blocks(self, matrix: Tensor) -> Tensor:
-        """``(..., rows, columns)`` as ``(..., row_tiles, height, column_tiles, width)``, filled up with zeros at its end."""
+        """``(..., rows, columns)`` as ``(..., row_tiles, height, column_tiles, width)``, zeros after its end."""
         height, width = self._extent
         below, right = self.row_tiles * height - self.rows, self.column_tiles * width - self.columns
         full = F.pad(matrix, (0, right, 0, below)) if below or right else matrix

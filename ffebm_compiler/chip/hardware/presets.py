@@ -1,7 +1,7 @@
 """Chips by name: each a :class:`Hardware`, with the source of every number in which it differs from an ideal chip.
 
-Noise with a spectrum Q^2/f between 1/age and 1/(2 t_r), t_r the width of a read pulse, has the variance Q^2 ln(age / (2 t_r)),
-and two reads a lag apart share the part below 1/lag; exactly, their correlation is
+Noise with a spectrum Q^2/f between 1/age and 1/(2 t_r), t_r the width of a read pulse, has the variance Q^2 ln(age / (2
+t_r)), and two reads a lag apart share the part below 1/lag; exactly, their correlation is
 
     rho = [Ci(pi lag / t_r) - Ci(2 pi lag / age)] / ln(age / (2 t_r)),   Ci the cosine integral,
 
@@ -29,7 +29,7 @@ EULER = 0.5772156649015329
 
 
 def flicker_correlation(lag: float, age: float, pulse: float = READ_TIME) -> float:
-    """Correlation of two reads ``lag`` seconds apart under 1/f noise, for ``pulse << lag << age``; see the module's docstring."""
+    """Correlation of two reads ``lag`` seconds apart under 1/f noise, for ``pulse << lag << age``; see above."""
     return (-EULER - math.log(2 * math.pi * lag / age)) / math.log(age / (2 * pulse))
 
 
@@ -67,14 +67,16 @@ _TABLES: Mapping[str, Mapping[str, Sourced]] = {
         "line_resistance": (0.5, WIRE),
         "programming_error": (
             _RRAM_PROGRAMMING,
-            f"{WAN}, a second after write-verify: the polynomial fitted to their figure by {KIT} (ReRamWan2022NoiseModel); times 0.71, "
-            "a guess at what programming three times over gains (their Extended Data Fig. 3e). A day later it is about 1.6 times as large",
+            f"{WAN}, a second after write-verify: the polynomial fitted to their figure by {KIT} "
+            "(ReRamWan2022NoiseModel); times 0.71, a guess at what programming three times over gains (their Extended Data Fig. 3e). "
+            "A day later it is about 1.6 times as large",
         ),
         "read_noise": (0.01, f"{KIT}, ReRamWan2022NoiseModel: about 1 % of short-term read noise"),
         "read_noise_exponent": (0.5, f"a guess: {AMBROGIO} find that it grows with the resistance"),
         "read_noise_correlation": (
             round(flicker_correlation(LAG, age=1.0), 2),
-            "computed: 1/f noise seen over 1 s by pulses of 250 ns, phases 2 us apart (flicker_correlation); both times are guesses",
+            "computed: 1/f noise seen over 1 s by pulses of 250 ns, phases 2 us apart (flicker_correlation); "
+            "both times are guesses",
         ),
         "dac_bits": (8, f"a guess: as {LE_GALLO}, of PCM"),
         "adc_bits": (8, f"a guess: as {LE_GALLO}, of PCM"),
@@ -103,7 +105,8 @@ _TABLES: Mapping[str, Mapping[str, Sourced]] = {
         "read_noise_flicker": (True, f"{NANDAKUMAR}: sigma = Q sqrt(ln((t + t_r) / (2 t_r))), t_r = 250 ns"),
         "read_noise_correlation": (
             round(flicker_correlation(LAG, age=HOUR), 2),
-            "computed: the same 1/f noise, seen over the age by pulses of 250 ns, phases 2 us apart (flicker_correlation); the 2 us are a guess",
+            "computed: the same 1/f noise, seen over the age by pulses of 250 ns, phases 2 us apart "
+            "(flicker_correlation); the 2 us are a guess",
         ),
         "drift": (LogLaw(0.0244, -0.0155, 0.049, 0.1), f"{JOSHI}: fitted to 10^6 devices; numbers by {KIT}"),
         "drift_spread": (LogLaw(-0.0059, -0.0125, 0.008, 0.045), f"{JOSHI}: fitted to 10^6 devices; numbers by {KIT}"),
@@ -142,7 +145,8 @@ _TABLES: Mapping[str, Mapping[str, Sourced]] = {
         "read_noise_correlation": (round(flicker_correlation(LAG, age=1.0), 2), "computed: as the RRAM's"),
         "stuck_low": (
             0.018,
-            f"{CHEN}: about a tenth of the devices of a test chip stuck; a guess: a fifth of that is left after repair, five in six of it low",
+            f"{CHEN}: about a tenth of the devices of a test chip stuck; a guess: a fifth of that is left after "
+            "repair, five in six of it low",
         ),
         "stuck_high": (
             0.0035,

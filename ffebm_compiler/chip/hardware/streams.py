@@ -1,4 +1,4 @@
-"""Random numbers by name: each purpose has a generator of its own, so that drawing for one changes nothing for another."""
+"""Random numbers by name: each purpose has its own generator, so that drawing for one changes nothing for another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A number with its unit, as people write it: ``"40 uS"``, ``"100 ns"``, ``"1 pF"``, ``"2 kOhm"``, ``"5 %"``, ``"8 bit"``.
+"""A number with its unit, as people write it: ``"40 uS"``, ``"100 ns"``, ``"2 kOhm"``, ``"5 %"``, ``"8 bit"``.
 
 The number is shifted in decimal, so that ``"40 uS"`` is exactly the float 40e-6.
 """

@@ -1,23 +1,28 @@
 """How a change of weights reaches differential pairs of devices, ``w = (g+ - g-) / scale``.
 
-Ideal, and by programming again. A pair is written anew, one device at g_min: ``g+ = g_min + max(d, 0)``, ``g- = g_min + max(-d, 0)`` with the new
-difference d within ``+-(g_max - g_min)``. "ideal" leaves it there, and moves the other device of a pair where one is stuck; "quantised" rounds to levels, and writes
-those devices, with the programming error, whose level has changed.
+Ideal, and by programming again. A pair is written anew, one device at g_min: ``g+ = g_min + max(d, 0)``, ``g- = g_min +
+max(-d, 0)`` with the new difference d within ``+-(g_max - g_min)``. "ideal" leaves it there, and moves the other device
+of a pair where one is stuck; "quantised" rounds to levels, and writes those devices, with the programming error, whose
+level has changed.
 
 Pulses. With ``x = (g - g_min) / (g_max - g_min)``, one pulse up or down changes a device by
 
-    x -> min(x + b (1 + c (1 - 2 x)), 1),   b = step (1 + a) f        x -> max(x - b (1 - c (1 - 2 x)), 0),   b = step (1 - a) f
+    up    x -> min(x + b (1 + c (1 - 2 x)), 1),   b = step (1 + a) f
+    down  x -> max(x - b (1 - c (1 - 2 x)), 0),   b = step (1 - a) f
 
-(soft bounds: at c = 1 the change vanishes at the bound that it moves to; at mid-range it is b), f being the device's own factor. The step is affine in x, so n pulses
-move x towards ``x* = (1 + c) / 2c >= 1`` by the geometric sum ``b (1 + c (1 - 2 x)) (1 - rho^n) / (1 - rho)`` with ``rho = 1 - 2 c b``, and the bound can be applied
-at the end. If every pulse's b varies by a relative v, each of the n contributes the same to first order, and the sum has the standard deviation
-``v sqrt(n) rho^(n-1)`` times the first pulse's change.
+(soft bounds: at c = 1 the change vanishes at the bound that it moves to; at mid-range it is b), f being the device's
+own factor. The step is affine in x, so n pulses move x towards ``x* = (1 + c) / 2c >= 1`` by the geometric sum ``b (1 +
+c (1 - 2 x)) (1 - rho^n) / (1 - rho)`` with ``rho = 1 - 2 c b``, and the bound can be applied at the end. If every
+pulse's b varies by a relative v, each of the n contributes the same to first order, and the sum has the standard
+deviation ``v sqrt(n) rho^(n-1)`` times the first pulse's change.
 
-A pair takes n pulses of both kinds: to raise a weight, up on g+ and down on g-. The nominal change is two steps: what a pair at mid-range does, and also a
-freshly programmed weight of 0. At c = 1, a = 0 the pair's change depends on the weight alone: ``2 step (1 -+ (x+ - x-))``.
+A pair takes n pulses of both kinds: to raise a weight, up on g+ and down on g-. The nominal change is two steps: what a
+pair at mid-range does, and also a freshly programmed weight of 0. At c = 1, a = 0 the pair's change depends on the
+weight alone: ``2 step (1 -+ (x+ - x-))``.
 
-Soft-bounded pulses: Fusi & Abbott, "Limits on the memory storage capacity of bounded synapses", Nature Neuroscience 10, 485 (2007); as a model of resistive devices in
-training: Gokmen & Vlasov, Frontiers in Neuroscience 10, 333 (2016), there with constant steps (c = 0).
+Soft-bounded pulses: Fusi & Abbott, "Limits on the memory storage capacity of bounded synapses", Nature Neuroscience 10,
+485 (2007); as a model of resistive devices in training: Gokmen & Vlasov, Frontiers in Neuroscience 10, 333 (2016),
+there with constant steps (c = 0).
 """
 
 from __future__ import annotations

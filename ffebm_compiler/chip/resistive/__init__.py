@@ -1,4 +1,4 @@
-"""Nonlinear resistive networks: a block as resistors, diodes and bidirectional amplifiers; where they settle; what they learn."""
+"""Nonlinear resistive networks of resistors, diodes and amplifiers: where they settle, what they learn."""
 
 from .gradients import ConductanceGradients, conductance_gradients, nudges, weight_gradients
 from .magnitudes import Pair

@@ -1,17 +1,20 @@
 """What a resistive network learns: gradients in its conductances, from voltages alone (equilibrium propagation).
 
-A loss with the gradient ``delta`` at the output voltages nudges the network by the currents ``beta delta / w`` drawn from them. With the
-voltages at +beta and -beta, and V the voltage drop across a resistor of bank m, the gradient of the loss in its conductance g is
+A loss with the gradient ``delta`` at the output voltages nudges the network by the currents ``beta delta / w`` drawn
+from them. With the voltages at +beta and -beta, and V the voltage drop across a resistor of bank m, the gradient of the
+loss in its conductance g is
 
     dL/dg = lim_{beta -> 0} w_m / (2 beta) [ V(+beta)^2 / 2 - V(-beta)^2 / 2 ] = w_m h_V m_V
 
-with ``h = (s(+beta) - s(-beta)) / (2 beta)`` and ``m`` the mean of both: each product of a half-difference and a mean, so
-that no squares are subtracted. Where a pair realises a weight ``W = A (P - N)`` and the leaks make up for the change of conductance
-at both of its ends (see ``realisation``), the squares cancel and what is left is the product of activities:
+with ``h = (s(+beta) - s(-beta)) / (2 beta)`` and ``m`` the mean of both: each product of a half-difference and a mean,
+so that no squares are subtracted. Where a pair realises a weight ``W = A (P - N)`` and the leaks make up for the change
+of conductance at both of its ends (see ``realisation``), the squares cancel and what is left is the product of
+activities:
 
     dL/dW = w_m / A [ V^2/2 - s_i^2/2 - A^2 s_k^2/2 ] = - w_m (h_i m_k + m_i h_k)
 
-Sources: Kendall et al. 2020, arXiv 2006.01981 (voltage drops); Scellier & Bengio 2017, Front. Comput. Neurosci. (equilibrium propagation).
+Sources: Kendall et al. 2020, arXiv 2006.01981 (voltage drops); Scellier & Bengio 2017, Front. Comput. Neurosci.
+(equilibrium propagation).
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ class ConductanceGradients:
 
 
 def nudges(circuit: Circuit, errors: Mapping[str, Tensor], beta: float) -> dict[str, Tensor]:
-    """The currents ``beta delta / w`` to draw from output banks, given the loss's gradient (batch, n) in their voltages."""
+    """The currents ``beta delta / w`` to draw from output banks, with delta (batch, n) the loss's gradient there."""
     return {n: beta / circuit.bank(n).layer_weight * delta for n, delta in errors.items()}
 
 
@@ -111,7 +114,7 @@ def conductance_gradients(
 
 
 def _pair(edge: Resistors, contrast: Contrast, w: float) -> tuple[Tensor, Tensor]:
-    """Of both resistors of each pair: ``(A s_k -+ s_i)^2 / 2``, expanded so that no (batch, n_target, n_source) arises."""
+    """Of both resistors of each pair: ``(A s_k -+ s_i)^2 / 2``, expanded: no (batch, n_target, n_source) arises."""
     A = edge.gain
     ends = contrast.squares(edge.target).unsqueeze(1) + A**2 * contrast.squares(edge.source)
     across = A * contrast.products(edge.target, edge.source)
@@ -125,6 +128,6 @@ def weight_gradients(
     beta: float,
     inputs: Mapping[str, Tensor] | None = None,
 ) -> tuple[Tensor, ...]:
-    """The gradient in the signed weights ``W = A (P - N)`` of each edge, in order, where the leaks make up for what the pairs change."""
+    """The gradient in each edge's weights ``W = A (P - N)``, where the leaks make up for what the pairs change."""
     contrast = Contrast.of(circuit, plus, minus, beta, inputs)
     return tuple(-circuit.bank(e.target).layer_weight * contrast.products(e.target, e.source) for e in circuit.edges)

@@ -1,11 +1,12 @@
 """How much conductance meets at a node: row and column sums of a block's couplings, without unrolling them.
 
-A drive ``f_m = sum_l J_lm s_l + ... + b`` becomes one resistor for each non-zero entry of each path, so what a node needs is
+A drive ``f_m = sum_l J_lm s_l + ... + b`` becomes one resistor for each non-zero entry of each path, so what a node
+needs is
 
-    rows_m = sum_k |J_mk| + |b_m|,          columns_lm = sum_j |J_lm|_j        (|J| adds the magnitudes of parallel paths)
+    rows_m = sum_k |J_mk| + |b_m|,    columns_lm = sum_j |J_lm|_j    (|J| adds the magnitudes of parallel paths)
 
-The first is the coupling itself, with the magnitudes of its weights, evaluated on ones; the second the vector-Jacobian product of
-that. Both cost one pass through the coupling, whatever the size of the unrolled matrix.
+The first is the coupling itself, with the magnitudes of its weights, evaluated on ones; the second the vector-Jacobian
+product of that. Both cost one pass through the coupling, whatever the size of the unrolled matrix.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Pair:
 
     Attributes:
         weight: in the shape of the layer's weight.
-        bias: in that of its bias; None where it has none, or where the bias is not on devices: then its magnitude is taken.
+        bias: in that of its bias; None where it has none, or where the bias is not on devices: then its magnitude is
+            taken.
     """
 
     weight: Tensor
@@ -103,7 +105,7 @@ class Magnitudes:
             self.states = bound.feedforward()
 
     def filled(self, coupling: Coupling, value: float) -> dict[str, Any]:
-        """Everything that drives the resistors of a coupling, at one value: sources, inputs, what is computed digitally from these."""
+        """All that drives a coupling's resistors, at one value: sources, inputs, and what is digital of these."""
         given = {n: self.bound.fixed[n] for n in given_terms(coupling)}
         driven = (
             {n: self.states[n] for n in coupling.sources} | {n: self.bound.inputs[n] for n in coupling.inputs} | given
@@ -216,7 +218,7 @@ _MAGNITUDES: Mapping[Kind, Magnitude] = {
     resizing.PAD: _pad,
     BATCH_NORM: _batch_norm,
 }
-"""How the magnitudes of an operation follow from those of what it reads. What a kind brings along comes before these."""
+"""How the magnitudes of an operation follow from those that it reads. What a kind brings along comes first."""
 
 
 def _magnitude(kind: Kind) -> Magnitude | None:

@@ -1,12 +1,15 @@
 """A nonlinear resistive network: positive resistors, ideal diodes, bidirectional amplifiers. Its energy is a power.
 
-    E = sum_m w_m [ 1/2 sum_ik P_ik (A s_k - s_i)^2 + N_ik (A s_k + s_i)^2  +  1/2 sum_i leak_i s_i^2 - (drive_i - nudge_i) s_i ]
+    E = sum_m w_m [ 1/2 sum_ik P_ik (A s_k - s_i)^2 + N_ik (A s_k + s_i)^2
+                    + 1/2 sum_i leak_i s_i^2 - (drive_i - nudge_i) s_i ]
 
-on ``lower <= s <= upper``: half the power that the resistors of each bank m dissipate, weighted by w, less what the current sources
-supply. With the current gain ``back = A w_m / w_l`` of each amplifier, ``- dE/ds_i / w_l`` is the current into node i, so
-the network settles to the minimum. A chain of amplifiers of current gain 1/A has ``w_l = A^2 w_m``.
+on ``lower <= s <= upper``: half the power that the resistors of each bank m dissipate, weighted by w, less what the
+current sources supply. With the current gain ``back = A w_m / w_l`` of each amplifier, ``- dE/ds_i / w_l`` is the
+current into node i, so the network settles to the minimum. A chain of amplifiers of current gain 1/A has ``w_l = A^2
+w_m``.
 
-Sources: Kendall et al. 2020, arXiv 2006.01981, for the energy; Scellier 2024, ICML, arXiv 2402.11674, for the quadratic program.
+Sources: Kendall et al. 2020, arXiv 2006.01981, for the energy; Scellier 2024, ICML, arXiv 2402.11674, for the quadratic
+program.
 """
 
 from __future__ import annotations
@@ -64,7 +67,8 @@ class Drives:
 
         Args:
             inputs: (batch, n) by input; the circuit's one sample by default.
-            nudges: (batch, n) currents drawn from the nodes of a bank; the circuit's by default, also for a bank that is missing.
+            nudges: (batch, n) currents drawn from the nodes of a bank; the circuit's by default, also for a bank that
+                is missing.
         """
         given = {n: v.unsqueeze(0) for n, v in circuit.inputs.items()} if inputs is None else dict(inputs)
         nudges = nudges or {}
@@ -133,7 +137,7 @@ def _power(edge: Resistors, values: Mapping[str, Tensor]) -> Tensor:
 
 
 def dissipated_power(circuit: Circuit, states: Mapping[str, Tensor], drives: Drives) -> Tensor:
-    """The power in watts that resistors and leaks turn into heat, ``(batch,)``; that of amplifiers and diodes is not in it."""
+    """Power in W that resistors and leaks turn into heat, ``(batch,)``; that of amplifiers and diodes is not in it."""
     values = {**drives.inputs, **states}
     resistors = [_power(e, values) for e in circuit.edges]
     leaks = [(leak(b) * states[b.name] ** 2).sum(1) for b in circuit.banks]

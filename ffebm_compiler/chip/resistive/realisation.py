@@ -1,25 +1,27 @@
 """An energy block as resistors, diodes and bidirectional amplifiers, with the same equilibrium.
 
-A state m with the drive ``f_m = sum_l J_lm s_l + b`` gets an amplifier of voltage gain A_m in front of its resistors, whose
-conductances, in units of the total conductance of a node, are
+A state m with the drive ``f_m = sum_l J_lm s_l + b`` gets an amplifier of voltage gain A_m in front of its resistors,
+whose conductances, in units of the total conductance of a node, are
 
     P - N = J / A_m,    P, N >= 0         own_m = rows_m / A_m                      (rows_m = sum_k |J_mk| + |b_m|)
 
-The amplifier returns ``back = A_m w_m / w_l`` times the current that its outputs draw into the source l, which thus carries
-the load ``sum_m (w_m / w_l) A_m columns_lm``, ``columns_lm = sum_j |J_lm|_j``. With the leak to ground
+The amplifier returns ``back = A_m w_m / w_l`` times the current that its outputs draw into the source l, which thus
+carries the load ``sum_m (w_m / w_l) A_m columns_lm``, ``columns_lm = sum_j |J_lm|_j``. With the leak to ground
 
     leak_l = 1 - own_l - load_l
 
-the total at each node is 1 and Kirchhoff's law reads ``s_l = clip(f_l + sum_m (w_m / w_l) J_lm^T s_m)``: the stationarity equation of the
-block's energy with the layer weights w. The leak must not be negative, which is what signed weights cost:
+the total at each node is 1 and Kirchhoff's law reads ``s_l = clip(f_l + sum_m (w_m / w_l) J_lm^T s_m)``: the
+stationarity equation of the block's energy with the layer weights w. The leak must not be negative, which is what
+signed weights cost:
 
     A_m = max(rows_m) / share,        w_l = max(A_m w_m columns_lm / (1 - own_l)) over nodes,       share = 1/2
 
-Half is best: the reverse gain ``w_m / w_l <= share (1 - share) / (max rows_m max columns_lm)`` is then largest. As ``|J|_2^2 <= max rows max columns``,
-each loop gain ``w_m / w_l |J_lm|_2^2`` is at most 1/4: what resistors realise has a strictly convex energy.
+Half is best: the reverse gain ``w_m / w_l <= share (1 - share) / (max rows_m max columns_lm)`` is then largest. As
+``|J|_2^2 <= max rows max columns``, each loop gain ``w_m / w_l |J_lm|_2^2`` is at most 1/4: what resistors realise has
+a strictly convex energy.
 
-Sources: Kendall et al. 2020, arXiv 2006.01981 (nonlinear resistive networks, bidirectional amplifiers); Scellier 2024, ICML,
-arXiv 2402.11674 (their energy as a quadratic program). The choice of A and w above is this project's own.
+Sources: Kendall et al. 2020, arXiv 2006.01981 (nonlinear resistive networks, bidirectional amplifiers); Scellier 2024,
+ICML, arXiv 2402.11674 (their energy as a quadratic program). The choice of A and w above is this project's own.
 """
 
 from __future__ import annotations
@@ -44,10 +46,12 @@ SHARE = 0.5
 class Realisation:
     """How a block's numbers become those of a resistive circuit.
 
-    Conductances are in units of a node's total conductance as designed; the tensors have the shape of one sample (with a batch of 1).
+    Conductances are in units of a node's total conductance as designed; the tensors have the shape of one sample (with
+    a batch of 1).
 
     Attributes:
-        amplification: voltage gain A_m of the amplifiers in front of each state's resistors; a resistor is ``weight / A_m``.
+        amplification: voltage gain A_m of the amplifiers in front of each state's resistors; a resistor is ``weight /
+            A_m``.
         layer_weights: w_l that the equilibrium is that of; never a larger reverse gain than was asked for.
         leak: conductance of each node to ground.
         own: the resistors into each node as designed, those of biases included.
@@ -71,10 +75,11 @@ def realise(bound: BoundBlock, share: float = SHARE, targets: Devices | None = N
     """The resistive circuit of a block.
 
     Args:
-        bound: the block on an example input, with the layer weights that are wanted; they are raised until the load fits.
+        bound: the block on an example input, with the layer weights that are wanted; they are raised until the load
+            fits.
         share: the part of a node's conductance that its own resistors may take.
-        targets: ``P + N`` that the devices of each weighted term are meant to have; ``|W|`` by default. Devices that can't go
-            below a smallest conductance have more, which amplifiers and leaks are then designed for.
+        targets: ``P + N`` that the devices of each weighted term are meant to have; ``|W|`` by default. Devices that
+            can't go below a smallest conductance have more, which amplifiers and leaks are then designed for.
 
     Raises:
         OptionError: naming every layer that resistors and ideal diodes can't make.
@@ -130,9 +135,10 @@ def totals(
     back: Devices | None = None,
     factors: Mapping[Edge, Tensor] | None = None,
 ) -> States:
-    """The conductance D that really meets at each node: its voltage is the sum of currents divided by it, then held by the diodes.
+    """The conductance D that really meets at each node, by which its current is divided before the diodes hold it.
 
-    Leaks stay as designed, so D is 1 where ``P + N = |W|``, and larger where both devices of a pair carry a smallest conductance.
+    Leaks stay as designed, so D is 1 where ``P + N = |W|``, and larger where both devices of a pair carry a smallest
+    conductance.
 
     Args:
         devices: ``P + N`` of each weighted term, by the term's name, in units of its weights.

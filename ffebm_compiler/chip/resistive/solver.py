@@ -1,11 +1,12 @@
 """Exact block coordinate descent: where does a nonlinear resistive network settle?
 
-Nodes of one bank share no resistor, so given all others the minimum over a bank is in closed form, Kirchhoff's current law held by the diodes:
+Nodes of one bank share no resistor, so given all others the minimum over a bank is in closed form, Kirchhoff's current
+law held by the diodes:
 
     s_i = clip( I_i / D_i, lower, upper),   D_i = leak_i + sum_k (P + N)_ik + sum_m back_i A_m sum_j (P + N)_ji
 
-with I_i the currents from drives, sources and consumers. A sweep over the banks costs one product with the matrix of each edge between banks,
-and one with its transpose; the products with those from the inputs are computed once.
+with I_i the currents from drives, sources and consumers. A sweep over the banks costs one product with the matrix of
+each edge between banks, and one with its transpose; the products with those from the inputs are computed once.
 
 Source: Scellier 2024, ICML, arXiv 2402.11674 (algorithm and complexity).
 """

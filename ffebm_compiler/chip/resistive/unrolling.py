@@ -30,7 +30,8 @@ class Matrices:
     """The unrolled couplings of a block, in units of the weights.
 
     Attributes:
-        positive, negative: (n_target, n_source) by (source, state); sources are states, inputs and what is digital of these.
+        positive, negative: (n_target, n_source) by (source, state); sources are states, inputs and what is digital of
+            these.
         constants: (n,) the drive of each state that comes from biases.
         biases: (n,) what its magnitudes add up to.
         driven: (n,) the values of the sources that are not states.

@@ -20,7 +20,7 @@ SETTLED = 1e-3
 """A transient that still moves by more than this part of a bank's range in its last tenth has not settled."""
 
 EXPLAINED = 3.0
-"""Nor has one whose difference to the expected states is at most so many times what it seems to have before it still."""
+"""Nor has one whose difference to the expected states is at most so many times what it still has to go."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ Expected = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class BankNodes:
-    """A bank in a manifest: its name in the circuit, the user's name, its nodes in order, the states expected of them."""
+    """A bank in a manifest: its name in the circuit, the user's name, its nodes in order, the expected states."""
 
     name: str
     label: str

@@ -3,9 +3,9 @@
     tau du_i/dt = -u_i + sum_k (P_ik - N_ik) s_k + drive_i - nudge_i + reverse_i sum_j (Pb_ji - Nb_ji) s_j
     s_i = clip(sigma(gain_i (u_i + offset_i)), -limit, limit)
 
-One subcircuit for each kind of neuron (a resistor 1/siemens and a capacitor tau*siemens to ground, a behavioural output),
-one for each array in each direction (a controlled current source for each pair of devices, whose two conductances stand
-in its value as a difference), one for the amplifier that the feedback into a neuron passes.
+One subcircuit for each kind of neuron (a resistor 1/siemens and a capacitor tau*siemens to ground, a behavioural
+output), one for each array in each direction (a controlled current source for each pair of devices, whose two
+conductances stand in its value as a difference), one for the amplifier that the feedback into a neuron passes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .netlist import Subcircuit, instance, number
 
 _AMPLIFIER = Subcircuit(
     "reverse_amplifier",
-    "The amplifier that feedback passes: the current that flows into `in`, times `gain` (a pure number), flows out of `out`.",
+    "The amplifier that feedback passes: the current into `in`, times `gain` (a pure number), flows out of `out`.",
     ("in", "out"),
     ("Vsense in 0 0", "Fout 0 out Vsense {gain}"),
     ("gain=1",),

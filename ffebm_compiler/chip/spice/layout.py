@@ -1,4 +1,4 @@
-"""The names of a circuit's nodes, subcircuits and sources: ``s_features_1_12`` is the output of neuron 12 of ``features.1``."""
+"""The names of a circuit's nodes and parts: ``s_features_1_12`` is the output of neuron 12 of ``features.1``."""
 
 from __future__ import annotations
 

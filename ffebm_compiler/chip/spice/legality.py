@@ -48,7 +48,7 @@ def _too_large(circuit: Circuit, most_devices: int) -> Iterator[Problem]:
         yield Problem(
             f"block {circuit.block}",
             f"has {count:,} devices, more than max_devices={most_devices:,}",
-            "Export smaller blocks or a smaller input, or raise max_devices: ngspice needs minutes from about 500,000 on.",
+            "Export smaller blocks or inputs, or raise max_devices: ngspice needs minutes from about 500,000 on.",
         )
 
 

@@ -1,8 +1,8 @@
 """Writing SPICE: names, numbers, comments, long lines and subcircuits.
 
-SPICE folds case, ends a name at a blank or a bracket, and gives ``.`` a meaning inside subcircuits, so the user's ``features.3``
-becomes ``features_3``; where two labels would become one name, the later gets a number. A label reaches a netlist only
-through :func:`legal_names` and :func:`comment`, neither of which lets it start a line.
+SPICE folds case, ends a name at a blank or a bracket, and gives ``.`` a meaning inside subcircuits, so the user's
+``features.3`` becomes ``features_3``; where two labels would become one name, the later gets a number. A label reaches
+a netlist only through :func:`legal_names` and :func:`comment`, neither of which lets it start a line.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Runs ngspice (http://ngspice.sourceforge.net) in batch mode, and does not take its exit status for an answer.
 
-ngspice ends with status 0 after a floating node, an analysis that did not converge or a transient that gave up: its messages are read.
+ngspice ends with status 0 after a floating node, an analysis that did not converge or a transient that gave up: its
+messages are read.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _INSTALL = (
 _FATAL = re.compile(
     r"singular matrix|no dc path|no convergence|non-?convergence|timestep too small|iteration limit|"
     r"transient op failed|simulation\(s\) aborted|analysis not run|"
-    r"\berror\b|\bfatal\b|could not find|can't (find|open)|unknown (subckt|parameter|device)|too few|too many|undefined|doanalyses",
+    r"\berror\b|\bfatal\b|could not find|can't (find|open)|unknown (subckt|parameter|device)|too few|too many|"
+    r"undefined|doanalyses",
     re.IGNORECASE,
 )
 _HARMLESS = re.compile(

@@ -1,15 +1,16 @@
-"""The resistive circuit of a block: positive resistors, diodes and bidirectional amplifiers (Kendall et al. 2020, arXiv 2006.01981).
+"""The resistive circuit of a block: resistors, diodes, amplifiers (Kendall et al. 2020, arXiv 2006.01981).
 
     C ds_i/dt = -leak_i s_i + sum_k [ P_ik (A s_k - s_i) + N_ik (-A s_k - s_i) ] + drive_i - nudge_i
                 + back_i sum_j [ P_ji (s_j - A s_i) - N_ji (s_j + A s_i) ],        lower <= s_i <= upper
 
-One subcircuit for each kind of node (leak, capacitor, and a diode to each bound's reference), one for each array of resistors,
-one for each layer's amplifier: it holds its two outputs at ``A v`` and ``-A v``, senses the current that each gives away, and draws
-``back`` times that current from v (returns it, for the negative output).
+One subcircuit for each kind of node (leak, capacitor, and a diode to each bound's reference), one for each array of
+resistors, one for each layer's amplifier: it holds its two outputs at ``A v`` and ``-A v``, senses the current that
+each gives away, and draws ``back`` times that current from v (returns it, for the negative output).
 
-The diode. SPICE's own needs an emission coefficient of 1e-6 to come within 1e-5 of ideal, and then lives on its convergence aids;
-XSPICE's ``sidiode`` is exact but needs code models. A behavioural conductance ``on`` times the leak, for forward voltages only, is the same
-straight line as ``sidiode``, and off by (current / on): 1e-8 here. ``silicon`` puts a 1N4148 in its place.
+The diode. SPICE's own needs an emission coefficient of 1e-6 to come within 1e-5 of ideal, and then lives on its
+convergence aids; XSPICE's ``sidiode`` is exact but needs code models. A behavioural conductance ``on`` times the leak,
+for forward voltages only, is the same straight line as ``sidiode``, and off by (current / on): 1e-8 here. ``silicon``
+puts a 1N4148 in its place.
 """
 
 from __future__ import annotations

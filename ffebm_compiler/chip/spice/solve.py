@@ -43,7 +43,8 @@ def solve_tran(
 
     Args:
         duration: in seconds; 30 time constants by default.
-        step: the longest step; ngspice takes shorter ones where it needs them. A twentieth of a time constant by default.
+        step: the longest step; ngspice takes shorter ones where it needs them. A twentieth of a time constant by
+            default.
     """
     plots = _run(circuit, Bench(operating_point=False, duration=duration, step=step, diodes=diodes), seconds)
     return times_of(plots), _states(circuit, plots, TRANSIENT)
@@ -55,15 +56,16 @@ def settling_time(
     tolerance: float = 0.01,
     final: Mapping[str, Tensor] | None = None,
 ) -> float:
-    """The first time from which on every state stays within ``tolerance`` of its final value; inf if it does not get there.
+    """The first time from which every state stays within ``tolerance`` of its final value; inf if it never does.
 
-    The tolerance is relative to the largest final value of the state's bank (see :func:`ranges`); between samples states are taken
-    as straight lines.
+    The tolerance is relative to the largest final value of the state's bank (see :func:`ranges`); between samples
+    states are taken as straight lines.
 
     Args:
         times: (t,).
         states: (t, n) a bank.
-        final: (n,) a bank; the last states by default, which is no test of whether the circuit has settled: see :func:`unrest`.
+        final: (n,) a bank; the last states by default, which is no test of whether the circuit has settled: see
+            :func:`unrest`.
     """
     ends = {name: (final or {}).get(name, values[-1]).flatten() for name, values in states.items()}
     bands = {name: tolerance * size for name, size in ranges(ends).items()}
@@ -78,9 +80,10 @@ def unrest(times: Tensor, states: Mapping[str, Tensor]) -> float:
 
 
 def still_to_go(times: Tensor, states: Mapping[str, Tensor]) -> float:
-    """How far the states are from where they tend to, relative to the range of each one's bank, if their slowest mode decays as it does now.
+    """How far the states are from where they tend to, relative to their bank's range, if modes decay as now.
 
-    A mode that moves by m in the last tenth of the transient and by m / q in the one before has ``m q / (1 - q)`` before it.
+    A mode that moves by m in the last tenth of the transient and by m / q in the one before has ``m q / (1 - q)``
+    before it.
     """
     start, end = float(times[0]), float(times[-1])
     places = [int((times >= start + part * (end - start)).nonzero()[0]) for part in (0.8, 0.9)]
@@ -94,7 +97,7 @@ def still_to_go(times: Tensor, states: Mapping[str, Tensor]) -> float:
 
 
 def ranges(states: Mapping[str, Tensor]) -> dict[str, float]:
-    """The largest magnitude of each bank that has neurons, but at least a thousandth of the block's: a bank may be all off."""
+    """The largest magnitude of each bank that has neurons, at least a thousandth of the block's: a bank may be off."""
     peaks = {name: float(s.abs().max()) for name, s in states.items() if s.numel()}
     floor = max(1e-3 * max(peaks.values(), default=0.0), TINY)
     return {name: max(peak, floor) for name, peak in peaks.items()}

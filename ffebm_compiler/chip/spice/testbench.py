@@ -69,7 +69,8 @@ def netlist(circuit: Circuit, bench: Bench | None = None, expected: Mapping[str,
     """The netlist of a circuit.
 
     Args:
-        expected: the states that it should settle at, by bank, in units of ``volts``: the measurements of the settling time need them.
+        expected: the states that it should settle at, by bank, in units of ``volts``: the measurements of the settling
+            time need them.
 
     Raises:
         InputError: the circuit can't be written, with every reason.
@@ -167,8 +168,8 @@ def _analyses(circuit: Circuit, layout: Layout, bench: Bench, expected: Mapping[
 def _tolerances(circuit: Circuit) -> Iterator[str]:
     """ngspice's defaults (1 uV, 1 pA, 1e-12 S) are not small against this circuit: they are scaled to it.
 
-    The current tolerance stays above the rounding of a voltage times the conductance of an ideal diode: below it Newton's iteration
-    never counts as converged, and the transient stalls.
+    The current tolerance stays above the rounding of a voltage times the conductance of an ideal diode: below it
+    Newton's iteration never counts as converged, and the transient stalls.
     """
     volt, ampere = 1e-9 * circuit.volts, 1e-6 * circuit.siemens * circuit.volts
     charge = 1e-7 * circuit.siemens * circuit.volts * circuit.time_constant

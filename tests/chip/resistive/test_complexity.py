@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.random_networks import deep_network, double
 from ffebm_compiler.chip.resistive.network import Drives
-from ffebm_compiler.chip.resistive.random_networks import deep_network, double
 from ffebm_compiler.chip.resistive.solver import nodes, settle, sweep_once
 from ffebm_compiler.solve import Tolerance
 

@@ -11,6 +11,7 @@ import torch
 from resistive_circuits import random_circuit
 from torch import Tensor
 
+from benchmarks.random_networks import deep_network, double
 from ffebm_compiler.chip.hardware.circuit import Circuit
 from ffebm_compiler.chip.resistive.gradients import (
     ConductanceGradients,
@@ -19,7 +20,6 @@ from ffebm_compiler.chip.resistive.gradients import (
     weight_gradients,
 )
 from ffebm_compiler.chip.resistive.network import Drives
-from ffebm_compiler.chip.resistive.random_networks import deep_network, double
 from ffebm_compiler.chip.resistive.solver import nodes, solve, sweep_once
 from ffebm_compiler.solve import Tolerance
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from resistive_circuits import CLIPS, equilibria, flat, kirchhoff, limits, random_circuit
 from scipy.optimize import lsq_linear
 
+from benchmarks.random_networks import deep_network, double
 from ffebm_compiler.chip.hardware.circuit import Circuit
 from ffebm_compiler.chip.resistive.network import Drives, dissipated_power, energy
-from ffebm_compiler.chip.resistive.random_networks import deep_network, double
 from ffebm_compiler.chip.resistive.solver import nodes, settle, solve, sweep_once
 from ffebm_compiler.errors import InputError
 from ffebm_compiler.solve import Tolerance

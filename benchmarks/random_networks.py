@@ -1,11 +1,12 @@
 """Deep resistive networks with random conductances, as they are trained in the literature: for tests and benchmarks.
 
-Conductances can't be negative, so inputs are doubled, ``(x, -x)``, and half of the nodes of each hidden layer are held at
-``s >= 0`` (excitatory), half at ``s <= 0`` (inhibitory); the outputs are linear. Conductances are uniform in ``+-n^(-1/2)``, n the
-resistors of a node, and those below 0 are left out (but a node's strongest of each half). Between layers stand bidirectional amplifiers of voltage gain A and current gain 1/A.
+Conductances can't be negative, so inputs are doubled, ``(x, -x)``, and half of the nodes of each hidden layer are held
+at ``s >= 0`` (excitatory), half at ``s <= 0`` (inhibitory); the outputs are linear. Conductances are uniform in
+``+-n^(-1/2)``, n the resistors of a node, and those below 0 are left out (but a node's strongest of each half). Between
+layers stand bidirectional amplifiers of voltage gain A and current gain 1/A.
 
-Sources: Scellier 2024, ICML, arXiv 2402.11674, and the code published with it (doubling, halves, initial conductances, no amplifiers but
-that of the inputs: A = 1); Kendall et al. 2020, arXiv 2006.01981 (amplifiers).
+Sources: Scellier 2024, ICML, arXiv 2402.11674, and the code published with it (doubling, halves, initial conductances,
+no amplifiers but that of the inputs: A = 1); Kendall et al. 2020, arXiv 2006.01981 (amplifiers).
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..hardware.circuit import Bank, Circuit, Edge
-from .network import diodes
+from ffebm_compiler.chip.hardware.circuit import Bank, Circuit, Edge
+from ffebm_compiler.chip.resistive.network import diodes
 
 HALVES = (("+", diodes(0.0, math.inf)), ("-", diodes(-math.inf, 0.0)))
 
