@@ -1,4 +1,4 @@
-"""The course of a training as JSON lines: what was asked, then a line for each step. Resumed, it goes on in its file."""
+"""The course of a training as JSON lines: what was asked, then a line a step. Resumed, it goes on in its file."""
 
 from __future__ import annotations
 
