@@ -19,9 +19,9 @@ from ..errors import ConvergenceWarning, OptionError, Problem
 from ..files import check_target, write_whole
 from ..ir import EnergyBlock
 from ..model.stateful import refuse_stateful
-from ..onnx.check import session
 from ..onnx.model import Model
 from ..onnx.result import named_leaves
+from ..onnx.session import session
 from ..onnx.whole_file import export_whole
 from ..passes import State
 from ..solve import contraction_of

@@ -24,12 +24,12 @@ from models import ZOO, Entry
 
 import ffebm_compiler as fc
 from benchmarks import common
+from benchmarks.graph_checks import check_graph
+from benchmarks.parity import compare
 from examples import command
 from ffebm_compiler.errors import OptionError
 from ffebm_compiler.ir import EnergyBlock
-from ffebm_compiler.onnx import FORWARD, TRAINING, VJP, ExportedPart
-from ffebm_compiler.onnx.check import check_graph
-from ffebm_compiler.onnx.parity import compare
+from ffebm_compiler.onnx import KINDS, ExportedPart
 from ffebm_compiler.onnx.parts import export_parts
 from ffebm_compiler.train import run_digital
 
@@ -42,7 +42,6 @@ of each kind. Exit code 1 if a graph is refused, invalid or differs by more than
     OMP_WAIT_POLICY=PASSIVE python benchmarks/onnx_parts.py
 """
 AGREES = 1e-5
-KINDS = {True: (TRAINING, VJP), False: (FORWARD,)}
 FEW = ("vgg_norm", "dropout_layers", "views")
 
 

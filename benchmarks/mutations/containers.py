@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ffebm_compiler.bundle.format.archive import archived
+from ffebm_compiler.bundle.format.archive import packed
 
 from .shared import Files, as_archive, flip, one, until_changed, written
 
@@ -221,7 +221,7 @@ ARCHIVES = {
 
 
 def write_archive(mutate: Callable[..., Any], files: Files, draw: random.Random, path: Path) -> Path:
-    content = b"".join(archived(files))
+    content = packed(files)
     while True:
         changed = mutate(files, content, draw)
         if changed != content:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ffebm_compiler.bundle.format.archive import archived
+from ffebm_compiler.bundle.format.archive import packed
 
 Files = dict[str, bytes]
 
@@ -15,7 +15,7 @@ Files = dict[str, bytes]
 def written(files: Mapping[str, bytes], draw: random.Random, path: Path) -> Path:
     """As a folder or as an archive, as it is drawn."""
     if draw.random() < 0.5:
-        return as_archive(b"".join(archived(files)), path)
+        return as_archive(packed(files), path)
     path.mkdir()
     for name, content in files.items():
         (path / name).write_bytes(content)

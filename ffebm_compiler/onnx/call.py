@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..ir import Program
-from ..torch_private import tree_flatten, tree_unflatten
-from .interface import TRAINING, VJP, Interface, Port
+from ..torch_private import tree_unflatten
+from ..train import attribute
+from ..train.steps import leaves_of
+from .interface import TRAINING, VJP, Interface, Port, port_of
 from .names import Names
 from .part import Part
 from .shapes import FixedLeaf, Leaf, NumberLeaf, Shape, SizeLeaf, Space, TensorLeaf, symbolically, within
@@ -63,8 +65,8 @@ class Call:
         return found
 
     def _tensor(self, path: str) -> _Given:
-        tensor = _at(self.network, path)
-        port = Port(self.names.unique(path), path, _dtype(tensor.dtype), tuple(tensor.shape))
+        tensor = attribute(self.network, path)
+        port = port_of(self.names.unique(path), path, tensor.dtype, tensor.shape)
         return _Given(port, self.space.tensor(tensor), path=path)
 
     def _label(self, leaf: str) -> str:
@@ -75,16 +77,11 @@ class Call:
     def _port(self, name: str, value: str, leaf: Leaf) -> Port | None:
         """A port for a leaf; None for one that is the same in every call."""
         if isinstance(leaf, TensorLeaf):
-            return Port(
-                self.names.unique(name),
-                value,
-                _dtype(leaf.dtype),
-                tuple(s if isinstance(s, int) else str(s) for s in leaf.sizes),
-            )
+            return port_of(self.names.unique(name), value, leaf.dtype, leaf.sizes)
         if isinstance(leaf, NumberLeaf):
-            return Port(self.names.unique(name), value, _dtype(torch.get_default_dtype()), ())
+            return port_of(self.names.unique(name), value, torch.get_default_dtype(), ())
         if isinstance(leaf, SizeLeaf) and not isinstance(leaf.size, int):
-            return Port(self.names.unique(name), value, "int64", ())
+            return port_of(self.names.unique(name), value, torch.int64, ())
         return None
 
     # --- the function ---
@@ -97,12 +94,11 @@ class Call:
 
         def call() -> tuple[dict[str, Any], dict[str, Tensor]]:
             found = self.part.run(self.network, values, self.marks.around)
-            now = {p: _at(self.network, p) for p in tensors}
+            now = {p: attribute(self.network, p) for p in tensors}
             return found, {p: t for p, t in now.items() if t is not tensors[p]}
 
         found, replaced = within(self.network, tensors, call)
-        named = [(n, leaf) for name in self.part.outputs for n, leaf in _leaves(name, found[name])]
-        return dict(named), replaced
+        return dict(leaves_of({n: found[n] for n in self.part.outputs})), replaced
 
     def _nest(self, name: str, leaves: Mapping[str, Any]) -> Any:
         shape = self.shapes[name]
@@ -128,7 +124,8 @@ class Call:
         after = after if kind == TRAINING else {}
         keep(flat, [*flat.outputs[: len(outputs)], *after.values()])
         results = tuple(self._result(self._label(n), n, leaf) for n, leaf in outputs)
-        statistics = tuple(self._like(f"updated/{p}", p) for p in after)
+        given_before = {g.path: g.port for g in self.tensors}
+        statistics = tuple(replace(given_before[p], name=self.names.unique(f"updated/{p}")) for p in after)
         return self._traced(kind, flat, given, outputs=results, statistics=statistics)
 
     def vjp(self) -> Traced | None:
@@ -189,11 +186,7 @@ class Call:
 
     def _result(self, name: str, value: str, leaf: Leaf) -> Port:
         port = self._port(name, value, leaf)
-        return port or Port(self.names.unique(name), value, "int64", ())
-
-    def _like(self, name: str, path: str) -> Port:
-        tensor = _at(self.network, path)
-        return Port(self.names.unique(name), path, _dtype(tensor.dtype), tuple(tensor.shape))
+        return port or port_of(self.names.unique(name), value, torch.int64, ())
 
     def _gradient(self, given: _Given) -> Port:
         shown = given.path or self._label(given.leaf)
@@ -237,23 +230,8 @@ class _Plan:
     wanted: tuple[int, ...]
 
 
-def _leaves(name: str, value: Any) -> list[tuple[str, Any]]:
-    leaves, tree = tree_flatten(value)
-    return [(name, value)] if tree.is_leaf() else [(f"{name}[{i}]", v) for i, v in enumerate(leaves)]
-
-
 def _as_tensor(value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value
     dtype = torch.get_default_dtype() if isinstance(value, (float, torch.SymFloat)) else torch.int64
     return torch.scalar_tensor(value, dtype=dtype)
-
-
-def _at(network: nn.Module, path: str) -> Tensor:
-    owner, _, name = path.rpartition(".")
-    found: Tensor = getattr(network.get_submodule(owner), name)
-    return found
-
-
-def _dtype(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

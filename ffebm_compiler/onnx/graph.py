@@ -139,23 +139,6 @@ def without_initializers(model: ModelProto, names: Sequence[str]) -> ModelProto:
     return moved
 
 
-def with_external(model: ModelProto, entries: Mapping[str, tuple[int, int]], location: str) -> ModelProto:
-    """The model with the data of its initializers in a file.
-
-    Args:
-        entries: offset and length in the file, in bytes, by path.
-        location: the file's name, beside the model.
-    """
-    placed = _copy(model)
-    for tensor in placed.graph.initializer:
-        if tensor.name in entries:
-            offset, length = entries[tensor.name]
-            tensor.data_location = TensorProto.EXTERNAL
-            for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
-                tensor.external_data.add(key=key, value=value)
-    return placed
-
-
 def with_data(model: ModelProto, tensors: Mapping[str, Tensor]) -> ModelProto:
     """The model with these tensors inside."""
     filled = _copy(model)

@@ -9,13 +9,16 @@ A digital part ``y = F(x; theta)`` with buffers b (running statistics) and rando
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from onnx import ModelProto
 
 FORWARD, TRAINING, VJP = "forward", "training", "vjp"
-KINDS = (FORWARD, TRAINING, VJP)
+KINDS = {False: (FORWARD,), True: (TRAINING, VJP)}
+"""The graphs that the digital parts of each mode's program have, by whether it is that of training."""
 
 Dimension = int | str
 """A size, or the name of one that varies: ``"batch"``."""
@@ -36,6 +39,12 @@ class Port:
     value: str
     dtype: str
     shape: tuple[Dimension, ...]
+
+
+def port_of(name: str, value: str, dtype: torch.dtype, sizes: Iterable[Any]) -> Port:
+    """The port of a tensor of that type, whose sizes are numbers or expressions in those that vary."""
+    shape = tuple(s if isinstance(s, int) else str(s) for s in sizes)
+    return Port(name, value, str(dtype).removeprefix("torch."), shape)
 
 
 @dataclass(frozen=True)
@@ -65,9 +74,19 @@ class Interface:
     gradients: tuple[Port, ...] = ()
 
     @property
+    def tensors(self) -> tuple[Port, ...]:
+        """The tensors of the model that the graph reads."""
+        return (*self.parameters, *self.buffers)
+
+    @property
+    def initializers(self) -> tuple[Port, ...]:
+        """Those that the graph holds."""
+        return self.tensors if self.kind == FORWARD else ()
+
+    @property
     def inputs(self) -> tuple[Port, ...]:
         """What a caller must give, in the graph's order."""
-        tensors = () if self.kind == FORWARD else (*self.parameters, *self.buffers)
+        tensors = () if self.kind == FORWARD else self.tensors
         return (*self.values, *tensors, *self.random, *self.errors)
 
     @property

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from onnx import ModelProto
 from torch import nn
 
 from ..ir import Program
 from .call import Call, Traced
-from .check import plain, session
-from .graph import in_order, to_onnx, with_initializers
+from .graph import in_order, to_onnx, with_initializers, without_initializers
 from .interface import FORWARD, TRAINING, VJP, ExportedPart, Interface, PartGraph, Unexportable
 from .names import give_names
 from .part import Part, parts_of
@@ -26,6 +26,7 @@ from .refusal import (
     unloadable,
     untraceable,
 )
+from .session import session
 from .shapes import Shape, Shapes, Space, shapes_of
 from .trace import Marks
 
@@ -116,8 +117,8 @@ class _Export:
 
     def _finish(self, traced: Traced) -> PartGraph:
         interface = traced.interface
-        tensors = (*interface.parameters, *interface.buffers) if interface.kind == FORWARD else ()
-        ports = (*interface.inputs, *tensors)
+        held = [p.name for p in interface.initializers]
+        ports = (*interface.inputs, *interface.initializers)
         try:
             raw = to_onnx(traced.module)
         except Exception as failure:  # torch's exporter raises what it likes
@@ -125,17 +126,16 @@ class _Export:
         given = {p.name: p for p in ports}
         doc = _describe(self.part, interface)
         model = give_names(raw, self.part.name, [given[n] for n in traced.given], interface.results, doc)
-        model = with_initializers(in_order(model, [p.name for p in ports]), [p.name for p in tensors])
-        graph = PartGraph(interface, model)
-        self._try(graph)
-        return graph
+        model = with_initializers(in_order(model, [p.name for p in ports]), held)
+        self._try(model, held)
+        return PartGraph(interface, model)
 
-    def _try(self, graph: PartGraph) -> None:
+    def _try(self, model: ModelProto, held: Sequence[str]) -> None:
         origins, name = self.part.origins, self._called
-        refuse_draws(graph.model, origins, name)
-        refuse_control_flow(graph.model, origins, name)
+        refuse_draws(model, origins, name)
+        refuse_control_flow(model, origins, name)
         try:
-            session(plain(graph))
+            session(without_initializers(model, held))
         except Exception as failure:  # onnxruntime's exceptions have no common base
             raise unloadable(failure, origins, name) from failure
 

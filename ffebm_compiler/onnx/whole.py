@@ -17,7 +17,7 @@ from torch import SymInt, Tensor, fx
 from ..ir import EnergyBlock
 from ..torch_private import tree_leaves, tree_unflatten
 from ..train import run_digital
-from .interface import Port
+from .interface import Port, port_of
 from .loop import Settled, Sweeps, settle, trace_sweeps
 from .model import Model
 from .names import Names
@@ -147,7 +147,7 @@ def _arguments(model: Model, shapes: Mapping[str, Shape], names: Names) -> Itera
         for place, leaf in shapes[value].named(value):
             if isinstance(leaf, TensorLeaf):
                 shown = model.program.labels.get(value, value) + place.removeprefix(value)
-                yield _Argument(Port(names.unique(shown), place, _dtype(leaf.dtype), _sizes(leaf)), leaf)
+                yield _Argument(port_of(names.unique(shown), place, leaf.dtype, leaf.sizes), leaf)
 
 
 def _nest(name: str, shape: Shape, example: Any, leaves: Mapping[str, Any]) -> Any:
@@ -191,12 +191,4 @@ def _drop_unused(graph: fx.Graph, nodes: Sequence[fx.Node], paths: Sequence[str]
 def _result(name: str, shape: Shape) -> Port:
     (leaf,) = shape.leaves
     assert isinstance(leaf, TensorLeaf)
-    return Port(name, name, _dtype(leaf.dtype), _sizes(leaf))
-
-
-def _sizes(leaf: TensorLeaf) -> tuple[int | str, ...]:
-    return tuple(s if isinstance(s, int) else str(s) for s in leaf.sizes)
-
-
-def _dtype(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    return port_of(name, name, leaf.dtype, leaf.sizes)

@@ -11,13 +11,13 @@ from onnx import ModelProto
 
 from ..errors import OptionError, Problem
 from ..ir import EnergyBlock
-from .check import session
 from .graph import to_onnx, with_data, with_initializers
-from .interface import Port
+from .interface import port_of
 from .loop_names import name_loops
 from .model import Model
 from .names import give_names, graphs_of
 from .refusal import UNFORESEEN, RefusedError, line_of, refuse_draws, unconverted, unloadable, untraceable
+from .session import session
 from .shapes import Shape, Shapes, Space, shapes_of
 from .trace import Marks
 from .whole import Whole, trace_whole
@@ -104,7 +104,7 @@ def _translated(model: Model, whole: Whole) -> ModelProto:
         raw = to_onnx(whole.module)
     except Exception as failure:  # torch's exporter raises what it likes
         raise unconverted(failure, whole.module, origins, model.name) from failure
-    ports = [Port(n, n, str(t.dtype).removeprefix("torch."), tuple(t.shape)) for n, t in whole.tensors.items()]
+    ports = [port_of(n, n, t.dtype, t.shape) for n, t in whole.tensors.items()]
     raw = name_loops(raw, model)
     named = give_names(raw, model.name, (*whole.inputs, *ports), whole.outputs, _describe(model))
     proto = with_data(with_initializers(named, list(whole.tensors)), whole.tensors)

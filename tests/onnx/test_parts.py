@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ from part_graphs import exported, values_of
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
+from benchmarks.graph_checks import check_graph, run
+from benchmarks.parity import compare
 from ffebm_compiler.errors import OptionError
 from ffebm_compiler.onnx import FORWARD, TRAINING, VJP, ExportedPart, PartGraph
-from ffebm_compiler.onnx.check import check_graph, plain, run, session
-from ffebm_compiler.onnx.graph import with_data, with_external
-from ffebm_compiler.onnx.parity import compare
+from ffebm_compiler.onnx.graph import with_data
+from ffebm_compiler.onnx.session import session
 
 PARITY = 1e-5
 
@@ -488,6 +489,24 @@ def test_onnxruntime_folds_a_norm_into_a_convolution(tmp_path: Path) -> None:
     assert [n.op_type for n in graph.model.graph.node].count("BatchNormalization") == 1
 
 
+def with_external(model: onnx.ModelProto, entries: Mapping[str, tuple[int, int]], location: str) -> onnx.ModelProto:
+    """The model with the data of its initializers in a file.
+
+    Args:
+        entries: offset and length in the file, in bytes, by path.
+        location: the file's name, beside the model.
+    """
+    placed = onnx.ModelProto()
+    placed.CopyFrom(model)
+    for tensor in placed.graph.initializer:
+        if tensor.name in entries:
+            offset, length = entries[tensor.name]
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
+                tensor.external_data.add(key=key, value=value)
+    return placed
+
+
 def test_weights_may_lie_in_a_file_beside_the_graph(tmp_path: Path) -> None:
     model, graph = norms_and_convolution()
     tensors = {**dict(model.network.named_parameters()), **dict(model.network.named_buffers())}
@@ -540,7 +559,7 @@ def test_parity_sees_a_wrong_sign() -> None:
 
     values = values_of(model, (torch.randn(7, 6),))
     wrong = broken(part.graphs[VJP], negate)
-    session(plain(wrong))
+    session(wrong.model)
     found = compare(wrong, part.name, model.program, model.network, values, torch.Generator())
     assert found.errors["parameters"] > 1
     assert found.errors["values"] <= PARITY

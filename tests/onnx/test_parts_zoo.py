@@ -10,8 +10,8 @@ from models import ZOO, Entry
 from part_graphs import another_batch, exported, values_of
 
 import ffebm_compiler as fc
-from ffebm_compiler.onnx.check import check_graph
-from ffebm_compiler.onnx.parity import compare
+from benchmarks.graph_checks import check_graph
+from benchmarks.parity import compare
 
 PARITY = 1e-5
 MANY = ("mobilenet_v3_small",)

@@ -5,19 +5,13 @@ An exporter may drop an option without a word, and onnxruntime may load what it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-import onnx
-import torch
-from torch import Tensor
-
-from ...onnx import FORWARD, Interface, Unexportable
-from ...onnx.check import session
-from ...onnx.graph import with_data
+from ...errors import InputError
+from ...onnx import Interface, Unexportable
+from ...onnx.session import OnnxGraph
 from ..format.contents import Contents, Mode, graph_file
-from .compare import Samples, compared, given_to, missing, worst
+from .compare import compared, given_to, missing, worst
 
 LARGEST = 1 << 30
 """Bytes of weights beyond which a graph is not run for the check: protobuf takes no message of 2 GiB."""
@@ -26,45 +20,27 @@ LARGEST = 1 << 30
 def wrong_graphs(contents: Contents) -> tuple[Unexportable, ...]:
     """The graphs of a bundle that do not compute what is recorded of them, and how."""
     return tuple(
-        Unexportable(name, kind, _operation(mode, name), reason)
-        for mode in contents.modes.values()
-        for name, interfaces in mode.parts.items()
-        for kind, interface in interfaces.items()
+        Unexportable(name, interface.kind, _operation(mode, name), reason)
+        for mode in contents.named_modes.values()
+        for name, interface in mode.interfaces
         if (reason := _wrong(contents, name, interface)) is not None
     )
 
 
 def _wrong(contents: Contents, name: str, interface: Interface) -> str | None:
-    samples, weights = contents.samples, _weights(contents, interface)
+    samples = contents.samples
+    weights = {p.name: contents.tensors[contents.aliases.get(p.value, p.value)] for p in interface.tensors}
     if missing(samples, name, interface) or sum(t.nbytes for t in weights.values()) > LARGEST:
         return None
+    graph = OnnxGraph(name, contents.graphs[graph_file(name, interface.kind)], interface)
     try:
-        results = _run(contents.graphs[graph_file(name, interface.kind)], name, interface, samples, weights)
-    except Exception as failure:  # onnxruntime's exceptions have no common base
-        return f"onnxruntime can't run its graph: {' '.join(str(failure).split())[:300]}"
+        results = graph.run_once({**given_to(samples, name, interface), **weights})
+    except InputError as failure:
+        return f"onnxruntime can't run its graph: {' '.join(str(failure.__cause__).split())[:300]}"
     off = worst(compared(samples, name, interface, results))
     if off.largest <= off.bound():
         return None
     return f"its graph differs from PyTorch by {off.largest:.1e} of the largest value in {off.where}"
-
-
-def _weights(contents: Contents, interface: Interface) -> dict[str, Tensor]:
-    """The tensors that a graph reads, by port."""
-    ports = (*interface.parameters, *interface.buffers)
-    return {p.name: contents.tensors[contents.aliases.get(p.value, p.value)] for p in ports}
-
-
-def _run(
-    content: bytes, name: str, interface: Interface, samples: Samples, weights: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """The results by port."""
-    model = onnx.load_model_from_string(content)
-    forward = interface.kind == FORWARD
-    ready = session(with_data(model, weights) if forward else model)
-    given = {**given_to(samples, name, interface), **({} if forward else weights)}
-    feed = {p.name: given[p.name].detach().contiguous().numpy().astype(p.dtype) for p in interface.inputs}
-    names = [p.name for p in interface.results]
-    return {n: torch.from_numpy(np.array(a)) for n, a in zip(names, ready.run(names, feed), strict=True)}
 
 
 def _operation(mode: Mode, name: str) -> str:

@@ -19,7 +19,7 @@ from ...errors import OptionError, Problem
 from ...ir import DigitalBlock, Program, Step
 from ...model.execution import Execution
 from ...model.verification import kept_buffers
-from ...onnx import FORWARD, TRAINING, VJP, WEIGHTS, ExportedPart, Unexportable
+from ...onnx import KINDS, VJP, WEIGHTS, ExportedPart, Unexportable
 from ...onnx.part import parts_of
 from ...onnx.parts import export_parts
 from ...passes.calling import CallForm
@@ -31,9 +31,6 @@ from .pages import Circuits, circuits, graph_json, report_page
 from .record import Run, in_mode, recorded
 from .result import plain_result
 from .samples import record_parts, record_run
-
-KINDS = {False: (FORWARD,), True: (TRAINING, VJP)}
-"""The graphs that the digital parts of each mode's program have."""
 
 Tell = Callable[[str], None]
 

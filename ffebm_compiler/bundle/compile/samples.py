@@ -21,12 +21,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ...backends.torch_ep import FFEBM
 from ...onnx import FORWARD, TRAINING, WEIGHTS, Interface, Port
+from ...onnx.session import OnnxGraph
 from ...onnx.sizes import size_of, sizes_of
 from ...train import attribute, run_digital
 from ..format.contents import Contents, graph_file
@@ -187,11 +187,12 @@ class _Part:
         for kind, interface in self.interfaces.items():
             uses = {
                 **{p.name: values[p.value] for p in interface.values},
-                **{p.name: attribute(self.model.network, p.value) for p in (*interface.parameters, *interface.buffers)},
+                **{p.name: attribute(self.model.network, p.value) for p in interface.tensors},
                 **random,
                 **{p.name: errors[p.value] for p in interface.errors},
             }
-            results = _run_graph(self.contents.graphs[graph_file(self.name, kind)], interface, uses)
+            graph = OnnxGraph(self.name, self.contents.graphs[graph_file(self.name, kind)], interface)
+            results = graph.run_once(uses)
             found.update(recorded_results(self.name, interface, results))
         return found
 
@@ -199,14 +200,3 @@ class _Part:
 def _noise(output: Tensor, draw: torch.Generator) -> Tensor:
     """An error of about the size that a loss's mean over the batch has."""
     return torch.randn(output.shape, generator=draw, dtype=torch.float64).to(output) / max(output.numel(), 1)
-
-
-def _run_graph(content: bytes, interface: Interface, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A training or vjp graph in onnxruntime: tensors by port in, tensors by port out."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    read = {i.name for i in session.get_inputs()}
-    feed = {p.name: given[p.name].detach().contiguous().numpy() for p in interface.inputs if p.name in read}
-    arrays = session.run([p.name for p in interface.results], feed)
-    return {p.name: torch.from_numpy(np.array(a)) for p, a in zip(interface.results, arrays, strict=True)}

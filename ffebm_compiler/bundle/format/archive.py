@@ -1,135 +1,93 @@
-"""A bundle in one file: a zip archive of stored members, every byte of which follows from names and contents.
+"""A bundle in one file: a zip archive of stored members, which any zip program opens.
 
-No dates, no comments, no extra fields, one member after the other: an archive whose headers are not exactly these is refused,
-so nothing can hide in them. Any zip program opens it.
-
-Format: PKWARE, .ZIP File Format Specification (APPNOTE.TXT), version 6.3.
+Equal files give equal bytes: no dates, no comments, no extra fields, one member after the other. So a reader packs again what
+it has read and compares, and nothing can hide in headers or between members.
 """
 
 from __future__ import annotations
 
+import io
 import struct
-import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import zipfile
+from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
 from .limits import LARGEST_ARCHIVE, LARGEST_NAME, MOST_FILES
 
-_VERSION, _UNIX, _DATE = 20, 3 << 8, 0x21
-"""2.0 of the format; made on Unix; 1 January 1980."""
-_REGULAR_FILE = 0o100644 << 16
-_LOCAL, _CENTRAL, _END = struct.Struct("<4s5H3I2H"), struct.Struct("<4s6H3I5H2I"), struct.Struct("<4s4H2IH")
+_FIRST_DAY = (1980, 1, 1, 0, 0, 0)
+_UNIX, _REGULAR_FILE = 3, 0o100644 << 16
+_END = struct.Struct("<4s4H2IH")
+"""The end of an archive: signature, two disks, two counts of members, length and start of the directory, length of a comment."""
+_ENTRY, _LOCATOR = 46, 20
+"""Bytes of a directory's entry without its name; of what would name a second, larger directory."""
 
 
-@dataclass(frozen=True)
-class Member:
-    """One file of an archive; ``offset`` is that of its header."""
-
-    name: str
-    size: int
-    crc: int
-    offset: int
-
-    @property
-    def header(self) -> bytes:
-        name = self.name.encode()
-        fixed = _LOCAL.pack(b"PK\3\4", _VERSION, 0, 0, 0, _DATE, self.crc, self.size, self.size, len(name), 0)
-        return fixed + name
-
-    @property
-    def entry(self) -> bytes:
-        """In the directory at the end."""
-        name = self.name.encode()
-        return _CENTRAL.pack(
-            *(b"PK\1\2", _VERSION | _UNIX, _VERSION, 0, 0, 0, _DATE, self.crc, self.size, self.size),
-            *(len(name), 0, 0, 0, 0, _REGULAR_FILE, self.offset),
-        ) + name  # fmt: skip
-
-    @property
-    def start(self) -> int:
-        """Of the content."""
-        return self.offset + _LOCAL.size + len(self.name.encode())
-
-    @property
-    def end(self) -> int:
-        return self.start + self.size
-
-
-def archived(files: Mapping[str, bytes]) -> Iterator[bytes]:
-    """The archive in pieces, the files in the order given.
+def packed(files: Mapping[str, bytes]) -> bytes:
+    """The archive of files, in the order given.
 
     Raises:
         ValueError: they are too large for one.
     """
     if sum(len(c) + 200 + 2 * len(n) for n, c in files.items()) > LARGEST_ARCHIVE:
         raise ValueError("is too large for one file, which counts its bytes in 32 bits")
-    members: list[Member] = []
-    for name, content in files.items():
-        members.append(Member(name, len(content), zlib.crc32(content), members[-1].end if members else 0))
-        yield members[-1].header
-        yield content
-    yield from (m.entry for m in members)
-    yield _end(members)
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in files.items():
+            member = zipfile.ZipInfo(name, _FIRST_DAY)
+            member.create_system, member.external_attr = _UNIX, _REGULAR_FILE
+            archive.writestr(member, content)
+    return written.getvalue()
 
 
-def _end(members: list[Member]) -> bytes:
-    count, length = len(members), sum(len(m.entry) for m in members)
-    return _END.pack(b"PK\5\6", 0, 0, count, count, length, members[-1].end if members else 0, 0)
-
-
-def members_of(file: BinaryIO, size: int) -> dict[str, Member]:
-    """The members of an archive of that many bytes, once its directory is found to be what :func:`archived` writes.
+def unpacked(file: BinaryIO, size: int) -> dict[str, bytes]:
+    """The files of an archive of that many bytes, once it is found to be what :func:`packed` writes.
 
     Raises:
         ValueError: it is not.
     """
+    _check_end(file, size)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            _check_members(archive.infolist(), size)
+            files = {m.filename: archive.read(m) for m in archive.infolist()}
+        again = packed(files)
+    except ValueError:
+        raise
+    except Exception as failure:  # the library raises errors of many kinds
+        raise ValueError(f"is damaged: {failure}") from failure
+    if not _holds(file, again):
+        raise ValueError("is damaged: it has other headers than its members, or something between them")
+    return files
+
+
+def _check_end(file: BinaryIO, size: int) -> None:
+    """Before the directory is read: it ends the file, and is no longer than the most members take."""
     if size < _END.size:
         raise ValueError("is no zip archive")
-    file.seek(size - _END.size)
-    end = _END.unpack(file.read(_END.size))
-    count, length, start = end[4], end[5], end[6]
-    if end[0] != b"PK\5\6":
+    file.seek(max(0, size - _END.size - _LOCATOR))
+    tail = file.read()
+    signature, *_, count, length, start, _ = _END.unpack(tail[-_END.size :])
+    if signature != b"PK\5\6":
         raise ValueError("is no zip archive, or has something behind its end")
-    if count > MOST_FILES or length > count * (_CENTRAL.size + LARGEST_NAME) or start + length + _END.size != size:
+    too_long = count > MOST_FILES or length > count * (_ENTRY + LARGEST_NAME)
+    if too_long or start + length + _END.size != size or tail[: -_END.size].startswith(b"PK\6\7"):
         raise ValueError("has a directory of another place or size than it says")
-    file.seek(start)
-    members = _directory(file.read(length), count)
-    if _end(members) != _END.pack(*end) or len({m.name for m in members}) != count:
-        raise ValueError("has a directory that does not follow from its members")
-    return {m.name: m for m in members}
 
 
-def _directory(content: bytes, count: int) -> list[Member]:
-    members: list[Member] = []
-    place = 0
-    for _ in range(count):
-        if place + _CENTRAL.size > len(content):
-            raise ValueError("has a directory that ends early")
-        fields = _CENTRAL.unpack_from(content, place)
-        name = content[place + _CENTRAL.size : place + _CENTRAL.size + fields[10]]
-        if not name.isascii():
-            raise ValueError("has a member whose name is not plain text")
-        found = Member(name.decode("ascii"), fields[8], fields[7], members[-1].end if members else 0)
-        if content[place : place + len(found.entry)] != found.entry:
-            raise ValueError(f"has a member {found.name[:80]!r} that is not stored plainly after the one before")
-        members.append(found)
-        place += len(found.entry)
-    if place != len(content):
-        raise ValueError("has more in its directory than its members")
-    return members
+def _check_members(members: Sequence[zipfile.ZipInfo], size: int) -> None:
+    """Before a member is read: it takes no more memory than it has bytes in the file."""
+    if len({m.filename for m in members}) != len(members):
+        raise ValueError("has a directory that names a member twice")
+    for member in members:
+        described = (member.compress_type, member.compress_size, member.create_system, member.external_attr)
+        if described != (zipfile.ZIP_STORED, member.file_size, _UNIX, _REGULAR_FILE):
+            raise ValueError(f"has a member {member.filename[:80]!r} that is not stored plainly")
+    if sum(m.file_size for m in members) > size:
+        raise ValueError("has members that overlap")
 
 
-def read_member(file: BinaryIO, member: Member) -> bytes:
-    """The content of a member.
-
-    Raises:
-        ValueError: its header or its content is not what the directory says.
-    """
-    file.seek(member.offset)
-    if file.read(len(member.header)) != member.header:
-        raise ValueError("has another header than its archive's directory says")
-    content = file.read(member.size)
-    if len(content) != member.size or zlib.crc32(content) != member.crc:
-        raise ValueError("is damaged: its archive's checksum is wrong")
-    return content
+def _holds(file: BinaryIO, content: bytes, step: int = 1 << 20) -> bool:
+    """Whether a file is that content, no more and no less."""
+    file.seek(0)
+    same = all(file.read(step) == content[i : i + step] for i in range(0, len(content), step))
+    return same and not file.read(1)

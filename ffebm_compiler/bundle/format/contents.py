@@ -7,14 +7,14 @@ A digital part of a program here is one call of an ONNX graph: its ``DigitalBloc
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, fx
 
 from ...ir import DigitalBlock, Origin, Program
-from ...onnx import FORWARD, TRAINING, VJP, Interface, Unexportable
+from ...onnx import FORWARD, TRAINING, VJP, WEIGHTS, Interface, Unexportable
 from ...solve import Gains
 
 PART_MODULE = "onnx {name}"
@@ -48,6 +48,17 @@ class Mode:
     call: Any = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     sizes: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
+
+    @property
+    def interfaces(self) -> Iterator[tuple[str, Interface]]:
+        """The ports of every graph, with the name of its part."""
+        yield from ((part, interface) for part, kinds in self.parts.items() for interface in kinds.values())
+
+    @property
+    def computed_weights(self) -> tuple[str, ...]:
+        """The paths of weights that a part computes from others."""
+        outputs = (p.value for i in self.parts.get(WEIGHTS, {}).values() for p in i.outputs)
+        return tuple(dict.fromkeys(outputs))
 
 
 @dataclass(frozen=True)
@@ -87,6 +98,17 @@ class Contents:
     samples: Mapping[str, Tensor] = field(default_factory=dict)
     graphs: Mapping[str, bytes] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def named_modes(self) -> dict[str, Mode]:
+        """The modes by name, one that is both once."""
+        evaluation, training = self.modes[False], self.modes[True]
+        return {"evaluation": evaluation, **({} if training is evaluation else {"training": training})}
+
+    @property
+    def interfaces(self) -> Iterator[tuple[str, Interface]]:
+        """The ports of every graph of both modes, with the name of its part."""
+        yield from (entry for mode in self.named_modes.values() for entry in mode.interfaces)
 
 
 def part_block(

@@ -13,7 +13,8 @@ from typing import Any
 import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from ...onnx import FORWARD, Interface, Port
+from ...onnx import Interface, Port
+from ...onnx.graph import without_initializers
 from ...onnx.refusal import CONTROL_FLOW, DRAWS
 from .graph_sizes import size_problems
 from .limits import LARGEST_GRAPH, LARGEST_TENSOR, MOST_NODES
@@ -53,7 +54,7 @@ def unplaced(model: ModelProto, interface: Interface) -> bytes:
 
 def _stored_ports(interface: Interface) -> dict[str, Port]:
     """The ports that are initializers, by name."""
-    return {p.name: p for p in (*interface.parameters, *interface.buffers)} if interface.kind == FORWARD else {}
+    return {p.name: p for p in interface.initializers}
 
 
 def read_graph(content: bytes, interface: Interface, layout: Mapping[str, Stored]) -> bytes:
@@ -210,17 +211,7 @@ def _differences(what: str, declared: Sequence[ValueInfoProto], ports: Sequence[
 
 def _onnx_problems(model: ModelProto, interface: Interface) -> Iterator[str]:
     """By the checker, with every shape inferred; the weights are inputs there."""
-    plain = ModelProto()
-    plain.CopyFrom(model)
-    ports = _stored_ports(interface)
-    kept = [t for t in plain.graph.initializer if t.name not in ports]
-    plain.graph.input.extend(
-        onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims)
-        for t in model.graph.initializer
-        if t.name in ports
-    )
-    del plain.graph.initializer[:]
-    plain.graph.initializer.extend(kept)
+    plain = without_initializers(model, [p.name for p in interface.initializers])
     if found := [*size_problems(plain)]:
         yield from found
         return

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from .archive import Member, members_of, read_member
+from .archive import unpacked
 from .limits import MOST_FILES
 
 _SAFE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOCTTY", 0)
@@ -47,15 +47,14 @@ class Folder:
 
 @dataclass(frozen=True)
 class Archive:
-    file: BinaryIO
-    members: Mapping[str, Member]
+    files: Mapping[str, bytes]
 
     @property
     def sizes(self) -> Mapping[str, int]:
-        return {n: m.size for n, m in self.members.items()}
+        return {n: len(c) for n, c in self.files.items()}
 
     def read(self, name: str) -> bytes:
-        return read_member(self.file, self.members[name])
+        return self.files[name]
 
 
 @contextlib.contextmanager
@@ -70,7 +69,7 @@ def opened(path: Path) -> Iterator[Place]:
         yield Folder(path, _sizes(path))
         return
     with _opened(path, 0) as file:
-        yield Archive(file, members_of(file, os.fstat(file.fileno()).st_size))
+        yield Archive(unpacked(file, os.fstat(file.fileno()).st_size))
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from ...ir import DigitalBlock, EnergyBlock, Weight
-from ...onnx import FORWARD, KINDS, WEIGHTS, Interface, Port
+from ...onnx import WEIGHTS, Interface, Port
 from ...solve import Gains
 from .contents import Contents, Mode, graph_file
 from .program_checks import leaves, program_problems, refs, repeated
@@ -24,23 +24,12 @@ def reference_problems(contents: Contents) -> Iterator[str]:
     """Everything that is wrong with a bundle's contents as a whole, save the inside of its graphs."""
     tensors = {path: described(t) for path, t in contents.tensors.items()}
     yield from tensor_problems(contents, tensors)
-    for what, mode in named_modes(contents).items():
-        known = {*tensors, *contents.aliases, *computed_weights(mode)}
+    for what, mode in contents.named_modes.items():
+        known = {*tensors, *contents.aliases, *mode.computed_weights}
         for problem in (*program_problems(mode.program), *_mode_problems(contents, mode, tensors, known)):
             yield f"{what} program: {problem}"
     yield from gain_problems(contents)
     yield from graph_problems(contents)
-
-
-def named_modes(contents: Contents) -> dict[str, Mode]:
-    """The modes by name, one that is both once."""
-    evaluation, training = contents.modes[False], contents.modes[True]
-    return {"evaluation": evaluation} if training is evaluation else {"evaluation": evaluation, "training": training}
-
-
-def computed_weights(mode: Mode) -> tuple[str, ...]:
-    """The paths of weights that a part computes from others."""
-    return tuple(p.value for i in mode.parts.get(WEIGHTS, {}).values() for p in i.outputs)
 
 
 # --- tensors ------------------------------------------------------------------------------------------------
@@ -126,29 +115,22 @@ def _call_shape_problems(call: Any) -> Iterator[str]:
 def part_problems(mode: Mode, contents: Contents, tensors: Mapping[str, Described]) -> Iterator[str]:
     """Digital parts without graphs, and graphs that do not fit their parts or the tensors."""
     digital = {b.name: b for b in mode.program.digital_blocks}
-    refused = {(r.part, r.kind) for r in contents.refused}
+    refused = {r.part for r in contents.refused}
     yield from (f"there is no digital part {n}" for n in mode.parts if n not in digital and n != WEIGHTS)
-    yield from (
-        f"the digital part {n} has no graph"
-        for n in digital
-        if not mode.parts.get(n) and not any((n, k) in refused for k in KINDS)
-    )
-    for name, kinds in mode.parts.items():
-        for kind, interface in kinds.items():
-            where = f"{name}, {kind} graph"
-            yield from (f"{where}: {p}" for p in interface_problems(interface, tensors))
-            if name in digital:
-                yield from (f"{where}: {p}" for p in _fit_problems(interface, digital[name]))
+    missing = (n for n in digital if not mode.parts.get(n) and n not in refused)
+    yield from (f"the digital part {n} has no graph" for n in missing)
+    for name, interface in mode.interfaces:
+        where = f"{name}, {interface.kind} graph"
+        yield from (f"{where}: {p}" for p in interface_problems(interface, tensors))
+        if name in digital:
+            yield from (f"{where}: {p}" for p in _fit_problems(interface, digital[name]))
 
 
 def interface_problems(interface: Interface, tensors: Mapping[str, Described]) -> Iterator[str]:
     """Ports with one name, or of tensors that there are not."""
-    stored = (*interface.parameters, *interface.buffers) if interface.kind == FORWARD else ()
-    yield from repeated("ports", [p.name for p in (*interface.inputs, *stored)])
+    yield from repeated("ports", [p.name for p in (*interface.inputs, *interface.initializers)])
     yield from repeated("ports", [p.name for p in interface.results])
-    for port in (*interface.parameters, *interface.buffers):
-        yield from _port_problems(port, tensors)
-    for port in interface.statistics:
+    for port in (*interface.tensors, *interface.statistics):
         yield from _port_problems(port, tensors)
 
 
@@ -205,11 +187,9 @@ def _gains_problems(gains: Gains, block: EnergyBlock) -> Iterator[str]:
 def graph_problems(contents: Contents) -> Iterator[str]:
     """Graphs that no part has, and parts whose graph is another one in the other mode."""
     owners: dict[str, Interface] = {}
-    for mode in named_modes(contents).values():
-        for name, kinds in mode.parts.items():
-            for kind, interface in kinds.items():
-                file = graph_file(name, kind)
-                if owners.setdefault(file, interface) != interface:
-                    yield f"{file} is the graph of two parts"
+    for name, interface in contents.interfaces:
+        file = graph_file(name, interface.kind)
+        if owners.setdefault(file, interface) != interface:
+            yield f"{file} is the graph of two parts"
     yield from (f"there is no {file}" for file in owners if file not in contents.graphs)
     yield from (f"{file} is the graph of no part" for file in contents.graphs if file not in owners)

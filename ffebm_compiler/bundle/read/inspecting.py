@@ -14,7 +14,6 @@ from ...onnx import WEIGHTS
 from ...rules import FORMS, Forms
 from ..format.contents import Contents, Mode, graph_file
 from ..format.manifest import MANIFEST
-from ..format.references import named_modes
 from ..format.tensors import described
 from .checking import checked_files
 from .reading import contents_of
@@ -130,7 +129,7 @@ def inspect(path: str | os.PathLike[str], known: Forms = FORMS) -> BundleSummary
 
 
 def _modes(contents: Contents) -> Iterator[tuple[str, Mode]]:
-    modes = named_modes(contents)
+    modes = contents.named_modes
     yield from (("both", m) for m in modes.values()) if len(modes) == 1 else modes.items()
 
 
@@ -157,7 +156,7 @@ def _part(what: str, mode: Mode, block: DigitalBlock) -> PartSummary:
 
 
 def _weights_part(what: str, mode: Mode) -> PartSummary:
-    paths = tuple(dict.fromkeys(p.value for i in mode.parts[WEIGHTS].values() for p in i.outputs))
+    paths = mode.computed_weights
     return PartSummary(WEIGHTS, what, _files(mode, WEIGHTS), paths, (), paths, {})
 
 

@@ -130,8 +130,8 @@ class _Reading:
             refused=read_refused(document["refused"]),
             options=checked.manifest["options"],
             samples=tensors[SAMPLES],
-            graphs=self._graphs(modes, checked.files),
         )
+        contents = replace(contents, graphs=self._graphs(contents, checked.files))
         if program_document(contents) != document or checked.manifest["model"] != contents.name:
             self._refuse([(PROGRAM, "says something that is not read")])
         others = {n: c for n, c in checked.files.items() if n not in (*OURS, *contents.graphs)}
@@ -144,18 +144,12 @@ class _Reading:
         self._refuse((PROGRAM, p) for p in reader.problems)
         return {**document, "estimator": {"name": estimator["name"], "options": options}}
 
-    def _graphs(self, modes: Mapping[bool, Mode], files: Mapping[str, bytes]) -> dict[str, bytes]:
+    def _graphs(self, contents: Contents, files: Mapping[str, bytes]) -> dict[str, bytes]:
         layout = layout_of(files[PARAMETERS])
         found: dict[str, bytes] = {}
         problems: list[Found] = []
-        parts = [
-            (n, k, i)
-            for m in {id(m): m for m in modes.values()}.values()
-            for n, kinds in m.parts.items()
-            for k, i in kinds.items()
-        ]
-        for name, kind, interface in parts:
-            file = graph_file(name, kind)
+        for part, interface in contents.interfaces:
+            file = graph_file(part, interface.kind)
             if file not in files:
                 problems.append((file, "is missing"))
                 continue

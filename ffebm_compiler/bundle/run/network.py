@@ -14,14 +14,11 @@ from torch import Tensor, nn
 
 from ...errors import InputError, Problem
 from ...ir import DigitalBlock
-from ...onnx import FORWARD, TRAINING, VJP, WEIGHTS
+from ...onnx import KINDS, VJP, WEIGHTS
+from ...onnx.session import OnnxGraph
 from ..format.contents import PART_MODULE, Contents, Mode, graph_file
 from .onnx_part import OnnxPart, PartSource, part_of
 from .random_numbers import RandomNumbers
-from .session import OnnxGraph
-
-KINDS_OF_MODE = {False: (FORWARD,), True: (TRAINING, VJP)}
-"""Which graphs belong to the program of which mode."""
 
 
 class StandIn(nn.Module):
@@ -59,7 +56,7 @@ def network_of(contents: Contents, random: RandomNumbers, threads: int | None) -
     """
     root = _named(contents.name)
     problems = [*_hold_tensors(root, contents)]
-    computed = frozenset(_computed(contents))
+    computed = frozenset(path for mode in contents.modes.values() for path in mode.computed_weights)
     problems += [*_name_problems(root, contents)]
     problems += [p for path in sorted(computed) if (p := _hold(root, path, torch.zeros(()), "plain")) is not None]
     if problems:
@@ -134,12 +131,6 @@ def _set_plain(owner: nn.Module, name: str, tensor: Tensor) -> None:
     setattr(owner, name, tensor)
 
 
-def _computed(contents: Contents) -> Iterator[str]:
-    for mode in contents.modes.values():
-        for interface in mode.parts.get(WEIGHTS, {}).values():
-            yield from (p.value for p in interface.outputs)
-
-
 def _name_problems(root: nn.Module, contents: Contents) -> Iterator[Problem]:
     """Layers whose place a digital part takes."""
     for name in _part_names(contents):
@@ -166,7 +157,7 @@ def _source(name: str, contents: Contents, threads: int | None) -> PartSource:
     graphs: dict[str, OnnxGraph] = {}
     for training, mode in contents.modes.items():
         interfaces = mode.parts.get(name, {})
-        for kind in KINDS_OF_MODE[training]:
+        for kind in KINDS[training]:
             file = graph_file(name, kind)
             if kind in interfaces and file in contents.graphs:
                 graphs[kind] = OnnxGraph(f"{name} ({layers})", contents.graphs[file], interfaces[kind], threads)

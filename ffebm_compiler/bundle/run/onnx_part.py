@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from ...errors import InputError, Problem
 from ...onnx import FORWARD, TRAINING, VJP, Interface, Port
+from ...onnx.session import OnnxGraph, Session, port_problems
 from ...onnx.sizes import sizes_of
 from ...solve.fingerprint import fingerprint
-from ...torch_private import tree_leaves
 from ...train import attribute
+from ...train.steps import leaves_of
 from ..format.contents import PART_MODULE
 from .random_numbers import RandomNumbers
-from .session import OnnxGraph, Session, port_problems
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class OnnxPart(nn.Module):
 
     def _evaluation_session(self, graph: OnnxGraph) -> Session:
         """The session of the present weights: one that holds others is made again."""
-        weights = {p.name: self.tensor(p) for p in (*graph.interface.parameters, *graph.interface.buffers)}
+        weights = {p.name: self.tensor(p) for p in graph.interface.tensors}
         values = fingerprint(weights.values())
         held, session = self._sessions.get(FORWARD, (None, None))
         if session is None or held != values:
@@ -175,7 +175,7 @@ class OnnxPart(nn.Module):
         return self._sessions[kind][1]
 
     def _values(self, ports: Interface, names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
-        leaves = flat(dict(zip(names, values, strict=True)))
+        leaves = dict(leaves_of(dict(zip(names, values, strict=True))))
         given = {p.name: leaves.get(p.value) for p in ports.values}
         problems = port_problems(ports.values, given, self.source.labels)
         if problems:
@@ -202,17 +202,6 @@ def part_of(network: nn.Module, name: str) -> OnnxPart:
     part = network.get_submodule(PART_MODULE.format(name=name))
     assert isinstance(part, OnnxPart), name
     return part
-
-
-def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Each value by name; of a nested one each leaf, ``name[0]``, ``name[1]``, ..."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, (tuple, list, dict)):
-            found.update((f"{name}[{i}]", v) for i, v in enumerate(tree_leaves(value)))
-        else:
-            found[name] = value
-    return found
 
 
 def grouped(names: Sequence[str], leaves: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,9 +35,6 @@ def refreshed(contents: Contents) -> Contents:
 
 def _trained(contents: Contents, runtime: Runtime) -> Iterator[tuple[str, Tensor]]:
     """What the graphs of training give for the recorded inputs, random numbers and errors; what the weights are that are computed."""
-    for mode in contents.modes.values():
-        for part, interfaces in mode.parts.items():
-            for interface in interfaces.values():
-                if interface.kind in (TRAINING, VJP) or not interface.values:
-                    found = run_graph(contents.samples, runtime, part, interface)
-                    yield from recorded_results(part, interface, found)
+    for part, interface in contents.interfaces:
+        if interface.kind in (TRAINING, VJP) or not interface.values:
+            yield from recorded_results(part, interface, run_graph(contents.samples, runtime, part, interface))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...ir import Ref
 from ...model.values import map_leaves
-from ...onnx import FORWARD, Interface
+from ...onnx import Interface
 from ..compile.compare import Difference, Samples, difference, given_to
 from ..compile.samples import STATE, SWEEPS, VALUE, key
 from ..format.contents import Mode
@@ -21,10 +21,8 @@ from .runtime import Runtime
 def run_graph(samples: Samples, runtime: Runtime, part: str, interface: Interface) -> dict[str, Any]:
     """What a part's graph makes of its recorded inputs and the present weights, by port."""
     module = part_of(runtime.model.network, part)
-    weights = {p.name: module.tensor(p) for p in (*interface.parameters, *interface.buffers)}
-    fixed, fed = (weights, {}) if interface.kind == FORWARD else ({}, weights)
-    session = module.source.graph(interface.kind).session(fixed, frozenset(p.name for p in interface.results))
-    return session({**given_to(samples, part, interface), **fed})
+    weights = {p.name: module.tensor(p) for p in interface.tensors}
+    return module.source.graph(interface.kind).run_once({**given_to(samples, part, interface), **weights})
 
 
 def recorded_inputs(samples: Samples, names: tuple[str, ...]) -> dict[str, Any]:

@@ -125,10 +125,8 @@ class _Judge:
 
     def parts(self) -> Iterator[Check]:
         """Every graph by itself."""
-        for mode in self.contents.modes.values():
-            for name, interfaces in mode.parts.items():
-                for kind, interface in interfaces.items():
-                    yield self._guarded(f"{name}, {kind}", lambda: self._graph(name, interface))
+        for name, interface in self.contents.interfaces:
+            yield self._guarded(f"{name}, {interface.kind}", lambda: self._graph(name, interface))
         yield from map(_left_out, self.contents.refused)
 
     def _graph(self, name: str, interface: Interface) -> tuple[Difference, str]:

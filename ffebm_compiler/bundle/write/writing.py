@@ -9,12 +9,12 @@ from pathlib import Path
 from ...errors import OptionError, Problem
 from ...files import check_target, write_folder_whole, write_whole
 from ...rules import FORMS, Forms
-from ..format.archive import archived
+from ..format.archive import packed
 from ..format.contents import Contents, graph_file
 from ..format.graphs import PARAMETERS, placed, read_graph
 from ..format.json_text import dump
 from ..format.manifest import FORMAT, MANIFEST, is_file_name, manifest_of
-from ..format.references import named_modes, reference_problems
+from ..format.references import reference_problems
 from ..format.schemas import PROGRAM as PROGRAM_SCHEMA
 from ..format.schemas import schema_problems
 from ..format.tensors import layout_of, written_tensors
@@ -44,7 +44,7 @@ def write_bundle(
     files = bundle_files(contents, known)
     if is_archive(target):
         try:
-            return write_whole(target, archived(files), "bundle")
+            return write_whole(target, packed(files), "bundle")
         except OptionError:  # which are of ValueError's kind too
             raise
         except ValueError as failure:
@@ -120,15 +120,13 @@ def bundle_files(contents: Contents, known: Forms = FORMS) -> dict[str, bytes]:
 def _graph_files(contents: Contents, parameters: bytes) -> dict[str, bytes]:
     """The graphs, their weights placed in that file; each passes what a reader asks of it."""
     layout, files, problems = layout_of(parameters), dict[str, bytes](), list[Problem]()
-    for mode in named_modes(contents).values():
-        for name, kinds in mode.parts.items():
-            for kind, interface in kinds.items():
-                file = graph_file(name, kind)
-                files[file] = placed(contents.graphs[file], interface, layout)
-                try:
-                    read_graph(files[file], interface, layout)
-                except ValueError as failure:
-                    problems.append(Problem(f"bundle of {contents.name}, {file}", str(failure), _REPORT))
+    for part, interface in contents.interfaces:
+        file = graph_file(part, interface.kind)
+        files[file] = placed(contents.graphs[file], interface, layout)
+        try:
+            read_graph(files[file], interface, layout)
+        except ValueError as failure:
+            problems.append(Problem(f"bundle of {contents.name}, {file}", str(failure), _REPORT))
     if problems:
         raise OptionError(problems)
     return files

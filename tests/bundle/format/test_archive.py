@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
-from collections.abc import Mapping
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ffebm_compiler.bundle.format import archive
-from ffebm_compiler.bundle.format.archive import archived, members_of, read_member
+from ffebm_compiler.bundle.format.archive import packed, unpacked
 
 FILES = st.dictionaries(
     st.from_regex(r"[a-z][a-z0-9._-]{0,9}", fullmatch=True), st.binary(max_size=60), min_size=1, max_size=4
@@ -20,12 +20,7 @@ SOUND = {"manifest.json": b"{}", "a.onnx": b"\0" * 40, "b": b""}
 
 
 def read(content: bytes) -> dict[str, bytes]:
-    file = io.BytesIO(content)
-    return {n: read_member(file, m) for n, m in members_of(file, len(content)).items()}
-
-
-def packed(files: Mapping[str, bytes]) -> bytes:
-    return b"".join(archived(files))
+    return unpacked(io.BytesIO(content), len(content))
 
 
 @pytest.mark.slow
@@ -40,7 +35,7 @@ def test_python_reads_what_is_written(files: dict[str, bytes]) -> None:
             ((1980, 1, 1, 0, 0, 0), 0, 0o100644)
         }
     assert read(content) == files
-    assert [*members_of(io.BytesIO(content), len(content))] == [*files]
+    assert [*read(content)] == [*files]
 
 
 @settings(deadline=None, derandomize=True, max_examples=300)
@@ -87,3 +82,22 @@ def test_more_members_than_any_bundle_has_are_refused(monkeypatch: pytest.Monkey
     monkeypatch.setattr(archive, "MOST_FILES", 4)
     with pytest.raises(ValueError, match="directory"):
         read(content)
+
+
+def test_a_second_directory_is_not_followed() -> None:
+    """The extension for archives beyond 4 GiB names a directory of its own, of any length."""
+    entry = struct.pack("<4sQ2H2I4Q", b"PK\6\6", 44, 45, 45, 0, 0, 1 << 40, 1 << 40, 1 << 40, 0)
+    locator = struct.pack("<4sIQI", b"PK\6\7", 0, 0, 1)
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 0, 0, 0, len(entry) + len(locator), 0)
+    with pytest.raises(ValueError, match="directory of another place"):
+        read(entry + locator + end)
+
+
+def test_members_take_no_more_memory_than_they_have_bytes() -> None:
+    content = bytearray(packed(SOUND))
+    entries = [i for i in range(len(content)) if content[i : i + 4] == b"PK\1\2"]
+    for place in entries:
+        content[place + 20 : place + 28] = struct.pack("<2I", len(content), len(content))
+        content[place + 42 : place + 46] = bytes(4)  # all of them at the first one's place
+    with pytest.raises(ValueError, match="overlap"):
+        read(bytes(content))

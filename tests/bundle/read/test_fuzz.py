@@ -56,9 +56,9 @@ def test_every_kind_of_mutation_is_drawn(tmp_path: Path) -> None:
 def test_a_verdict_sees_what_is_wrong(tmp_path: Path) -> None:
     """The judge itself: a sound bundle is no mutant, and an error that is none of bad input is a crash."""
     from benchmarks.mutations import Mutant
-    from ffebm_compiler.bundle.format.archive import archived
+    from ffebm_compiler.bundle.format.archive import packed
 
-    (tmp_path / "b.ffebm").write_bytes(b"".join(archived(variety_files())))
+    (tmp_path / "b.ffebm").write_bytes(packed(variety_files()))
 
     def fail(path: Path) -> None:
         raise KeyError(path)

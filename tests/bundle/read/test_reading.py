@@ -18,7 +18,7 @@ from bundle_samples import variety, variety_files
 
 from ffebm_compiler import InputError
 from ffebm_compiler.bundle import read_bundle, write_bundle
-from ffebm_compiler.bundle.format.archive import archived
+from ffebm_compiler.bundle.format.archive import packed
 from ffebm_compiler.bundle.format.json_text import dump
 from ffebm_compiler.bundle.format.manifest import MANIFEST, checksum, is_file_name, signed
 from ffebm_compiler.bundle.read import checking
@@ -35,7 +35,7 @@ def signed_again(files: Mapping[str, bytes]) -> Files:
 
 
 def written(files: Mapping[str, bytes], path: Path) -> Path:
-    path.write_bytes(b"".join(archived(files)))
+    path.write_bytes(packed(files))
     return path
 
 

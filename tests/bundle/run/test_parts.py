@@ -17,11 +17,12 @@ from ffebm_compiler.bundle import Contents
 from ffebm_compiler.bundle.run import Runtime
 from ffebm_compiler.bundle.run.load import runtime_of
 from ffebm_compiler.bundle.run.network import network_of
-from ffebm_compiler.bundle.run.onnx_part import flat, grouped, part_of
+from ffebm_compiler.bundle.run.onnx_part import grouped, part_of
 from ffebm_compiler.bundle.run.random_numbers import RandomNumbers
-from ffebm_compiler.bundle.run.session import OnnxGraph, port_problems
 from ffebm_compiler.errors import InputError
 from ffebm_compiler.onnx import FORWARD, Interface, Port, Unexportable
+from ffebm_compiler.onnx.session import OnnxGraph, port_problems
+from ffebm_compiler.train.steps import leaves_of
 
 
 def network() -> nn.Sequential:
@@ -225,7 +226,7 @@ def test_a_part_without_graph_says_why() -> None:
 
 def test_nests_by_the_names_of_their_leaves() -> None:
     x, y = torch.zeros(1), torch.ones(1)
-    leaves = flat({"a": (x, {"k": y}), "b": 3})
+    leaves = dict(leaves_of({"a": (x, {"k": y}), "b": 3}))
     assert list(leaves) == ["a[0]", "a[1]", "b"]
     back = grouped(["a", "b"], leaves)
     assert back["a"][1] is y

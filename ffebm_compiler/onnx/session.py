@@ -1,4 +1,4 @@
-"""One ONNX graph in onnxruntime: tensors in, tensors out.
+"""ONNX graphs in onnxruntime: tensors in, tensors out.
 
 Arrays are views of the tensors' memory in both directions. Weights that are initializers are copied by onnxruntime when the
 session is made (it folds and packs them), so a session of such a graph belongs to the values that they had.
@@ -17,13 +17,21 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from ...errors import InputError, Problem
-from ...onnx import Interface, Port
+from ..errors import InputError, Problem
+from .interface import Interface, Port
 
 logger = logging.getLogger(__name__)
 
 QUIET = 4
 """What fails is raised as an error; onnxruntime's own log is about graphs that the user has not written."""
+
+
+def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    """A model ready to run, on one thread of the processor."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = QUIET
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,11 @@ class OnnxGraph:
             tuple(p for p in self.interface.inputs if p.name in reads),
             tuple(p for p in self.interface.results if p.name in results),
         )
+
+    def run_once(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """All results by name, from everything that the graph reads, its initializers too."""
+        held = {p.name: given[p.name] for p in self.interface.initializers}
+        return self.session(held, {p.name for p in self.interface.results})(given)
 
     def _failed(self, failure: Exception) -> InputError:
         message = " ".join(str(failure).split())[:300]

@@ -1,4 +1,4 @@
-"""Whether a graph is what its interface says: by onnx's own checker, and by onnxruntime loading and running it."""
+"""Whether a digital part's graph is what its interface says, by onnx's own checker; what it gives in onnxruntime."""
 
 from __future__ import annotations
 
@@ -7,16 +7,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
-from onnx import ModelProto
 from torch import Tensor
 
-from ..errors import OptionError, Problem
-from .graph import with_data, without_initializers
-from .interface import FORWARD, PartGraph, Port
-
-FATAL_ONLY = 4
-"""What fails is raised; onnxruntime need not print it too."""
+from ffebm_compiler.errors import OptionError, Problem
+from ffebm_compiler.onnx import PartGraph, Port
+from ffebm_compiler.onnx.graph import with_data, without_initializers
+from ffebm_compiler.onnx.session import session
 
 
 def check_graph(graph: PartGraph) -> None:
@@ -25,7 +21,8 @@ def check_graph(graph: PartGraph) -> None:
     Raises:
         OptionError: with everything that is wrong: a mistake of the exporter's.
     """
-    model = plain(graph)
+    interface = graph.interface
+    model = without_initializers(graph.model, [p.name for p in interface.initializers])
     try:
         onnx.checker.check_model(model, full_check=True)
         inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
@@ -34,10 +31,8 @@ def check_graph(graph: PartGraph) -> None:
         raise OptionError(
             Problem(f"graph {model.graph.name}", what, "Report this model: the graph is not valid.")
         ) from failure
-    interface = graph.interface
-    tensors = (*interface.parameters, *interface.buffers) if interface.kind == FORWARD else ()
     problems = [
-        *_differences("input", (*interface.inputs, *tensors), inferred.graph.input),
+        *_differences("input", (*interface.inputs, *interface.initializers), inferred.graph.input),
         *_differences("output", interface.results, inferred.graph.output),
     ]
     if problems:
@@ -45,19 +40,11 @@ def check_graph(graph: PartGraph) -> None:
         raise OptionError([Problem(f"graph {model.graph.name}", what, remedy) for what in problems])
 
 
-def plain(graph: PartGraph) -> ModelProto:
-    """The model with every tensor that it needs as an input."""
-    interface = graph.interface
-    if interface.kind != FORWARD:
-        return graph.model
-    return without_initializers(graph.model, [p.value for p in (*interface.parameters, *interface.buffers)])
-
-
 def _differences(what: str, ports: tuple[Port, ...], declared: Any) -> list[str]:
     found = {v.name: _described(v) for v in declared}
     wanted = {p.name: (p.dtype, p.shape) for p in ports}
-    names = [f"{what} {n} is {found.get(n, 'missing')}, not {wanted.get(n, 'declared')}" for n in sorted(found.keys() | wanted)
-             if found.get(n) != wanted.get(n)]  # fmt: skip
+    unlike = [n for n in sorted(found.keys() | wanted) if found.get(n) != wanted.get(n)]
+    names = [f"{what} {n} is {found.get(n, 'missing')}, not {wanted.get(n, 'declared')}" for n in unlike]
     return names or ([f"{what}s are in another order"] if list(found) != list(wanted) else [])
 
 
@@ -65,14 +52,6 @@ def _described(value: onnx.ValueInfoProto) -> tuple[str, tuple[int | str, ...]]:
     tensor = value.type.tensor_type
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
     return dtype, tuple(d.dim_param or d.dim_value for d in tensor.shape.dim)
-
-
-def session(model: ModelProto) -> onnxruntime.InferenceSession:
-    """onnxruntime, ready to run a model on one thread of the processor."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = FATAL_ONLY
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def run(
@@ -87,6 +66,3 @@ def run(
     ready = session(with_data(graph.model, tensors or {}))
     names = [p.name for p in graph.interface.results]
     return dict(zip(names, ready.run(names, dict(inputs)), strict=True))
-
-
-__all__ = ["check_graph", "plain", "run", "session"]

@@ -1,7 +1,8 @@
 """A graph in onnxruntime against the part in torch, on the same values, errors and random numbers.
 
-The error of an array is the largest difference, relative to the largest magnitude among the arrays of its kind (outputs,
-statistics, gradients of values, gradients of parameters): a gradient that is zero but for rounding has no scale of its own.
+The error of an array is the largest difference, relative to the largest magnitude among the arrays of its kind
+(outputs, statistics, gradients of values, gradients of parameters): a gradient that is zero but for rounding has no
+scale of its own.
 """
 
 from __future__ import annotations
@@ -15,21 +16,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..ir import Program
-from ..torch_private import TorchDispatchMode, tree_flatten, tree_leaves, tree_map_only
-from ..train.steps import tensors_of
-from .check import run
-from .interface import FORWARD, VJP, PartGraph, Port
-from .part import Part, parts_of
-from .shapes import symbols_of, within
-from .sizes import size_of
+from benchmarks.graph_checks import run
+from ffebm_compiler.ir import Program
+from ffebm_compiler.onnx import FORWARD, VJP, PartGraph, Port
+from ffebm_compiler.onnx.part import Part, parts_of
+from ffebm_compiler.onnx.shapes import symbols_of, within
+from ffebm_compiler.onnx.sizes import size_of
+from ffebm_compiler.torch_private import TorchDispatchMode, tree_leaves, tree_map_only
+from ffebm_compiler.train.steps import leaves_of, tensors_of
 
 aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
 class Parity:
-    """The largest relative errors of one graph, by kind of result: ``"outputs"``, ``"statistics"``, ``"values"``, ``"parameters"``."""
+    """The largest relative errors of one graph, by kind of result: outputs, statistics, values, parameters."""
 
     part: str
     kind: str
@@ -66,7 +67,7 @@ def compare(
     errors = {p.value: _noise(outputs[p.value], generator) for p in interface.errors}
     given = {p.name: _array(_at(values, p.value), p) for p in interface.values}
     if interface.kind != FORWARD:
-        given.update((p.name, _array(own[p.value], p)) for p in (*interface.parameters, *interface.buffers))
+        given.update((p.name, _array(own[p.value], p)) for p in interface.tensors)
     given.update((n, t.numpy()) for n, t in drawn.items())
     given.update((p.name, errors[p.value].numpy()) for p in interface.errors)
     found = run(graph, given, own)
@@ -118,7 +119,7 @@ class _Reference:
                 self.tensors,
                 lambda: self.part.run(self.network, self.values, lambda origin, call: call()),
             )
-        leaves = [(n, leaf) for name in self.part.outputs for n, leaf in _leaves(name, results[name])]
+        leaves = leaves_of({n: results[n] for n in self.part.outputs})
         self.outputs = {n: torch.as_tensor(v) for n, v in leaves if v is not None}
         return self.outputs
 
@@ -143,13 +144,8 @@ def _leaf(value: Any) -> Any:
     return tree_map_only(Tensor, leaf, value)
 
 
-def _leaves(name: str, value: Any) -> list[tuple[str, Any]]:
-    leaves, tree = tree_flatten(value)
-    return [(name, value)] if tree.is_leaf() else [(f"{name}[{i}]", v) for i, v in enumerate(leaves)]
-
-
 class _Drawing(TorchDispatchMode):
-    """Random operations take the numbers that they are given, by the order of their calls; one that the graph has no use for, zeros."""
+    """Random operations take the numbers that they are given, in order; one that the graph has no use for, zeros."""
 
     def __init__(self, drawn: Mapping[str, Tensor]) -> None:
         super().__init__()
