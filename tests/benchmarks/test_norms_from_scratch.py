@@ -12,6 +12,7 @@ from benchmarks import norms_from_scratch
 from benchmarks.norms_from_scratch import METHODS
 
 
+@pytest.mark.slow
 def test_it_prints_means_with_standard_errors_and_a_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert norms_from_scratch.main(["--quick", "--threads", "1", "--out", str(tmp_path)]) == 0
     shown = capsys.readouterr().out

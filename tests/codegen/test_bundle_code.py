@@ -55,6 +55,7 @@ def skeleton(code: str) -> str:
 EXPECTED = skeleton(bundle_training_code(PROGRAM, "Net", fc.CenteredEP(), BLOCKS))
 
 
+@pytest.mark.slow
 @settings(deadline=None, derandomize=True, max_examples=200)
 @given(
     text=st.text(max_size=40)
@@ -137,6 +138,7 @@ def test_the_script_in_a_bundle_trains_it(
     assert "without torchrun" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_library_does_not_import_onnx() -> None:
     code = (
         "import json, sys, ffebm_compiler; print(json.dumps([m for m in ('onnx', 'onnxruntime', 'jsonschema') "

@@ -95,6 +95,7 @@ ESTIMATORS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
 @pytest.mark.parametrize("block_size", [1, 2, 3])
 @pytest.mark.parametrize("training", [True, False])

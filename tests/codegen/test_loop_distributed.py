@@ -22,7 +22,10 @@ from torch import Tensor
 
 import ffebm_compiler as fc
 
-pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this build has no torch.distributed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.distributed.is_available(), reason="this build has no torch.distributed"),
+]
 
 MODEL = """
 import torch

@@ -19,6 +19,8 @@ import ffebm_compiler as fc
 from examples import checkpoints, compile_vgg, networks
 from examples.compile_vgg import main
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(compile_vgg.__file__)
 FILES = {
     "report.txt", "curves.png", "gradients.png", "graph.html", "graph.graphml", "metrics.json", "metrics.csv",
@@ -33,7 +35,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.slow
 def test_every_file_is_there(folder: Path) -> None:
     assert {p.name for p in folder.iterdir()} == FILES
     for name in ("curves.png", "gradients.png"):
@@ -127,7 +128,6 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, str(SCRIPT), "--quick", "--threads", "1", *arguments]
 
 
-@pytest.mark.slow
 def test_missing_data_is_one_message_without_a_traceback(tmp_path: Path) -> None:
     done = subprocess.run(
         command("--data", str(tmp_path / "none"), "--out", str(tmp_path)), capture_output=True, text=True, check=False
@@ -137,7 +137,6 @@ def test_missing_data_is_one_message_without_a_traceback(tmp_path: Path) -> None
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
 def test_ctrl_c_saves_and_resume_goes_on(tmp_path: Path) -> None:
     data = tmp_path / "data.npz"
     np.savez(data, x=np.random.default_rng(0).integers(0, 256, (500, 28, 28), dtype=np.uint8), y=np.arange(500) % 10)

@@ -14,6 +14,8 @@ import ffebm_compiler as fc
 from examples import analog, checkpoints, command, compile_vgg, networks, training
 from examples.compile_vgg import main
 
+pytestmark = pytest.mark.slow
+
 SMALL = [
     "--backend", "analog-emu", "--widths", "4,4", "--hidden", "8", "--limit", "150", "--batch", "40",
     "--epochs", "2", "--finetune-epochs", "2", "--rate", "0.01", "--chips", "1",
@@ -55,7 +57,6 @@ def found(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "metrics.json").read_text())  # type: ignore[no-any-return]
 
 
-@pytest.mark.slow
 def test_every_file_is_there(folder: Path) -> None:
     assert {p.name for p in folder.iterdir()} - {"ablation-rram.png"} == FILES | PICTURES
     assert (folder / "netlists" / "rram" / "block3.cir").exists()
@@ -142,7 +143,6 @@ class Counting(analog.ChipJob):
 MANY = 10**6
 
 
-@pytest.mark.slow
 def test_a_run_stopped_while_a_chip_learns_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
     chip = tmp_path / "chip.toml"
     chip.write_text(

@@ -85,6 +85,7 @@ def operands() -> list[Tensor]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:index_reduce", "ignore:This overload")
 @pytest.mark.parametrize("name", [n for n in IN_PLACE if n not in WITHOUT_TWIN])
 def test_a_twin_gives_what_the_method_writes(name: str) -> None:

@@ -166,6 +166,7 @@ class Writes(nn.Module):
         return self.b(self.write(self, h) if self.training or not self.in_training else h)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_training", [True, False], ids=["in training", "always"])
 @pytest.mark.parametrize("nested", [True, False], ids=["nested", "root"])
 @pytest.mark.parametrize("write", WRITES, ids=lambda f: f.__name__)

@@ -73,6 +73,7 @@ def gradients(model: nn.Module, x: Tensor, around: bool) -> tuple[Tensor, list[A
     return out.detach(), [x.grad, *(p.grad for p in model.parameters())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("export", [False, True])
 @pytest.mark.parametrize("kind", NETS)
 @pytest.mark.parametrize("around", [False, True], ids=["", "within autocast"])
@@ -129,6 +130,7 @@ def test_steps_pickles_and_reports(kind: type[nn.Module]) -> None:
             torch.testing.assert_close(p.grad, q.grad, rtol=5e-2, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_onnx(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)

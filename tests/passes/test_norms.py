@@ -119,6 +119,7 @@ NORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("make", NORMS.values(), ids=NORMS)
 def test_a_norm_without_statistics_is_a_boundary(make: Callable[[], nn.Module], training: bool) -> None:

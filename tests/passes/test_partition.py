@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 import torch
 from graphs import Plan, plans
 from hypothesis import HealthCheck, given, settings
@@ -46,6 +47,7 @@ def _size_by_definition(self: Any, groups: set[int]) -> int:
     return int(self.sizes[min(index, len(self.sizes) - 1)])
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(plans(), st.lists(st.integers(1, 4), min_size=1, max_size=5))
 def test_sizes_are_dealt_in_order(plan: Plan, sizes: list[int]) -> None:

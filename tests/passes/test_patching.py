@@ -71,6 +71,7 @@ def in_threads(*works: Callable[[], None]) -> list[BaseException]:
     return failures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("converters", "each", "example"), [(8, 5, None), (2, 1, torch.ones(2, 6))], ids=["fx", "export"]
 )

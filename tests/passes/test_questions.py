@@ -88,6 +88,7 @@ def converted(kind: type[nn.Module], export: bool) -> tuple[nn.Module, nn.Module
     return fc.convert(copy.deepcopy(net), 1, example_inputs=x if export else None), net, x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [IsTensor, IsInstance, IsOfType, Compiling, OfItsOwn])
 @pytest.mark.parametrize("export", [False, True])
 def test_answers_are_those_of_a_call(kind: type[nn.Module], export: bool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,6 +101,7 @@ def tensors(value: Any) -> list[Tensor]:
     return take_apart(value, lambda v: isinstance(v, Tensor), once=False)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("export", [False, True])
 @pytest.mark.parametrize("name", RESULTS)
 def test_the_result_is_as_the_model_returns_it(name: str, export: bool) -> None:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 import ffebm_compiler as fc
 
+pytestmark = pytest.mark.slow
+
 WIDTH = 6
 
 

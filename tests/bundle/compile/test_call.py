@@ -14,6 +14,8 @@ from torch import Tensor, nn
 import ffebm_compiler as fc
 from ffebm_compiler import runtime
 
+pytestmark = pytest.mark.slow
+
 
 class Out(OrderedDict):  # type: ignore[type-arg]
     def __init__(self, **fields: Any):
@@ -44,7 +46,6 @@ class Net(nn.Module):
 BATCH = {"x": torch.ones(2, 4), "m": torch.rand(2, 4)}
 
 
-@pytest.mark.slow
 def test_a_bundle_is_called_as_its_model(tmp_path: Path) -> None:
     model = fc.convert(Net(), 2, example_inputs=(BATCH, True))
     model.compile_to(tmp_path / "net.ffebm", example_inputs=(BATCH, True))
@@ -62,7 +63,6 @@ def test_a_bundle_is_called_as_its_model(tmp_path: Path) -> None:
         loaded({"x": batch["x"]}, True)
 
 
-@pytest.mark.slow
 def test_an_object_in_the_result_is_refused_by_name(tmp_path: Path) -> None:
     model = fc.convert(Net("cache"), 2)
     assert type(model(BATCH).cache) is Cache

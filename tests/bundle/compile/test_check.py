@@ -15,6 +15,8 @@ from ffebm_compiler import bundle, runtime
 from ffebm_compiler.bundle import Contents
 from ffebm_compiler.bundle.compile.check import without, wrong_graphs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def contents(tmp_path_factory: pytest.TempPathFactory) -> Contents:
@@ -23,7 +25,6 @@ def contents(tmp_path_factory: pytest.TempPathFactory) -> Contents:
     return bundle.read_bundle(path)
 
 
-@pytest.mark.slow
 def test_graphs_that_are_right_pass(contents: Contents) -> None:
     assert len(contents.graphs) == 6
     assert wrong_graphs(contents) == ()
@@ -65,7 +66,6 @@ class Grid(nn.Module):
         return found
 
 
-@pytest.mark.slow
 def test_one_that_loads_but_does_not_run_is_refused_or_skipped(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,6 +27,8 @@ from ffebm_compiler.chip.emulate import load_chip
 from ffebm_compiler.errors import InputError, OptionError
 from ffebm_compiler.onnx import FORWARD, TRAINING, VJP
 
+pytestmark = pytest.mark.slow
+
 
 class Net(nn.Module):
     """A tied weight, a frozen one, running statistics and a hidden buffer."""
@@ -75,7 +77,6 @@ def contents(model: fc.FFEBM) -> Contents:
 # --- what is in it ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_tensors_stand_under_the_models_own_names(contents: Contents, model: fc.FFEBM) -> None:
     assert contents.aliases == {"third.weight": "second.weight"}
     assert set(contents.tensors) - set(contents.hidden) | set(contents.aliases) == set(model.state_dict())
@@ -136,7 +137,6 @@ def test_pages_are_for_people(contents: Contents) -> None:
     compile(contents.files["training_loop.py"], "training_loop.py", "exec")
 
 
-@pytest.mark.slow
 def test_a_chip_comes_with_its_conductances_and_netlists(model: fc.FFEBM, tmp_path: Path) -> None:
     path = model.compile_to(tmp_path / "build", (X,), hardware="rram", chip_seed=3)
     chip = load_chip(path / "conductances.npz")
@@ -153,7 +153,6 @@ def test_a_chip_comes_with_its_conductances_and_netlists(model: fc.FFEBM, tmp_pa
     assert all((path / f"{b}.cir").is_file() for b in blocks)
 
 
-@pytest.mark.slow
 def test_a_block_too_large_for_a_netlist_is_listed_with_the_reason(
     model: fc.FFEBM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,7 +170,6 @@ def test_a_block_too_large_for_a_netlist_is_listed_with_the_reason(
 # --- no trace ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_nothing_of_the_users_changes(tmp_path: Path) -> None:
     model = fc.convert(Net(), block_size=2)
     model.network.norm.eval()  # a frozen norm in a model that trains
@@ -203,7 +201,6 @@ for name in ("build", "build.ffebm"):
 """
 
 
-@pytest.mark.slow
 def test_the_same_model_gives_the_same_bytes_in_any_process(tmp_path: Path) -> None:
     started = []
     for seed in ("1", "2"):
@@ -283,7 +280,6 @@ def test_a_bundle_inside_a_bundle_is_refused(model: fc.FFEBM, tmp_path: Path) ->
             model.compile_to(outer / inner, X)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["build", "build.ffebm"])
 def test_a_disk_that_refuses_leaves_what_was_there(
     contents: Contents, model: fc.FFEBM, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
@@ -314,7 +310,6 @@ def test_resistors_refuse_what_they_cannot_be(tmp_path: Path) -> None:
         model.compile_to(tmp_path / "build", X, hardware=fc.Hardware(physics="resistive"))
 
 
-@pytest.mark.slow
 def test_what_onnx_cannot_express_is_refused_with_every_layer_or_left_out(tmp_path: Path) -> None:
     model = fc.convert(foreign(), block_size=1, digital=["2", "5"])
     with pytest.raises(OptionError) as told:
@@ -331,7 +326,6 @@ def test_what_onnx_cannot_express_is_refused_with_every_layer_or_left_out(tmp_pa
     assert "5 (Foreign)" in page
 
 
-@pytest.mark.slow
 def test_weights_that_onnx_cannot_compute_are_never_left_out(tmp_path: Path) -> None:
     layer = nn.utils.parametrizations.orthogonal(nn.Linear(4, 5))
     model = fc.convert(nn.Sequential(layer, nn.ReLU(), nn.Linear(5, 2)), block_size=2)
@@ -369,7 +363,6 @@ def test_a_bundle_is_saved_rather_than_compiled_again(contents: Contents, tmp_pa
         loaded.model.compile_to(tmp_path / "again.ffebm", X)
 
 
-@pytest.mark.slow
 def test_inference_mode_is_no_hindrance(model: fc.FFEBM, tmp_path: Path) -> None:
     plain = model.compile_to(tmp_path / "plain.ffebm", X)
     with torch.inference_mode():
@@ -377,7 +370,6 @@ def test_inference_mode_is_no_hindrance(model: fc.FFEBM, tmp_path: Path) -> None
     assert plain.read_bytes() == inferring.read_bytes()
 
 
-@pytest.mark.slow
 def test_a_model_on_a_chip_is_compiled_as_the_ideal_one(model: fc.FFEBM, tmp_path: Path) -> None:
     chip = model.lower(hardware="rram", chip_seed=1)
     one = chip.compile_to(tmp_path / "one.ffebm", X)

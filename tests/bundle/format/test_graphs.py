@@ -36,6 +36,7 @@ def stored(name: str = NORM) -> ModelProto:
     return onnx.load_model_from_string(variety_files()[name])
 
 
+@pytest.mark.slow
 def test_a_graph_in_a_folder_has_the_parameters_of_the_model(tmp_path: Path) -> None:
     folder = write_bundle(variety(), tmp_path / "b")
     model = onnx.load(folder / NORM, load_external_data=False)

@@ -43,6 +43,7 @@ def typed(value: Any) -> Any:
     return type(value), repr(value)
 
 
+@pytest.mark.slow
 @settings(deadline=None, derandomize=True, max_examples=300)
 @given(NESTS)
 def test_a_value_comes_back_through_a_document(value: Any) -> None:

@@ -15,6 +15,8 @@ from ffebm_compiler.backends.analog_emu.emulated import AnalogFFEBM
 from ffebm_compiler.bundle.run.load import _on_chip, runtime_of
 from ffebm_compiler.errors import InputError, OptionError
 
+pytestmark = pytest.mark.slow
+
 
 def network() -> nn.Sequential:
     torch.manual_seed(0)
@@ -32,7 +34,6 @@ def bundle(x: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fc.convert(network(), block_size=2).compile_to(path, x, hardware="rram", chip_seed=3)
 
 
-@pytest.mark.slow
 def test_ideal_hardware_is_the_executor(bundle: Path, x: Tensor) -> None:
     ideal = runtime.load(bundle, "analog-emu", hardware="ideal").calibrate(x)
     assert isinstance(ideal.model, AnalogFFEBM)
@@ -61,7 +62,6 @@ def test_training_on_the_chip_learns(bundle: Path, x: Tensor) -> None:
     assert "on the chip" in on_chip.training_code
 
 
-@pytest.mark.slow
 def test_its_gradient_is_the_executors_on_ideal_hardware(x: Tensor, tmp_path: Path) -> None:
     """At a loop gain at which the difference of two states in float32 tells a gradient of the first layer, on any
     processor.

@@ -24,6 +24,8 @@ from ffebm_compiler.onnx import FORWARD, Interface, Port, Unexportable
 from ffebm_compiler.onnx.session import OnnxGraph, port_problems
 from ffebm_compiler.train.steps import leaves_of
 
+pytestmark = pytest.mark.slow
+
 
 def network() -> nn.Sequential:
     """A batch norm and dropout between two blocks."""
@@ -39,7 +41,6 @@ def contents() -> Contents:
         return compiled(fc.convert(network(), block_size=2), (torch.randn(4, 3),))
 
 
-@pytest.mark.slow
 def test_changed_weights_reach_the_evaluation(contents: Contents) -> None:
     runtime, x = runtime_of(contents), torch.randn(4, 3)
     before = runtime(x)
@@ -78,7 +79,6 @@ def test_one_value_of_a_channel_has_no_variance(contents: Contents) -> None:
     assert runtime.state_dict()["1.running_mean"].isnan().all()
 
 
-@pytest.mark.slow
 def test_computed_weights_move_in_training_mode_as_in_the_executor() -> None:
     def normed() -> fc.FFEBM:
         torch.manual_seed(0)

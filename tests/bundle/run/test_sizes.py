@@ -15,6 +15,8 @@ from torch import Tensor, nn
 import ffebm_compiler as fc
 from ffebm_compiler import runtime
 
+pytestmark = pytest.mark.slow
+
 
 class Net(nn.Module):
     def __init__(self, body: Callable[[Net, Tensor], Any]):
@@ -34,7 +36,6 @@ BODIES: dict[str, Callable[[Net, Tensor], Any]] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", BODIES)
 def test_a_bundle_has_the_sizes_of_each_call(name: str, tmp_path: Path) -> None:
     model = fc.convert(Net(BODIES[name]), 2)
@@ -47,7 +48,6 @@ def test_a_bundle_has_the_sizes_of_each_call(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["between blocks", "given to a block"])
 def test_a_whole_file_has_them_too(name: str, tmp_path: Path) -> None:
     model = fc.convert(Net(BODIES[name]), 2)

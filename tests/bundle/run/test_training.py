@@ -17,10 +17,11 @@ from ffebm_compiler.bundle.run import Runtime, load
 from ffebm_compiler.bundle.run.load import runtime_of
 from ffebm_compiler.errors import InputError, OptionError
 
+pytestmark = pytest.mark.slow
+
 STEPS = 20
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("network", ["convolutional", "perceptron"])
 def test_the_curve_is_the_executors(network: str, optimizer: str) -> None:
@@ -66,7 +67,6 @@ def contents() -> Any:
         return compiled(everything(), (batches(1)[0][0],))
 
 
-@pytest.mark.slow
 def test_dropout_norms_computed_frozen_and_tied_weights_train_as_in_the_executor(contents: Any) -> None:
     torch.manual_seed(0)
     model = everything().train()

@@ -11,10 +11,11 @@ import pytest
 from models import ZOO, Entry
 from runtimes import agreement
 
+pytestmark = pytest.mark.slow
+
 AGREES = 1e-5
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("entry", [e for e in ZOO if e.requires == "torch"], ids=lambda e: e.name)
 def test_inference_and_one_training_step(entry: Entry) -> None:
     found = agreement(entry)

@@ -58,6 +58,7 @@ def test_equilibria_of_the_zoo(entry: Any, dtype: torch.dtype, close: float) -> 
         assert difference(mine.states, theirs.states) < close, mine.block
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=15, derandomize=True)
 @given(
     st.lists(st.integers(2, 7), min_size=3, max_size=5),

@@ -157,6 +157,7 @@ def test_gradient_is_exact_to_second_order_in_the_nudge(name: str, readout: str)
     assert small < 1e-7 or 12 < large / small < 20
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=10, derandomize=True)
 @given(st.integers(0, 1000), st.integers(1, 4), st.sampled_from(["mlp", "tied", "two outputs"]))
 def test_random_networks_and_partitions(seed: int, size: int, name: str) -> None:

@@ -67,6 +67,7 @@ def test_a_nudged_phase_is_the_fixed_point_of_the_nudged_equations() -> None:
         torch.testing.assert_close(s.potential.activation(a[s.name] - pull), states[s.name], rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rho", [0.0, 0.7, 1.0])
 def test_noise_changes_from_phase_to_phase_in_part(rho: float) -> None:
     """Without a nudge, phases of one sample differ by what of their read noise they do not share; thermal noise is

@@ -97,6 +97,7 @@ def test_a_long_transient_ends_at_the_equilibrium(hardware: fc.Hardware, smooth:
         torch.testing.assert_close(a.states[n], b.states[n], rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ffebm_compiler.errors.ConvergenceWarning")
 @pytest.mark.parametrize(("hardware", "smooth"), CASES, ids=NAMES)
 def test_a_nudged_transient_starts_from_the_settled_free_state(hardware: fc.Hardware, smooth: bool) -> None:

@@ -173,6 +173,7 @@ def test_hopfield_circuit_settles_where_the_emulator_does(
     check_free(*lowered(name, activation, CHIPS[chip], size, seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RESISTORS)
 @settings(deadline=None, max_examples=2, derandomize=True)
 @given(st.sampled_from(["relu", "clamp"]), st.integers(1, 4), st.integers(0, 1000), st.booleans())

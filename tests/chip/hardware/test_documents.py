@@ -81,6 +81,7 @@ def test_a_file_gives_back_what_was_written(
     assert read_hardware(write_hardware(hardware, file)) == hardware
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(hardware=specifications())
 def test_plain_values_give_back_what_they_were_made_of(hardware: Hardware) -> None:

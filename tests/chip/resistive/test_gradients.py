@@ -68,6 +68,7 @@ def changed(circuit: Circuit, edge: int, field: str, at: tuple[int, int], by: fl
     return dataclasses.replace(circuit, edges=(*circuit.edges[:edge], new, *circuit.edges[edge + 1 :]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_against_finite_differences_of_every_resistor(seed: int) -> None:
     circuit = random_circuit(seed, (2, 3, 2))

@@ -154,6 +154,7 @@ def test_every_conductance_is_possible_and_adds_up_to_one() -> None:
         assert all(float(t.min()) >= 0 for e in circuit.edges for t in (e.positive, e.negative))
 
 
+@pytest.mark.slow
 def test_no_layer_weight_is_larger_than_it_must_be() -> None:
     """Where unit feedback was asked for, some node of each fed-back state has no leak left."""
     for bound in all_blocks():
