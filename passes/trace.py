@@ -57,15 +57,15 @@ def trace(
         try:
             return replace(trace_what_is_kept(symbolic, network, whole), training=training)
         except Exception as failure:  # fx raises whatever the user's forward raises on proxies
-            found = failure if isinstance(failure, TraceError) else TraceError(untraceable(network, failure))
+            symbolically = failure if isinstance(failure, TraceError) else TraceError(untraceable(network, failure))
             if example is None:
-                raise found from failure
+                raise symbolically from failure
             logger.info("torch.fx can't trace %s (%s); trying torch.export", type(network).__name__, failure)
         args, kwargs = tuple(example[0]), dict(example[1])
         try:
             exported = without_draws(lambda: export_trace(network, args, kwargs, ruled), network)
         except TraceError as failure:
-            raise _both(found, failure) from failure
+            raise _both(symbolically, failure) from failure
         return replace(exported, training=training)
 
 

@@ -72,15 +72,13 @@ class Verification:
     @property
     def ok(self) -> bool:
         in_block = [self.stationarity, *([self.gradient] if self.converged else [])]
-        exact = [self.increments, self.inverse]
-        return all(r <= self.rounding for r in in_block) and all(
-            r <= TOLERANCE for r in exact
-        )  # what is no number is not
+        exact = [self.increments, self.inverse]  # a comparison with what is no number fails
+        return all(r <= self.rounding for r in in_block) and all(r <= TOLERANCE for r in exact)
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What was found of a potential, which is the same in every block that has it.
+    """The checks of a potential, which are the same in every block that has it.
 
     Attributes:
         rows: the shape of the states, of one on a simplex.
@@ -104,10 +102,13 @@ def verify(
 ) -> Verification:
     """Checks one block on the given inputs.
 
-    Args: bound: the block with its layer weights. states: those that a relaxation found, or any of their shapes.
-        labels: the user's names of the states. differentiation: how the solver gets drives and their transposes.
-        relaxation: how the states were found; None where none was made: the stationarity equations are then compared
-        at random states. known: what was found of potentials, which other blocks have too; it grows.
+    Args:
+        bound: the block with its layer weights.
+        states: those that a relaxation found, or any of their shapes.
+        labels: the user's names of the states.
+        differentiation: how the solver gets drives and their transposes.
+        relaxation: how the states were found; None where none was made, so that random states are compared.
+        known: the checks of potentials, which other blocks have too; it grows.
 
     Raises:
         VerificationError: the energy and the solver disagree.
@@ -117,27 +118,27 @@ def verify(
         bound, states = _in_float64(bound), {n: s.double() for n, s in states.items()}
     known = [] if known is None else known
     potentials = [_checked(s.potential, states[s.name], known) for s in bound.block.states]
-    found = relaxation is not None and relaxation.converged
+    at_rest = relaxation is not None and relaxation.converged
     record = Verification(
         bound.block.name,
-        0.0 if found else _stationarity(bound, labels, states, differentiation),
-        _gradient(bound, labels, states) if found else 0.0,
-        found,
+        0.0 if at_rest else _stationarity(bound, labels, states, differentiation),
+        _gradient(bound, labels, states) if at_rest else 0.0,
+        at_rest,
         max(p.increments for p in potentials),
         max(p.inverse for p in potentials),
         _rounding(narrow, relaxation),
     )
     if not record.ok:
         layers = ", ".join(labels[s.name] for s in bound.block.states)
-        raise VerificationError(
-            Problem(
-                f"{record.block} ({layers})",
-                f"its printed energy and its solver disagree: stationarity {record.stationarity:.1e}, "
-                f"gradient {record.gradient:.1e}, increments {record.increments:.1e}, inverse {record.inverse:.1e}",
-                "A rule gives the wrong energy or operation; run the generic tests on the rules in this block, or keep "
-                "the layer out with digital=.",
-            )
+        what = (
+            f"its printed energy and its solver disagree: stationarity {record.stationarity:.1e}, "
+            f"gradient {record.gradient:.1e}, increments {record.increments:.1e}, inverse {record.inverse:.1e}"
         )
+        remedy = (
+            "A rule gives the wrong energy or operation; run the generic tests on the rules in this block, or keep the "
+            "layer out with digital=."
+        )
+        raise VerificationError(Problem(f"{record.block} ({layers})", what, remedy))
     return record
 
 
@@ -149,11 +150,12 @@ def _largest_weight(states: Mapping[str, Tensor]) -> float:
 def _checked(potential: Potential, like: Tensor, known: list[Checked]) -> Checked:
     """A potential on its own, each once."""
     rows = None if potential.simplex is None else tuple(like.shape)
-    found = next((c for c in known if c.rows == rows and c.device == like.device and c.potential == potential), None)
-    if found is None:
-        found = Checked(potential, rows, like.device, _increments(potential, like), _inverse(potential, like))
-        known.append(found)
-    return found
+    same = (c for c in known if c.rows == rows and c.device == like.device and c.potential == potential)
+    checked = next(same, None)
+    if checked is None:
+        checked = Checked(potential, rows, like.device, _increments(potential, like), _inverse(potential, like))
+        known.append(checked)
+    return checked
 
 
 def _rounding(states: Mapping[str, Tensor], relaxation: Relaxation | None) -> float:
@@ -193,8 +195,8 @@ def _printed(bound: BoundBlock, labels: Mapping[str, str], states: Mapping[str, 
     energy = Energy(bound.block, labels)
     with torch.enable_grad():
         value = energy.interaction(leaves, bound.inputs, bound.weights, bound.layer_weights)
-        found = torch.autograd.grad(value, list(leaves.values()))
-    return {k: -g / bound.layer_weights[k] for k, g in zip(leaves, found, strict=True)}
+        slopes = torch.autograd.grad(value, list(leaves.values()))
+    return {k: -g / bound.layer_weights[k] for k, g in zip(leaves, slopes, strict=True)}
 
 
 def _stationarity(

@@ -30,7 +30,7 @@ from ..tracing.whole_calls import arguments_unwritten, no_attribute_written, not
 from .forward_watch import Registered, TensorReads
 from .opened_regions import open_regions
 from .operators import layers_whole, write_operators
-from .size_choices import Shape, SizeChoice, choices_noted
+from .size_choices import SizeChoice, choices_noted, sizes_of
 
 logger = logging.getLogger(__name__)
 
@@ -136,15 +136,15 @@ def _exported(network: nn.Module, form: CallForm, tensors: Sequence[Tensor], who
     first: _Exported | None = None
     for values, dynamic in _attempts(tensors):
         try:
-            found = _attempt(network, form, values, dynamic, whole)
+            exported = _attempt(network, form, values, dynamic, whole)
         except LosesMeaning:
             raise
         except Exception as error:
             failure = failure or error
             continue
-        if found.takes(tensors):
-            return found
-        first = first or found
+        if exported.takes(tensors):
+            return exported
+        first = first or exported
     if first is not None:
         return first
     assert failure is not None
@@ -167,8 +167,7 @@ def _attempt(
 
 
 def _attempts(tensors: Sequence[Tensor]) -> Iterator[tuple[Sequence[Tensor], Any]]:
-    """What to try: a dynamic batch where the model allows one; a batch of one would be taken for a constant, so it
-    is doubled."""
+    """What to try: a dynamic batch where the model allows one; a batch of one, which is taken for constant, doubled."""
     doubled = [torch.cat([t, t]) if t.dim() > 0 and t.shape[0] == 1 else t for t in tensors]
     dynamic = tuple({0: torch.export.Dim.AUTO} if t.dim() > 0 else None for t in tensors)
     as_given = [tensors] if any(t.dim() > 0 and t.shape[0] == 1 for t in tensors) else []
@@ -214,18 +213,19 @@ def _as_exported(form: CallForm, program: Any, choices: Sequence[SizeChoice]) ->
     """
     given = {n.name: n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder"}
     values = [given[name] for name in program.graph_signature.user_inputs]
-    shapes = [Shape.of(i.name, v) if isinstance(v, Tensor) else None for i, v in zip(form.inputs, values, strict=True)]
-    inputs = tuple(
-        i if s is None else replace(i, dtype=v.dtype, sizes=s.sizes)
-        for i, v, s in zip(form.inputs, values, shapes, strict=True)
-    )
+    inputs, asked = [], [*choices]
+    for entry, value in zip(form.inputs, values, strict=True):
+        if isinstance(value, Tensor):
+            sizes, relations = sizes_of(entry.name, value)
+            asked += relations
+            entry = replace(entry, dtype=value.dtype, sizes=sizes)
+        inputs.append(entry)
     known = {size for i in inputs for size in i.sizes or () if isinstance(size, str)}
-    asked = (*choices, *(c for s in shapes if s is not None for c in s.relations))
     for choice in asked:
         if not choice.is_of(known):
             what = "the forward chooses its path by a size, in a way that can't be held to at a call"
             raise LosesMeaning(Problem(choice.place, what, kept_whole("")), "")
-    return replace(form, inputs=inputs, choices=asked)
+    return replace(form, inputs=tuple(inputs), choices=tuple(asked))
 
 
 @contextmanager

@@ -56,8 +56,8 @@ class SizeChoice:
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
         """Whether the answer is the same for these sizes."""
-        found = eval(self.question, {"__builtins__": _WORDS}, dict(sizes))
-        return math.isclose(found, self.answer, rel_tol=1e-12)
+        answer = eval(self.question, {"__builtins__": _WORDS}, dict(sizes))
+        return math.isclose(answer, self.answer, rel_tol=1e-12)
 
     def in_words(self, names: Mapping[str, str]) -> str:
         """The question, with the sizes as the user writes them."""
@@ -135,31 +135,27 @@ def _in_the_end(node: Any) -> Any:
     return node.shape_env.replace(node.expr)
 
 
-@dataclass(frozen=True)
-class Shape:
-    """The sizes of an input that an exported program holds for.
+def sizes_of(name: str, example: Tensor) -> tuple[tuple[int | str, ...], list[SizeChoice]]:
+    """The sizes of an input that an exported program holds for: numbers, and symbols of those that may change.
 
-    Attributes:
-        sizes: numbers, and symbols of those that may change.
-        relations: of those that follow from others.
+    Args:
+        name: the input's.
+        example: what torch.export ran the forward on.
+
+    Returns:
+        the sizes, and the relations of those that follow from others.
     """
-
-    sizes: tuple[int | str, ...]
-    relations: tuple[SizeChoice, ...]
-
-    @staticmethod
-    def of(name: str, example: Tensor) -> Shape:
-        """``name`` is the input's."""
-        sizes: list[int | str] = []
-        relations = []
-        for dim, size in enumerate(example.shape):
-            expression = _in_the_end(size.node) if isinstance(size, torch.SymInt) else sympy.Integer(size)
-            if expression.is_number:  # which PyTorch may have found out after the symbol was made: len(x) is a number
-                sizes.append(int(expression))
-                continue
-            text = in_python(expression)
-            sizes.append(text if expression.is_Symbol else f"size_{name}_{dim}")
-            if not expression.is_Symbol:
-                symbols = frozenset((str(sizes[-1]), *map(str, expression.free_symbols)))
-                relations.append(SizeChoice(f"{sizes[-1]} == {text}", symbols, True, "torch.export"))
-        return Shape(tuple(sizes), tuple(relations))
+    sizes: list[int | str] = []
+    relations = []
+    for dim, size in enumerate(example.shape):
+        expression = _in_the_end(size.node) if isinstance(size, torch.SymInt) else sympy.Integer(size)
+        if expression.is_number:  # which PyTorch may have found out after the symbol was made: len(x) is a number
+            sizes.append(int(expression))
+        elif expression.is_Symbol:
+            sizes.append(in_python(expression))
+        else:
+            symbol = f"size_{name}_{dim}"
+            sizes.append(symbol)
+            symbols = frozenset((symbol, *map(str, expression.free_symbols)))
+            relations.append(SizeChoice(f"{symbol} == {in_python(expression)}", symbols, True, "torch.export"))
+    return tuple(sizes), relations

@@ -43,9 +43,9 @@ PLAIN = Context()
 
 
 def context_of(node: fx.Node) -> Context:
-    found = node.meta.get(_KEY, PLAIN)
-    assert isinstance(found, Context)
-    return found
+    context = node.meta.get(_KEY, PLAIN)
+    assert isinstance(context, Context)
+    return context
 
 
 def place_in(node: fx.Node, context: Context) -> None:
