@@ -273,8 +273,7 @@ def takes_only_rest(forward: Callable[..., Any]) -> bool:
 
 
 def form_by_signature(forward: Callable[..., Any], numbers: bool = True, rest: int = 0) -> CallForm:
-    """The form of a call that nobody has shown: what has no default is an input; a default that may choose a path
-    stays.
+    """The form of a call that nobody has shown: what has no default is an input; what may choose a path stays.
 
     Args:
         forward: the model's.

@@ -177,8 +177,7 @@ def _read_all(
 
 
 def _of_own_rule(node: fx.Node, reading: Reading | Refusal, rule: Rule) -> Reading | Refusal:
-    """A rule of the user's reads every value that its call is given: what it leaves out would be lost without a
-    word."""
+    """A rule of the user's reads every value that its call is given: what it leaves out would be lost."""
     if isinstance(reading, Refusal):
         return reading
     unread = [n for n in node.all_input_nodes if n not in reading.operands and n.op != "get_attr"]
@@ -230,8 +229,7 @@ def _read_batch_at_its_source(graph: fx.Graph, readings: Mapping[fx.Node, Readin
 
 
 def _batch_sources(graph: fx.Graph, readings: Mapping[fx.Node, Reading | Refusal]) -> dict[fx.Node, fx.Node]:
-    """For each value the earliest one of the same batch size; a sum of two batches may be a broadcast: one of its
-    own."""
+    """For each value the earliest one of the same batch size; a sum of two batches may be a broadcast."""
     sources: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
         reading = readings.get(node)

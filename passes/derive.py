@@ -109,8 +109,7 @@ def _state(node: fx.Node, inside: set[fx.Node], states: set[fx.Node], partitione
 def _drive(
     root: fx.Node, own: fx.Node | None, inside: set[fx.Node], states: set[fx.Node], partitioned: Partitioned
 ) -> Coupling:
-    """The terms between ``root`` and the states and inputs that it depends on, ``own`` being the state that is
-    driven."""
+    """The terms between ``root`` and the states and inputs that it depends on; ``own`` is the state driven."""
     origins = partitioned.legal.canonical.origins
     names: dict[fx.Node, str] = {}
     terms: list[Term] = []
@@ -138,8 +137,7 @@ def _drive(
 def _operands_first(
     root: fx.Node, is_term: Callable[[fx.Node], bool], readings: Mapping[fx.Node, Reading]
 ) -> Iterator[fx.Node | Weight]:
-    """What ``root`` depends on, each term once and after its own operands. Not recursive: a drive may be a long
-    chain."""
+    """What ``root`` depends on, each term once and after its operands. Not recursive: drives are long."""
     pending: list[tuple[fx.Node | Weight, bool]] = [(root, False)]
     met: set[fx.Node | Weight] = set()
     while pending:

@@ -77,8 +77,7 @@ def legality(canonical: Canonical, digital: Choice = (), analog: Choice = (), no
 
 
 def _why_a_boundary(reading: Reading, network: nn.Module, norm: str) -> str | None:
-    """Why a norm that nobody insists on is digital; None of one that may be held. Decided once, by what it holds
-    now."""
+    """Why a norm that nobody insists on is digital; None of one that may be held, by what it holds now."""
     if norm == "split":
         return "batch norm: norm='split' makes every norm a boundary"
     known = statistics_of(reading.operation, reading.operands, network)

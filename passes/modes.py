@@ -33,8 +33,7 @@ def in_mode(network: nn.Module, training: bool) -> Iterator[None]:
 
 
 def fingerprint(traced: Traced) -> tuple[object, ...]:
-    """What a traced graph computes, and how it is called: equal for one program. Taken before passes rewrite the
-    graph."""
+    """What a traced graph computes, and how it is called, before passes rewrite it: equal for one program."""
     signature = traced.signature
     called = outline_of(signature.bind) if isinstance(signature.bind, CallForm) else ()
     returned = outline(signature.pack.part) if isinstance(signature.pack, ResultForm) else ()

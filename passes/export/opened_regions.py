@@ -32,13 +32,11 @@ _REGIONS: Mapping[Any, Callable[[tuple[Any, ...], Context], tuple[Context, tuple
     torch.ops.higher_order.wrap_with_set_grad_enabled: _grad_mode,
     torch.ops.higher_order.wrap_with_autocast: _autocast,
 }
-"""How each reads its arguments: (arguments, the context around) -> (the context inside, the subgraph and its
-operands)."""
+"""By its operator: (arguments, the context around) -> (the context inside, the subgraph and its operands)."""
 
 
 def open_regions(module: fx.GraphModule) -> None:
-    """Replaces the calls of regions in an exported module by their own calls, each with the context that it stands
-    in."""
+    """Replaces the calls of regions by what stands in them, each call with its context."""
     while regions := [n for n in module.graph.nodes if n.target in _REGIONS]:  # the regions within them come next
         for node in regions:
             _open(node, module)

@@ -1,5 +1,4 @@
-"""What a forward asks of sizes while torch.export runs it: the program holds for calls of which the answers are the
-same.
+"""What a forward asks of sizes while torch.export runs it: the program holds where the answers are the same.
 
     if x.shape[0] > 4: ...        SizeChoice("x.shape[0] > 4", False, "net.py:12")
     h[: int(x.shape[0] / 2)]      SizeChoice("int(x.shape[0] / 2)", 1, "net.py:13")

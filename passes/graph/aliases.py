@@ -48,8 +48,7 @@ _ATTRIBUTES = ("T", "mT", "H", "mH", "data", "real", "imag")
 
 
 def base_of(node: fx.Node, network: nn.Module, bases: Mapping[fx.Node, fx.Node]) -> fx.Node:
-    """What a chain of views looks at, given the same of the values before. A call that overwrites a value returns
-    it."""
+    """What a value is a view of, given the same of the values before. A call that overwrites a value returns it."""
     written = written_by(node, network)
     source = written[0] if written else operand_of(node) if _may_share(node, network) else None
     return node if source is None else bases[source]

@@ -1,5 +1,4 @@
-"""What a call does besides returning a result: what it writes into, whether it draws random numbers, which hooks it
-runs.
+"""What a call does besides returning a result: what it writes, whether it draws, which hooks it runs.
 
 Calls that draw keep their order: of two dropouts in branches side by side, the one that the model calls first draws
 first. A program runs its parts by position, not in the order of the forward. Other draws than the model's, from the
@@ -118,8 +117,7 @@ def statistics_of(node: fx.Node) -> tuple[fx.Node, ...]:
 
 
 def is_impure(node: fx.Node) -> bool:
-    """Whether a call is made though nothing reads its result: it writes, checks, draws, or nobody knows what it
-    does."""
+    """Whether a call is made though nothing reads its result: it writes, checks, draws, or nobody knows."""
     if node.op in ("placeholder", "output", "call_module"):
         return True
     if _is_draw(node):

@@ -112,13 +112,11 @@ _PUT_INTO: Mapping[Any, Any] = {
     aten.slice.Tensor: aten.slice_scatter.default,
     aten.select.int: aten.select_scatter.default,
 }
-"""What takes a part out of a tensor, and what puts another there: ``f(tensor, *where)``, ``g(tensor, part,
-*where)``."""
+"""What takes a part out of a tensor, ``f(tensor, *where)``, and what puts one there, ``g(tensor, part, *where)``."""
 
 
 def _is_put_into_its_base(node: fx.Node, overwritten: fx.Node, memory: _Memory) -> bool:
-    """``y[:, 1:] = x`` as torch.export writes it, ``v = slice(y); copy_(v, x)``, where y is read on by its name
-    alone."""
+    """``y[:, 1:] = x`` as torch.export writes it, ``v = slice(y); copy_(v, x)``, if y has no other name."""
     base = memory.bases[overwritten]
     views = _views_between(overwritten, base)
     readers = memory.readers_after(base, node)

@@ -1,5 +1,4 @@
-"""What an in-place call means as a function: its *twin*, which leaves the operand alone and returns what it would
-become.
+"""What an in-place call means as a function: its *twin*, which returns what the operand would become.
 
 Most methods mean the same without their underscore: ``x.relu_()`` is ``x.relu()``. The others are made on a copy:
 ``x.bernoulli_(p)`` fills x with draws, where ``x.bernoulli(p)`` takes x for the probabilities. What stands in neither
@@ -133,8 +132,7 @@ on_copy = SimpleNamespace(
     **{name: _on_copy(name) for name in (*sorted(ON_A_COPY), *_RETURN_NOTHING)},
     **{name: _on_copy(name, function) for name, function in _INITIALISATIONS.items()},
 )
-"""By the name of a method that writes, or of an initialisation: the function that makes it on a copy, and returns
-that."""
+"""By the name of a method that writes, or of an initialisation: the function that returns a written copy."""
 
 kept = SimpleNamespace(
     **{n: _kept(getattr(Tensor, n), getattr(Tensor, f"{n}_"), n) for n in sorted(SAME_MEANING - KEEPS_TYPE_AND_SHAPE)},

@@ -95,8 +95,7 @@ def location_of(node: fx.Node) -> str | None:
 
 
 def rename_apart(graph: fx.Graph, network: nn.Module) -> None:
-    """Tells values and weights apart by name: an argument ``scale`` of a model with a parameter ``scale`` gets
-    another."""
+    """Tells values and weights apart by name: an argument ``scale`` beside a parameter ``scale`` gets another."""
     taken = {name for name, _ in (*network.named_parameters(recurse=False), *network.named_buffers(recurse=False))}
     for node in graph.nodes:
         if node.name in taken:

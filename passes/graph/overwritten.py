@@ -1,5 +1,4 @@
-"""Tensors of the model that it overwrites as it runs: the calls that read or write one keep their order, and stay
-digital.
+"""Tensors that the model overwrites as it runs: calls that read or write one keep their order and stay digital.
 
 A block reads its weights when it runs, which may be after a later call of the model has changed them.
 """
@@ -37,8 +36,7 @@ def overwritten_tensors(
 
 
 def stand_beside_readers(graph: fx.Graph, network: nn.Module, stateful: Collection[str]) -> frozenset[fx.Node]:
-    """Lets what overwrites or reads a tensor of the model get to it in its own digital part, by calls that stand
-    beside it.
+    """Lets what overwrites or reads a tensor of the model get to it by calls in its own digital part.
 
     A part's inputs are values, of which a training step makes leaves and a bundle ports: a tensor of the model must
     not be one. So what a write returns is read from the tensor itself, and each reader of a view has views of its

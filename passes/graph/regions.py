@@ -41,8 +41,7 @@ _MAY_RETURN_OPERAND = frozenset((
 
 
 def without_history(value: Any, *operands: Any) -> Any:
-    """A value as a region without history leaves it: its tensors detached, but for an operand that was passed
-    through."""
+    """A value as a region without history leaves it: its tensors detached, but for operands handed on."""
     return tree_map_only(Tensor, lambda t: t if any(t is o for o in operands) else t.detach(), value)
 
 

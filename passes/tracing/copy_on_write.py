@@ -89,8 +89,7 @@ class _CopyOnView(TorchFunctionMode):
 
 
 def can_be_shared(tensor: Tensor) -> bool:
-    """Whether a tensor has memory, and a count of writes, of its own: not one of another class, or of inference
-    mode."""
+    """Whether a tensor has memory and a count of writes: not one of another class, or of inference mode."""
     return type(tensor) in (Tensor, torch.nn.Parameter) and not tensor.is_inference() and tensor.layout is torch.strided
 
 

@@ -79,8 +79,7 @@ class MadeTensors(TorchFunctionMode):
         return function(*args, **kwargs)
 
     def check_constants(self) -> None:
-        """Whether the constants are at the end what they were when a call read them, however they may have been
-        written.
+        """Whether the constants are still what they were when a call read them, however they were written.
 
         Raises:
             WritesIntoConstant: one is not.
@@ -148,8 +147,7 @@ def _memory(tensor: Tensor) -> int:
 
 
 def sizes_of_values() -> AbstractContextManager[None]:
-    """Lets ``torch.zeros(x.shape[0], 4)`` be recorded, which torch refuses before anyone is asked, as
-    ``torch.zeros((x.shape[0], 4))``."""
+    """Has ``torch.zeros(x.shape[0], 4)``, which torch refuses unseen, recorded as ``torch.zeros((x.shape[0], 4))``."""
 
     def together(plain: Any) -> Any:
         def call(*sizes: Any, **kwargs: Any) -> Any:

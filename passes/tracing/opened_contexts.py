@@ -47,8 +47,7 @@ class Surroundings:
 
     @property
     def is_set_otherwise(self) -> bool:
-        """Whether the forward has changed a setting that no call carries: the default type, the precision of
-        products."""
+        """Whether the forward has changed a setting that no call carries, such as the default type."""
         return _settings() != self.settings
 
 

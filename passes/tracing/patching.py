@@ -20,8 +20,7 @@ def this_thread() -> Callable[[], bool]:
 
 @contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Another value of an attribute, or of a name of a file, for a while; afterwards there is what was there, or
-    nothing."""
+    """Another value of an attribute, or of a name of a file, for a while; afterwards the one before, or none."""
     in_file = isinstance(owner, dict)
     space = owner if in_file else vars(owner)
     had, before = name in space, space.get(name)

@@ -52,8 +52,7 @@ DIFFERENTIATES = "differentiates, and blocks keep no history of their calls"
 
 @dataclass
 class Asked:
-    """What a forward asks, and the first thing that it can't be told: raised at once, and again if the forward caught
-    it.
+    """What a forward asks, and the first thing that it can't be told: raised at once, and at the end if it was caught.
 
     Args:
         network: what is traced.
@@ -71,8 +70,7 @@ class Asked:
     mine: Callable[[], bool] = field(default_factory=this_thread)
 
     def listens(self) -> bool:
-        """Whether the model is being traced, here; a module that is first imported meanwhile keeps the replaced
-        functions."""
+        """Whether the model is being traced, here: modules that are imported meanwhile keep the replacements."""
         return self.is_open and self.mine()
 
     def lose(self, what: str) -> NoReturn:

@@ -49,8 +49,7 @@ class Owned:
 
 
 def holder_of(stack: Iterable[str], state: Iterable[Owned], except_for: Iterable[str] = ()) -> str:
-    """The innermost of the running modules that holds all of a state; ``""``, the model itself, if there is no
-    other."""
+    """The innermost running module that holds all of a state; ``""``, the model itself, if there is no other."""
     owned, known = list(state), set(except_for)
     return next((path for path in stack if path not in known and all(o.is_within(path) for o in owned)), "")
 
@@ -83,8 +82,7 @@ class Holder:
         return {changed for owner in self.owners for changed in self._named(owner, now)}
 
     def is_refilled(self) -> bool:
-        """Whether a container holds other objects than it did, if equal ones: torch.export copies the lists that it
-        puts back."""
+        """Whether a container holds other objects, if equal ones: torch.export puts copies of lists back."""
         now: Any = self.value
         before: Any = self.content
         if not isinstance(now, _CONTAINERS):

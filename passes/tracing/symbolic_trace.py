@@ -80,8 +80,7 @@ class ModelTracer(fx.Tracer):
         return self.asked is not None and bool(self.asked.surroundings.open)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """torch.fx replaces the calls of every module of the process: those of other threads are none of this
-        model's."""
+        """torch.fx replaces the calls of every module of the process, those of other threads too."""
         if not self.mine():
             return forward(*args, **kwargs)
         try:
@@ -162,8 +161,7 @@ class ModelTracer(fx.Tracer):
         return self.types(value.node)
 
     def type_of(self, value: fx.Proxy) -> ValueType:
-        """The type of a traced value; an argument that no example gave is taken for a tensor, to which calls are
-        held."""
+        """The type of a traced value; an argument without an example is taken for a tensor, and calls held to it."""
         if value.node.op != "placeholder":
             return self.types(value.node)
         name = str(value.node.target)

@@ -207,8 +207,7 @@ def refuse_writes(changed: Collection[Owned]) -> None:
 
 @contextlib.contextmanager
 def arguments_unwritten(arguments: Sequence[Any], network: nn.Module) -> Iterator[None]:
-    """Holds a forward to writing into no list or dict that it is given: the caller would see it, and no graph returns
-    it.
+    """Holds a forward to writing into no list or dict that it is given: the caller sees it, and no graph does it.
 
     Raises:
         LosesMeaning: one of them holds other things afterwards.

@@ -1,5 +1,4 @@
-"""Tensors, and generators of random numbers, that a forward reads and that are not registered: in lists, attributes,
-files.
+"""Tensors and generators that a forward reads and that are not registered: in lists, attributes, files.
 
 What the program reads by a name of its own (``_tensor_constant0``) has to be the same tensor still; then what is
 written into it is seen. What became a number, or a copy of torch.export's, has to have the same values.
