@@ -129,15 +129,21 @@ def test_sizes_that_follow_from_others_are_held() -> None:
         model(x, torch.randn(9, 4))
 
 
+def exported_of_two(kind: type[Net], batch: int) -> fc.FFEBM:
+    """A model of two inputs, exported at a batch of four, which at another batch does what the original does."""
+    net = kind(lambda x: x).eval()
+    model = fc.convert(copy.deepcopy(net), 1, example_inputs=(torch.randn(4, 4), torch.randn(4, 4)))
+    given = torch.randn(batch, 4), torch.randn(batch, 4)
+    torch.testing.assert_close(model(*given), net(*given))
+    return model
+
+
 def test_sizes_that_were_one_are_held_to() -> None:
     class Same(Net):
         def forward(self, x: Tensor, y: Tensor) -> Tensor:
             return super().forward(x + y if x.shape[0] == y.shape[0] else x - y)
 
-    net = Same(lambda x: x).eval()
-    model = fc.convert(copy.deepcopy(net), 1, example_inputs=(torch.randn(4, 4), torch.randn(4, 4)))
-    given = torch.randn(3, 4), torch.randn(3, 4)
-    torch.testing.assert_close(model(*given), net(*given))
+    model = exported_of_two(Same, batch=3)
     with pytest.raises(fc.InputError, match="they were one when the model was traced"):
         model(torch.randn(4, 4), torch.randn(1, 4))
 
@@ -148,10 +154,7 @@ def test_a_question_of_sizes_that_turn_out_to_be_one_is_held_to() -> None:
             x, y = (5 * x, 5 * y) if y.shape[0] > 2 and x.shape[0] > 3 else (x, y)
             return super().forward(x + y)
 
-    net = Late(lambda x: x).eval()
-    model = fc.convert(copy.deepcopy(net), 1, example_inputs=(torch.randn(4, 4), torch.randn(4, 4)))
-    given = torch.randn(5, 4), torch.randn(5, 4)
-    torch.testing.assert_close(model(*given), net(*given))
+    model = exported_of_two(Late, batch=5)
     with pytest.raises(fc.InputError, match="another case"):
         model(torch.randn(3, 4), torch.randn(3, 4))
 
