@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -101,21 +102,20 @@ def _divide(call: Call) -> Reading | Refusal:
 
 
 def _negate(call: Call) -> Reading | Refusal:
-    a = call.as_operand(call.value())
+    a = call.operand()
     if a is None:
         return Refusal("its operand is not a tensor")
     return Reading(operands=(a,), operation=_MULTIPLE(dict(factor=-1)))
 
 
 def _right_subtract(call: Call) -> Reading | Refusal:
-    swapped = Call(
-        call.node,
-        call.module,
-        call.path,
-        {**call.arguments, "input": call.arguments["other"], "other": call.arguments["input"]},
-        call.weights,
-    )
-    return _add(swapped, -1)
+    left, right = call.arguments["input"], call.arguments["other"]
+    return _add(replace(call, arguments={**call.arguments, "input": right, "other": left}), -1)
+
+
+def _exported(operation: Any, in_place: Any) -> tuple[Callable[..., Any], ...]:
+    """What torch.export writes for a sum, a difference, a product or a quotient."""
+    return operation.Tensor, in_place.Tensor, operation.Scalar
 
 
 _TWO = ("input", "other")
@@ -130,7 +130,7 @@ RULES: tuple[Rule, ...] = (
         Role.COUPLING,
         partial(_add, sign=1),
         "a sum: residual connection, bias, constant",
-        functions=(operator.add, operator.iadd, torch.add, aten.add.Tensor, aten.add_.Tensor, aten.add.Scalar),
+        functions=(operator.add, operator.iadd, torch.add, *_exported(aten.add, aten.add_)),
         methods=("add", "add_"),
         signature=(*_TWO, "alpha"),
         forms=_SUM,
@@ -140,15 +140,7 @@ RULES: tuple[Rule, ...] = (
         Role.COUPLING,
         partial(_add, sign=-1),
         "a difference",
-        functions=(
-            operator.sub,
-            operator.isub,
-            torch.sub,
-            torch.subtract,
-            aten.sub.Tensor,
-            aten.sub_.Tensor,
-            aten.sub.Scalar,
-        ),
+        functions=(operator.sub, operator.isub, torch.sub, torch.subtract, *_exported(aten.sub, aten.sub_)),
         methods=("sub", "sub_", "subtract"),
         signature=(*_TWO, "alpha"),
         forms=_SUM,
@@ -167,15 +159,7 @@ RULES: tuple[Rule, ...] = (
         Role.COUPLING,
         _multiply,
         "a multiple by a number or by a weight of the model",
-        functions=(
-            operator.mul,
-            operator.imul,
-            torch.mul,
-            torch.multiply,
-            aten.mul.Tensor,
-            aten.mul_.Tensor,
-            aten.mul.Scalar,
-        ),
+        functions=(operator.mul, operator.imul, torch.mul, torch.multiply, *_exported(aten.mul, aten.mul_)),
         methods=("mul", "mul_", "multiply"),
         signature=_TWO,
         forms={SCALE: _SCALE, SCALE_BY_WEIGHT: plain(_BY_WEIGHT, (2, 2))},
@@ -191,9 +175,7 @@ RULES: tuple[Rule, ...] = (
             torch.div,
             torch.divide,
             torch.true_divide,
-            aten.div.Tensor,
-            aten.div_.Tensor,
-            aten.div.Scalar,
+            *_exported(aten.div, aten.div_),
         ),
         methods=("div", "div_", "divide"),
         signature=(*_TWO, "rounding_mode"),

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ir import Kind, Potential
-from .forms import constant, parametric
-from .one_operand import chosen, fixed
+from .forms import parametric
+from .one_operand import activation, chosen
 from .option_types import POSITIVE
 from .piecewise import split_difference
 from .rule import Call, Refusal, Role, Rule
@@ -137,15 +137,5 @@ RULES: tuple[Rule, ...] = (
         forms={CELU: parametric(partial(elu, kind=CELU), **_CONSTANTS)},
         potentials=(elu(0.5, rate=2.0, kind=CELU),),
     ),
-    Rule(
-        "selu",
-        Role.POTENTIAL,
-        fixed(SELU),
-        "scaled ELU",
-        modules=(nn.SELU,),
-        functions=(F.selu, torch.selu, aten.selu.default, aten.selu_.default),
-        signature=("input", "inplace"),
-        examples=((nn.SELU, (3, 5)),),
-        forms={SELU.kind: constant(SELU)},
-    ),
+    activation(SELU, "scaled ELU", nn.SELU, (F.selu, torch.selu, aten.selu.default, aten.selu_.default)),
 )

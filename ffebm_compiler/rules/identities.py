@@ -11,13 +11,13 @@ aten = torch.ops.aten
 
 
 def _passes(call: Call) -> Reading | Refusal:
-    return Reading(operands=(call.as_operand(call.value()),))
+    return Reading(operands=(call.operand(),))
 
 
 def _no_dropout(call: Call) -> Reading | Refusal:
     p = call.option("p", 0.5)
     if p == 0:
-        return Reading(operands=(call.as_operand(call.value()),))
+        return Reading(operands=(call.operand(),))
     return Refusal("random: an equilibrium has no energy that changes from sample to sample")
 
 

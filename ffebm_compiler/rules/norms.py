@@ -30,7 +30,7 @@ def _batch_norm(call: Call) -> Reading | Refusal:
         return Refusal("it keeps no running statistics, so it couples the samples of a batch")
     scale, shift = call.weight("weight"), call.weight("bias")
     return Reading(
-        operands=(call.as_operand(call.value()), mean, variance, scale, shift),
+        operands=(call.operand(), mean, variance, scale, shift),
         operation=_held(dict(eps=call.option("eps", 1e-5))),
         given=nodes_of(scale, shift),
     )

@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
+
+from torch import nn
 
 from ..ir import Operation, Options, Potential
-from .forms import Form
-from .rule import Call, Reading, Refusal
+from .forms import Form, constant
+from .rule import Call, Reading, Refusal, Role, Rule
 
 
 def fixed(potential: Potential) -> Callable[[Call], Reading]:
     """The same potential for every call."""
-    return lambda call: Reading(operands=(call.as_operand(call.value()),), potential=potential)
+    return lambda call: Reading(operands=(call.operand(),), potential=potential)
+
+
+def activation(
+    potential: Potential,
+    summary: str,
+    module: type[nn.Module],
+    functions: tuple[Callable[..., Any], ...],
+    methods: tuple[str, ...] = (),
+) -> Rule:
+    """The rule of an elementwise activation without constants."""
+    return Rule(
+        potential.name,
+        Role.POTENTIAL,
+        fixed(potential),
+        summary,
+        modules=(module,),
+        functions=functions,
+        methods=methods,
+        signature=("input", "inplace"),
+        examples=((module, (3, 5)),),
+        forms={potential.kind: constant(potential)},
+    )
 
 
 def chosen(make: Callable[[Call], Potential | Refusal]) -> Callable[[Call], Reading | Refusal]:
@@ -21,7 +46,7 @@ def chosen(make: Callable[[Call], Potential | Refusal]) -> Callable[[Call], Read
         made = make(call)
         if isinstance(made, Refusal):
             return made
-        return Reading(operands=(call.as_operand(call.value()),), potential=made)
+        return Reading(operands=(call.operand(),), potential=made)
 
     return read
 
@@ -35,7 +60,7 @@ def coupled(
         if not call.constants(*form.options):
             return Refusal("its arguments are computed at run time")
         options = call.options(form.options)
-        operands = (call.as_operand(call.value()),)
+        operands = (call.operand(),)
         return Reading(operands=operands, operation=form(options), keeps_batch=keeps_batch(options))
 
     return read

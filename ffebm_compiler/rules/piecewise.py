@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from ..ir import IDENTITY, Kind, Potential
 from ..ir.potential import half_square
-from .forms import constant, parametric
-from .one_operand import chosen, fixed
+from .forms import parametric
+from .one_operand import activation, chosen
 from .option_types import NUMBER, POSITIVE, REAL
 from .rule import Call, Refusal, Role, Rule
 
@@ -240,29 +240,14 @@ _CLIP = dict(lower=REAL, upper=REAL, scale=POSITIVE, shift=NUMBER)
 _CLAMP = {CLAMP: parametric(partial(clamp, closed=True), **_CLIP)}
 
 RULES: tuple[Rule, ...] = (
-    Rule(
-        "relu",
-        Role.POTENTIAL,
-        fixed(RELU),
+    activation(
+        RELU,
         "max(a, 0)",
-        modules=(nn.ReLU,),
-        functions=(torch.relu, F.relu, torch.relu_, F.relu_, aten.relu.default, aten.relu_.default),
-        methods=("relu", "relu_"),
-        signature=("input", "inplace"),
-        examples=((nn.ReLU, (3, 5)),),
-        forms={RELU.kind: constant(RELU)},
+        nn.ReLU,
+        (torch.relu, F.relu, torch.relu_, F.relu_, aten.relu.default, aten.relu_.default),
+        ("relu", "relu_"),
     ),
-    Rule(
-        "relu6",
-        Role.POTENTIAL,
-        fixed(RELU6),
-        "clip(a, 0, 6)",
-        modules=(nn.ReLU6,),
-        functions=(F.relu6, aten.relu6.default, aten.relu6_.default),
-        signature=("input", "inplace"),
-        examples=((nn.ReLU6, (3, 5)),),
-        forms={RELU6.kind: constant(RELU6)},
-    ),
+    activation(RELU6, "clip(a, 0, 6)", nn.ReLU6, (F.relu6, aten.relu6.default, aten.relu6_.default)),
     Rule(
         "leaky_relu",
         Role.POTENTIAL,
@@ -330,15 +315,10 @@ RULES: tuple[Rule, ...] = (
         signature=("input", "max"),
         forms=_CLAMP,
     ),
-    Rule(
-        "hardsigmoid",
-        Role.POTENTIAL,
-        fixed(HARDSIGMOID),
+    activation(
+        HARDSIGMOID,
         "clip(a/6 + 1/2, 0, 1)",
-        modules=(nn.Hardsigmoid,),
-        functions=(F.hardsigmoid, aten.hardsigmoid.default, aten.hardsigmoid_.default),
-        signature=("input", "inplace"),
-        examples=((nn.Hardsigmoid, (3, 5)),),
-        forms={HARDSIGMOID.kind: constant(HARDSIGMOID)},
+        nn.Hardsigmoid,
+        (F.hardsigmoid, aten.hardsigmoid.default, aten.hardsigmoid_.default),
     ),
 )

@@ -26,6 +26,7 @@ ADAPTIVE_AVERAGES = {d: Kind(f"adaptive_avg_pool{d}d", __name__) for d in (1, 2,
 MEAN = Kind("mean", __name__)
 
 Function = Callable[..., Any]
+Window = Mapping[str, OptionType]
 
 _WINDOW = {"kernel_size": COUNTS, "stride": optional(COUNTS).by_default(None), "padding": SIZES.by_default(0)}
 _MAXIMUM = {**_WINDOW, "dilation": COUNTS.by_default(1), "ceil_mode": FLAG.by_default(False)}
@@ -64,75 +65,44 @@ def _read(call: Call, form: Form[Operation]) -> Reading | Refusal:
     chosen = call.options(form.options)
     if chosen.get("stride") == ():
         chosen["stride"] = None
-    return Reading(operands=(call.as_operand(call.value()),), operation=form(chosen))
+    return Reading(operands=(call.operand(),), operation=form(chosen))
 
 
-def _rule(
-    kind: Kind,
-    make: Callable[..., Operation],
-    module: type[nn.Module],
-    others: tuple[Function, ...],
-    window: Mapping[str, OptionType],
-    summary: str,
-    shape: tuple[int, ...],
-) -> Rule:
-    """``others``: functions besides that of ``torch.nn.functional``."""
-    function = getattr(F, kind.name)
-    form = Form(partial(make, kind=kind, function=function), window)
+_SHAPES = {1: (2, 3, 8), 2: (2, 3, 8, 6), 3: (2, 2, 4, 4, 4)}
+
+
+def _rule(d: int, kind: Kind, module: str, form: Form[Operation], summary: str, *others: Function) -> Rule:
+    """``others``: spellings besides that of ``torch.nn.functional``."""
+    class_ = getattr(nn, f"{module}{d}d")
     return Rule(
         kind.name,
         Role.COUPLING,
         partial(_read, form=form),
         summary,
-        modules=(module,),
-        functions=(function, *others),
-        signature=("input", *window),
-        examples=((lambda: module(2), shape),),
+        modules=(class_,),
+        functions=(getattr(F, kind.name), *others),
+        signature=("input", *form.options),
+        examples=((lambda: class_(2), _SHAPES[d]),),
         forms={kind: (form,)},
     )
 
 
-def _dimension(d: int, shape: tuple[int, ...]) -> tuple[Rule, ...]:
-    """The four poolings in d dimensions."""
-    maximum = partial(_maximum, dimensions=d)
-    return (
-        _rule(
-            MAXIMA[d],
-            maximum,
-            getattr(nn, f"MaxPool{d}d"),
-            (getattr(torch, f"max_pool{d}d"), getattr(aten, f"max_pool{d}d").default),
-            _MAXIMUM,
-            "maximum over windows; its winners are held while nudged",
-            shape,
-        ),
-        _rule(
-            AVERAGES[d],
-            _average,
-            getattr(nn, f"AvgPool{d}d"),
-            (getattr(aten, f"avg_pool{d}d").default,),
-            _AVERAGE if d == 1 else _AVERAGE_OF_MANY,
-            "mean over windows",
-            shape,
-        ),
-        _rule(
-            ADAPTIVE_MAXIMA[d],
-            maximum,
-            getattr(nn, f"AdaptiveMaxPool{d}d"),
-            (),
-            _ADAPTIVE,
-            "maximum over adaptive windows",
-            shape,
-        ),
-        _rule(
-            ADAPTIVE_AVERAGES[d],
-            _average,
-            getattr(nn, f"AdaptiveAvgPool{d}d"),
-            (getattr(aten, f"adaptive_avg_pool{d}d").default,),
-            _ADAPTIVE,
-            "mean over adaptive windows",
-            shape,
-        ),
-    )
+def _maxima(d: int, kind: Kind, module: str, window: Window, summary: str, *others: Function) -> Rule:
+    make = partial(_maximum, kind=kind, function=getattr(F, kind.name), dimensions=d)
+    return _rule(d, kind, module, Form(make, window), summary, *others)
+
+
+def _averages(d: int, kind: Kind, module: str, window: Window, summary: str) -> Rule:
+    exported = getattr(aten, kind.name).default
+    make = partial(_average, kind=kind, function=getattr(F, kind.name))
+    return _rule(d, kind, module, Form(make, window), summary, exported)
+
+
+def _maximum_spellings(kind: Kind) -> tuple[Function, Function]:
+    return getattr(torch, kind.name), getattr(aten, kind.name).default
+
+
+_HELD = "maximum over windows; its winners are held while nudged"
 
 
 def _over_dimensions(chosen: Options, given: Given = ()) -> Operation:
@@ -149,16 +119,26 @@ def _mean(call: Call) -> Reading | Refusal:
         return Refusal("a mean over the batch mixes the samples")
     keep = bool(call.option("keepdim", False))
     return Reading(
-        operands=(call.as_operand(call.value()),),
+        operands=(call.operand(),),
         operation=_over_dimensions(dict(dim=chosen, keepdim=keep)),
         keeps_batch=all(d > 0 for d in chosen),  # one that counts from the end may be the first
     )
 
 
 RULES: tuple[Rule, ...] = (
-    *_dimension(1, (2, 3, 8)),
-    *_dimension(2, (2, 3, 8, 6)),
-    *_dimension(3, (2, 2, 4, 4, 4)),
+    *(_maxima(d, kind, "MaxPool", _MAXIMUM, _HELD, *_maximum_spellings(kind)) for d, kind in MAXIMA.items()),
+    *(
+        _averages(d, kind, "AvgPool", _AVERAGE if d == 1 else _AVERAGE_OF_MANY, "mean over windows")
+        for d, kind in AVERAGES.items()
+    ),
+    *(
+        _maxima(d, kind, "AdaptiveMaxPool", _ADAPTIVE, "maximum over adaptive windows")
+        for d, kind in ADAPTIVE_MAXIMA.items()
+    ),
+    *(
+        _averages(d, kind, "AdaptiveAvgPool", _ADAPTIVE, "mean over adaptive windows")
+        for d, kind in ADAPTIVE_AVERAGES.items()
+    ),
     Rule(
         "mean",
         Role.COUPLING,

@@ -75,7 +75,7 @@ def _pad(call: Call) -> Reading | Refusal:
         return Refusal(f"padding in mode {mode!r} has no rule")
     pad = call.option("padding", None) if call.module is not None else call.arguments["pad"]
     return Reading(
-        operands=(call.as_operand(call.value()),),
+        operands=(call.operand(),),
         operation=_PAD(options(pad=pad, value=value or 0.0)),
     )
 
@@ -84,7 +84,7 @@ def _upsample(call: Call) -> Reading | Refusal:
     if not call.constants("size", "scale_factor"):
         return Refusal("its size is computed at run time")
     form = _ANTIALIASED if call.option("antialias", False) else _PLAIN
-    return Reading(operands=(call.as_operand(call.value()),), operation=form(call.options(form.options)))
+    return Reading(operands=(call.operand(),), operation=form(call.options(form.options)))
 
 
 def _upsample_exported(call: Call) -> Reading | Refusal:
@@ -92,7 +92,7 @@ def _upsample_exported(call: Call) -> Reading | Refusal:
         return Refusal("its size is computed at run time")
     chosen = {k: v for k, v in call.arguments.items() if k != "input"}
     form = _SMOOTH if "align_corners" in chosen else _NEAREST
-    return Reading(operands=(call.as_operand(call.value()),), operation=form(options(mode=_mode_of(call), **chosen)))
+    return Reading(operands=(call.operand(),), operation=form(options(mode=_mode_of(call), **chosen)))
 
 
 RULES: tuple[Rule, ...] = (

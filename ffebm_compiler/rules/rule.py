@@ -103,6 +103,10 @@ class Call:
         """The node (or constant) passed as ``name``."""
         return self.arguments[name]
 
+    def operand(self) -> fx.Node | Weight | None:
+        """The first argument as an operand."""
+        return self.as_operand(self.value())
+
     def weight(self, name: str) -> fx.Node | Weight | None:
         """The module's own tensor, or the operand passed under that name (a Weight if it is one)."""
         if self.module is not None:

@@ -71,7 +71,7 @@ def _reshape(call: Call) -> Reading | Refusal:
     sizes = tuple(g for g in given if isinstance(g, fx.Node))
     shape = tuple(None if isinstance(g, fx.Node) else int(g) for g in given)
     return Reading(
-        operands=(call.as_operand(call.value()), *sizes),
+        operands=(call.operand(), *sizes),
         operation=_reshape_to(dict(shape=shape), ()),
         given=frozenset(sizes),
         batch_size=given[0] if isinstance(given[0], fx.Node) else None,
@@ -86,9 +86,7 @@ def _permute(call: Call) -> Reading | Refusal:
     dims = _flat_arguments(call)
     if any(isinstance(d, fx.Node) for d in dims):
         return Refusal("its dimensions are computed at run time")
-    return Reading(
-        operands=(call.as_operand(call.value()),), operation=_PERMUTE(dict(dims=dims)), keeps_batch=dims[0] == 0
-    )
+    return Reading(operands=(call.operand(),), operation=_PERMUTE(dict(dims=dims)), keeps_batch=dims[0] == 0)
 
 
 MOST_PARTS = 1024
@@ -121,7 +119,7 @@ _UNFLATTEN = moving(UNFLATTEN, torch.unflatten, dim=OWN_DIMENSION, sizes=SHAPE)
 def _unflatten_layer(call: Call) -> Reading | Refusal:
     """The module names its sizes in another way than the function."""
     sizes = dict(dim=call.option("dim"), sizes=tuple(call.option("unflattened_size")))
-    operands = (call.as_operand(call.value()),)
+    operands = (call.operand(),)
     return Reading(operands=operands, operation=_UNFLATTEN(sizes), keeps_batch=behind_batch("dim")(sizes))
 
 
@@ -129,7 +127,7 @@ _CONTIGUOUS = Operation(name=CONTIGUOUS.name, function=Tensor.contiguous, text="
 
 
 def _contiguous(call: Call) -> Reading | Refusal:
-    return Reading(operands=(call.as_operand(call.value()),), operation=_CONTIGUOUS)
+    return Reading(operands=(call.operand(),), operation=_CONTIGUOUS)
 
 
 _FLATTEN = moving(FLATTEN, torch.flatten, start_dim=DIMENSION.by_default(0), end_dim=DIMENSION.by_default(-1))

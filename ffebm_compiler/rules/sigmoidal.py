@@ -17,9 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ir import Kind, Potential
-from .forms import constant
-from .one_operand import fixed
-from .rule import Role, Rule
+from .one_operand import activation
+from .rule import Rule
 
 aten = torch.ops.aten
 
@@ -101,33 +100,18 @@ TANH = Potential(
 
 
 RULES: tuple[Rule, ...] = (
-    Rule(
-        "sigmoid",
-        Role.POTENTIAL,
-        fixed(SIGMOID),
+    activation(
+        SIGMOID,
         "1 / (1 + exp(−a))",
-        modules=(nn.Sigmoid,),
-        functions=(
-            torch.sigmoid,
-            F.sigmoid,
-            torch.special.expit,
-            torch.sigmoid_,
-            aten.sigmoid.default,
-            aten.sigmoid_.default,
-        ),
-        methods=("sigmoid", "sigmoid_"),
-        examples=((nn.Sigmoid, (3, 5)),),
-        forms={SIGMOID.kind: constant(SIGMOID)},
+        nn.Sigmoid,
+        (torch.sigmoid, F.sigmoid, torch.special.expit, torch.sigmoid_, aten.sigmoid.default, aten.sigmoid_.default),
+        ("sigmoid", "sigmoid_"),
     ),
-    Rule(
-        "tanh",
-        Role.POTENTIAL,
-        fixed(TANH),
+    activation(
+        TANH,
         "tanh(a)",
-        modules=(nn.Tanh,),
-        functions=(torch.tanh, F.tanh, torch.tanh_, aten.tanh.default, aten.tanh_.default),
-        methods=("tanh", "tanh_"),
-        examples=((nn.Tanh, (3, 5)),),
-        forms={TANH.kind: constant(TANH)},
+        nn.Tanh,
+        (torch.tanh, F.tanh, torch.tanh_, aten.tanh.default, aten.tanh_.default),
+        ("tanh", "tanh_"),
     ),
 )

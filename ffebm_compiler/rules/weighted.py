@@ -49,7 +49,7 @@ def _weighted(chosen: Options, given: Given, kind: Kind, function: Callable[...,
 def _read_weighted(call: Call, form: Form[Operation]) -> Reading:
     weight, bias = call.weight("weight"), call.weight("bias")
     return Reading(
-        operands=(call.as_operand(call.value()), weight, bias),
+        operands=(call.operand(), weight, bias),
         operation=form(call.options(form.options), (True, True, bias is not None)),
         given=nodes_of(weight, bias),
     )
@@ -94,7 +94,7 @@ def _matrix(call: Call) -> tuple[Weight, bool] | None:
 
 def _matmul(call: Call) -> Reading | Refusal:
     matrix = _matrix(call)
-    value, bias = call.as_operand(call.value()), call.weight("bias")
+    value, bias = call.operand(), call.weight("bias")
     if matrix is None or isinstance(value, Weight):
         return Refusal("a product of two computed values is not bilinear in state and weight")
     if call.option("alpha", 1) != 1 or call.option("beta", 1) != 1:
@@ -116,42 +116,32 @@ def _convolution(call: Call, form: Form[Operation]) -> Reading | Refusal:
     return _read_weighted(call, form)
 
 
-Example = tuple[Callable[[], nn.Module], tuple[int, ...]]
-
-
-def _convolution_rule(d: int, exported: tuple[Callable[..., Any], ...], example: Example) -> Rule:
-    kind = CONVOLUTIONS[d]
-    function = getattr(F, kind.name)
-    form = Form(partial(_weighted, kind=kind, function=function, product=r"\star"), _WINDOW, (3, 3))
+def _rule(
+    kind: Kind,
+    module: type[nn.Module],
+    exported: tuple[Callable[..., Any], ...],
+    example: Callable[[], nn.Module],
+    shape: tuple[int, ...],
+) -> Rule:
+    """Of a convolution; ``exported``: what torch.export writes."""
+    function, transposed = getattr(F, kind.name), kind in TRANSPOSED_CONVOLUTIONS.values()
+    make = partial(_weighted, kind=kind, function=function, product=r"\star")
+    form = Form(make, _TRANSPOSED_WINDOW if transposed else _WINDOW, (3, 3))
     return Rule(
         kind.name,
         Role.COUPLING,
         partial(_convolution, form=form),
-        "convolution: stride, padding, dilation, groups",
-        modules=(getattr(nn, f"Conv{d}d"),),
+        "transposed convolution" if transposed else "convolution: stride, padding, dilation, groups",
+        modules=(module,),
         functions=(function, *exported),
-        signature=("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
-        examples=(example,),
+        signature=_TRANSPOSED_SIGNATURE if transposed else _SIGNATURE,
+        examples=((example, shape),),
         forms={kind: (form,)},
     )
 
 
-def _transposed_rule(d: int, exported: Callable[..., Any], example: Example) -> Rule:
-    kind = TRANSPOSED_CONVOLUTIONS[d]
-    function = getattr(F, kind.name)
-    form = Form(partial(_weighted, kind=kind, function=function, product=r"\star"), _TRANSPOSED_WINDOW, (3, 3))
-    return Rule(
-        kind.name,
-        Role.COUPLING,
-        partial(_convolution, form=form),
-        "transposed convolution",
-        modules=(getattr(nn, f"ConvTranspose{d}d"),),
-        functions=(function, exported),
-        signature=("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation"),
-        examples=(example,),
-        forms={kind: (form,)},
-    )
-
+_SIGNATURE = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_TRANSPOSED_SIGNATURE = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
 
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -184,34 +174,46 @@ RULES: tuple[Rule, ...] = (
         signature=("bias", "input", "other"),
         forms={MATMUL: (_PRODUCT,)},
     ),
-    _convolution_rule(
-        1,
+    _rule(
+        CONVOLUTIONS[1],
+        nn.Conv1d,
         (aten.conv1d.default, aten.conv1d.padding),
-        (lambda: nn.Conv1d(4, 6, 3, stride=2, padding=1, groups=2), (2, 4, 9)),
+        lambda: nn.Conv1d(4, 6, 3, stride=2, padding=1, groups=2),
+        (2, 4, 9),
     ),
-    _convolution_rule(
-        2,
+    _rule(
+        CONVOLUTIONS[2],
+        nn.Conv2d,
         (aten.conv2d.default, aten.conv2d.padding),
-        (lambda: nn.Conv2d(3, 4, 3, padding=2, dilation=2), (2, 3, 7, 6)),
+        lambda: nn.Conv2d(3, 4, 3, padding=2, dilation=2),
+        (2, 3, 7, 6),
     ),
-    _convolution_rule(
-        3,
+    _rule(
+        CONVOLUTIONS[3],
+        nn.Conv3d,
         (aten.conv3d.default, aten.conv3d.padding),
-        (lambda: nn.Conv3d(2, 3, 2), (2, 2, 4, 4, 3)),
+        lambda: nn.Conv3d(2, 3, 2),
+        (2, 2, 4, 4, 3),
     ),
-    _transposed_rule(
-        1,
-        aten.conv_transpose1d.default,
-        (lambda: nn.ConvTranspose1d(4, 2, 3, stride=2), (2, 4, 5)),
+    _rule(
+        TRANSPOSED_CONVOLUTIONS[1],
+        nn.ConvTranspose1d,
+        (aten.conv_transpose1d.default,),
+        lambda: nn.ConvTranspose1d(4, 2, 3, stride=2),
+        (2, 4, 5),
     ),
-    _transposed_rule(
-        2,
-        aten.conv_transpose2d.input,
-        (lambda: nn.ConvTranspose2d(3, 2, 3, stride=2, padding=1, output_padding=1), (2, 3, 4, 4)),
+    _rule(
+        TRANSPOSED_CONVOLUTIONS[2],
+        nn.ConvTranspose2d,
+        (aten.conv_transpose2d.input,),
+        lambda: nn.ConvTranspose2d(3, 2, 3, stride=2, padding=1, output_padding=1),
+        (2, 3, 4, 4),
     ),
-    _transposed_rule(
-        3,
-        aten.conv_transpose3d.input,
-        (lambda: nn.ConvTranspose3d(2, 3, 2), (2, 2, 3, 3, 3)),
+    _rule(
+        TRANSPOSED_CONVOLUTIONS[3],
+        nn.ConvTranspose3d,
+        (aten.conv_transpose3d.input,),
+        lambda: nn.ConvTranspose3d(2, 3, 2),
+        (2, 2, 3, 3, 3),
     ),
 )
