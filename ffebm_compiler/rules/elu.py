@@ -9,8 +9,8 @@ relative precision.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,56 +28,59 @@ aten = torch.ops.aten
 ELU, CELU = Kind("elu", __name__), Kind("celu", __name__)
 
 
-def _elu_energy(s: Tensor, alpha: float, scale: float, rate: float) -> Tensor:
-    """For s = scale * alpha * (exp(rate a) - 1): the integral of log(1 + s / (scale alpha)) / rate."""
-    depth = scale * alpha
-    below = s.clamp(-depth, 0.0)
-    entropy = (torch.special.xlogy(depth + below, 1 + below / depth) - below) / rate
-    return torch.where(s > 0, s * s / (2 * scale), entropy)
+@dataclass(frozen=True)
+class _Elu:
+    alpha: float
+    scale: float
+    rate: float
 
+    def energy(self, s: Tensor) -> Tensor:
+        """The integral of ``log(1 + s / (scale alpha)) / rate`` below 0."""
+        depth = self.scale * self.alpha
+        below = s.clamp(-depth, 0.0)
+        entropy = (torch.special.xlogy(depth + below, 1 + below / depth) - below) / self.rate
+        return torch.where(s > 0, s * s / (2 * self.scale), entropy)
 
-def _elu_difference(a: Tensor, da: Tensor, alpha: float, scale: float, rate: float) -> Tensor:
-    up, down = split_difference(a, da)
-    below, rise, fall = a.clamp(max=0.0), down.clamp(min=0.0), down.clamp(max=0.0)
-    curved = torch.where(  # from the upper of the two points, so that no exp overflows
-        down >= 0,
-        -torch.exp(rate * (below + rise)) * torch.expm1(-rate * rise),
-        torch.exp(rate * below) * torch.expm1(rate * fall),
-    )
-    return scale * (up + alpha * curved)
+    def activation(self, a: Tensor) -> Tensor:
+        s: Tensor = aten.elu(a, self.alpha, self.scale, self.rate)
+        return s
 
+    def difference(self, a: Tensor, da: Tensor) -> Tensor:
+        up, down = split_difference(a, da)
+        below, rise, fall = a.clamp(max=0.0), down.clamp(min=0.0), down.clamp(max=0.0)
+        curved = torch.where(  # from the upper of the two points, so that no exp overflows
+            down >= 0,
+            -torch.exp(self.rate * (below + rise)) * torch.expm1(-self.rate * rise),
+            torch.exp(self.rate * below) * torch.expm1(self.rate * fall),
+        )
+        return self.scale * (up + self.alpha * curved)
 
-def _elu_activation(a: Tensor, alpha: float, scale: float, rate: float) -> Tensor:
-    found: Tensor = aten.elu(a, alpha, scale, rate)
-    return found
+    def tangent(self, a: Tensor, da: Tensor) -> Tensor:
+        below = self.alpha * self.rate * torch.exp(self.rate * a.clamp(max=0.0)) * da
+        return self.scale * torch.where(a > 0, da, below)
 
-
-def _elu_tangent(a: Tensor, da: Tensor, alpha: float, scale: float, rate: float) -> Tensor:
-    return scale * torch.where(a > 0, da, alpha * rate * torch.exp(rate * a.clamp(max=0.0)) * da)
-
-
-def _elu_tangent_at(s: Tensor, alpha: float, scale: float, rate: float) -> Callable[[Tensor], Tensor]:
-    return lambda da: aten.elu_backward(da, alpha, scale, rate, True, s)
+    def tangent_at(self, s: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda da: aten.elu_backward(da, self.alpha, self.scale, self.rate, True, s)
 
 
 def elu(alpha: float, scale: float = 1.0, rate: float = 1.0, kind: Kind = ELU) -> Potential:
     """sigma(a) = scale * (a if a > 0 else alpha * (exp(rate * a) - 1))."""
-    constants: dict[str, Any] = dict(alpha=alpha, scale=scale, rate=rate)
-    depth = scale * alpha
+    curve, depth = _Elu(alpha, scale, rate), scale * alpha
     half, tex_half = ("½", r"\tfrac12") if scale == 1 else (f"{1 / (2 * scale):g}·", f"{1 / (2 * scale):g}")
     times, tex_times = ("", "") if rate == 1 else (f"{1 / rate:g}·", f"{1 / rate:g}")
+    tex_entropy = rf"\left[({depth:g}+{{s}})\log(1+{{s}}/{depth:g}) - {{s}}\right]"
     return Potential(
         name=kind.name,
-        energy=partial(_elu_energy, **constants),
-        activation=partial(_elu_activation, **constants),
-        difference=partial(_elu_difference, **constants),
-        tangent=partial(_elu_tangent, **constants),
-        tangent_at=partial(_elu_tangent_at, **constants),
+        energy=curve.energy,
+        activation=curve.activation,
+        difference=curve.difference,
+        tangent=curve.tangent,
+        tangent_at=curve.tangent_at,
         slope=scale * max(1.0, alpha * rate),
-        lower=-alpha * scale,
+        lower=-depth,
         text=f"{half}‖max({{s}},0)‖² + {times}Σ[({depth:g}+{{s}})log(1+{{s}}/{depth:g}) − {{s}}] over {{s}}<0",
-        tex=rf"{tex_half}\lVert \max({{s}},0)\rVert^2 + {tex_times}\textstyle\sum_{{{{{{s}}<0}}}}\left[({depth:g}+{{s}})\log(1+{{s}}/{depth:g}) - {{s}}\right]",
-        options=constants,
+        tex=rf"{tex_half}\lVert \max({{s}},0)\rVert^2 + {tex_times}\textstyle\sum_{{{{{{s}}<0}}}}" + tex_entropy,
+        options=dict(alpha=alpha, scale=scale, rate=rate),
         kind=kind,
     )
 

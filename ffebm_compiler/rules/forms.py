@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any, Generic, TypeVar
 
 from ..ir import Operation, Options, Potential
@@ -79,6 +79,8 @@ def same(one: object, other: object) -> bool:
         return (
             same(one.func, other.func) and same_all(one.args, other.args) and same_options(one.keywords, other.keywords)
         )
+    if isinstance(one, MethodType) and isinstance(other, MethodType):
+        return one.__func__ is other.__func__ and one.__self__ == other.__self__
     if isinstance(one, FunctionType) and isinstance(other, FunctionType) and one is not other:
         return one.__code__ is other.__code__ and same_all(_closed_over(one), _closed_over(other))
     if isinstance(one, Mapping) and isinstance(other, Mapping):

@@ -18,7 +18,7 @@ below the rounding of ``a`` keeps its relative precision.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -53,11 +53,45 @@ def _prepared_clip(a: Tensor, lower: float, upper: float) -> Callable[[Tensor], 
     return lambda da: torch.clamp(da + excess, low, high)
 
 
-def _prepared_affine_clip(
-    a: Tensor, lower: float, upper: float, scale: float, shift: float
-) -> Callable[[Tensor], Tensor]:
-    clipped = _prepared_clip(scale * a + shift, lower, upper)
-    return clipped if scale == 1 else lambda da: clipped(scale * da)
+@dataclass(frozen=True)
+class _Clip:
+    """``clip(scale * a + shift, lower, upper)``; ``closed``: whether the slope on the bounds is that of the inside."""
+
+    lower: float
+    upper: float
+    scale: float
+    shift: float
+    closed: bool
+
+    def energy(self, s: Tensor) -> Tensor:
+        return (s - self.shift) ** 2 / (2 * self.scale)
+
+    def affine(self, a: Tensor) -> Tensor:
+        return a if (self.scale, self.shift) == (1, 0) else self.scale * a + self.shift
+
+    def activation(self, a: Tensor) -> Tensor:
+        u = self.affine(a)
+        s: Tensor = u.clamp(self.lower, self.upper) if self.closed else aten.hardtanh(u, self.lower, self.upper)
+        return s
+
+    def overwrite(self, a: Tensor) -> Tensor:
+        return a.clamp_(self.lower, self.upper)
+
+    def difference(self, a: Tensor, da: Tensor) -> Tensor:
+        return _clip_difference(self.affine(a), self.scale * da, self.lower, self.upper)
+
+    def prepared_difference(self, a: Tensor) -> Callable[[Tensor], Tensor]:
+        clipped = _prepared_clip(self.affine(a), self.lower, self.upper)
+        return clipped if self.scale == 1 else lambda da: clipped(self.scale * da)
+
+    def tangent(self, a: Tensor, da: Tensor) -> Tensor:
+        u, lower, upper = self.affine(a), self.lower, self.upper
+        inside = (u >= lower) & (u <= upper) if self.closed else (u > lower) & (u < upper)
+        return torch.where(inside, self.scale * da, 0.0)
+
+    def inside(self, a: Tensor, s: Tensor) -> Tensor:
+        """Where nothing was clipped."""
+        return s == self.affine(a)
 
 
 def _tangent_inside(s: Tensor, lower: float, upper: float, scale: float) -> Callable[[Tensor], Tensor]:
@@ -65,37 +99,6 @@ def _tangent_inside(s: Tensor, lower: float, upper: float, scale: float) -> Call
         return aten.hardtanh_backward(da, s, lower, upper)  # type: ignore[no-any-return]
 
     return inside if scale == 1 else lambda da: inside(da).mul_(scale)
-
-
-def _affine_energy(s: Tensor, scale: float, shift: float) -> Tensor:
-    return (s - shift) ** 2 / (2 * scale)
-
-
-def _affine_clip(a: Tensor, lower: float, upper: float, scale: float, shift: float, closed: bool) -> Tensor:
-    u = a if (scale, shift) == (1, 0) else scale * a + shift
-    found: Tensor = u.clamp(lower, upper) if closed else aten.hardtanh(u, lower, upper)
-    return found
-
-
-def _affine_clip_difference(a: Tensor, da: Tensor, lower: float, upper: float, scale: float, shift: float) -> Tensor:
-    return _clip_difference(scale * a + shift, scale * da, lower, upper)
-
-
-def _affine_clip_tangent(
-    a: Tensor, da: Tensor, lower: float, upper: float, scale: float, shift: float, closed: bool
-) -> Tensor:
-    u = scale * a + shift
-    inside = (u >= lower) & (u <= upper) if closed else (u > lower) & (u < upper)
-    return torch.where(inside, scale * da, 0.0)
-
-
-def _inside_closed(a: Tensor, s: Tensor, scale: float, shift: float) -> Tensor:
-    """Where nothing was clipped."""
-    return s == (a if (scale, shift) == (1, 0) else scale * a + shift)
-
-
-def _clip_in_place(a: Tensor, lower: float, upper: float) -> Tensor:
-    return a.clamp_(lower, upper)
 
 
 def clamp(
@@ -106,18 +109,19 @@ def clamp(
     Args:
         closed: whether the slope on the bounds is that of the inside.
     """
+    clip = _Clip(lower, upper, scale, shift, closed)
     centred = "{s}" if shift == 0 else f"{{s}} − {shift:g}"
     factor, tex_factor = ("½", r"\tfrac12") if scale == 1 else (f"{1 / (2 * scale):g}·", f"{1 / (2 * scale):g}")
     return Potential(
         name=kind.name,
-        energy=partial(_affine_energy, scale=scale, shift=shift),
-        activation=partial(_affine_clip, lower=lower, upper=upper, scale=scale, shift=shift, closed=closed),
-        difference=partial(_affine_clip_difference, lower=lower, upper=upper, scale=scale, shift=shift),
-        prepared_difference=partial(_prepared_affine_clip, lower=lower, upper=upper, scale=scale, shift=shift),
-        tangent=partial(_affine_clip_tangent, lower=lower, upper=upper, scale=scale, shift=shift, closed=closed),
+        energy=clip.energy,
+        activation=clip.activation,
+        difference=clip.difference,
+        prepared_difference=clip.prepared_difference,
+        tangent=clip.tangent,
         tangent_at=None if closed else partial(_tangent_inside, lower=lower, upper=upper, scale=scale),
-        inside=partial(_inside_closed, scale=scale, shift=shift) if closed else None,
-        overwrite=partial(_clip_in_place, lower=lower, upper=upper) if (scale, shift) == (1, 0) else None,
+        inside=clip.inside if closed else None,
+        overwrite=clip.overwrite if (scale, shift) == (1, 0) else None,
         slope=scale,
         lower=lower,
         upper=upper,
@@ -177,31 +181,38 @@ def split_difference(a: Tensor, da: Tensor) -> tuple[Tensor, Tensor]:
     return _clip_difference(a, da, 0.0, INFINITY), _clip_difference(a, da, -INFINITY, 0.0)
 
 
-def _leaky_difference(a: Tensor, da: Tensor, slope: float) -> Tensor:
-    up, down = split_difference(a, da)
-    return up + slope * down
+@dataclass(frozen=True)
+class _Leaky:
+    """``a``, or ``slope * a`` below 0."""
 
+    slope: float
 
-def _leaky_energy(s: Tensor, slope: float) -> Tensor:
-    return torch.where(s > 0, s * s / 2, s * s / (2 * slope))
+    def energy(self, s: Tensor) -> Tensor:
+        return torch.where(s > 0, s * s / 2, s * s / (2 * self.slope))
 
+    def activation(self, a: Tensor) -> Tensor:
+        return F.leaky_relu(a, self.slope)
 
-def _leaky_tangent(a: Tensor, da: Tensor, slope: float) -> Tensor:
-    return torch.where(a > 0, da, slope * da)
+    def difference(self, a: Tensor, da: Tensor) -> Tensor:
+        up, down = split_difference(a, da)
+        return up + self.slope * down
 
+    def tangent(self, a: Tensor, da: Tensor) -> Tensor:
+        return torch.where(a > 0, da, self.slope * da)
 
-def _leaky_tangent_at(s: Tensor, slope: float) -> Callable[[Tensor], Tensor]:
-    return lambda da: aten.leaky_relu_backward(da, s, slope, True)
+    def tangent_at(self, s: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda da: aten.leaky_relu_backward(da, s, self.slope, True)
 
 
 def leaky_relu(slope: float) -> Potential:
+    leaky = _Leaky(slope)
     return Potential(
         name=LEAKY_RELU.name,
-        energy=partial(_leaky_energy, slope=slope),
-        activation=partial(F.leaky_relu, negative_slope=slope),
-        difference=partial(_leaky_difference, slope=slope),
-        tangent=partial(_leaky_tangent, slope=slope),
-        tangent_at=partial(_leaky_tangent_at, slope=slope),
+        energy=leaky.energy,
+        activation=leaky.activation,
+        difference=leaky.difference,
+        tangent=leaky.tangent,
+        tangent_at=leaky.tangent_at,
         slope=max(1.0, slope),
         text=f"½‖max({{s}},0)‖² + {1 / (2 * slope):g}·‖min({{s}},0)‖²",
         tex=rf"\tfrac12\lVert \max({{s}},0)\rVert^2 + {1 / (2 * slope):g}\lVert \min({{s}},0)\rVert^2",
@@ -284,8 +295,10 @@ RULES: tuple[Rule, ...] = (
             aten.clamp_.default,
             aten.clip.default,
             aten.clip_.default,
+            torch.clamp_min,
+            aten.clamp_min.default,
         ),
-        methods=("clamp", "clip", "clamp_", "clip_"),
+        methods=("clamp", "clip", "clamp_", "clip_", "clamp_min", "clamp_min_"),
         signature=("input", "min", "max"),
         forms=_CLAMP,
         potentials=(
@@ -294,16 +307,6 @@ RULES: tuple[Rule, ...] = (
             clamp(-1.0, 2.0, scale=0.3, shift=0.2),
             clamp(-0.5, 1.0, scale=0.3, shift=0.2, closed=True),
         ),
-    ),
-    Rule(
-        "clamp_min",
-        Role.POTENTIAL,
-        chosen(_clamp),
-        "max(a, min)",
-        functions=(torch.clamp_min, aten.clamp_min.default),
-        methods=("clamp_min", "clamp_min_"),
-        signature=("input", "min"),
-        forms=_CLAMP,
     ),
     Rule(
         "clamp_max",
