@@ -91,7 +91,7 @@ class EnergyBlock(Plain):
 
     @cached_property
     def key(self) -> str:
-        """The names of its states, which tell it from every other block: the two modes of a model may have other blocks of one name."""
+        """The names of its states, which tell it from the other blocks of a model, of either mode."""
         return ",".join(s.name for s in self.states)
 
     def state(self, name: str) -> State:

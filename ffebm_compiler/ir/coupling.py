@@ -142,7 +142,7 @@ class Coupling(Plain):
         return f
 
     def routed(self, values: Mapping[str, Any], weights: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """f, and the winners of each routed term by :func:`winners_of` its name; a term already in ``values`` routes nothing."""
+        """f, and the winners of each routed term by :func:`winners_of`; terms already in ``values`` route nothing."""
         known, found = dict(values), dict[str, Tensor]()
         for term in self.terms:
             if term.name in known:
@@ -155,7 +155,7 @@ class Coupling(Plain):
         return f, found
 
     def winners(self, values: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The winners of each routed term as :meth:`routed` gives them, nothing behind the last of these being computed."""
+        """The winners of each routed term, as :meth:`routed` gives them; what follows the last one is not computed."""
         routed = [i for i, t in enumerate(self.terms) if t.operation.routed]
         if not routed:
             return {}

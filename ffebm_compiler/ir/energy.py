@@ -8,7 +8,7 @@ Outside the domain of a G the energy is infinite. Source: Scellier & Bengio 2017
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .blocks import EnergyBlock, State
 from .coupling import Coupling, Operand, Weight
+from .potential import Potential
 
 
 @dataclass(frozen=True)
@@ -67,17 +68,10 @@ class Energy:
         return "\n".join([head, *("    " + ("  " if i == 0 else "+ ") + x for i, x in enumerate(lines))])
 
     def _line(self, state: State, layer_weights: Mapping[str, float] | None) -> str:
-        w = "w[" + self.labels[state.name] + "]" if layer_weights is None else f"{layer_weights[state.name]:.4g}"
+        w = f"w[{self.labels[state.name]}]" if layer_weights is None else f"{layer_weights[state.name]:.4g}"
         prefix = "" if w == "1" else f"{w} · "
-        s = self._value(state.name)
-        potential = state.potential
-        domain = ""
-        if potential.simplex is not None:
-            domain = "  on the simplex"
-        elif potential.lower > -float("inf") or potential.upper < float("inf"):
-            domain = f"  on {_interval(potential.lower, potential.upper)}"
-        f = self._expression(state.drive)
-        return f"{prefix}[ {potential.text.format(s=s)} − ⟨{s}, {f}⟩ ]{domain}"
+        s, f = self._value(state.name), self._expression(state.drive, self._value)
+        return f"{prefix}[ {state.potential.text.format(s=s)} − ⟨{s}, {f}⟩ ]{_domain(state.potential)}"
 
     def _value(self, name: str) -> str:
         return f"s[{self.labels[name]}]" if self._is_state(name) else f"x[{self.labels.get(name, name)}]"
@@ -85,51 +79,45 @@ class Energy:
     def _is_state(self, name: str) -> bool:
         return any(s.name == name for s in self.block.states)
 
-    def _expression(self, coupling: Coupling) -> str:
-        shown = {n: self._value(n) for n in (*coupling.sources, *coupling.inputs)}
-
-        def operand(o: Operand) -> str:
-            return "" if o is None else o.path if isinstance(o, Weight) else shown[o]
-
-        for term in coupling.terms:
-            template = term.operation.text
-            shown[term.name] = template.format(*map(operand, term.operands), layer=term.origin.label)
-        return shown[coupling.output]
-
     def latex(self, layer_weights: Mapping[str, float] | None = None) -> str:
         """The energy in LaTeX (amsmath), as an ``aligned`` environment."""
-        rows = []
-        for i, state in enumerate(self.block.states):
-            s = self._tex_value(state.name)
-            w = (
-                f"w_{{{_tex(self.labels[state.name])}}}"
-                if layer_weights is None
-                else f"{layer_weights[state.name]:.4g}"
-            )
-            sign = "" if i == 0 else "+"
-            g = state.potential.tex.format(s=s)
-            rows.append(
-                rf"&{sign} {w} \left[ {g} - \left\langle {s},\; {self._tex_expression(state.drive)} \right\rangle \right]"
-            )
+        rows = [f"&{'+' if i else ''} {self._row(s, layer_weights)}" for i, s in enumerate(self.block.states)]
         body = " \\\\\n".join(rows)
         return f"\\begin{{aligned}}\nE ={{}} {body}\n\\end{{aligned}}"
+
+    def _row(self, state: State, layer_weights: Mapping[str, float] | None) -> str:
+        label = _tex(self.labels[state.name])
+        w = f"w_{{{label}}}" if layer_weights is None else f"{layer_weights[state.name]:.4g}"
+        s, f = self._tex_value(state.name), self._expression(state.drive, self._tex_value, in_tex=True)
+        g = state.potential.tex.format(s=s)
+        return rf"{w} \left[ {g} - \left\langle {s},\; {f} \right\rangle \right]"
 
     def _tex_value(self, name: str) -> str:
         letter = "s" if self._is_state(name) else "x"
         return f"{letter}_{{{_tex(self.labels.get(name, name))}}}"
 
-    def _tex_expression(self, coupling: Coupling) -> str:
-        shown = {n: self._tex_value(n) for n in (*coupling.sources, *coupling.inputs)}
+    def _expression(self, coupling: Coupling, value: Callable[[str], str], in_tex: bool = False) -> str:
+        """f, its values written by ``value``."""
+        written = _tex if in_tex else str
+        shown = {n: value(n) for n in (*coupling.sources, *coupling.inputs)}
 
         def operand(o: Operand) -> str:
-            return "" if o is None else _tex(o.path) if isinstance(o, Weight) else shown[o]
+            return "" if o is None else written(o.path) if isinstance(o, Weight) else shown[o]
 
         for term in coupling.terms:
-            shown[term.name] = term.operation.tex.format(*map(operand, term.operands), layer=_tex(term.origin.label))
+            template = term.operation.tex if in_tex else term.operation.text
+            shown[term.name] = template.format(*map(operand, term.operands), layer=written(term.origin.label))
         return shown[coupling.output]
 
     def __str__(self) -> str:
         return self.text()
+
+
+def _domain(potential: Potential) -> str:
+    if potential.simplex is not None:
+        return "  on the simplex"
+    bounded = potential.lower > -float("inf") or potential.upper < float("inf")
+    return f"  on {_interval(potential.lower, potential.upper)}" if bounded else ""
 
 
 def _interval(lower: float, upper: float) -> str:

@@ -1,7 +1,7 @@
 """What operations compute, where PyTorch has no function of its own for it.
 
-An operation is told from every other one by its function object: whoever keeps a table by operation (transposes, folding) keys it
-by these and by PyTorch's own functions, never by a name that another operation may bear as well.
+The tables of derivatives and of folding are keyed by these function objects and by PyTorch's own, so they hold for
+whoever computes that function.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class Sizes(tuple):
-    """A target shape whose ``None`` entries are filled by what is given at run time, in order: a size, or a tuple of them."""
+    """A target shape; what is given at run time, a size or a tuple of sizes, takes the places of ``None`` in order."""
 
     def fill(self, given: tuple[int | tuple[int, ...], ...]) -> tuple[int, ...]:
         remaining = iter(given)

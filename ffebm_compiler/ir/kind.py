@@ -1,7 +1,7 @@
 """What an operation or a potential is: a *kind*, told by the object itself and never by its name.
 
-A kind is made beside the rule that reads it. Whoever treats kinds apart (crossbars, netlists, costs) has one table keyed by them, and a
-kind that no table has may bring its own entries. Two kinds of one name are two kinds: nothing is taken for what it is only called.
+A kind is made beside the rule that reads it. Crossbars, netlists and costs have one table each, keyed by kinds; a
+kind may bring its own entry for a table that lacks it. Two kinds of one name are two kinds.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Kind(Plain):
         module: ``__name__`` of the module that it is made in.
         expression: of a potential that SPICE can compute: its activation.
         array: of an operation whose weight a crossbar can hold.
-        magnitude: of an operation that resistors can make: ``(operation, operands)``, its value with the magnitude of every constant.
+        magnitude: of an operation that resistors can make: ``(operation, operands)``, its value where every
+            constant has its magnitude.
     """
 
     name: str

@@ -49,6 +49,7 @@ def failed_layer(origin: Origin, failure: Exception, operands: Sequence[Any]) ->
 
 
 _AS_EXPORTED = (
-    "A cast here was exported for a tensor of another type. Give tensors of the type of example_inputs=, without torch.autocast around the call, "
+    "A cast here was exported for a tensor of another type. "
+    "Give tensors of the type of example_inputs=, without torch.autocast around the call, "
     "or convert again with example_inputs= of this type."
 )

@@ -1,7 +1,8 @@
 """Frozen data that another process reads: pickled by its fields, its functions by names that they are found by there.
 
-pickle finds a function by its module and qualified name. Three kinds of what a program is made of have no such name, and get one here:
-operators of ``torch.ops``, functions that torch makes in a closure (``F.max_pool2d`` is chosen by a flag), and graphs of torch.fx.
+pickle finds a function by its module and qualified name. What has no such name gets one here: operators of
+``torch.ops``, functions that torch makes in a closure (``F.max_pool2d`` is chosen by a flag), and graphs of
+torch.fx.
 """
 
 from __future__ import annotations
@@ -106,7 +107,8 @@ def _(function: FunctionType) -> Any:
     raise PickleError(
         Problem(
             f"function {function.__qualname__} at {code.co_filename}:{code.co_firstlineno}",
-            "is part of the model's program and can't be pickled: another process finds a function by the name that it has in a module",
+            "is part of the model's program and can't be pickled: "
+            "another process finds a function by the name that it has in a module",
             "Define it with def at the top of a module, and bind its constants by functools.partial.",
         )
     )

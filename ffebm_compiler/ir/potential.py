@@ -28,11 +28,12 @@ class Potential(Plain):
         energy: G, elementwise; the caller sums. Outside the domain its value means nothing.
         activation: sigma.
         difference: ``(a, da) -> sigma(a + da) - sigma(a)``, accurate for any size of ``da``.
-        tangent: ``(a, da) -> sigma'(a) da``; at a kink the slope that torch has for this spelling, as ``activation`` has it.
+        tangent: ``(a, da) -> sigma'(a) da``; at a kink it has the slope that torch gives ``activation``.
         prepared_difference: the same difference as ``a -> (da -> ...)``, where that saves work.
-        tangent_at: ``s -> (da -> sigma'(a) da)`` where the state ``s = sigma(a)`` tells the slope; it saves computing a.
-        inside: ``(a, sigma(a)) ->`` where sigma has its largest slope, of a sigma that has none elsewhere and whose state does not tell: an
-            activation that keeps this slope on the very bounds, where the state is the same as beyond them.
+        tangent_at: ``s -> (da -> sigma'(a) da)``, where the state ``s = sigma(a)`` tells the slope; it saves
+            computing a.
+        inside: ``(a, sigma(a)) ->`` where sigma has its largest slope; elsewhere it has none. For a clip that keeps its
+            slope on the very bounds, where the state is the same as beyond them.
         overwrite: sigma, in the memory of ``a``.
         slope: the largest slope of sigma; G is ``1/slope``-strongly convex.
         lower, upper: the domain of G, a closed interval (or the simplex along ``simplex``).
@@ -60,7 +61,7 @@ class Potential(Plain):
     kind: Kind = OTHER
 
     def difference_from(self, a: Tensor) -> Callable[[Tensor], Tensor]:
-        """``da -> sigma(a + da) - sigma(a)`` for a relaxation at one ``a``: what depends on ``a`` alone is computed once."""
+        """``da -> sigma(a + da) - sigma(a)`` at one ``a``: what depends on ``a`` alone is computed once."""
         return partial(self.difference, a) if self.prepared_difference is None else self.prepared_difference(a)
 
     def settle(self, a: Tensor) -> Tensor:

@@ -7,6 +7,6 @@ import threading
 TRACING = threading.RLock()
 """Held by whatever traces: a conversion, code that is derived at a first call, an export.
 
-Other threads go on calling models meanwhile. Two tracings at once would undo each other's changes in the wrong order, and leave
-PyTorch changed for good.
+Other threads go on calling models meanwhile. Two tracings at once would undo each other's changes in the wrong
+order, and leave PyTorch changed for good.
 """

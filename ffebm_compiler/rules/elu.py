@@ -1,9 +1,10 @@
 """ELU, CELU and SELU: ``sigma(a) = scale * (a if a > 0 else alpha * (exp(rate * a) - 1))``.
 
-    G(s) = s^2 / (2 scale)    above 0,    [(d + s) log(1 + s/d) - s] / rate    below, with d = scale * alpha    on s >= -d
+    G(s) = s^2 / (2 scale)                      above 0,
+           [(d + s) log(1 + s/d) - s] / rate    below, with d = scale * alpha, on s >= -d
 
-The difference ``sigma(a + da) - sigma(a)`` is made by ``expm1``, so that an increment far below the rounding of ``a`` keeps its
-relative precision.
+The difference ``sigma(a + da) - sigma(a)`` is made by ``expm1``, so that an increment far below the rounding of
+``a`` keeps its relative precision.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def plain(operation: Operation, operands: tuple[int, int] = (1, 1)) -> Spellings
 
 
 def same(one: object, other: object) -> bool:
-    """Whether two operations or potentials compute the same: equal data, and functions of one code with the same constants."""
+    """Whether two operations or potentials compute the same: equal data, functions of one code and equal constants."""
     if isinstance(one, (Operation, Potential)) and type(one) is type(other):
         return all(same(getattr(one, f.name), getattr(other, f.name)) for f in fields(one))
     if isinstance(one, partial) and isinstance(other, partial):

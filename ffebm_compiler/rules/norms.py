@@ -1,4 +1,4 @@
-"""Batch norm: with its running statistics held it is an affine coupling, ``scale * (a - mean) / sqrt(var + eps) + shift``."""
+"""Batch norm with its running statistics held is affine: ``scale * (a - mean) / sqrt(var + eps) + shift``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The kind of what a user's rule reads, by what it computes and never by its name.
 
-What is the same as an operation or potential of the library is of that kind, and has its crossbars, netlists and costs. Anything else
-keeps the kind that its rule gave it; one that is the library's, and is not what the library makes, becomes :data:`~.ir.OTHER`.
+What computes the same as an operation or potential of the library is of that kind, and has its crossbars, netlists
+and costs. Anything else keeps the kind that its rule gave it, unless that is one of the library's: it is then
+:data:`~.ir.OTHER`.
 """
 
 from __future__ import annotations

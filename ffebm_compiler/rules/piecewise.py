@@ -6,13 +6,14 @@
 | LeakyReLU        | s^2/2, and s^2/(2 slope) below 0 |          |
 | Hardsigmoid      | 3 s^2 - 3 s                     | [0, 1]   |
 
-Exactly on a bound a slope is a convention, and torch has two. That of ``clamp`` (also ``clip``, ``clamp_min``, ``clamp_max``) is the slope of
-the inside: *closed*; that of ``relu``, ``relu6``, ``hardtanh`` and ``hardsigmoid`` is zero, as beyond: *open*. An open clip's state tells the
-slope; a closed one's does not, being the same on the bound and beyond. Each potential has the convention of its own spelling, and its activation
-is the function of torch that has it under automatic differentiation.
+Exactly on a bound a slope is a convention, and torch has two. ``clamp`` (``clip``, ``clamp_min``, ``clamp_max``)
+has the slope of the inside there: *closed*. ``relu``, ``relu6``, ``hardtanh`` and ``hardsigmoid`` have none:
+*open*. The state of an open clip tells its slope; that of a closed one is the same on a bound and beyond. Each
+potential follows its own spelling, and its activation is the function of torch that has this convention under
+automatic differentiation.
 
-The differences ``sigma(a + da) - sigma(a)`` clip the increment instead of subtracting two states, so that an increment far
-below the rounding of ``a`` keeps its relative precision.
+The differences ``sigma(a + da) - sigma(a)`` clip the increment instead of subtracting two states, so that an
+increment far below the rounding of ``a`` keeps its relative precision.
 """
 
 from __future__ import annotations

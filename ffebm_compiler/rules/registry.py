@@ -48,11 +48,11 @@ class Rules:
         return self._of_function.get(id(node.target)) if node.op == "call_function" else None
 
     def of_module(self, module: nn.Module) -> Rule | None:
-        """The rule for a call of a module; an object with a forward of its own computes something else than its class."""
+        """The rule for a call of a module; one whose object has a forward of its own is not of its class."""
         return None if "forward" in vars(module) else self._of_class(type(module))
 
     def layers_of_own(self, network: nn.Module) -> tuple[str, ...]:
-        """The paths of the layers that a rule of the user's reads as one call, and which are not to be traced through."""
+        """The paths of the layers that a rule of the user's reads as one call: they are not traced through."""
         own = Rules(self.own)
         return tuple(path for path, module in network.named_modules() if own.of_module(module) is not None)
 

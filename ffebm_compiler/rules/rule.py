@@ -124,7 +124,7 @@ class Call:
 
 
 def _holds(module: nn.Module, name: str) -> bool:
-    """Whether the module has that tensor. A parametrized one is not computed: a spectral norm takes a step each time."""
+    """Whether the module has that tensor. A parametrized one is not computed: a spectral norm steps each time."""
     return parametrize.is_parametrized(module, name) or getattr(module, name, None) is not None
 
 

@@ -116,11 +116,13 @@ def _cat(call: Call) -> Reading | Refusal:
 _UNFLATTEN = moving(UNFLATTEN, torch.unflatten, dim=OWN_DIMENSION, sizes=SHAPE)
 
 
-def _unflatten_layer(call: Call) -> Reading | Refusal:
+def _unflatten(call: Call) -> Reading | Refusal:
     """The module names its sizes in another way than the function."""
-    sizes = dict(dim=call.option("dim"), sizes=tuple(call.option("unflattened_size")))
-    operands = (call.operand(),)
-    return Reading(operands=operands, operation=_UNFLATTEN(sizes), keeps_batch=behind_batch("dim")(sizes))
+    if not call.constants("dim", "sizes"):
+        return Refusal("its arguments are computed at run time")
+    sizes = call.option("sizes" if call.module is None else "unflattened_size")
+    chosen = dict(dim=call.option("dim"), sizes=tuple(sizes))
+    return Reading(operands=(call.operand(),), operation=_UNFLATTEN(chosen), keeps_batch=behind_batch("dim")(chosen))
 
 
 _CONTIGUOUS = Operation(name=CONTIGUOUS.name, function=Tensor.contiguous, text="{0}", tex="{0}", kind=CONTIGUOUS)
@@ -131,7 +133,6 @@ def _contiguous(call: Call) -> Reading | Refusal:
 
 
 _FLATTEN = moving(FLATTEN, torch.flatten, start_dim=DIMENSION.by_default(0), end_dim=DIMENSION.by_default(-1))
-_FLATTEN_LAYER = moving(FLATTEN, torch.flatten, start_dim=DIMENSION.by_default(1), end_dim=DIMENSION.by_default(-1))
 _TRANSPOSE = moving(TRANSPOSE, torch.transpose, dim0=DIMENSION, dim1=DIMENSION)
 _SQUEEZE = moving(SQUEEZE, torch.squeeze, dim=DIMENSIONS)
 _UNSQUEEZE = moving(UNSQUEEZE, torch.unsqueeze, dim=DIMENSION)
@@ -142,36 +143,22 @@ RULES: tuple[Rule, ...] = (
         Role.COUPLING,
         coupled(_FLATTEN, behind_batch("start_dim")),
         "flatten dimensions",
+        modules=(nn.Flatten,),
         functions=(torch.flatten, aten.flatten.using_ints),
         methods=("flatten",),
         signature=("input", "start_dim", "end_dim"),
-        forms={FLATTEN: (_FLATTEN,)},
-    ),
-    Rule(
-        "flatten_layer",
-        Role.COUPLING,
-        coupled(_FLATTEN_LAYER, behind_batch("start_dim")),
-        "flatten dimensions",
-        modules=(nn.Flatten,),
         examples=((nn.Flatten, (2, 3, 4)),),
         forms={FLATTEN: (_FLATTEN,)},
     ),
     Rule(
         "unflatten",
         Role.COUPLING,
-        coupled(_UNFLATTEN, behind_batch("dim")),
+        _unflatten,
         "split a dimension",
+        modules=(nn.Unflatten,),
         functions=(torch.unflatten, aten.unflatten.int),
         methods=("unflatten",),
         signature=("input", "dim", "sizes"),
-        forms={UNFLATTEN: (_UNFLATTEN,)},
-    ),
-    Rule(
-        "unflatten_layer",
-        Role.COUPLING,
-        _unflatten_layer,
-        "split a dimension",
-        modules=(nn.Unflatten,),
         examples=((lambda: nn.Unflatten(1, (2, 3)), (2, 6)),),
         forms={UNFLATTEN: (_UNFLATTEN,)},
     ),

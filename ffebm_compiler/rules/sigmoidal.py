@@ -4,8 +4,8 @@
 | Sigmoid    | s log s + (1-s) log(1-s)                | [0, 1]  |
 | Tanh       | [(1+s) log(1+s) + (1-s) log(1-s)]/2     | [-1, 1] |
 
-The differences ``sigma(a + da) - sigma(a)`` are addition theorems and ``expm1``, so that an increment far below the rounding of
-``a`` keeps its relative precision.
+The differences ``sigma(a + da) - sigma(a)`` are addition theorems and ``expm1``, so that an increment far below the
+rounding of ``a`` keeps its relative precision.
 """
 
 from __future__ import annotations

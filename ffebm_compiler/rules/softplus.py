@@ -79,7 +79,8 @@ def softplus(beta: float, threshold: float = 20.0) -> Potential:
         tangent_at=partial(_softplus_tangent_at, beta=beta, threshold=threshold),
         lower=0.0,
         text=f"½‖{{s}}‖² + Σ Li₂(exp(−{beta:g}{{s}}))/{beta * beta:g}",
-        tex=rf"\tfrac12\lVert {{s}}\rVert^2 + \textstyle\sum \mathrm{{{{Li}}}}_2(e^{{{{-{beta:g}{{s}}}}}})/{beta * beta:g}",
+        tex=r"\tfrac12\lVert {s}\rVert^2 + \textstyle\sum \mathrm{{Li}}_2"
+        rf"(e^{{{{-{beta:g}{{s}}}}}})/{beta * beta:g}",
         options=dict(beta=beta, threshold=threshold),
         kind=SOFTPLUS,
     )
@@ -95,7 +96,8 @@ def _softplus(call: Call) -> Potential | Refusal:
         return Refusal(f"beta={beta} is not positive")
     if threshold < CURVED:
         return Refusal(
-            f"threshold={threshold} makes it a straight line where it is still curved, so it is not the softplus of the energy"
+            f"threshold={threshold} makes it a straight line where it is still curved, "
+            "so it is not the softplus of the energy"
         )
     return softplus(float(beta), float(threshold))
 
