@@ -163,9 +163,7 @@ GUARDS: dict[str, Guard] = {
     "types and sizes of arguments": Guard("passes.calling:_tensor_problems", _nothing, _CALLED),
     "values that choose": Guard("passes.calling:_same", _yes, _CALLED),
     "sizes": Guard("passes.calling:CallForm._other_sizes", _no_list, ("tests/passes/test_size_choices.py",)),
-    "questions of sizes": Guard(
-        "passes.export.size_choices:_choices", _nothing, ("tests/passes/test_size_choices.py",)
-    ),
+    "questions of sizes": Guard("passes.export.asked_sizes:_choices", _nothing, ("tests/passes/test_size_choices.py",)),
     # what tracing would lose
     "what a model keeps": Guard(
         "passes.tracing.state:State.changes", lambda self: {}, ("tests/passes/test_whole_calls.py",)

@@ -29,7 +29,6 @@ MOVED = {
     "passes.in_place_twins": "passes.graph.in_place_twins",
     "passes.own_functions": "passes.tracing.recorded_functions",
     "passes.reads": "passes.watching.recorder",
-    "passes.size_choices": "passes.export.size_choices",
     "passes.tensors_read": "passes.watching.tensors",
     "passes.tokens": "passes.watching.attribute_tokens",
 }

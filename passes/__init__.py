@@ -3,6 +3,9 @@
 Each is a function from one stage's type to the next, in a file of its name:
 
     nn.Module -> Traced -> Canonical -> Legal -> Partitioned -> Program -> Verification
+
+What they are made of stands in folders that see each other in this order: ``graph`` (what a traced graph says),
+``tracing`` (torch.fx), ``export`` (torch.export), and ``watching`` (what later calls are held to).
 """
 
 from .canonicalize import Canonical, canonicalize

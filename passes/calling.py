@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..errors import InputError, Problem
 from ..nests import PLAIN, Branch, Fixed, Leaf, Part, opened, outline, put_together, take_apart
-from .export.size_choices import SizeChoice
+from .size_choices import SizeChoice
 
 
 def itself(output: Any) -> Any:

@@ -19,6 +19,7 @@ from ..calling import CallForm, ResultForm, form_of_call
 from ..graph.names import has_path, rename_apart, value_at
 from ..graph.regions import check_regions
 from ..refusals import LosesMeaning, kept_whole, untraceable
+from ..size_choices import SizeChoice
 from ..stages import Signature, Traced
 from ..tracing.copy_on_write import can_be_shared, copied_on_write, sharable
 from ..tracing.opened_contexts import noted_contexts
@@ -27,10 +28,10 @@ from ..tracing.questions import Asked, answered
 from ..tracing.recorded_functions import functions_met
 from ..tracing.state import State
 from ..tracing.whole_calls import arguments_unwritten, no_attribute_written, nothing_written
+from .asked_sizes import choices_noted, sizes_of
 from .forward_watch import Registered, TensorReads
 from .opened_regions import open_regions
 from .operators import layers_whole, write_operators
-from .size_choices import SizeChoice, choices_noted, sizes_of
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,4 @@
-"""What a forward asks of sizes while torch.export runs it: the program holds where the answers are the same.
-
-    if x.shape[0] > 4: ...        SizeChoice("x.shape[0] > 4", False, "net.py:12")
-    h[: int(x.shape[0] / 2)]      SizeChoice("int(x.shape[0] / 2)", 1, "net.py:13")
+"""Which sizes a forward asks about while torch.export runs it, and which sizes the exported program holds for.
 
 A size that may change is a symbol then, and a comparison of it an expression; Python takes one way, and the graph
 knows of no other. What PyTorch asks below the user's code and its own layers says nothing of the program, whose
@@ -10,12 +7,9 @@ operations ask again when they run.
 
 from __future__ import annotations
 
-import math
-import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -23,48 +17,10 @@ import sympy
 import torch
 from torch import Tensor
 
+from ..size_choices import SizeChoice
 from ..torch_private import in_python
 from ..tracing.patching import all_of, replaced, this_thread
 from ..users_code import is_models, module_of, only_raises, place_of
-
-_WORDS = {"math": math, "min": min, "max": max, "abs": abs, "int": int, "float": float, "torch": torch}
-"""What a question may be written with."""
-
-
-@dataclass(frozen=True)
-class SizeChoice:
-    """One answer.
-
-    Attributes:
-        question: in Python, of symbols of sizes.
-        symbols: those that it is of.
-        answer: whether it was so, or the number that it was.
-        place: where it is asked.
-        only_raises: whether nothing but an error happens where it is so.
-    """
-
-    question: str
-    symbols: frozenset[str]
-    answer: bool | int | float
-    place: str
-    only_raises: bool = False
-
-    def is_of(self, symbols: Collection[str]) -> bool:
-        """Whether it can be asked of these symbols."""
-        return self.symbols.issubset(symbols)
-
-    def holds(self, sizes: Mapping[str, int]) -> bool:
-        """Whether the answer is the same for these sizes."""
-        answer = eval(self.question, {"__builtins__": _WORDS}, dict(sizes))
-        return math.isclose(answer, self.answer, rel_tol=1e-12)
-
-    def in_words(self, names: Mapping[str, str]) -> str:
-        """The question, with the sizes as the user writes them."""
-        text = self.question
-        for symbol in self.symbols:
-            text = re.sub(rf"\b{symbol}\b", names[symbol], text)
-        return text
-
 
 _NUMBERS: tuple[tuple[type[Any], str, str], ...] = (
     (torch.SymBool, "__bool__", "{}"),
