@@ -102,6 +102,17 @@ class EnergyBlock(Plain):
         return {s.name: s for s in self.states}
 
     @cached_property
+    def _alone(self) -> dict[str, EnergyBlock]:
+        return {}
+
+    def alone(self, name: str) -> EnergyBlock:
+        """The block of one of its states, whose drive reads the others as they are given."""
+        if name not in self._alone:
+            state = self.state(name)
+            self._alone[name] = EnergyBlock(self.name, (state,), state.drive.inputs, (name,))
+        return self._alone[name]
+
+    @cached_property
     def _held(self) -> dict[tuple[str, ...], EnergyBlock]:
         return {}
 

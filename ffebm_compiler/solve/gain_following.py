@@ -50,13 +50,13 @@ def followed_gains(
     """
     sample = Sample.of(bound) if sample is None else sample
     if not previous.directions or any(
-        v.shape != sample.point[source].shape for (source, _), v in previous.directions.items()
+        v.shape != sample.source(edge).shape for edge, v in previous.directions.items()
     ):
         return bounded_gains(bound, loop_gain, sample, differentiation=differentiation)  # images of another size
     with exactly(bound):
-        linear = differentiation.linearise(sample.bind(bound), sample.point)
-        directions = {e: v.to(sample.point[e[0]]) for e, v in previous.directions.items()}
-        images = {e: squared(linear, e, v) for e, v in directions.items()}
+        linear = sample.linearised(bound, differentiation)
+        directions = {e: v.to(sample.source(e)) for e, v in previous.directions.items()}
+        images = {e: squared(linear[e[1]], e, v) for e, v in directions.items()}
         lengths = {e: z.norm() for e, z in images.items()}
         along = [(z * directions[e]).sum() for e, z in images.items()]
         read = torch.stack([*lengths.values(), *along]).tolist()  # one transfer a block

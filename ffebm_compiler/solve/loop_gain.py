@@ -132,10 +132,10 @@ def spectral_norms(
     sample = Sample.of(bound) if sample is None else sample
     norms, directions = {}, {}
     with exactly(bound):
-        linear = differentiation.linearise(sample.bind(bound), sample.point)
+        linear = sample.linearised(bound, differentiation)
         for edge in bound.block.edges:
-            start = random_like(linear.states[edge[0]])
-            norm, direction = largest_singular_value(partial(squared, linear, edge), start, steps)
+            start = random_like(sample.source(edge))
+            norm, direction = largest_singular_value(partial(squared, linear[edge[1]], edge), start, steps)
             norms[edge], directions[edge] = finite(norm, edge), direction
     return norms, directions
 

@@ -8,15 +8,17 @@ from process to process. So every real value is a fixed random one of its shape:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import FFEBMError
-from .binding import BoundBlock
-from .smaller_image import on_smaller_image
+from .binding import BoundBlock, States
+from .contraction import Edge
+from .derivatives.interface import Differentiation, Linearised
+from .smaller_image import on_few_pixels, on_smaller_image
 
 Shapes = tuple[Any, ...]
 """What a sample follows from: by input its shape, or what is no real tensor as it is."""
@@ -34,32 +36,54 @@ class Sample:
         inputs: what the block reads; every real tensor random, sizes and whole numbers as they were given.
         point: by state: a random one where the Jacobian of a coupling depends on it, of its shape alone elsewhere.
         shapes: what both follow from.
+        few: by state whose drive is one matrix on every pixel, a sample of its own, on a few pixels.
     """
 
     inputs: Mapping[str, Any]
     point: Mapping[str, Tensor]
     shapes: Shapes
+    few: Mapping[str, Sample] = field(default_factory=dict)
 
     @staticmethod
     def of(bound: BoundBlock) -> Sample:
-        cut = on_smaller_image(one_sample(bound))
+        one = one_sample(bound)
         with torch.no_grad():
-            states = cut.feedforward()
-        drives = [s.drive for s in bound.block.states]
-        moving = {
-            n
-            for s, d in zip(bound.block.states, drives, strict=True)
-            if not d.is_linear or d.is_routed
-            for n in (*d.sources, s.name)
-        }
-        point = {n: random_like(v) if n in moving else _blank(v) for n, v in states.items()}
-        inputs = {n: random_like(v, 1 + i) if _is_real(v) else v for i, (n, v) in enumerate(cut.inputs.items())}
-        return Sample(inputs, point, tuple((n, _shape(v)) for n, v in cut.inputs.items()))
+            cut, states = on_smaller_image(one, one.feedforward())
+            alone = {s.name: few for s in cut.block.states if (few := on_few_pixels(cut, s, states)) is not None}
+        return replace(_random_sample(cut, states), few={n: _random_sample(*few) for n, few in alone.items()})
 
     def bind(self, bound: BoundBlock) -> BoundBlock:
         """A block with its own weights on this sample, in float32 at least: norms of half-precision weights overflow there."""
         weights = {p: w.detach().to(_wide(w.dtype)) for p, w in bound.weights.items()}
         return replace(bound, inputs=self.inputs, weights=weights, fixed={}, contraction=None)
+
+    def source(self, edge: Edge) -> Tensor:
+        """The state that a coupling is linearised in."""
+        source, target = edge
+        return self.few.get(target, self).point[source]
+
+    def linearised(self, bound: BoundBlock, differentiation: Differentiation) -> Mapping[str, Linearised]:
+        """A block's couplings on this sample, by the state that they drive."""
+        bound = self.bind(bound)
+        whole = differentiation.linearise(bound, self.point)
+        few = {
+            n: differentiation.linearise(replace(bound, block=bound.block.alone(n), inputs=s.inputs), s.point)
+            for n, s in self.few.items()
+        }
+        return {s.name: few.get(s.name, whole) for s in bound.block.states}
+
+
+def _random_sample(bound: BoundBlock, states: States) -> Sample:
+    """A sample of these shapes."""
+    moving = {
+        n
+        for s in bound.block.states
+        if not s.drive.is_linear or s.drive.is_routed
+        for n in (*s.drive.sources, s.name)
+    }
+    point = {n: random_like(v) if n in moving else _blank(v) for n, v in states.items()}
+    inputs = {n: random_like(v, 1 + i) if _is_real(v) else v for i, (n, v) in enumerate(bound.inputs.items())}
+    return Sample(inputs, point, tuple((n, _shape(v)) for n, v in bound.inputs.items()))
 
 
 def given(bound: BoundBlock) -> Shapes | None:

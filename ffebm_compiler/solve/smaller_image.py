@@ -8,6 +8,9 @@ and ``|J|^2 = max |K(t)|^2``. On an image of n pixels a side a vector can't be o
 
 so ``n = ENOUGH e`` pixels leave one percent of the squared norm in each dimension, whatever the weights. So what is derived at a first use does not
 grow with images, and large images of all sizes share it.
+
+A linear coupling of degree zero and stride one is one matrix on every pixel. Its norm is the same on any number of them, so a few do, whatever
+images the other couplings of its block need.
 """
 
 from __future__ import annotations
@@ -22,8 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import FFEBMError
-from ..ir import Coupling, Operand, Term, Weight, functions
-from .binding import BoundBlock
+from ..ir import Coupling, Operand, State, Term, Weight, functions
+from .binding import BoundBlock, States
 from .derivatives.products import CONVOLUTIONS, sizes
 
 ENOUGH = 22
@@ -31,6 +34,9 @@ ENOUGH = 22
 
 LEAST = 8
 """Pixels where every pixel is on its own."""
+
+FEW = 4
+"""Pixels a side for one coupling alone that is one matrix on every pixel: enough for a random start to hold its share of every direction."""
 
 WORTH = 0.7
 """A smaller image has at most this part of the pixels."""
@@ -82,36 +88,73 @@ class _Reach:
         )
 
 
-def on_smaller_image(bound: BoundBlock) -> BoundBlock:
-    """A block on a smaller image with the norms of this one, to within a percent; the block itself where there is none, or none is known."""
+def on_smaller_image(bound: BoundBlock, states: States) -> tuple[BoundBlock, States]:
+    """A block on a smaller image with the norms of this one, to within a percent, and its states there.
+
+    Args:
+        states: those of the feedforward pass; both are given back where there is no smaller image, or none is known.
+    """
     images = [v for v in bound.inputs.values() if isinstance(v, Tensor)]
     if not images or len({v.shape[2:] for v in images}) != 1 or not images[0].dim() > 2:
-        return bound
+        return bound, states
     needed = _needed(bound, images[0].dim() - 2)
     if not needed:
-        return bound
+        return bound, states
     try:
-        with torch.no_grad():
-            return _shrunk(bound, needed)
+        return _shrunk(bound, states, needed)
     except FFEBMError:  # of a size that is written down somewhere
-        return bound
+        return bound, states
 
 
-def _shrunk(bound: BoundBlock, needed: Mapping[str, tuple[float, ...]]) -> BoundBlock:
-    full = {n: s.shape[2:] for n, s in bound.feedforward().items()}
+def _shrunk(
+    bound: BoundBlock, states: States, needed: Mapping[str, tuple[float, ...]]
+) -> tuple[BoundBlock, States]:
+    full = {n: s.shape[2:] for n, s in states.items()}
     size = next(v.shape[2:] for v in bound.inputs.values() if isinstance(v, Tensor))
     parts = [max(pixels[i] / full[n][i] for n, pixels in needed.items()) for i in range(len(size))]
     smaller = [min(n, math.ceil(part * n)) for part, n in zip(parts, size, strict=True)]
     while math.prod(smaller) <= WORTH * math.prod(size):
         shrunk = replace(bound, inputs={n: _cut(v, smaller) for n, v in bound.inputs.items()}, fixed={})
-        now = {n: s.shape[2:] for n, s in shrunk.feedforward().items()}
+        now = shrunk.feedforward()
         lacking = [
-            any(now[n][i] < min(pixels[i], full[n][i]) for n, pixels in needed.items()) for i in range(len(size))
+            any(now[n].shape[2 + i] < min(pixels[i], full[n][i]) for n, pixels in needed.items())
+            for i in range(len(size))
         ]
         if not any(lacking):
-            return shrunk
+            return shrunk, now
         smaller = [n + lacks for n, lacks in zip(smaller, lacking, strict=True)]
-    return bound
+    return bound, states
+
+
+def on_few_pixels(bound: BoundBlock, state: State, states: States) -> tuple[BoundBlock, States] | None:
+    """A block of one state alone, on a few pixels of what its drive reads, with the norms of its couplings, and the states there.
+
+    None where its drive is not one matrix on every pixel, or the images are that small already.
+    """
+    drive, images = state.drive, [states[n] for n in state.drive.sources]
+    if not images or not drive.is_linear or drive.is_routed or len({v.shape[2:] for v in images}) > 1:
+        return None
+    size = images[0].shape[2:]
+    few = [min(n, FEW) for n in size]
+    if math.prod(few) > WORTH * math.prod(size) or not _is_alike(drive, bound.weights, len(size)):
+        return None
+
+    def cut(value: Any) -> Any:
+        return _cut(value, few) if isinstance(value, Tensor) and value.shape[2:] == size else value
+
+    inputs = {n: cut(bound.inputs[n]) for n in drive.inputs}
+    alone = replace(bound, block=bound.block.alone(state.name), inputs=inputs, fixed={})
+    read = {n: cut(states[n]) for n in drive.sources}
+    try:
+        return alone, {**read, state.name: alone.drive(state, read)}
+    except FFEBMError:  # of a size that is written down somewhere
+        return None
+
+
+def _is_alike(coupling: Coupling, weights: Mapping[str, Tensor], dimensions: int) -> bool:
+    """Whether every term takes each pixel of its values to the same pixel, alike everywhere."""
+    moving = [t for t in coupling.terms if any(isinstance(o, str) for o in t.operands)]
+    return all(_windows(t, weights, dimensions) == [HERE] * dimensions for t in moving)
 
 
 def _cut(value: Any, size: Sequence[int]) -> Any:

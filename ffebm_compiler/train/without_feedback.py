@@ -29,6 +29,9 @@ DRAWN = 65_537
 """Random numbers at a time: a prime, so that rows and columns repeat nothing."""
 
 
+AT_ONCE = 65_536
+"""Entries of an inner product that are turned into float64 at a time."""
+
 SEEDS = 7_919
 """From here on: a user's own random numbers, which a coupling may be made of, begin at small seeds."""
 
@@ -136,7 +139,9 @@ def _random(like: Tensor, seed: int) -> Tensor:
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
-    return torch.dot(a.flatten().double(), b.flatten().double())
+    """``<a, b>`` in float64, of which no more is made at a time than fits a cache."""
+    parts = zip(a.flatten().split(AT_ONCE), b.flatten().split(AT_ONCE), strict=True)
+    return torch.stack([torch.dot(x.double(), y.double()) for x, y in parts]).sum()
 
 
 def _length(a: Tensor) -> Tensor:

@@ -114,3 +114,77 @@ def test_what_depends_on_the_size_is_measured_on_it(last: nn.Module) -> None:
         96,
         96,
     )
+
+
+class Bottleneck(nn.Module):
+    """A depthwise convolution between two that take every pixel for itself, and the input added at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.widen, self.narrow = nn.Conv2d(6, 24, 1), nn.Conv2d(24, 6, 1)
+        self.depthwise = nn.Conv2d(24, 24, 3, padding=1, groups=24)
+        self.norm = nn.BatchNorm2d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.depthwise(torch.relu(self.widen(x))))
+        h = self.norm(self.narrow(h))
+        return torch.relu(h + x)
+
+
+class PerPixel(nn.Module):
+    """A weight for every pixel, and one for every column."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.map, self.columns = (
+            nn.Conv2d(3, 5, 1),
+            nn.Parameter(torch.linspace(1, 2, 12 * 12).view(1, 1, 12, 12)),
+            nn.Parameter(torch.linspace(1, 3, 12)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(torch.relu(torch.relu(self.a(x)) * self.map) * self.columns)
+
+
+@pytest.mark.filterwarnings("ignore::ffebm_compiler.ConversionWarning")
+@pytest.mark.parametrize("size", [12, 96])
+def test_one_matrix_on_every_pixel_is_measured_on_a_few(size: int) -> None:
+    net = Bottleneck()
+    values, shapes = norms(net, (6, size, size))
+    norm, eps = net.norm, net.norm.eps
+    matrix = net.narrow.weight.detach()[:, :, 0, 0] / (norm.running_var + eps).sqrt()[:, None]  # type: ignore[operator]
+    assert shapes[1] == (smaller_image.FEW,) * 2
+    assert min(shapes[0]) > smaller_image.FEW
+    assert values[1] == pytest.approx(torch.linalg.matrix_norm(matrix, 2).item(), rel=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore::ffebm_compiler.ConversionWarning")
+def test_gains_follow_on_the_same_few_pixels() -> None:
+    net = Bottleneck()
+    model, x = fc.convert(net, 3, norm="held", verify=False).train(), torch.randn(2, 6, 12, 12)
+    for _ in range(3):
+        model(x).square().sum().backward()
+        with torch.no_grad():
+            model.narrow.weight *= 1.01
+    (block,) = model.program.energy_blocks
+    followed = model.gain_store.followed[block.key, model.execution.loop_gain].gains
+    model.eval()(x)
+    exact = model.gains(block)
+    shapes = [tuple(v.shape[2:]) for v in followed.directions.values()]
+    assert shapes == [tuple(v.shape[2:]) for v in exact.directions.values()]
+    assert shapes[1] == (smaller_image.FEW,) * 2
+    assert [*followed.norms.values()] == pytest.approx([*exact.norms.values()], rel=0.03)
+
+
+def test_what_has_a_weight_for_every_pixel_is_measured_on_all() -> None:
+    values, shapes = norms(PerPixel(), (3, 12, 12))
+    assert shapes == [(12, 12), (12, 12)]
+    assert values == pytest.approx([2.0, 3.0], rel=1e-2)
+
+
+def test_a_stride_is_no_matrix_on_every_pixel() -> None:
+    """Three of four pixels are read by nobody."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1, stride=2), nn.ReLU())
+    _, shapes = norms(net, (3, 12, 12))
+    assert shapes == [(smaller_image.LEAST,) * 2]
