@@ -151,9 +151,9 @@ def observed(
         changed, randoms = written(before), RandomStates.now()
         tensors = flattened(result)
         gradients, failure = _gradients(tensors, {**state, **_inputs(args, kwargs)})
-        now = {k: tensors_given[f"network.{k}"] for k in state}
-        left = {k: v.detach() for k, v in now.items() if v is not None}  # a forward may assign None
-        left.update({k: left[k].clone() for k in overwritten if k in left})
+        now = {k: v for k in state if (v := tensors_given[f"network.{k}"]) is not None}  # a forward may assign None
+        kept = {k: now[k].detach().clone() for k in overwritten if k in now}
+    left = {k: kept[k] if k in kept else v.detach() for k, v in now.items()}
     return Observation(
         form_of(result),
         {k: _dense(v.detach()) for k, v in tensors.items()},

@@ -29,7 +29,7 @@ DRAWN = 65_537
 """Random numbers at a time: a prime, so that rows and columns repeat nothing."""
 
 
-AT_ONCE = 65_536
+AT_ONCE = 262_144
 """Entries of an inner product that are turned into float64 at a time."""
 
 SEEDS = 7_919
@@ -159,8 +159,8 @@ class _Feedforward(torch.autograd.Function):
         names: tuple[str, ...],
         *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
-        states = feedforward_states(bound)
         ctx.bound, ctx.differentiation, ctx.heard = bound.detached(), differentiation, heard
+        states = ctx.bound.feedforward()
         ctx.names, ctx.found = names, states
         return tuple(states[n].clone() for n in bound.block.outputs)
 

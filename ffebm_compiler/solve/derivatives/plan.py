@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from types import MappingProxyType
 from typing import Any
 from weakref import ref
 
@@ -156,24 +157,30 @@ _PLANS: dict[int, tuple[ref[Coupling], dict[Any, Plan]]] = {}
 """By the identity of each coupling that lives: its options can't be hashed."""
 
 
-def plan_of(coupling: Coupling, values: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Plan:
+def plan_of(
+    coupling: Coupling,
+    values: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    known: Mapping[str, Any] = MappingProxyType({}),
+) -> Plan:
     """The plan of a coupling at the shapes and types of what it reads.
 
     Args:
         values: every source and input, by name.
         weights: every weight, by path.
+        known: terms that have been computed from these already.
     """
-    place, known = id(coupling), _PLANS.get(id(coupling))
-    if known is None or known[0]() is not coupling:
-        known = _PLANS[place] = ref(coupling, partial(_forget, _PLANS, place)), {}
+    place, plans = id(coupling), _PLANS.get(id(coupling))
+    if plans is None or plans[0]() is not coupling:
+        plans = _PLANS[place] = ref(coupling, partial(_forget, _PLANS, place)), {}
     read = [*(values[n] for n in coupling.sources), *(values[n] for n in coupling.inputs)]
     read += [weights[p] for p in coupling.weights]
     key = tuple([(v.shape, v.dtype) if isinstance(v, Tensor) else v for v in read])  # sizes as they are
-    plan = known[1].get(key)
+    plan = plans[1].get(key)
     if plan is None:
-        while len(known[1]) >= KNOWN_SHAPES:
-            known[1].pop(next(iter(known[1])))
-        plan = known[1][key] = _made(coupling, values, weights)
+        while len(plans[1]) >= KNOWN_SHAPES:
+            plans[1].pop(next(iter(plans[1])))
+        plan = plans[1][key] = _made(coupling, values, weights, known)
     return plan
 
 
@@ -181,12 +188,14 @@ def _forget(plans: dict[int, Any], place: int, _: object) -> None:
     plans.pop(place, None)
 
 
-def _made(coupling: Coupling, values: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Plan:
-    """By running the coupling."""
+def _made(
+    coupling: Coupling, values: Mapping[str, Any], weights: Mapping[str, Tensor], known: Mapping[str, Any]
+) -> Plan:
+    """By running the coupling, but for the terms that are known."""
     with torch.no_grad():
         found = dict(values)
         for t in coupling.terms:
-            found[t.name] = t.evaluate(found, weights)
+            found[t.name] = known[t.name] if t.name in known else t.evaluate(found, weights)
     shapes = {t.name: v.shape for t in coupling.terms if isinstance(v := found[t.name], Tensor)}
     precise = all(weights[p].dtype in PRECISE for p in coupling.weights if weights[p].is_floating_point())
     own = replace(coupling)  # a plan that held the coupling itself would keep it alive

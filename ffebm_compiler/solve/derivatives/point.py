@@ -185,7 +185,7 @@ def point_of(bound: BoundBlock, state: State, sources: States, fixed: dict[str, 
     coupling = state.drive
     values = {**{n: bound.inputs[n] for n in coupling.inputs}, **sources}
     weights = {p: bound.weights[p] for p in coupling.weights}
-    return Point(plan_of(coupling, values, weights), values, weights, fixed)
+    return Point(plan_of(coupling, values, weights, bound.fixed), values, weights, fixed)
 
 
 def sources_of(state: State, states: Mapping[str, Tensor]) -> States:
