@@ -6,8 +6,8 @@ with the default options, by backpropagation and equilibrium propagation togethe
 within three points.
 
 A single run says nothing: at this rate training is chaotic. Initial weights that are moved by 1e-7, about one rounding,
-change the accuracy of backpropagation itself by 15 points (--nearby shows it). So the means over many initial weights
-are compared, each with its standard error.
+change the accuracy of backpropagation itself by tens of points (--nearby shows it). So the means over many initial
+weights are compared, each with its standard error.
 
     python -m benchmarks.norms_from_scratch
     python -m benchmarks.norms_from_scratch --runs 8 --nearby
@@ -120,10 +120,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     backprop, converted = reached.values()
     difference = statistics.mean(converted) - statistics.mean(backprop)
     error = math.hypot(standard_error(backprop), standard_error(converted))
-    met = difference >= -ALLOWED
-    verdict = f"{'met' if met else 'MISSED'} within {ALLOWED:g} points: {difference:+.2f} +- {error:.2f}"
+    within = difference >= -ALLOWED
+    verdict = "not judged (one network):" if options.nearby else "met" if within else "MISSED"
+    verdict += f" within {ALLOWED:g} points: {difference:+.2f} +- {error:.2f}"
     common.finish(options, "norms_from_scratch", [row(*item) for item in reached.items()], [verdict])
-    return 0 if met or options.quick else 1
+    return 0 if within or options.quick or options.nearby else 1
 
 
 if __name__ == "__main__":

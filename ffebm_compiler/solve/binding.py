@@ -150,7 +150,7 @@ class BoundBlock:
 def _fixed_terms(block: EnergyBlock, inputs: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any]:
     """Every term that depends on no state, computed once for a whole relaxation."""
     fixed: dict[str, Any] = {}
-    varying = {s.name for s in block.states}
+    varying = {n for s in block.states for n in (s.name, *s.drive.sources)}
     with torch.no_grad():
         for state in block.states:
             for term in state.drive.terms:

@@ -49,9 +49,7 @@ def followed_gains(
         InfiniteNormError: a coupling whose norm is no finite number.
     """
     sample = Sample.of(bound) if sample is None else sample
-    if not previous.directions or any(
-        v.shape != sample.source(edge).shape for edge, v in previous.directions.items()
-    ):
+    if not previous.directions or any(v.shape != sample.source(edge).shape for edge, v in previous.directions.items()):
         return bounded_gains(bound, loop_gain, sample, differentiation=differentiation)  # images of another size
     with exactly(bound):
         linear = sample.linearised(bound, differentiation)

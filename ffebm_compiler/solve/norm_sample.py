@@ -76,10 +76,7 @@ class Sample:
 def _random_sample(bound: BoundBlock, states: States) -> Sample:
     """A sample of these shapes."""
     moving = {
-        n
-        for s in bound.block.states
-        if not s.drive.is_linear or s.drive.is_routed
-        for n in (*s.drive.sources, s.name)
+        n for s in bound.block.states if not s.drive.is_linear or s.drive.is_routed for n in (*s.drive.sources, s.name)
     }
     point = {n: random_like(v) if n in moving else _blank(v) for n, v in states.items()}
     inputs = {n: random_like(v, 1 + i) if _is_real(v) else v for i, (n, v) in enumerate(bound.inputs.items())}

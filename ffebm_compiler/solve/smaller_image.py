@@ -106,9 +106,7 @@ def on_smaller_image(bound: BoundBlock, states: States) -> tuple[BoundBlock, Sta
         return bound, states
 
 
-def _shrunk(
-    bound: BoundBlock, states: States, needed: Mapping[str, tuple[float, ...]]
-) -> tuple[BoundBlock, States]:
+def _shrunk(bound: BoundBlock, states: States, needed: Mapping[str, tuple[float, ...]]) -> tuple[BoundBlock, States]:
     full = {n: s.shape[2:] for n, s in states.items()}
     size = next(v.shape[2:] for v in bound.inputs.values() if isinstance(v, Tensor))
     parts = [max(pixels[i] / full[n][i] for n, pixels in needed.items()) for i in range(len(size))]
