@@ -2,49 +2,36 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
-import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+
+from ffebm_compiler import study
+from ffebm_compiler.files import write_whole
+from ffebm_compiler.tables import aligned, as_csv
 
 PACKAGES = ("ffebm_compiler", "torch", "numpy", "networkx", "scikit-learn", "matplotlib")
 
 
 def versions() -> dict[str, str]:
     """What the numbers of a run may depend on."""
-    found = {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "threads": str(torch.get_num_threads()),
-    }
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    machine = {"machine": platform.machine(), "threads": str(torch.get_num_threads())}
+    return {**machine, **study.versions(PACKAGES)}
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file that takes the place of ``path`` once it is complete: an interruption leaves the old one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            yield file
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    content = io.BytesIO()
+    yield content
+    write_whole(path, content.getvalue(), "file")
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -60,24 +47,16 @@ def write_json(path: Path, value: Any) -> Path:
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """One row a mapping; the columns are the keys of all of them, in order of appearance."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return write_text(path, text.getvalue())
+    return write_text(path, as_csv([columns, *([row.get(c, "") for c in columns] for row in rows)]))
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows as aligned text: numbers to the right, words to the left."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [[str(row.get(c, "")) for c in columns] for row in rows]
-    wide = [max(len(c), *(len(r[i]) for r in cells)) for i, c in enumerate(columns)]
-    right = [all(_numeric(r[i]) for r in cells) for i in range(len(columns))]
-
-    def line(values: Sequence[str]) -> str:
-        return "  ".join(v.rjust(w) if r else v.ljust(w) for v, w, r in zip(values, wide, right, strict=True)).rstrip()
-
-    return "\n".join([line(columns), "  ".join("-" * w for w in wide), *map(line, cells)])
+    right = [i for i in range(len(columns)) if all(_numeric(row[i]) for row in cells)]
+    rules = ["-" * max(len(row[i]) for row in (columns, *cells)) for i in range(len(columns))]
+    return aligned([columns, rules, *cells], right)
 
 
 def _numeric(text: str) -> bool:

@@ -6,7 +6,8 @@ A table stands between ``<!-- benchmarks: NAME -->`` and ``<!-- end -->``, and N
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from benchmarks.speed import report
 from benchmarks.speed.inference import WAYS
 from benchmarks.speed.result import ROOT, read
 from examples import records
+from ffebm_compiler.tables import markdown
 
 PAGES = (ROOT / "README.md", ROOT / "docs" / "measurements.md")
 MARKED = re.compile(r"(<!-- benchmarks: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -43,12 +45,7 @@ def write(page: Path, folder: Path) -> Path:
     return records.write_text(page, written(page.read_text(encoding="utf-8"), folder))
 
 
-# --- markdown ----------------------------------------------------------------------------------------------
-
-
-def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+# --- rows --------------------------------------------------------------------------------------------------
 
 
 def rows_of(document: Mapping[str, Any], **wanted: str) -> list[Row]:
@@ -82,7 +79,7 @@ def steps_and_inferences(found: Documents) -> str:
         "inference, times feedforward",
         *(f"with `{way}`" for way in list(WAYS)[1:]),
     )
-    return markdown(head, rows) + f"\n{report.conditions(found['step'])}.\n"
+    return markdown([head, *rows]) + f"\n{report.conditions(found['step'])}.\n"
 
 
 def against_others(found: Documents) -> str:
@@ -92,7 +89,7 @@ def against_others(found: Documents) -> str:
     cells = {(key(r), r["way"]): f"{r['ratio']:.3g} ({r['error']:.0e})" for r in document["rows"]}
     networks = list(dict.fromkeys(key(r) for r in document["rows"]))
     rows = [(*n, *(cells.get((n, way), "") for way in ways)) for n in networks]
-    return markdown(("network", "blocks", "feedback", *ways), rows)
+    return markdown([("network", "blocks", "feedback", *ways), *rows])
 
 
 def peaks(found: Documents) -> str:
@@ -112,7 +109,7 @@ def peaks(found: Documents) -> str:
             f"At unit feedback one block of 6 takes {one:.2g} times the time of blocks of 2 (L = 6), blocks of 4 "
             f"take {other:.2g} times (L = 12)."
         )
-    return "\n".join(lines) + "\n"
+    return textwrap.fill(" ".join(lines), 120) + "\n"
 
 
 def _listed(values: Iterable[Any]) -> str:
@@ -129,9 +126,8 @@ def whole(suite: str) -> Callable[[Documents], str]:
         document = found[suite]
         columns = list(dict.fromkeys(k for r in document["rows"] for k in r if k not in ("lower", "upper")))
         rows = [[_cell(r, c) for c in columns] for r in document["rows"]]
-        return (
-            markdown(columns, rows) + "\n" + "\n".join([*document["notes"], report.conditions(document) + "."]) + "\n"
-        )
+        conditions = f"{report.conditions(document)}.\n"
+        return "\n".join([markdown([columns, *rows]), *document["notes"], conditions])
 
     return make
 

@@ -120,19 +120,16 @@ def _record(line: Mapping[str, Any]) -> Record:
 # --- the configuration ------------------------------------------------------------------------------------
 
 
-def versions() -> dict[str, str]:
+def versions(packages: Sequence[str] = ("ffebm_compiler", "torch", "numpy")) -> dict[str, str]:
     """What the numbers were made with."""
-    return {
-        "python": platform.python_version(),
-        **{name: _version(name) for name in ("ffebm_compiler", "torch", "numpy")},
-    }
+    return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
 
 
 def _version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:
-        return "unknown"
+        return "not installed"
 
 
 def _check_same(path: Path, configuration: Mapping[str, Any]) -> None:
