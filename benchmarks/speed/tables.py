@@ -109,7 +109,7 @@ def peaks(found: Documents) -> str:
             f"At unit feedback one block of 6 takes {one:.2g} times the time of blocks of 2 (L = 6), blocks of 4 "
             f"take {other:.2g} times (L = 12)."
         )
-    return textwrap.fill(" ".join(lines), 120) + "\n"
+    return textwrap.fill(" ".join(lines), 120, break_on_hyphens=False) + "\n"
 
 
 def _listed(values: Iterable[Any]) -> str:
@@ -126,8 +126,8 @@ def whole(suite: str) -> Callable[[Documents], str]:
         document = found[suite]
         columns = list(dict.fromkeys(k for r in document["rows"] for k in r if k not in ("lower", "upper")))
         rows = [[_cell(r, c) for c in columns] for r in document["rows"]]
-        conditions = f"{report.conditions(document)}.\n"
-        return "\n".join([markdown([columns, *rows]), *document["notes"], conditions])
+        notes = " ".join([*document["notes"], f"{report.conditions(document)}."])
+        return f"{markdown([columns, *rows])}\n{textwrap.fill(notes, 120, break_on_hyphens=False)}\n"
 
     return make
 
