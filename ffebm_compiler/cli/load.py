@@ -29,7 +29,7 @@ def load_model(target: str) -> nn.Module:
     """
     place, colon, name = target.rpartition(":")
     if not colon or not place or not name:
-        raise OptionError.at(f"model {target!r}", "does not name a factory", HOW + _offered(target))
+        raise _unusable(target, "does not name a factory", HOW + _offered(target))
     module = _module(place, target)
     return _made(_attribute(module, place, name, target), target)
 
@@ -53,6 +53,10 @@ def load_attribute(target: str, what: str) -> Any:
         raise OptionError(told) from failure.__cause__
 
 
+def _unusable(target: str, what: str, remedy: str) -> OptionError:
+    return OptionError.at(f"model {target!r}", what, remedy)
+
+
 # --- the module -------------------------------------------------------------------------------------------
 
 
@@ -67,15 +71,13 @@ def _from_file(path: Path, target: str) -> ModuleType:
         siblings = (
             [str(path.with_name(p.name)) for p in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
         )
-        raise OptionError.at(
-            f"model {target!r}", f"there is no file {path}", close_matches(str(path), siblings) if siblings else HOW
-        )
+        raise _unusable(target, f"there is no file {path}", close_matches(str(path), siblings) if siblings else HOW)
     known = sys.modules.get(path.stem)
     if known is not None and getattr(known, "__file__", None) == str(path.resolve()):
         return known
     spec = importlib.util.spec_from_file_location(path.stem, path.resolve())
     if spec is None or spec.loader is None:
-        raise OptionError.at(f"model {target!r}", f"{path} is no Python file", HOW)
+        raise _unusable(target, f"{path} is no Python file", HOW)
     module = importlib.util.module_from_spec(spec)
     _search_first(str(path.resolve().parent))  # its own imports find their neighbours
     before = sys.modules.get(path.stem)
@@ -97,8 +99,8 @@ def _imported(name: str, target: str) -> ModuleType:
     except ModuleNotFoundError as failure:
         missing = failure.name or ""
         if name == missing or name.startswith(missing + "."):
-            raise OptionError.at(
-                f"model {target!r}",
+            raise _unusable(
+                target,
                 f"there is no module {missing}",
                 close_matches(name, list(dict.fromkeys(_modules_near(name)))),
             ) from failure
@@ -133,7 +135,7 @@ def _attribute(module: ModuleType, place: str, name: str, target: str) -> Any:
     value: Any = module
     for part in name.split("."):
         if not hasattr(value, part):
-            raise OptionError.at(f"model {target!r}", f"{place} has no {name}", _factories(value, part))
+            raise _unusable(target, f"{place} has no {name}", _factories(value, part))
         value = getattr(value, part)
     return value
 
@@ -157,15 +159,15 @@ def _made(found: Any, target: str) -> nn.Module:
     if isinstance(found, nn.Module):
         return found
     if not callable(found):
-        raise OptionError.at(
-            f"model {target!r}",
+        raise _unusable(
+            target,
             f"is of type {type(found).__name__}",
             "Name a torch.nn.Module, or a class or function that makes one.",
         )
     required = _required(found)
     if required:
-        raise OptionError.at(
-            f"model {target!r}",
+        raise _unusable(
+            target,
             f"needs the arguments {', '.join(required)}",
             f"Write one without: def make(): return {target.rpartition(':')[2]}(...), and name it instead.",
         )
@@ -175,8 +177,8 @@ def _made(found: Any, target: str) -> nn.Module:
     except Exception as failure:
         raise _broken(target, "making the model", failure) from failure
     if not isinstance(model, nn.Module):
-        raise OptionError.at(
-            f"model {target!r}",
+        raise _unusable(
+            target,
             f"made an object of type {type(model).__name__}, not a torch.nn.Module",
             "Return the model.",
         )

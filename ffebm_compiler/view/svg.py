@@ -18,7 +18,7 @@ def svg(scene: Scene) -> str:
     legend = list(legend_boxes())
     width = max(scene.width, max(b.x + b.label.size[0] / 2 for b in legend)) + 2 * MARGIN
     height = scene.height + TOP + 2 * MARGIN
-    indent = (width - scene.width) / 2
+    indent, dark = (width - scene.width) / 2, "".join(_rules(DARK))
     body = [
         *map(_frame, scene.frames),
         *map(_wire, scene.wires),
@@ -28,7 +28,7 @@ def svg(scene: Scene) -> str:
     return "\n".join([
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
         f'width="{width:.0f}" height="{height:.0f}" font-family="{FONT}">',
-        f"<style>{_dark_mode()}</style>",
+        f"<style>@media (prefers-color-scheme: dark){{{dark}}}</style>",
         f'<rect class="page" width="100%" height="100%" fill="{LIGHT.page}"/>',
         f'<g transform="translate({MARGIN:g} {MARGIN:g})">',
         _text(scene.title, f'class="ink" y="12" font-size="16" font-weight="bold" fill="{LIGHT.ink}"'),
@@ -125,10 +125,6 @@ def arrow_head(points: tuple[Point, ...], length: float = 8.0, half: float = 3.6
     dx, dy = dx / norm, dy / norm
     base = x - length * dx, y - length * dy
     return (x, y), (base[0] - half * dy, base[1] + half * dx), (base[0] + half * dy, base[1] - half * dx)
-
-
-def _dark_mode() -> str:
-    return "@media (prefers-color-scheme: dark){" + "".join(_rules(DARK)) + "}"
 
 
 def _rules(theme: Theme) -> Iterator[str]:

@@ -113,11 +113,10 @@ class Chip:
     def hold(self, block: EnergyBlock, weights: Mapping[str, Tensor]) -> None:
         """Makes the devices of a block's layers hold these weights: programs new ones, writes what has changed."""
         for term in mapped_terms(block):
-            _, weight, bias = term.operands
-            assert isinstance(weight, Weight)
-            self._hold(weight.path, Layout.of(term), weights[weight.path].detach())
-            if isinstance(bias, Weight):
-                self._hold(bias.path, BIAS, weights[bias.path].detach())
+            weight, bias = device_paths(term)
+            self._hold(weight, Layout.of(term), weights[weight].detach())
+            if bias is not None:
+                self._hold(bias, BIAS, weights[bias].detach())
 
     def _hold(self, path: str, layout: Layout, weight: Tensor) -> None:
         known = self.devices.get(path)
@@ -136,9 +135,8 @@ class Chip:
         one_way = not self.hardware.bidirectional and layout != BIAS
         back = self._program(matrix, path, "feedback") if one_way else crossbar
         known = Devices(layout, crossbar, back, weight.clone(), weight.clone())
-        return (
-            known if self.hardware.write == "ideal" else replace(known, written=known.in_model(crossbar.aim).to(weight))
-        )
+        exact = self.hardware.write == "ideal"
+        return known if exact else replace(known, written=known.in_model(crossbar.aim).to(weight))
 
     def _program(self, matrix: Tensor, path: str, use: str) -> Crossbar:
         devices, writing = (stream(self.seed, purpose, use, path) for purpose in ("devices", "programming"))
@@ -200,11 +198,9 @@ class Chip:
     def _of(self, path: str) -> Devices:
         known = self.devices.get(path)
         if known is None:
-            what, names = "is on no array of this chip", list(self.devices)
-            advice = (
-                close_matches(str(path), names) if names else "Run the chip on an input first: it is programmed then."
-            )
-            raise OptionError.at(f"weight {path!r}", what, advice)
+            empty = "Run the chip on an input first: it is programmed then."
+            advice = close_matches(str(path), list(self.devices)) if self.devices else empty
+            raise OptionError.at(f"weight {path!r}", "is on no array of this chip", advice)
         return known
 
     def _cached(self, what: str, path: str, compute: Callable[[Devices], Tensor]) -> Tensor:
@@ -233,18 +229,12 @@ class Chip:
         )
 
     def array(self, term: Term) -> ArrayWeights:
-        _, weight, bias = term.operands
-        assert isinstance(weight, Weight)
-        noisy = self.hardware.read_noise > 0
-        has_bias = isinstance(bias, Weight)
-        return ArrayWeights(
-            self.weight(weight.path),
-            self.weight(bias.path) if isinstance(bias, Weight) else None,
-            self.back_weight(weight.path),
-            self.variance(weight.path) if noisy else None,
-            self.variance(bias.path) if noisy and has_bias and isinstance(bias, Weight) else None,
-            self.back_variance(weight.path) if noisy else None,
-        )
+        weight, bias = device_paths(term)
+        amounts = self.weight(weight), None if bias is None else self.weight(bias), self.back_weight(weight)
+        if self.hardware.read_noise == 0:
+            return ArrayWeights(*amounts)
+        bias_variance = None if bias is None else self.variance(bias)
+        return ArrayWeights(*amounts, self.variance(weight), bias_variance, self.back_variance(weight))
 
     def neurons(self, state: str, like: Tensor, conductance: Tensor | None = None) -> Neurons:
         h = self.hardware
@@ -301,6 +291,13 @@ class Chip:
 def mapped_terms(block: EnergyBlock) -> tuple[Term, ...]:
     """The layers of a block whose weights are devices: a weight that is computed while the model runs is not."""
     return tuple(t for t in block.layers if is_mapped(t))
+
+
+def device_paths(term: Term) -> tuple[str, str | None]:
+    """The paths of a mapped layer's weight, and of its bias if it has one."""
+    _, weight, bias = term.operands
+    assert isinstance(weight, Weight)
+    return weight.path, bias.path if isinstance(bias, Weight) else None
 
 
 def is_mapped(term: Term) -> bool:

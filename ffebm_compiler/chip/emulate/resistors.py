@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...ir import Weight
 from ...solve import BoundBlock
 from ..resistive.magnitudes import Pair
 from ..resistive.realisation import Realisation, realise, totals
-from .chip import Chip, mapped_terms
+from .chip import Chip, device_paths, mapped_terms
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def realised(chip: Chip, bound: BoundBlock, states: Mapping[str, Tensor]) -> Nod
     realisation = designed(chip, bound)
     amplifiers = chip.amplifiers(bound.block, states)
     factors = {edge: a.gain for edge, a in amplifiers.items()}
-    return Nodes(realisation, totals(realisation, bound, pairs(chip, bound), None, factors))
+    return Nodes(realisation, totals(realisation, bound, pairs(chip, bound), factors))
 
 
 def designed(chip: Chip, bound: BoundBlock) -> Realisation:
@@ -60,9 +59,5 @@ def pairs(chip: Chip, bound: BoundBlock) -> dict[str, Pair]:
 
 
 def _pairs(bound: BoundBlock, sum_of: Callable[[str], Tensor]) -> dict[str, Pair]:
-    found: dict[str, Pair] = {}
-    for term in mapped_terms(bound.block):
-        _, weight, bias = term.operands
-        assert isinstance(weight, Weight)
-        found[term.name] = Pair(sum_of(weight.path), sum_of(bias.path) if isinstance(bias, Weight) else None)
-    return found
+    made = {term.name: device_paths(term) for term in mapped_terms(bound.block)}
+    return {n: Pair(sum_of(weight), None if bias is None else sum_of(bias)) for n, (weight, bias) in made.items()}

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from ...errors import OptionError, Problem
-from ...ir import EnergyBlock, State, Weight
+from ...ir import EnergyBlock, State
 from ...solve import BoundBlock
 from ..hardware import Bank, Circuit
 from ..hardware import Edge as Couplings
 from ..resistive.magnitudes import coupling_problems
 from ..resistive.unrolling import unroll
-from .chip import Chip, mapped_terms
+from .chip import Chip, device_paths, mapped_terms
 from .resistors import designed, pairs
 
 MOST_ENTRIES = 4_000_000
@@ -61,10 +61,9 @@ class Drawing:
 
     def _siemens(self) -> float:
         """The conductance of a weight of 1 in the first layer's first tile, to which the neurons' leaks are scaled."""
-        path = next((_path(t.operands[1]) for t in mapped_terms(self.bound.block)), None)
-        if path is None:
-            return self.chip.hardware.g_max
-        return float(self.chip.devices[path].crossbar.scale.flatten()[0])
+        for term in mapped_terms(self.bound.block):
+            return float(self.chip.devices[device_paths(term)[0]].crossbar.scale.flatten()[0])
+        return self.chip.hardware.g_max
 
     # --- resistive ------------------------------------------------------------------------------------
 
@@ -94,8 +93,7 @@ class Drawing:
         like = self.states[n]
         neurons = self.chip.neurons(n, like)
         zeros = like.new_zeros(like[0].numel(), dtype=torch.float64)
-        values = {**{k: torch.zeros_like(v) for k, v in self.states.items()}, **self._zeroed(inputs)}
-        drive = state.drive.evaluate({**self._given(), **values}, self._weights("weight"))
+        drive = state.drive.evaluate(self._at_rest(inputs), self._weights("weight"))
         return Bank(
             name=n,
             label=self.labels.get(n, state.origin.label),
@@ -139,7 +137,7 @@ class Drawing:
     def _jacobian(self, state: State, source: str, inputs: Mapping[str, Tensor], use: str) -> Tensor:
         """(n_target, n_source) of a drive that is linear around the present states."""
         weights = self._weights(use)
-        values = {**self._given(), **{k: torch.zeros_like(v) for k, v in self.states.items()}, **self._zeroed(inputs)}
+        values = self._at_rest(inputs)
 
         def along(leaf: Tensor) -> Tensor:
             return state.drive.evaluate({**values, source: leaf}, weights)
@@ -158,7 +156,7 @@ class Drawing:
 
     def _weights(self, use: str) -> dict[str, Tensor]:
         """The model's tensors, those on devices as what these amount to, one half of it, or nothing."""
-        mapped = {_path(o) for t in mapped_terms(self.bound.block) for o in t.operands[1:] if o is not None}
+        mapped = {path for term in mapped_terms(self.bound.block) for path in device_paths(term)}
         return {p: self._device(p, use).to(v) if p in mapped else v for p, v in self.bound.weights.items()}
 
     def _device(self, path: str, use: str) -> Tensor:
@@ -183,8 +181,8 @@ class Drawing:
 
     def _multiplies(self, name: str, value: Tensor, others: Mapping[str, Tensor]) -> bool:
         """Whether an input, as a computed weight does, is multiplied by a state or by another input."""
-        on = {**self._given(), **{k: torch.ones_like(v) for k, v in self.states.items()}}
-        off = {**on, **self._zeroed(self.states), **self._zeroed(others)}
+        on = {**self.bound.inputs, **{k: torch.ones_like(v) for k, v in self.states.items()}}
+        off = self._at_rest(others)
         zero = torch.zeros_like(value)
 
         def effect(state: State, rest: Mapping[str, Any]) -> Tensor:
@@ -198,7 +196,7 @@ class Drawing:
     def _is_affine(self, name: str, value: Tensor) -> bool:
         """Whether every drive is affine in an input: probed at half of its value and at its negative."""
         readers = [s for s in self.bound.block.states if name in s.drive.inputs]
-        rest = {**self._given(), **{k: torch.zeros_like(v) for k, v in self.states.items()}}
+        rest = self._at_rest({})
 
         def f(state: State, x: Tensor) -> Tensor:
             return state.drive.evaluate({**rest, name: x}, self.bound.weights)
@@ -212,21 +210,14 @@ class Drawing:
                 return False
         return bool(readers)
 
-    def _given(self) -> dict[str, Any]:
-        return {**self.bound.inputs}
-
-    @staticmethod
-    def _zeroed(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {k: torch.zeros_like(v) for k, v in values.items()}
+    def _at_rest(self, zeroed: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What drives read: the inputs as they are, but these and the states at zero."""
+        zeros = {k: torch.zeros_like(v) for k, v in {**self.states, **zeroed}.items()}
+        return {**self.bound.inputs, **zeros}
 
     def _limit(self, name: str) -> float:
         headroom = self.chip.hardware.headroom
         return float("inf") if headroom is None else headroom * self.chip.ranges[name].high
-
-
-def _path(operand: object) -> str:
-    assert isinstance(operand, Weight)
-    return operand.path
 
 
 def _nonlinear(block: EnergyBlock) -> list[Problem]:

@@ -57,6 +57,11 @@ class Bank:
     nudge: Tensor
     leak: Tensor | None = None
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What diodes hold a node of the bank in, in units of ``volts``: the potential's domain, within the supply."""
+        return max(self.potential.lower, -self.limit), min(self.potential.upper, self.limit)
+
 
 @dataclass(frozen=True)
 class Edge:

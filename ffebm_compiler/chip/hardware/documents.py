@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from ...errors import OptionError, Problem, close_matches
@@ -201,10 +200,6 @@ def _text(file: Path, where: str) -> str:
         raise OptionError.at(where, f"is not UTF-8 text: byte {failure.start}", "Save it as UTF-8.") from failure
 
 
-def _load_json(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_without_twins)
-
-
 def _without_twins(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """JSON keeps the last of two equal keys; here that is an error, as it is in TOML."""
     values: dict[str, Any] = {}
@@ -213,10 +208,6 @@ def _without_twins(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"field {name} is there twice")
         values[name] = value
     return values
-
-
-def _write_json(hardware: Hardware) -> str:
-    return json.dumps(to_dict(hardware), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _write_toml(hardware: Hardware) -> str:
@@ -247,5 +238,11 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-_LOADERS: Mapping[str, Callable[[str], Any]] = MappingProxyType({".toml": tomllib.loads, ".json": _load_json})
-_WRITERS: Mapping[str, Callable[[Hardware], str]] = MappingProxyType({".toml": _write_toml, ".json": _write_json})
+_LOADERS: Mapping[str, Callable[[str], Any]] = {
+    ".toml": tomllib.loads,
+    ".json": lambda text: json.loads(text, object_pairs_hook=_without_twins),
+}
+_WRITERS: Mapping[str, Callable[[Hardware], str]] = {
+    ".toml": _write_toml,
+    ".json": lambda chip: json.dumps(to_dict(chip), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+}

@@ -62,20 +62,18 @@ class Sums:
     columns: Mapping[Edge, Tensor] = field(repr=False)
 
 
-def sums(bound: BoundBlock, devices: Devices | None = None, back: Devices | None = None) -> Sums:
+def sums(bound: BoundBlock, devices: Devices | None = None) -> Sums:
     """The sums over the devices of a block.
 
     Args:
         bound: the block on an example input, which gives the shapes.
-        devices: of the drive; ideal ones by default.
-        back: of the feedback; those of the drive by default.
+        devices: of the drive, and of the feedback, which runs through the same ones; ideal ones by default.
     """
-    forward = Magnitudes(on_one_sample(bound), devices or {})
-    backward = forward if back is None else Magnitudes(forward.bound, back)
+    magnitudes = Magnitudes(on_one_sample(bound), devices or {})
     states = bound.block.states
-    rows = {s.name: forward.rows(s) for s in states}
-    biases = {s.name: forward.rows(s, 0.0) for s in states}
-    return Sums(rows, biases, {e: c for s in states for e, c in backward.columns(s)})
+    rows = {s.name: magnitudes.rows(s) for s in states}
+    biases = {s.name: magnitudes.rows(s, 0.0) for s in states}
+    return Sums(rows, biases, {e: c for s in states for e, c in magnitudes.columns(s)})
 
 
 def on_one_sample(bound: BoundBlock) -> BoundBlock:

@@ -110,11 +110,6 @@ def _not_resistive(circuit: Circuit) -> Iterator[Problem]:
             )
 
 
-def bounds(bank: Bank) -> tuple[float, float]:
-    """What the diodes hold a node of the bank in, the supply included."""
-    return max(bank.potential.lower, -bank.limit), min(bank.potential.upper, bank.limit)
-
-
 def energy(circuit: Circuit, states: Mapping[str, Tensor], drives: Drives) -> Tensor:
     """E of each sample, ``(batch,)``; differentiable in states and drives."""
     values = {**drives.inputs, **states}

@@ -132,7 +132,6 @@ def totals(
     realisation: Realisation,
     bound: BoundBlock,
     devices: Devices,
-    back: Devices | None = None,
     factors: Mapping[Edge, Tensor] | None = None,
 ) -> States:
     """The conductance D that really meets at each node, by which its current is divided before the diodes hold it.
@@ -142,10 +141,9 @@ def totals(
 
     Args:
         devices: ``P + N`` of each weighted term, by the term's name, in units of its weights.
-        back: the same of the feedback; the devices of the drive by default.
         factors: what errors make of the current gain of each (source, state), as a factor.
     """
-    found = sums(bound, devices, back)
+    found = sums(bound, devices)
     gain, w = realisation.amplification, realisation.layer_weights
     return {
         n: leak + found.rows[n] / gain[n] + _load(n, leak, gain, w, found.columns, factors or {})

@@ -23,7 +23,7 @@ from ...errors import InputError, Problem
 from ...solve import Equilibrium, States, Tolerance
 from ...solve.iteration import iterate
 from ..hardware.circuit import Bank, Circuit
-from .network import Drives, bounds, leak
+from .network import Drives, leak
 
 DEFAULT = Tolerance(max_sweeps=1000)
 
@@ -98,7 +98,7 @@ def _node(bank: Bank, circuit: Circuit, drives: Drives, signed: list[Tensor]) ->
             same = edge.back_positive is edge.positive and edge.back_negative is edge.negative
             back = matrix if same else edge.gain * (edge.back_positive - edge.back_negative)
             above.append((edge.target, back, edge.back / edge.gain))
-    return Node(bank.name, total, *bounds(bank), fixed, tuple(below), tuple(above))
+    return Node(bank.name, total, *bank.bounds, fixed, tuple(below), tuple(above))
 
 
 def solve(

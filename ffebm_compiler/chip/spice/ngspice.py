@@ -74,7 +74,9 @@ def run_file(path: Path, name: str | None = None, seconds: float = SECONDS) -> t
     with tempfile.TemporaryDirectory(prefix="ffebm_raw_") as folder:
         raw = Path(folder) / "out.raw"
         messages = _run([program, "-n", "-b", "-r", str(raw), str(path.resolve())], folder, name, seconds)
-        _check_messages(messages, name)
+        if complaints := _complaints(messages):
+            what = f"ngspice says: {complaints}"
+            raise SimulatorError.at(f"netlist {name}", what, "Run ngspice -b on it to see all.")
         if not raw.is_file():
             raise SimulatorError.at(
                 f"netlist {name}", f"gave no result: {_last_lines(messages)}", "Run ngspice -b on it to see why."
@@ -107,25 +109,16 @@ def _run(command: list[str], folder: str, name: str, seconds: float) -> str:
     if done.returncode != 0:
         raise SimulatorError.at(
             f"netlist {name}",
-            f"made ngspice end with status {done.returncode}: {_cause(messages)}",
+            f"made ngspice end with status {done.returncode}: {_complaints(messages) or _last_lines(messages)}",
             "Run ngspice -b on it to see why.",
         )
     return messages
-
-
-def _check_messages(messages: str, name: str) -> None:
-    if bad := _complaints(messages):
-        raise SimulatorError.at(f"netlist {name}", f"ngspice says: {bad}", "Run ngspice -b on it to see all.")
 
 
 def _complaints(messages: str) -> str:
     """The first three lines in which it says what is wrong."""
     bad = [line.strip() for line in messages.splitlines() if _FATAL.search(line) and not _HARMLESS.search(line)]
     return "; ".join(bad[:3])[:400]
-
-
-def _cause(messages: str) -> str:
-    return _complaints(messages) or _last_lines(messages)
 
 
 def _last_lines(messages: str) -> str:

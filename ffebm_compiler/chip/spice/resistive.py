@@ -46,13 +46,8 @@ DIODES = {
 }
 
 
-def bounds(bank: Bank) -> tuple[float, float]:
-    """Where the diodes hold a node, in units of ``volts``: the potential's domain, within the supply."""
-    return max(bank.potential.lower, -bank.limit), min(bank.potential.upper, bank.limit)
-
-
 def subcircuits(circuit: Circuit, layout: Layout, diodes: str) -> Iterator[Subcircuit]:
-    if any(bounds(b) != (-INFINITY, INFINITY) for b in circuit.banks):
+    if any(b.bounds != (-INFINITY, INFINITY) for b in circuit.banks):
         yield DIODES[diodes]
     for bank in circuit.banks:
         yield _node(bank, layout)
@@ -79,7 +74,7 @@ def input_node(layout: Layout, bank: str) -> tuple[str, ...]:
 
 
 def _node(bank: Bank, layout: Layout) -> Subcircuit:
-    lower, upper = bounds(bank)
+    lower, upper = bank.bounds
     start = min(max(0.0, lower), upper)
     return Subcircuit(
         f"node_{layout.banks[bank.name]}",
