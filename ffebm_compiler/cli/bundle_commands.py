@@ -77,9 +77,7 @@ _COMPILE_OPTIONS = (
     switch("--force", "replace the bundle if it exists"),
     value("--weights", "FILE", "trained weights: .safetensors, or a state dict of torch.save"),
     repeated(
-        "--input",
-        "FILE.npy",
-        "an example input in place of a random one, two samples or more; repeated for several",
+        "--input", "FILE.npy", "an example input in place of a random one, two samples or more; repeated for several"
     ),
     value("--hardware", "CHIP", "a chip to map the blocks to: a preset, or a .toml or .json file"),
     CHIP_SEED,
@@ -108,12 +106,7 @@ _TRAIN_OPTIONS = (
     value("--learning-rate", "R", "of the optimizer", 0.01),
     value("--momentum", "M", "of sgd (default: 0.9)", type=float),
     value("--weight-decay", "W", "of the optimizer", 0.0),
-    value(
-        "--checkpoint",
-        "FILE",
-        "weights, optimizer and all that a resumed training needs",
-        "checkpoint.safetensors",
-    ),
+    value("--checkpoint", "FILE", "weights, optimizer and all that a resumed training needs", "checkpoint.safetensors"),
     value("--every", "N", "steps from one checkpoint to the next", 100),
     switch("--resume", "go on from the checkpoint"),
     switch("--force", "replace an earlier checkpoint, result or weights"),

@@ -100,9 +100,7 @@ def _imported(name: str, target: str) -> ModuleType:
         missing = failure.name or ""
         if name == missing or name.startswith(missing + "."):
             raise _unusable(
-                target,
-                f"there is no module {missing}",
-                close_matches(name, list(dict.fromkeys(_modules_near(name)))),
+                target, f"there is no module {missing}", close_matches(name, list(dict.fromkeys(_modules_near(name))))
             ) from failure
         raise _broken(target, f"importing {name}", failure) from failure
     except Exception as failure:
@@ -178,9 +176,7 @@ def _made(found: Any, target: str) -> nn.Module:
         raise _broken(target, "making the model", failure) from failure
     if not isinstance(model, nn.Module):
         raise _unusable(
-            target,
-            f"made an object of type {type(model).__name__}, not a torch.nn.Module",
-            "Return the model.",
+            target, f"made an object of type {type(model).__name__}, not a torch.nn.Module", "Return the model."
         )
     return model
 

@@ -88,10 +88,7 @@ _FOLDER_OR_MODEL = ("model", "MODULE:FACTORY|FOLDER", "the model, see above, or 
 
 _EXPLAIN_OPTIONS = (switch("--json", "print the report as JSON"),)
 
-_CONVERT_OPTIONS = (
-    value("-o --output", "FOLDER", "where to write", "ffebm_model"),
-    FORCE_FOLDER,
-)
+_CONVERT_OPTIONS = (value("-o --output", "FOLDER", "where to write", "ffebm_model"), FORCE_FOLDER)
 
 _DRAW_OPTIONS = (value("-o --output", "FILE", "the picture; its suffix chooses the format", "graph.html"),)
 

@@ -29,12 +29,7 @@ _BLOCK_SIZES = (
 _CONVERSION = (
     repeated("--digital", "LAYER", "keep a layer out of blocks; * matches, '' is the whole model; may be repeated"),
     repeated("--analog", "LAYER", "insist that a layer be in a block; may be repeated"),
-    value(
-        "--norm",
-        "{auto,split,held}",
-        "batch norms: as the paper's networks, each a boundary, or all held",
-        "auto",
-    ),
+    value("--norm", "{auto,split,held}", "batch norms: as the paper's networks, each a boundary, or all held", "auto"),
     value(
         "--loop-gain",
         "G",
@@ -43,10 +38,7 @@ _CONVERSION = (
         number_or_none,
     ),
     value(
-        "--tolerance",
-        "T",
-        "relative residual at which a block has converged (default: by the precision)",
-        type=float,
+        "--tolerance", "T", "relative residual at which a block has converged (default: by the precision)", type=float
     ),
     value("--max-sweeps", "N", "the most sweeps a block may take", 200),
     repeated(

@@ -98,11 +98,7 @@ class Transient:
         }
 
     def run(
-        self,
-        u: States,
-        duration: float,
-        step: float = STEP,
-        watch: Callable[[float, States], None] | None = None,
+        self, u: States, duration: float, step: float = STEP, watch: Callable[[float, States], None] | None = None
     ) -> tuple[States, Relaxation]:
         """The node voltages after ``duration`` time constants, and how far from equilibrium they are.
 

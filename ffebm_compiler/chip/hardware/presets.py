@@ -136,10 +136,7 @@ _TABLES: Mapping[str, Mapping[str, Sourced]] = {
         "tile_columns": (128, "a guess: half of the other presets'"),
         "line_resistance": (2.0, "a guess: a copper wire of 100 nm x 150 nm, a device each um"),
         "levels": (16, "a guess: 4 bits a device"),
-        "programming_error": (
-            0.05,
-            f"a guess: about the largest of {WAN}, for every conductance",
-        ),
+        "programming_error": (0.05, f"a guess: about the largest of {WAN}, for every conductance"),
         "read_noise": (0.03, "a guess: three times the RRAM's"),
         "read_noise_exponent": (0.5, f"a guess: {AMBROGIO} find that it grows with the resistance"),
         "read_noise_correlation": (round(flicker_correlation(LAG, age=1.0), 2), "computed: as the RRAM's"),

@@ -8,19 +8,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal, DecimalException
 
-PREFIXES = {
-    "": 0,
-    "f": -15,
-    "p": -12,
-    "n": -9,
-    "u": -6,
-    "\u00b5": -6,
-    "\u03bc": -6,
-    "m": -3,
-    "k": 3,
-    "M": 6,
-    "G": 9,
-}
+PREFIXES = {"": 0, "f": -15, "p": -12, "n": -9, "u": -6, "\u00b5": -6, "\u03bc": -6, "m": -3, "k": 3, "M": 6, "G": 9}
 """Powers of ten; both characters that look like the Greek mu are in use."""
 
 KINDS = {"S": "conductance", "V": "voltage", "Ohm": "resistance", "s": "time", "K": "temperature", "F": "capacitance"}

@@ -129,10 +129,7 @@ def _load(
 
 
 def totals(
-    realisation: Realisation,
-    bound: BoundBlock,
-    devices: Devices,
-    factors: Mapping[Edge, Tensor] | None = None,
+    realisation: Realisation, bound: BoundBlock, devices: Devices, factors: Mapping[Edge, Tensor] | None = None
 ) -> States:
     """The conductance D that really meets at each node, by which its current is divided before the diodes hold it.
 

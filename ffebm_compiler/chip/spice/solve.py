@@ -51,10 +51,7 @@ def solve_tran(
 
 
 def settling_time(
-    times: Tensor,
-    states: Mapping[str, Tensor],
-    tolerance: float = 0.01,
-    final: Mapping[str, Tensor] | None = None,
+    times: Tensor, states: Mapping[str, Tensor], tolerance: float = 0.01, final: Mapping[str, Tensor] | None = None
 ) -> float:
     """The first time from which every state stays within ``tolerance`` of its final value; inf if it never does.
 
