@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING
 
-from .norms import norm_lines
-from .report_text import HEADINGS, RIGHT, cells, certificates, grouped, headline, verified
+from .report_text import HEADINGS, RIGHT, Notes, cells, headline, notes, verified
 
 if TYPE_CHECKING:
     from .report import Report
@@ -25,13 +23,7 @@ def html_report(report: Report) -> str:
     parts = [
         f"<p>{'<br>'.join(map(escape, headline(report)))}</p>",
         _table(report),
-        _details("Certificates", ((f"{', '.join(names)}", verdict) for verdict, names in certificates(report).items())),
-        _details(
-            "Boundaries: why operations are digital",
-            ((f"{reason or 'between blocks'} ({len(ops)})", grouped(ops)) for reason, ops in report.reasons.items()),
-        ),
-        _details("Batch norms", ((what, ", ".join(labels)) for what, labels in norm_lines(report))),
-        _details("Shared parameters", ((name, f"read by {', '.join(readers)}") for name, readers in report.shared)),
+        *map(_details, notes(report)),
         f"<p>{escape(verified(report))}</p>",
     ]
     return f'{_STYLE}<div class="ffebm-report">{"".join(parts)}</div>'
@@ -55,6 +47,6 @@ def _cell(tag: str, column: int, text: str) -> str:
     return f"<{tag}{' class=number' if column in RIGHT else ''}>{escape(text)}</{tag}>"
 
 
-def _details(title: str, entries: Iterable[tuple[str, str]]) -> str:
-    lines = "".join(f"<li><b>{escape(what)}</b>: {escape(text)}</li>" for what, text in entries)
-    return f"<details><summary>{escape(title)}</summary><ul>{lines}</ul></details>" if lines else ""
+def _details(subject: Notes) -> str:
+    lines = "".join(f"<li><b>{escape(what)}</b>: {escape(text)}</li>" for what, text in subject.entries)
+    return f"<details><summary>{escape(subject.title)}</summary><ul>{lines}</ul></details>"

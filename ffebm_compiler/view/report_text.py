@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..tables import aligned
 from .norms import norm_lines
@@ -22,9 +22,10 @@ PAGE = 118
 
 
 def text_report(report: Report) -> str:
-    sections = (table, _certificates, _boundaries, _norms, _shared, _verified)
-    texts = ["\n".join(headline(report)), *(section(report) for section in sections)]
-    return "\n\n".join(text for text in texts if text)
+    texts = ["\n".join(headline(report)), table(report), *map(str, notes(report))]
+    if not report.reasons:
+        texts.append("Boundaries: none, nothing is digital.")
+    return "\n\n".join([*texts, verified(report)] if report.blocks else texts)
 
 
 def headline(report: Report) -> Iterator[str]:
@@ -78,21 +79,12 @@ def cells(row: BlockRow | DigitalRow) -> tuple[str, ...]:
     """The table's cells for a row."""
     if hasattr(row, "operations"):
         labels = [label for label, _, _ in row.operations]
-        return (
-            row.name,
-            ", ".join(labels) if len(labels) <= 3 else f"{len(labels)} operations",
-            "",
-            "",
-            "",
-            f"{row.parameters:,}",
-            "",
-            "",
-        )
-    return (
-        row.name, listed(row.layers), listed([f"{label} ({potential})" for label, potential in row.states]),
-        str(len(row.couplings)), f"{row.parameters:,}", "",
-        _loop_gain(row), _verdict(row),
-    )  # fmt: skip
+        told = ", ".join(labels) if len(labels) <= 3 else f"{len(labels)} operations"
+        return row.name, told, "", "", "", f"{row.parameters:,}", "", ""
+    states = listed([f"{label} ({potential})" for label, potential in row.states])
+    couplings, parameters = str(len(row.couplings)), f"{row.parameters:,}"
+    verdict = row.certificate.split(":")[0] if row.couplings else "no feedback"  # its reason stands below the table
+    return row.name, listed(row.layers), states, couplings, parameters, "", _loop_gain(row), verdict
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:
@@ -106,11 +98,6 @@ def _loop_gain(row: BlockRow) -> str:
     return "?" if row.loop_gain is None else f"{row.loop_gain:.3g}"
 
 
-def _verdict(row: BlockRow) -> str:
-    """The certificate up to its reason, which stands below the table."""
-    return row.certificate.split(":")[0] if row.couplings else "no feedback"
-
-
 def _wrapped(row: Sequence[str], widths: Sequence[int]) -> str:
     """The lines of one row, long cells broken."""
     columns = [textwrap.wrap(cell, w, break_on_hyphens=False) for cell, w in zip(row, widths, strict=True)]
@@ -121,14 +108,8 @@ def _wrapped(row: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def paragraph(text: str, indent: str = "  ") -> str:
-    return textwrap.fill(
-        text,
-        PAGE,
-        initial_indent=indent,
-        subsequent_indent=indent + "  ",
-        break_on_hyphens=False,
-        break_long_words=False,
-    )
+    indents = {"initial_indent": indent, "subsequent_indent": indent + "  "}
+    return textwrap.fill(text, PAGE, break_on_hyphens=False, break_long_words=False, **indents)
 
 
 def grouped(pairs: Iterable[tuple[str, str]]) -> str:
@@ -139,49 +120,36 @@ def grouped(pairs: Iterable[tuple[str, str]]) -> str:
     return "; ".join(f"{part}: {', '.join(labels)}" for part, labels in parts.items())
 
 
-def certificates(report: Report) -> dict[str, list[str]]:
-    """The verdict of each block with feedback, in words; equal ones together."""
-    found: dict[str, list[str]] = {}
+class Notes(NamedTuple):
+    """What the table can't hold on one subject: entries of (what, text), the text below or beside what it is about."""
+
+    title: str
+    entries: list[tuple[str, str]]
+    below: bool = False
+
+    def __str__(self) -> str:
+        lines = [self.title]
+        for what, text in self.entries:
+            lines += [paragraph(what), paragraph(text, "      ")] if self.below else [paragraph(f"{what}: {text}")]
+        return "\n".join(lines)
+
+
+def notes(report: Report) -> Iterator[Notes]:
+    """The subjects on which there is anything to say."""
+    verdicts: dict[str, list[str]] = {}  # of blocks with feedback; equal ones together
     for block in report.blocks:
         if block.couplings and ":" in block.certificate:
-            found.setdefault(block.certificate, []).append(block.name)
-    return found
-
-
-def _certificates(report: Report) -> str:
-    found = certificates(report)
-    if not found:
-        return ""
-    return "\n".join(
-        ["Certificates", *(paragraph(f"{', '.join(names)}: {verdict}") for verdict, names in found.items())]
-    )
-
-
-def _boundaries(report: Report) -> str:
-    if not report.reasons:
-        return "Boundaries: none, nothing is digital."
-    lines = ["Boundaries: why operations are digital"]
-    for reason, pairs in report.reasons.items():
-        lines.append(paragraph(f"{reason or 'between blocks'} ({len(pairs)})"))
-        lines.append(paragraph(grouped(pairs), "      "))
-    return "\n".join(lines)
-
-
-def _norms(report: Report) -> str:
-    lines = [paragraph(f"{what} ({len(labels)}): {', '.join(labels)}") for what, labels in norm_lines(report)]
-    return "\n".join(["Batch norms", *lines]) if lines else ""
-
-
-def _shared(report: Report) -> str:
-    if not report.shared:
-        return ""
-    return "\n".join(
-        ["Shared parameters", *(paragraph(f"{name}: read by {', '.join(readers)}") for name, readers in report.shared)]
-    )
-
-
-def _verified(report: Report) -> str:
-    return verified(report) if report.blocks else ""
+            verdicts.setdefault(block.certificate, []).append(block.name)
+    if verdicts:
+        yield Notes("Certificates", [(", ".join(names), verdict) for verdict, names in verdicts.items()])
+    if reasons := [
+        (f"{reason or 'between blocks'} ({len(ops)})", grouped(ops)) for reason, ops in report.reasons.items()
+    ]:
+        yield Notes("Boundaries: why operations are digital", reasons, below=True)
+    if norms := [(f"{what} ({len(labels)})", ", ".join(labels)) for what, labels in norm_lines(report)]:
+        yield Notes("Batch norms", norms)
+    if report.shared:
+        yield Notes("Shared parameters", [(name, f"read by {', '.join(readers)}") for name, readers in report.shared])
 
 
 def verified(report: Report) -> str:
