@@ -30,9 +30,9 @@ def check_target(path: str | os.PathLike[str], what: str) -> Path:
         OptionError: it can't be written to.
     """
     target = Path(path)
-    found = _no_file(target)
-    if found is not None:
-        raise OptionError(Problem(f"{what} {target}", *found))
+    obstacle = _no_file(target)
+    if obstacle is not None:
+        raise OptionError(Problem(f"{what} {target}", *obstacle))
     return target
 
 
@@ -148,9 +148,9 @@ def write_folder_whole(
 def check_folder(path: str | os.PathLike[str], what: str, marker: str, replace: bool) -> Path:
     """The path, after making sure before any work that a folder may take it; see :func:`write_folder_whole`."""
     target = Path(path)
-    found = _in_the_way(target, what, marker, replace)
-    if found is not None:
-        raise OptionError(Problem(f"folder {target}", *found))
+    obstacle = _in_the_way(target, what, marker, replace)
+    if obstacle is not None:
+        raise OptionError(Problem(f"folder {target}", *obstacle))
     return target
 
 
@@ -269,10 +269,10 @@ def _remove_stale(target: Path) -> None:
 def _left_beside(target: Path) -> Iterator[Path]:
     start = re.escape(_prefix(target, 0).removesuffix("0."))
     pattern = re.compile(rf"{start}(\d+)\.[^.]+{re.escape(_SUFFIX)}")
-    for found in os.listdir(target.parent):
-        matched = pattern.fullmatch(found)
+    for name in os.listdir(target.parent):
+        matched = pattern.fullmatch(name)
         if matched and not _runs(int(matched[1])):
-            yield target.parent / found
+            yield target.parent / name
 
 
 def _runs(process: int) -> bool:

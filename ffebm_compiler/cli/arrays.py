@@ -29,17 +29,17 @@ def read_array(path: Path, where: str) -> Tensor:
     if not path.is_file():
         raise InputError.at(where, "is a folder" if path.is_dir() else "does not exist", HOW)
     try:
-        found = np.load(path, allow_pickle=False)
+        array = np.load(path, allow_pickle=False)
     except Exception as failure:  # of many kinds, by what is wrong with the file
         why = " ".join(str(failure).split())[:200]
         raise InputError.at(where, f"can't be read as an array: {why}", HOW) from failure
-    if not isinstance(found, np.ndarray):
-        found.close()
+    if not isinstance(array, np.ndarray):
+        array.close()
         raise InputError.at(where, "holds several arrays (.npz)", "Save each by numpy.save in a file of its own.")
-    if found.dtype.kind not in _KINDS or found.dtype.itemsize > 8:
-        what = f"holds {found.dtype}"
+    if array.dtype.kind not in _KINDS or array.dtype.itemsize > 8:
+        what = f"holds {array.dtype}"
         raise InputError.at(where, what, "Save truth values, whole numbers or real numbers of at most 64 bits.")
-    return torch.from_numpy(np.ascontiguousarray(found.astype(_held(found.dtype), copy=False)))
+    return torch.from_numpy(np.ascontiguousarray(array.astype(_held(array.dtype), copy=False)))
 
 
 def _held(dtype: np.dtype[Any]) -> np.dtype[Any]:

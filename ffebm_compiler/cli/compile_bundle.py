@@ -52,12 +52,12 @@ def _judged(written: Path) -> int:
     """Runs what was written against what the model gave: exit status 1 if a check fails."""
     from ..bundle.run.verify import verify
 
-    found = verify(written)
-    for check in found.checks:
+    verification = verify(written)
+    for check in verification.checks:
         if not check.ok or check.left_out:
             print(f"{check.name}: {check.verdict}")
-    print(found.verdict)
-    return 0 if found.ok else 1
+    print(verification.verdict)
+    return 0 if verification.ok else 1
 
 
 def _problems(options: argparse.Namespace) -> Iterator[Problem]:

@@ -117,9 +117,9 @@ def _modules_near(name: str) -> Iterator[str]:
     """Modules beside the one that is missing: in its package, or in the working folder."""
     package, _, _ = name.rpartition(".")
     while package:
-        found = sys.modules.get(package)
-        if found is not None and hasattr(found, "__path__"):
-            yield from (f"{package}.{m.name}" for m in pkgutil.iter_modules(found.__path__))
+        parent = sys.modules.get(package)
+        if parent is not None and hasattr(parent, "__path__"):
+            yield from (f"{package}.{m.name}" for m in pkgutil.iter_modules(parent.__path__))
             return
         package, _, _ = package.rpartition(".")
     yield from (m.name for m in pkgutil.iter_modules([str(Path.cwd())]))
@@ -153,16 +153,16 @@ def _may_make(value: Any, owner: Any) -> bool:
     return callable(value) and getattr(value, "__module__", None) == getattr(owner, "__name__", None)
 
 
-def _made(found: Any, target: str) -> nn.Module:
-    if isinstance(found, nn.Module):
-        return found
-    if not callable(found):
+def _made(named: Any, target: str) -> nn.Module:
+    if isinstance(named, nn.Module):
+        return named
+    if not callable(named):
         raise _unusable(
             target,
-            f"is of type {type(found).__name__}",
+            f"is of type {type(named).__name__}",
             "Name a torch.nn.Module, or a class or function that makes one.",
         )
-    required = _required(found)
+    required = _required(named)
     if required:
         raise _unusable(
             target,
@@ -171,7 +171,7 @@ def _made(found: Any, target: str) -> nn.Module:
         )
     torch.manual_seed(torch.initial_seed())  # the seed's weights, whatever numbers importing has drawn
     try:
-        model = found()
+        model = named()
     except Exception as failure:
         raise _broken(target, "making the model", failure) from failure
     if not isinstance(model, nn.Module):

@@ -163,11 +163,11 @@ def _finish(
     """Tables, plots, and what the terminal shows."""
     folder.write_tables([a.name for a in axes])
     records = [r for p in wanted if (r := folder.records.get(p.key)) is not None]
-    found = summary(records)
-    print(_table(axes, found, digital))
+    summaries = summary(records)
+    print(_table(axes, summaries, digital))
     if not options.no_plots:
         title = f"{options.model} on {options.hardware}, {options.chips} chip{'s' if options.chips > 1 else ''}"
-        draw(folder.path, axes, options.one_at_a_time, found, title, digital)
+        draw(folder.path, axes, options.one_at_a_time, summaries, title, digital)
     print(f"{folder.path}: {', '.join(sorted(p.name for p in folder.path.iterdir()))}")
     failed = [r for r in records if r.error is not None]
     if failed:
@@ -175,17 +175,17 @@ def _finish(
     return 1 if failed else 0
 
 
-def _table(axes: Sequence[Axis], found: Mapping[Any, Mapping[str, Spread]], digital: Mapping[str, Any]) -> str:
+def _table(axes: Sequence[Axis], summaries: Mapping[Any, Mapping[str, Spread]], digital: Mapping[str, Any]) -> str:
     """Medians over the chips, a row a setting."""
-    columns = [m for m in SHOWN if any(m in spreads for spreads in found.values())]
+    columns = [m for m in SHOWN if any(m in spreads for spreads in summaries.values())]
     known = any(digital.get(m) is not None for m in columns)
     rows = [["digital model", *(_cell(digital.get(m)) for m in columns)]] if known else []
-    for settings, spreads in [*found.items()][:ROWS]:
+    for settings, spreads in [*summaries.items()][:ROWS]:
         told = " ".join(f"{n}={shown(v)}" for n, v in settings) or "base"
         rows.append([told, *(_cell(spreads[m].median if m in spreads else None) for m in columns)])
     head = ["median over the chips", *map(_head, columns)]
     table = aligned([head, *rows], right=range(1, len(head)))
-    more = len(found) - ROWS
+    more = len(summaries) - ROWS
     return table + (f"\n... and {more} more in summary.csv" if more > 0 else "")
 
 

@@ -91,9 +91,9 @@ def load_weights(network: nn.Module, path: Path) -> None:
         InputError: with every name and shape that does not fit.
     """
     where = f"weights {path}"
-    found = _state_dict(_loaded(path, where), where)
-    InputError.raise_if(_misfits(network.state_dict(), found, where))
-    network.load_state_dict(found)
+    weights = _state_dict(_loaded(path, where), where)
+    InputError.raise_if(_misfits(network.state_dict(), weights, where))
+    network.load_state_dict(weights)
 
 
 def _loaded(path: Path, where: str) -> Any:
@@ -123,19 +123,19 @@ def _loaded_safetensors(path: Path, where: str) -> dict[str, Tensor]:
         raise InputError.at(where, what, "Save it by safetensors.torch.save_model(net, path).") from failure
 
 
-def _state_dict(found: Any, where: str) -> dict[str, Tensor]:
-    for candidate in (found, *(found.get(k) for k in ("state_dict", "model") if isinstance(found, Mapping))):
+def _state_dict(loaded: Any, where: str) -> dict[str, Tensor]:
+    for candidate in (loaded, *(loaded.get(k) for k in ("state_dict", "model") if isinstance(loaded, Mapping))):
         if isinstance(candidate, Mapping) and candidate and all(isinstance(v, Tensor) for v in candidate.values()):
             return dict(candidate)
     raise InputError.at(where, "holds no state dict", "Save one: torch.save(net.state_dict(), path).")
 
 
-def _misfits(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> Iterator[Problem]:
-    for name in wanted.keys() - found.keys():
-        yield Problem(where, f"has no {name}", close_matches(name, sorted(found.keys() - wanted.keys()) or list(found)))
-    for name in sorted(found.keys() - wanted.keys()):
+def _misfits(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], where: str) -> Iterator[Problem]:
+    for name in wanted.keys() - given.keys():
+        yield Problem(where, f"has no {name}", close_matches(name, sorted(given.keys() - wanted.keys()) or list(given)))
+    for name in sorted(given.keys() - wanted.keys()):
         yield Problem(where, f"has {name}, which the model has not", close_matches(name, list(wanted)))
-    for name, tensor in found.items():
+    for name, tensor in given.items():
         if name in wanted and tensor.shape != wanted[name].shape:
             shapes = f"{name} has the shape {tuple(tensor.shape)}, in the model {tuple(wanted[name].shape)}"
             yield Problem(where, shapes, "Name the factory that these weights were trained with.")

@@ -120,14 +120,14 @@ class Bench:
             warnings.simplefilter("ignore", ConvergenceWarning)  # it is among what is measured
             chip = self._chip(reference.model, point)
             outputs, relaxations = self._inferred(chip)
-            found = {
+            metrics = {
                 **self._accuracy(outputs),
                 **against_digital(outputs, reference.outputs),
                 **convergence(relaxations),
                 **self._aligned(chip, reference.gradient),
                 **cost_of_one(chip, self.samples.part(0, 1).inputs),
             }
-        return {**found, "seconds": time.perf_counter() - began}
+        return {**metrics, "seconds": time.perf_counter() - began}
 
     def digital(self) -> Measured:
         """The metrics of the digital model itself."""
@@ -194,8 +194,8 @@ class Bench:
     def _aligned(self, chip: nn.Module, exact: Mapping[str, Tensor]) -> Measured:
         if not exact:
             return {"cosine_worst": None, "cosine_median": None}
-        found = compare_parameters(loss_gradients(chip, *self._gradient_call()), exact)
-        cosines = [p.cosine for p in found if not p.exact_is_zero] or [math.nan]
+        comparisons = compare_parameters(loss_gradients(chip, *self._gradient_call()), exact)
+        cosines = [p.cosine for p in comparisons if not p.exact_is_zero] or [math.nan]
         return {"cosine_worst": min(cosines), "cosine_median": statistics.median(cosines)}
 
     def _loss(self, output: Any, targets: Tensor | None) -> Tensor:

@@ -48,19 +48,19 @@ def check_plots() -> None:
 
 
 def draw(
-    folder: Path, axes: Sequence[Axis], alone: bool, found: Summary, title: str, digital: Mapping[str, float | None]
+    folder: Path, axes: Sequence[Axis], alone: bool, summary: Summary, title: str, digital: Mapping[str, float | None]
 ) -> list[Path]:
     """Writes ``study.png`` and ``study.svg``, or ``study_1.png`` ... where there are several pictures.
 
     Args:
-        found: median and spread by settings and metric.
+        summary: median and spread by settings and metric.
         digital: metrics of the digital model, drawn as dashed lines.
     """
     check_plots()
     pictures = [*_pictures([a for a in axes if alone or len(a.values) > 1] or list(axes), axes, alone)]
     written = []
     for number, (subtitle, panels) in enumerate(pictures, 1):
-        figure = _figure(panels, found, f"{title}\n{subtitle}" if subtitle else title, digital)
+        figure = _figure(panels, summary, f"{title}\n{subtitle}" if subtitle else title, digital)
         if figure is not None:
             name = "study" if len(pictures) == 1 else f"study_{number}"
             written += [write_figure(figure, folder / f"{name}.{kind}") for kind in ("png", "svg")]
@@ -105,8 +105,8 @@ def _told(settings: Settings) -> str:
 # --- drawing ----------------------------------------------------------------------------------------------
 
 
-def _figure(panels: Sequence[Panel], found: Summary, title: str, digital: Mapping[str, float | None]) -> Any:
-    metrics = [m for m in METRICS if METRICS[m].plotted and any(m in spreads for spreads in found.values())]
+def _figure(panels: Sequence[Panel], summary: Summary, title: str, digital: Mapping[str, float | None]) -> Any:
+    metrics = [m for m in METRICS if METRICS[m].plotted and any(m in spreads for spreads in summary.values())]
     if not metrics:
         return None
     size = (max(4.6, 2.5 * len(panels) + 1.7), 1.75 * len(metrics) + 1.0)
@@ -114,7 +114,7 @@ def _figure(panels: Sequence[Panel], found: Summary, title: str, digital: Mappin
     cells = figure.subplots(len(metrics), len(panels), squeeze=False, sharex="col", sharey="row")
     for row, metric in zip(cells, metrics, strict=True):
         for cell, panel in zip(row, panels, strict=True):
-            _panel(cell, panel, metric, found)
+            _panel(cell, panel, metric, summary)
             if (line := digital.get(metric)) is not None:
                 cell.axhline(line, color="#444444", linewidth=0.9, linestyle="--", label="digital model")
         _value_axis(row, METRICS[metric])
@@ -129,14 +129,14 @@ def _figure(panels: Sequence[Panel], found: Summary, title: str, digital: Mappin
     return figure
 
 
-def _panel(cell: Any, panel: Panel, metric: str, found: Summary) -> None:
+def _panel(cell: Any, panel: Panel, metric: str, summary: Summary) -> None:
     import matplotlib
 
     colours = matplotlib.colormaps["viridis"]
     positions = _positions(panel.axis)
     for number, (label, line) in enumerate(panel.lines.items()):
         colour = "#b3621b" if len(panel.lines) == 1 else colours(0.9 * number / (len(panel.lines) - 1))
-        known = [(positions[i], found[s][metric]) for i, s in line if metric in found.get(s, {})]
+        known = [(positions[i], summary[s][metric]) for i, s in line if metric in summary.get(s, {})]
         known = [(x, spread) for x, spread in known if math.isfinite(spread.median)]
         known.sort(key=lambda pair: pair[0])
         x = [place for place, _ in known]

@@ -86,10 +86,10 @@ def points(axes: Sequence[Axis], alone: bool, chips: int) -> tuple[Point, ...]:
 
 def impossible(axes: Sequence[Axis], alone: bool, base: Hardware) -> OptionError | None:
     """The combinations that no chip can have, each problem once: ``g_min`` above ``g_max``."""
-    found = dict.fromkeys(
+    problems = dict.fromkeys(
         problem for settings in settings_of(axes, alone) for problem in _problems(Point(settings, 0), base)
     )
-    return OptionError(found) if found else None
+    return OptionError(problems) if problems else None
 
 
 def _problems(point: Point, base: Hardware) -> Iterator[Any]:

@@ -145,22 +145,22 @@ def _check_same(path: Path, configuration: Mapping[str, Any]) -> None:
 def _difference(part: str, before: Any, now: Any) -> str:
     """Of a part with many differences, the first ones."""
     old, new = _flat({part: before}), _flat({part: now})
-    found = [
+    changes = [
         f"{k} was {old.get(k)!s:.60} and is now {new.get(k)!s:.60}"
         for k in dict.fromkeys([*old, *new])
         if old.get(k) != new.get(k)
     ]
-    more = [f"and {len(found) - 3} more of {part}"] if len(found) > 3 else []
-    return "; ".join(found[:3] + more)
+    more = [f"and {len(changes) - 3} more of {part}"] if len(changes) > 3 else []
+    return "; ".join(changes[:3] + more)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        found["versions"]
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+        recorded["versions"]
     except (ValueError, KeyError, TypeError) as failure:
         raise OptionError.at(f"file {path}", "is no study's configuration", "Choose another folder.") from failure
-    return found  # type: ignore[no-any-return]
+    return recorded  # type: ignore[no-any-return]
 
 
 def _flat(value: Mapping[str, Any], before: str = "") -> dict[str, Any]:

@@ -56,9 +56,9 @@ class Study:
             OptionError: the model or the data are not what the study began with.
         """
         bench = Bench(self.subject, self.base, self.effort)
-        found = bench.fingerprint()
+        fingerprint = bench.fingerprint()
         for what, wanted in self.fingerprint.items():
-            if found[what] != wanted:
+            if fingerprint[what] != wanted:
                 raise OptionError.at(
                     what,
                     "are others each time they are made",

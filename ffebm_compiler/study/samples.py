@@ -63,11 +63,11 @@ class Samples:
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
     """Names, types, shapes and values of tensors as 16 characters."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, tensor in tensors.items():
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def samples_from(value: Any, where: str) -> Samples:
@@ -103,9 +103,9 @@ def load_npz(path: Path) -> Samples:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise InputError.at(where, what, f"Name an .npz file. {HOW}.")
     x, y = _read(path, where)
-    found = [a for a in (x, y) if a is not None]
-    if not all(isinstance(a, np.ndarray) and a.dtype.kind in "biuf" for a in found):
-        kinds = ", ".join(f"{n} is of type {getattr(a, 'dtype', type(a).__name__)}" for n, a in zip("xy", found))
+    arrays = [a for a in (x, y) if a is not None]
+    if not all(isinstance(a, np.ndarray) and a.dtype.kind in "biuf" for a in arrays):
+        kinds = ", ".join(f"{n} is of type {getattr(a, 'dtype', type(a).__name__)}" for n, a in zip("xy", arrays))
         raise InputError.at(where, f"its {kinds}", f"{HOW}, both of real or whole numbers.")
     return _checked((_input(torch.from_numpy(x)),), None if y is None else torch.from_numpy(y), where)
 
@@ -163,8 +163,8 @@ def _input_problems(inputs: tuple[Tensor, ...], where: str) -> Iterator[Problem]
 
 def _target_problems(x: Tensor, y: Tensor, where: str) -> Iterator[Problem]:
     if y.ndim < 1 or len(y) != len(x):
-        found = len(y) if y.ndim else "a single number"
-        yield Problem(where, f"has {len(x)} samples in x, but y is {found}", "Give one target for each sample.")
+        given = len(y) if y.ndim else "a single number"
+        yield Problem(where, f"has {len(x)} samples in x, but y is {given}", "Give one target for each sample.")
     elif y.is_floating_point() and not bool(torch.isfinite(y).all()):
         yield Problem(where, "some values of y are NaN or infinite", "Clean the data first.")
     elif not y.is_floating_point() and int(y.min()) < 0:

@@ -14,12 +14,12 @@ from .metrics import Measured
 
 def first_tensor(output: Any) -> Tensor:
     """A model's output, or the first tensor of several."""
-    found = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
-    if not found:
+    tensors = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
+    if not tensors:
         raise InputError.at(
             "model", f"returned {type(output).__name__}", "Return a tensor, or a tuple or dict of tensors."
         )
-    return found[0]
+    return tensors[0]
 
 
 def supervised_loss(outputs: Tensor, targets: Tensor) -> Tensor:

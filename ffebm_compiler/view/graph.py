@@ -32,10 +32,10 @@ def partition_graph(program: Program, network: nn.Module) -> nx.DiGraph:
     ids: dict[str, str] = {}
     for name in program.inputs:
         ids[name] = _add(graph, program.origins[name].label, _end(program.origins[name], "input"))
-    found = operations(program, network)
-    for op in found:
+    listed = operations(program, network)
+    for op in listed:
         ids[op.key] = _add(graph, op.origin.label, _attributes(op, network), op.block)
-    for op in found:
+    for op in listed:
         for read, feedback in op.reads.items():
             graph.add_edge(ids[read], ids[op.key], feedback=feedback)
     _add_output(graph, program, ids)

@@ -18,13 +18,13 @@ _OWN_RULE = "by a rule of its own"
 
 def held_statistics(program: Program, network: nn.Module) -> tuple[tuple[str, str], ...]:
     """Each held norm with what it is held at, as the network is now."""
-    found: dict[str, str] = {}
+    statistics: dict[str, str] = {}
     for block in program.energy_blocks:
         held = {o.label for o in block.held_norms}
         for term in (t for s in block.states for t in s.drive.terms if t.origin.label in held):
             known = statistics_of(term.operation, term.operands, network)
-            found[term.origin.label] = _OWN_RULE if known is None else str(known)
-    return tuple(found.items())
+            statistics[term.origin.label] = _OWN_RULE if known is None else str(known)
+    return tuple(statistics.items())
 
 
 def norm_lines(report: Report) -> Iterator[tuple[str, tuple[str, ...]]]:

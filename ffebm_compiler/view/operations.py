@@ -56,9 +56,9 @@ def operations(program: Program, network: nn.Module) -> tuple[UserOperation, ...
 
 def step_operations(step: Step, network: nn.Module) -> tuple[UserOperation, ...]:
     """The operations of one block or digital part."""
-    found = _analog(step) if isinstance(step, EnergyBlock) else _digital(step, network)
+    parts = _analog(step) if isinstance(step, EnergyBlock) else _digital(step, network)
     merged: dict[str, UserOperation] = {}
-    for op in found:
+    for op in parts:
         merged[op.key] = _merged(merged[op.key], op) if op.key in merged else op
     return tuple(merged.values())
 

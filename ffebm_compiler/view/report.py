@@ -114,11 +114,11 @@ class Report:
     @property
     def reasons(self) -> dict[str, tuple[tuple[str, str], ...]]:
         """Why operations are digital: each reason with its (part, operation) pairs, the most frequent first."""
-        found: dict[str, list[tuple[str, str]]] = {}
+        grouped: dict[str, list[tuple[str, str]]] = {}
         for row in self.digital:
             for label, _, reason in row.operations:
-                found.setdefault(reason, []).append((row.name, label))
-        return {r: tuple(ops) for r, ops in sorted(found.items(), key=lambda item: -len(item[1]))}
+                grouped.setdefault(reason, []).append((row.name, label))
+        return {r: tuple(ops) for r, ops in sorted(grouped.items(), key=lambda item: -len(item[1]))}
 
     def __str__(self) -> str:
         return text_report(self)
@@ -169,7 +169,7 @@ def build_report(
     """
     mode, network = compiled.modes[training], compiled.network
     steps = [step_operations(step, network) for step in mode.program]
-    found = [op for ops in steps for op in ops]
+    operations = [op for ops in steps for op in ops]
     return Report(
         model=type(network).__name__,
         mode="training" if training else "evaluation",
@@ -178,18 +178,18 @@ def build_report(
         rows=tuple(
             _row(step, ops, network, loop_gain, gains, verified) for step, ops in zip(mode.program, steps, strict=True)
         ),
-        parameters=_count(found, network),
-        trained_norms=tuple(op.origin.label for op in found if _trains_with_batch(op, network)),
+        parameters=_count(operations, network),
+        trained_norms=tuple(op.origin.label for op in operations if _trains_with_batch(op, network)),
         norm_statistics=held_statistics(mode.program, network),
-        shared=tuple(_shared(found, network)),
+        shared=tuple(_shared(operations, network)),
     )
 
 
 def _row(
-    step: Step, found: Sequence[UserOperation], network: nn.Module,
+    step: Step, operations: Sequence[UserOperation], network: nn.Module,
     loop_gain: float | None, gains: Mapping[str, Gains | None], verified: Mapping[str, Verification],
 ) -> BlockRow | DigitalRow:  # fmt: skip
-    count = sum(p.numel() for p in _read(found, network).values())
+    count = sum(p.numel() for p in _read(operations, network).values())
     if isinstance(step, DigitalBlock):
         listed = tuple((o.label, o.kind, step.reasons.get(o.label, "")) for o in step.origins)
         return DigitalRow(step.name, listed, count)
@@ -226,14 +226,14 @@ def _residuals(check: Verification) -> dict[str, Any]:
     }
 
 
-def _read(found: Sequence[UserOperation], network: nn.Module) -> dict[int, nn.Parameter]:
+def _read(operations: Sequence[UserOperation], network: nn.Module) -> dict[int, nn.Parameter]:
     """The parameters that operations read, by identity: a shared one is one."""
-    return {id(p): p for op in found for path in op.tensors for p in parameters_behind(network, path)}
+    return {id(p): p for op in operations for path in op.tensors for p in parameters_behind(network, path)}
 
 
-def _count(found: Sequence[UserOperation], network: nn.Module) -> ParameterCount:
-    analog = _read([op for op in found if op.analog], network)
-    digital = _read([op for op in found if not op.analog], network)
+def _count(operations: Sequence[UserOperation], network: nn.Module) -> ParameterCount:
+    analog = _read([op for op in operations if op.analog], network)
+    digital = _read([op for op in operations if not op.analog], network)
     every = {id(p): p for p in network.parameters()}
 
     def size(ids: set[int]) -> int:
@@ -246,10 +246,10 @@ def _count(found: Sequence[UserOperation], network: nn.Module) -> ParameterCount
     )  # fmt: skip
 
 
-def _shared(found: Sequence[UserOperation], network: nn.Module) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _shared(operations: Sequence[UserOperation], network: nn.Module) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Parameters that more than one operation reads, in the model's order."""
     readers: dict[int, list[str]] = {}
-    for op in found:
+    for op in operations:
         for identity in _read([op], network):
             readers.setdefault(identity, []).append(op.origin.label)
     for name, parameter in network.named_parameters():

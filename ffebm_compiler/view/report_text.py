@@ -108,8 +108,8 @@ def _wrapped(row: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def paragraph(text: str, indent: str = "  ") -> str:
-    indents = {"initial_indent": indent, "subsequent_indent": indent + "  "}
-    return textwrap.fill(text, PAGE, break_on_hyphens=False, break_long_words=False, **indents)
+    wrapper = textwrap.TextWrapper(PAGE, indent, indent + "  ", break_on_hyphens=False, break_long_words=False)
+    return wrapper.fill(text)
 
 
 def grouped(pairs: Iterable[tuple[str, str]]) -> str:

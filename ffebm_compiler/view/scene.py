@@ -161,8 +161,8 @@ def frame_title(block: str, members: list[Mapping[str, Any]]) -> str:
 
 def blocks_of(graph: nx.DiGraph) -> dict[str, list[str]]:
     """The operations of each block or digital part, in order; inputs and outputs have none."""
-    found: dict[str, list[str]] = {}
+    members: dict[str, list[str]] = {}
     for name, data in graph.nodes(data=True):
         if data.get("role") not in ("input", "output"):
-            found.setdefault(str(data.get("block", "")), []).append(str(name))
-    return found
+            members.setdefault(str(data.get("block", "")), []).append(str(name))
+    return members

@@ -64,7 +64,7 @@ def digital_part(
 
 def _parameters(block: DigitalBlock, network: nn.Module) -> int:
     """How many parameters a digital part learns."""
-    found: dict[int, int] = {}
+    sizes: dict[int, int] = {}
     for node in block.graph.nodes:
         if node.op == "call_module":
             learn = [p for p in network.get_submodule(str(node.target)).parameters() if p.requires_grad]
@@ -73,5 +73,5 @@ def _parameters(block: DigitalBlock, network: nn.Module) -> int:
             learn = [value] if isinstance(value, nn.Parameter) and value.requires_grad else []
         else:
             continue
-        found.update({id(p): p.numel() for p in learn})
-    return sum(found.values())
+        sizes.update({id(p): p.numel() for p in learn})
+    return sum(sizes.values())

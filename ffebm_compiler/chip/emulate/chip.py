@@ -207,9 +207,9 @@ class Chip:
         key = (what, path, self.hardware)  # at another age the same devices amount to other weights
         if key not in self.cache:
             self.cache[key] = compute(self._of(path))
-        found = self.cache[key]
-        assert isinstance(found, Tensor)
-        return found
+        cached = self.cache[key]
+        assert isinstance(cached, Tensor)
+        return cached
 
     # --- a block's parts ------------------------------------------------------------------------------
 
@@ -251,8 +251,8 @@ class Chip:
 
     def amplifiers(self, block: EnergyBlock, states: Mapping[str, Tensor]) -> dict[tuple[str, str], Amplifier]:
         error = self.hardware.reverse_gain_error
-        found = {(l, m): self._mismatch("reverse", f"{l}→{m}", states[l], error) for l, m in block.edges}
-        return {edge: Amplifier(gain) for edge, gain in found.items() if gain is not None}
+        gains = {(l, m): self._mismatch("reverse", f"{l}→{m}", states[l], error) for l, m in block.edges}
+        return {edge: Amplifier(gain) for edge, gain in gains.items() if gain is not None}
 
     def _mismatch(self, what: str, name: str, like: Tensor, deviation: float) -> Tensor | None:
         drawn = self._drawn(what, name, like, deviation)

@@ -48,8 +48,8 @@ def _by_differentiation(operation: Operation, cotangent: Tensor, weight: Tensor,
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         y = operation(leaf, weight.detach(), None)
-    (found,) = torch.autograd.grad(y, leaf, cotangent)
-    return found
+    (gradient,) = torch.autograd.grad(y, leaf, cotangent)
+    return gradient
 
 
 def _linear(e: Tensor, weight: Tensor, x: Tensor, options: Mapping[str, Any]) -> Tensor:
@@ -67,11 +67,11 @@ def _convolution(dimensions: int, transposed: bool) -> _Known:
     def apply(e: Tensor, weight: Tensor, x: Tensor, options: Mapping[str, Any]) -> Tensor:
         stride, padding, dilation = (each(options[k]) for k in ("stride", "padding", "dilation"))
         output_padding = each(options.get("output_padding", 0))
-        found = torch.ops.aten.convolution_backward(
+        gradients = torch.ops.aten.convolution_backward(
             e, x, weight, None, stride, padding, dilation, transposed, output_padding, options["groups"],
             [True, False, False],
         )  # fmt: skip
-        return found[0]  # type: ignore[no-any-return]
+        return gradients[0]  # type: ignore[no-any-return]
 
     return _Known(apply, _is_of_a_batch)
 

@@ -142,8 +142,8 @@ class Drawing:
         def along(leaf: Tensor) -> Tensor:
             return state.drive.evaluate({**values, source: leaf}, weights)
 
-        found = torch.autograd.functional.jacobian(along, values[source])
-        matrix: Tensor = found.reshape(-1, values[source].numel())
+        jacobian = torch.autograd.functional.jacobian(along, values[source])
+        matrix: Tensor = jacobian.reshape(-1, values[source].numel())
         return matrix.double()
 
     def _reverse(self, source: str, target: str) -> Tensor:
@@ -172,12 +172,12 @@ class Drawing:
 
     def _driving(self) -> dict[str, Tensor]:
         """The inputs that arrays are driven by: every drive is affine in all of them and the states together."""
-        found: dict[str, Tensor] = {}
+        driving: dict[str, Tensor] = {}
         for n, v in self.bound.inputs.items():
             numeric = isinstance(v, Tensor) and v.is_floating_point()
-            if numeric and self._is_affine(n, v) and not self._multiplies(n, v, found):
-                found[n] = v
-        return found
+            if numeric and self._is_affine(n, v) and not self._multiplies(n, v, driving):
+                driving[n] = v
+        return driving
 
     def _multiplies(self, name: str, value: Tensor, others: Mapping[str, Tensor]) -> bool:
         """Whether an input, as a computed weight does, is multiplied by a state or by another input."""

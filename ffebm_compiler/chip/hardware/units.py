@@ -54,11 +54,11 @@ def parse_quantity(text: str, unit: str, bare: bool = False) -> float:
     number, written = match.groups()
     if not written and not bare:
         raise QuantityError("a text, not a number, and without a unit")
-    found, size = UNITS.get(written, (None, Decimal(1))) if written else (unit, Decimal(1))
-    if found is None:
+    kind, size = UNITS.get(written, (None, Decimal(1))) if written else (unit, Decimal(1))
+    if kind is None:
         raise QuantityError(f"in {written!r}, which is no unit known here")
-    if found != unit:
-        raise QuantityError(f"{_article(found)}, not {_article(unit)}")
+    if kind != unit:
+        raise QuantityError(f"{_article(kind)}, not {_article(unit)}")
     try:
         return float(Decimal(number) * size)
     except (DecimalException, OverflowError) as failure:

@@ -156,8 +156,8 @@ class Magnitudes:
         driven = self.filled(state.drive, 1.0)
         with torch.enable_grad():
             leaves = {n: driven[n].requires_grad_() for n in state.drive.sources}
-            found = torch.autograd.grad(self.of(state.drive, driven).sum(), list(leaves.values()))
-        for source, column in zip(leaves, found, strict=True):
+            columns = torch.autograd.grad(self.of(state.drive, driven).sum(), list(leaves.values()))
+        for source, column in zip(leaves, columns, strict=True):
             yield (source, state.name), column
 
 
@@ -253,5 +253,5 @@ def coupling_problems(block: EnergyBlock) -> Iterator[tuple[Term, str]]:
 
 def problems(block: EnergyBlock, remedy: Callable[[str], str]) -> list[Problem]:
     """The same as problems that name the user's layers."""
-    found = {t.origin: (f"layer {t.origin}", why, t.origin.layer) for t, why in coupling_problems(block)}
-    return [Problem(where, why, remedy(layer)) for where, why, layer in found.values()]
+    refused = {t.origin: (f"layer {t.origin}", why, t.origin.layer) for t, why in coupling_problems(block)}
+    return [Problem(where, why, remedy(layer)) for where, why, layer in refused.values()]

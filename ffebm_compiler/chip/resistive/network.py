@@ -78,12 +78,12 @@ class Drives:
 
 def _check(circuit: Circuit, inputs: Mapping[str, Tensor], nudges: Mapping[str, Tensor]) -> None:
     """Raises one InputError with everything that does not fit the circuit."""
-    found = [
+    problems = [
         *_unfit(inputs, {n: v.numel() for n, v in circuit.inputs.items()}, "input"),
         *_unfit(nudges, {b.name: b.drive.numel() for b in circuit.banks}, "nudge", complete=False),
         *_not_resistive(circuit),
     ]
-    InputError.raise_if(found)
+    InputError.raise_if(problems)
 
 
 def _unfit(

@@ -88,26 +88,26 @@ def realise(bound: BoundBlock, share: float = SHARE, targets: Devices | None = N
     return _realisation(bound, sums(bound, targets), share)
 
 
-def _realisation(bound: BoundBlock, found: Sums, share: float) -> Realisation:
-    gain = {m: float(rows.amax()) / share or 1.0 for m, rows in found.rows.items()}
-    own = {m: rows / gain[m] for m, rows in found.rows.items()}
+def _realisation(bound: BoundBlock, magnitudes: Sums, share: float) -> Realisation:
+    gain = {m: float(rows.amax()) / share or 1.0 for m, rows in magnitudes.rows.items()}
+    own = {m: rows / gain[m] for m, rows in magnitudes.rows.items()}
     w: dict[str, float] = {}
     for state in reversed(bound.block.states):
-        w[state.name] = _layer_weight(bound, state.name, own[state.name], gain, w, found)
-    load = {n: _load(n, own[n], gain, w, found.columns, {}) for n in own}
+        w[state.name] = _layer_weight(bound, state.name, own[state.name], gain, w, magnitudes)
+    load = {n: _load(n, own[n], gain, w, magnitudes.columns, {}) for n in own}
     leak = {n: (1 - own[n] - load[n]).clamp(min=0) for n in own}  # beside 0 by a rounding
-    bias = {n: found.biases[n] / gain[n] for n in own}
+    bias = {n: magnitudes.biases[n] / gain[n] for n in own}
     return Realisation(gain, w, leak, own, bias, load)
 
 
 def _layer_weight(
-    bound: BoundBlock, name: str, own: Tensor, gain: Mapping[str, float], w: Mapping[str, float], found: Sums
+    bound: BoundBlock, name: str, own: Tensor, gain: Mapping[str, float], w: Mapping[str, float], magnitudes: Sums
 ) -> float:
     """The least w_l whose load leaves no node a negative leak, at reverse gains that are at most those asked for."""
     consumers = [m for source, m in bound.block.edges if source == name]
     if not consumers:
         return bound.layer_weights[name]
-    drawn = torch.stack([gain[m] * w[m] * found.columns[name, m] for m in consumers]).sum(0)
+    drawn = torch.stack([gain[m] * w[m] * magnitudes.columns[name, m] for m in consumers]).sum(0)
     asked = max(w[m] * bound.layer_weights[name] / bound.layer_weights[m] for m in consumers)
     return max(asked, float((drawn / (1 - own)).amax()))
 
@@ -140,10 +140,10 @@ def totals(
         devices: ``P + N`` of each weighted term, by the term's name, in units of its weights.
         factors: what errors make of the current gain of each (source, state), as a factor.
     """
-    found = sums(bound, devices)
+    magnitudes = sums(bound, devices)
     gain, w = realisation.amplification, realisation.layer_weights
     return {
-        n: leak + found.rows[n] / gain[n] + _load(n, leak, gain, w, found.columns, factors or {})
+        n: leak + magnitudes.rows[n] / gain[n] + _load(n, leak, gain, w, magnitudes.columns, factors or {})
         for n, leak in realisation.leak.items()
     }
 
@@ -153,18 +153,18 @@ def totals(
 
 def require_resistive(block: EnergyBlock) -> None:
     """Raises one OptionError that names every layer which resistors and ideal diodes can't make."""
-    if found := resistive_problems(block):
-        raise OptionError(found)
+    if refused := resistive_problems(block):
+        raise OptionError(refused)
 
 
 def resistive_problems(block: EnergyBlock) -> list[Problem]:
     """Each layer that resistors and ideal diodes can't make."""
-    found = [
+    without_diodes = [
         Problem(f"layer {s.origin}", f"ideal diodes make no {s.potential.name}, only a clip", _remedy(s.origin.layer))
         for s in block.states
         if not has_diodes(s.potential)
     ]
-    return [*found, *problems(block, _remedy)]
+    return [*without_diodes, *problems(block, _remedy)]
 
 
 def _remedy(layer: str) -> str:

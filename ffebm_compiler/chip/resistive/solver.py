@@ -72,14 +72,14 @@ def nodes(circuit: Circuit, drives: Drives) -> tuple[Node, ...]:
         InputError: naming the banks with a node that nothing connects to ground, a source or another node.
     """
     signed = [e.gain * (e.positive - e.negative) for e in circuit.edges]
-    found = tuple(_node(b, circuit, drives, signed) for b in circuit.banks)
-    floating = [b.label for b, node in zip(circuit.banks, found, strict=True) if bool((node.total <= 0).any())]
+    prepared = tuple(_node(b, circuit, drives, signed) for b in circuit.banks)
+    floating = [b.label for b, node in zip(circuit.banks, prepared, strict=True) if bool((node.total <= 0).any())]
     if floating:
         raise InputError(
             Problem(f"bank {label}", "has a node without any conductance: its voltage is undefined", "Give it a leak.")
             for label in floating
         )
-    return found
+    return prepared
 
 
 def _node(bank: Bank, circuit: Circuit, drives: Drives, signed: list[Tensor]) -> Node:

@@ -118,24 +118,24 @@ def unroll(
         nudge: current drawn from the nodes of a state, ``beta delta / w``.
         labels: the user's names of values.
     """
-    found, known = matrices(bound, devices), dict(labels or {})
+    unrolled, known = matrices(bound, devices), dict(labels or {})
     order = {s.name: i for i, s in enumerate(bound.block.states)}
-    edges = sorted(found.positive, key=lambda e: order[e[1]])
+    edges = sorted(unrolled.positive, key=lambda e: order[e[1]])
     return Circuit(
         block=bound.block.name,
         physics="resistive",
-        banks=tuple(_bank(s, found, realisation, known, nudge or {}) for s in bound.block.states),
-        edges=tuple(_resistors(e, bound.block.state(e[1]), found, realisation) for e in edges),
-        inputs=found.driven,
-        input_labels={n: known.get(n, n) for n in found.driven},
+        banks=tuple(_bank(s, unrolled, realisation, known, nudge or {}) for s in bound.block.states),
+        edges=tuple(_resistors(e, bound.block.state(e[1]), unrolled, realisation) for e in edges),
+        inputs=unrolled.driven,
+        input_labels={n: known.get(n, n) for n in unrolled.driven},
     )
 
 
 def _bank(
-    state: State, found: Matrices, r: Realisation, labels: Mapping[str, str], nudge: Mapping[str, Tensor]
+    state: State, unrolled: Matrices, r: Realisation, labels: Mapping[str, str], nudge: Mapping[str, Tensor]
 ) -> Bank:
     """A resistor to the rail of a bias is a current source beside a leak (Norton)."""
-    n, zero = state.name, torch.zeros_like(found.constants[state.name])
+    n, zero = state.name, torch.zeros_like(unrolled.constants[state.name])
     return Bank(
         name=n,
         label=labels.get(n, state.origin.label),
@@ -145,16 +145,16 @@ def _bank(
         offset=zero,
         gain=torch.ones_like(zero),
         limit=float("inf"),
-        drive=found.constants[n],
+        drive=unrolled.constants[n],
         nudge=nudge[n].to(zero).flatten() if n in nudge else zero,
-        leak=r.leak[n].to(zero).flatten() + found.biases[n] / r.amplification[n],
+        leak=r.leak[n].to(zero).flatten() + unrolled.biases[n] / r.amplification[n],
     )
 
 
-def _resistors(edge: Edge, state: State, found: Matrices, r: Realisation) -> Resistors:
+def _resistors(edge: Edge, state: State, unrolled: Matrices, r: Realisation) -> Resistors:
     source, target = edge
     A = r.amplification[target]
-    P, N = found.positive[edge] / A, found.negative[edge] / A
+    P, N = unrolled.positive[edge] / A, unrolled.negative[edge] / A
     back = r.current_gain(source, target) if source in r.layer_weights else None
     return Resistors(
         source=source,

@@ -69,10 +69,10 @@ class Verdict:
         return "ok; the operating point is another equilibrium" if elsewhere else "ok"
 
 
-def difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, float]:
+def difference(states: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, float]:
     """Worst difference in each bank, relative to its largest expected value (see :func:`ranges`)."""
     return {
-        name: float((found[name].flatten() - expected[name].flatten()).abs().max()) / size
+        name: float((states[name].flatten() - expected[name].flatten()).abs().max()) / size
         for name, size in ranges(expected).items()
     }
 
@@ -113,8 +113,8 @@ def _has_settled(times: Tensor, states: Mapping[str, Tensor], off: float | None,
     return off is None or off <= tolerance or off > EXPLAINED * still_to_go(times, states)
 
 
-def _worst(found: Mapping[str, Tensor] | None, expected: Mapping[str, Tensor]) -> float | None:
-    return None if found is None or not expected else max(difference(found, expected).values(), default=0.0)
+def _worst(states: Mapping[str, Tensor] | None, expected: Mapping[str, Tensor]) -> float | None:
+    return None if states is None or not expected else max(difference(states, expected).values(), default=0.0)
 
 
 def _last(

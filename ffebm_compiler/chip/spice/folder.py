@@ -110,12 +110,12 @@ def _netlists(
 
 def _check_expected(circuits: Mapping[str, Circuit], expected: Mapping[str, Expected]) -> None:
     sizes = {name: {b.name: b.drive.numel() for b in c.banks} for name, c in circuits.items()}
-    found = [
+    problems = [
         Problem(f"expected states of {name}", *what)
         for name, states in expected.items()
         if (what := _wrong_states(sizes.get(name), states)) is not None
     ]
-    OptionError.raise_if(found)
+    OptionError.raise_if(problems)
 
 
 def _wrong_states(sizes: Mapping[str, int] | None, states: Expected) -> tuple[str, str] | None:

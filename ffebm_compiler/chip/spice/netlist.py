@@ -24,14 +24,14 @@ def number(value: float) -> str:
 
 def legal_names(labels: Iterable[str]) -> dict[str, str]:
     """A name for each label: letters, digits and underscores in lower case, each different."""
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     taken: set[str] = set()
     for label in dict.fromkeys(labels):
         stem = re.sub(r"[^a-z0-9]+", "_", label.lower())[:_LONGEST_NAME].strip("_") or "x"
         name = next(n for n in _numbered(stem) if n not in taken)
         taken.add(name)
-        found[label] = name
-    return found
+        names[label] = name
+    return names
 
 
 def _numbered(stem: str) -> Iterator[str]:

@@ -46,10 +46,10 @@ def find_ngspice() -> str:
     Raises:
         SimulatorError: it is not installed.
     """
-    found = shutil.which("ngspice")
-    if found is None:
+    program = shutil.which("ngspice")
+    if program is None:
         raise SimulatorError.at("ngspice", "is not installed, or not on the PATH", _INSTALL)
-    return found
+    return program
 
 
 def run_netlist(text: str, name: str = "netlist", seconds: float = SECONDS) -> tuple[Plot, ...]:

@@ -84,13 +84,13 @@ def still_to_go(times: Tensor, states: Mapping[str, Tensor]) -> float:
     """
     start, end = float(times[0]), float(times[-1])
     places = [int((times >= start + part * (end - start)).nonzero()[0]) for part in (0.8, 0.9)]
-    found = 0.0
+    farthest = 0.0
     for name, size in ranges({n: v[-1] for n, v in states.items()}).items():
         before, then, now = (states[name][i] for i in (*places, -1))
         earlier, moved = (float((a - b).abs().max()) for a, b in ((then, before), (now, then)))
         q = min(moved / max(earlier, TINY), SLOWEST)
-        found = max(found, moved * q / (1 - q) / size)
-    return found
+        farthest = max(farthest, moved * q / (1 - q) / size)
+    return farthest
 
 
 def ranges(states: Mapping[str, Tensor]) -> dict[str, float]:

@@ -48,16 +48,18 @@ class Bench:
     max_devices: int = MAX_DEVICES
 
     def __post_init__(self) -> None:
-        found = [
+        problems = [
             Problem(f"option {name}", f"is {value!r}", "Give a positive number of seconds, or None.")
             for name, value in (("duration", self.duration), ("step", self.step))
             if value is not None and not 0 < value < float("inf")
         ]
         if self.diodes not in resistive.DIODES:
-            found.append(Problem("option diodes", f"is {self.diodes!r}", f"Give one of {', '.join(resistive.DIODES)}."))
+            problems.append(
+                Problem("option diodes", f"is {self.diodes!r}", f"Give one of {', '.join(resistive.DIODES)}.")
+            )
         if not (self.operating_point or self.transient):
-            found.append(Problem("options operating_point, transient", "are both off", "Simulate at least one."))
-        OptionError.raise_if(found)
+            problems.append(Problem("options operating_point, transient", "are both off", "Simulate at least one."))
+        OptionError.raise_if(problems)
 
     def times(self, circuit: Circuit) -> tuple[float, float]:
         """(duration, longest step) in seconds."""
