@@ -283,23 +283,23 @@ def test_totals_are_what_meets_at_each_node_of_the_circuit(name: str) -> None:
 
 
 def test_totals_of_a_perceptron_by_matrices() -> None:
-    """Independently of any unrolling: leak + row sums / A + (w_m / w_l) A column sums, of P + N, with the feedback's
-    own devices and errors.
+    """Independently of any unrolling: leak + row sums / A + (w_m / w_l) A column sums, of P + N, with the
+    feedback's own errors.
     """
     (bound,) = blocks("perceptron", 6)
     r = realise(bound)
-    (_, devices), (_, back) = imperfect(bound, 0.05, 1), imperfect(bound, 0.1, 2)
+    _, devices = imperfect(bound, 0.05, 1)
     names = [s.name for s in bound.block.states]
     terms = [s.drive.layers[0].name for s in bound.block.states]
     factors = {(names[0], names[1]): 1 + 0.1 * torch.arange(7, dtype=torch.float64)}
-    found = totals(r, bound, devices, back, factors)
+    found = totals(r, bound, devices, factors)
     for i, name in enumerate(names):
         pair = devices[terms[i]]
         expected = r.leak[name] + (pair.weight.sum(1) + pair.bias) / r.amplification[name]
         if i + 1 < len(names):
             m = names[i + 1]
             gain = r.amplification[m] * r.layer_weights[m] / r.layer_weights[name]
-            expected = expected + gain * factors.get((name, m), 1.0) * back[terms[i + 1]].weight.sum(0)
+            expected = expected + gain * factors.get((name, m), 1.0) * devices[terms[i + 1]].weight.sum(0)
         torch.testing.assert_close(found[name], expected, rtol=1e-12, atol=0)
 
 
