@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..ir import Operation, Options, Potential
+from ..ir import Kind, Operation, Options, Potential
 from .forms import Form, constant
 from .rule import Call, Reading, Refusal, Role, Rule
 
@@ -51,10 +51,24 @@ def chosen(make: Callable[[Call], Potential | Refusal]) -> Callable[[Call], Read
     return read
 
 
-def coupled(
-    form: Form[Operation], keeps_batch: Callable[[Options], bool] = lambda options: True
-) -> Callable[[Call], Reading | Refusal]:
-    """The operation that a form makes of the call's constants; ``keeps_batch`` of these: see :class:`Reading`."""
+def coupling(
+    kind: Kind,
+    form: Form[Operation],
+    summary: str,
+    functions: tuple[Callable[..., Any], ...],
+    methods: tuple[str, ...] = (),
+    layer: tuple[Callable[[], nn.Module], tuple[int, ...]] | None = None,
+    keeps_batch: Callable[[Options], bool] = lambda options: True,
+    role: Role = Role.COUPLING,
+    ignored: tuple[str, ...] = (),
+) -> Rule:
+    """The rule of an operation of one operand that a form makes of the call's constants.
+
+    Args:
+        layer: what makes a module of the class that it matches, and the shape of an input.
+        keeps_batch: of the constants; see :class:`Reading`.
+        ignored: further arguments, without a meaning here.
+    """
 
     def read(call: Call) -> Reading | Refusal:
         if not call.constants(*form.options):
@@ -63,4 +77,15 @@ def coupled(
         operands = (call.operand(),)
         return Reading(operands=operands, operation=form(options), keeps_batch=keeps_batch(options))
 
-    return read
+    return Rule(
+        kind.name,
+        role,
+        read,
+        summary,
+        modules=() if layer is None else (type(layer[0]()),),
+        functions=functions,
+        methods=methods,
+        signature=("input", *form.options, *ignored),
+        examples=() if layer is None else (layer,),
+        forms={kind: (form,)},
+    )

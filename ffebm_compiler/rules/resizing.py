@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ir import Kind
-from .one_operand import coupled
+from .one_operand import coupling
 from .option_types import COUNT, COUNTS, FLAG, NUMBER, OFFSET, POSITIVE, either, one_of, optional, several
 from .rule import Call, Reading, Refusal, Role, Rule, options
 from .shapes import moving
@@ -66,7 +66,6 @@ _ANTIALIASED = moving(UPSAMPLE, F.interpolate, **_SIZE, antialias=FLAG)
 _NEAREST = moving(UPSAMPLE, _exported, mode=one_of(*_NEAREST_MODES), **_TO_SIZE)
 _SMOOTH = moving(UPSAMPLE, _exported, mode=one_of(*_SMOOTH_MODES), **_TO_SIZE, align_corners=FLAG)
 _UPSAMPLE = {UPSAMPLE: (_PLAIN, _ANTIALIASED, _NEAREST, _SMOOTH)}
-_SHUFFLE = moving(PIXEL_SHUFFLE, F.pixel_shuffle, upscale_factor=COUNT)
 
 
 def _pad(call: Call) -> Reading | Refusal:
@@ -139,15 +138,11 @@ RULES: tuple[Rule, ...] = (
         signature=("input", "output_size", "align_corners", "scale_factors"),
         forms=_UPSAMPLE,
     ),
-    Rule(
-        "pixel_shuffle",
-        Role.COUPLING,
-        coupled(_SHUFFLE),
+    coupling(
+        PIXEL_SHUFFLE,
+        moving(PIXEL_SHUFFLE, F.pixel_shuffle, upscale_factor=COUNT),
         "channels to space",
-        modules=(nn.PixelShuffle,),
         functions=(F.pixel_shuffle, aten.pixel_shuffle.default),
-        signature=("input", "upscale_factor"),
-        examples=((lambda: nn.PixelShuffle(2), (2, 4, 3, 3)),),
-        forms={PIXEL_SHUFFLE: (_SHUFFLE,)},
+        layer=(lambda: nn.PixelShuffle(2), (2, 4, 3, 3)),
     ),
 )

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from ..ir import Kind, Operation, Options
 from ..ir.functions import Sizes, concatenated, reshaped
 from .forms import Form, Given, plain
-from .one_operand import coupled
+from .one_operand import coupling
 from .option_types import DIMENSION, DIMENSIONS, MOST_DIMENSIONS, OWN_DIMENSION, SHAPE, OptionType, several
 from .rule import Call, Reading, Refusal, Role, Rule
 
@@ -132,23 +132,15 @@ def _contiguous(call: Call) -> Reading | Refusal:
     return Reading(operands=(call.operand(),), operation=_CONTIGUOUS)
 
 
-_FLATTEN = moving(FLATTEN, torch.flatten, start_dim=DIMENSION.by_default(0), end_dim=DIMENSION.by_default(-1))
-_TRANSPOSE = moving(TRANSPOSE, torch.transpose, dim0=DIMENSION, dim1=DIMENSION)
-_SQUEEZE = moving(SQUEEZE, torch.squeeze, dim=DIMENSIONS)
-_UNSQUEEZE = moving(UNSQUEEZE, torch.unsqueeze, dim=DIMENSION)
-
 RULES: tuple[Rule, ...] = (
-    Rule(
-        "flatten",
-        Role.COUPLING,
-        coupled(_FLATTEN, behind_batch("start_dim")),
+    coupling(
+        FLATTEN,
+        moving(FLATTEN, torch.flatten, start_dim=DIMENSION.by_default(0), end_dim=DIMENSION.by_default(-1)),
         "flatten dimensions",
-        modules=(nn.Flatten,),
         functions=(torch.flatten, aten.flatten.using_ints),
         methods=("flatten",),
-        signature=("input", "start_dim", "end_dim"),
-        examples=((nn.Flatten, (2, 3, 4)),),
-        forms={FLATTEN: (_FLATTEN,)},
+        layer=(nn.Flatten, (2, 3, 4)),
+        keeps_batch=behind_batch("start_dim"),
     ),
     Rule(
         "unflatten",
@@ -182,35 +174,29 @@ RULES: tuple[Rule, ...] = (
         signature=("input",),
         forms={PERMUTE: (_PERMUTE,)},
     ),
-    Rule(
-        "transpose",
-        Role.COUPLING,
-        coupled(_TRANSPOSE, behind_batch("dim0", "dim1")),
+    coupling(
+        TRANSPOSE,
+        moving(TRANSPOSE, torch.transpose, dim0=DIMENSION, dim1=DIMENSION),
         "two dimensions exchanged",
         functions=(torch.transpose, torch.swapaxes, aten.transpose.int),
         methods=("transpose", "swapaxes"),
-        signature=("input", "dim0", "dim1"),
-        forms={TRANSPOSE: (_TRANSPOSE,)},
+        keeps_batch=behind_batch("dim0", "dim1"),
     ),
-    Rule(
-        "squeeze",
-        Role.COUPLING,
-        coupled(_SQUEEZE, behind_batch("dim")),
+    coupling(
+        SQUEEZE,
+        moving(SQUEEZE, torch.squeeze, dim=DIMENSIONS),
         "a dimension of size 1 removed",
         functions=(torch.squeeze, aten.squeeze.dim),
         methods=("squeeze",),
-        signature=("input", "dim"),
-        forms={SQUEEZE: (_SQUEEZE,)},
+        keeps_batch=behind_batch("dim"),
     ),
-    Rule(
-        "unsqueeze",
-        Role.COUPLING,
-        coupled(_UNSQUEEZE, lambda chosen: chosen["dim"] > 0 or chosen["dim"] == -1),
+    coupling(
+        UNSQUEEZE,
+        moving(UNSQUEEZE, torch.unsqueeze, dim=DIMENSION),
         "a dimension of size 1 added",
         functions=(torch.unsqueeze, aten.unsqueeze.default),
         methods=("unsqueeze",),
-        signature=("input", "dim"),
-        forms={UNSQUEEZE: (_UNSQUEEZE,)},
+        keeps_batch=lambda chosen: chosen["dim"] > 0 or chosen["dim"] == -1,
     ),
     Rule(
         "cat",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import nn
 
 from ..ir import Kind, Operation, Options
 from .forms import Form, Given
-from .one_operand import coupled
+from .one_operand import coupling
 from .option_types import OptionType, one_of
 from .rule import Role, Rule
 
@@ -38,57 +37,28 @@ def _activation(chosen: Options, given: Given, kind: Kind, function: Callable[..
 def _rule(
     kind: Kind,
     summary: str,
-    functions: tuple[Callable[..., Any], ...],
-    module: type[nn.Module] | None = None,
-    signature: tuple[str, ...] = ("input",),
+    *functions: Callable[..., Any],
+    layer: type[nn.Module] | None = None,
     methods: tuple[str, ...] = (),
-    options: Mapping[str, OptionType] = MappingProxyType({}),
+    **options: OptionType,
 ) -> Rule:
     form = Form(partial(_activation, kind=kind, function=functions[0]), options)
-    return Rule(
-        kind.name,
-        Role.SMOOTH,
-        coupled(form),
-        summary,
-        modules=() if module is None else (module,),
-        functions=functions,
-        methods=methods,
-        signature=signature,
-        examples=() if module is None else ((module, (3, 5)),),
-        forms={kind: (form,)},
-    )
+    example = None if layer is None else (layer, (3, 5))
+    return coupling(kind, form, summary, functions, methods, example, role=Role.SMOOTH, ignored=("inplace",))
 
+
+_APPROXIMATION = one_of("none", "tanh").by_default("none")
 
 RULES: tuple[Rule, ...] = (
-    _rule(
-        GELU,
-        "a Φ(a)",
-        (F.gelu, aten.gelu.default, aten.gelu_.default),
-        nn.GELU,
-        signature=("input", "approximate"),
-        options={"approximate": one_of("none", "tanh").by_default("none")},
-    ),
-    _rule(
-        SILU,
-        "a / (1 + exp(−a))",
-        (F.silu, aten.silu.default, aten.silu_.default),
-        nn.SiLU,
-        signature=("input", "inplace"),
-    ),
-    _rule(
-        MISH,
-        "a tanh(log(1 + exp(a)))",
-        (F.mish, aten.mish.default, aten.mish_.default),
-        nn.Mish,
-        signature=("input", "inplace"),
-    ),
+    _rule(GELU, "a Φ(a)", F.gelu, aten.gelu.default, aten.gelu_.default, layer=nn.GELU, approximate=_APPROXIMATION),
+    _rule(SILU, "a / (1 + exp(−a))", F.silu, aten.silu.default, aten.silu_.default, layer=nn.SiLU),
+    _rule(MISH, "a tanh(log(1 + exp(a)))", F.mish, aten.mish.default, aten.mish_.default, layer=nn.Mish),
     _rule(
         HARDSWISH,
         "a clip(a/6 + 1/2, 0, 1)",
-        (F.hardswish, aten.hardswish.default, aten.hardswish_.default),
-        nn.Hardswish,
-        signature=("input", "inplace"),
+        *(F.hardswish, aten.hardswish.default, aten.hardswish_.default),
+        layer=nn.Hardswish,
     ),
-    _rule(SIN, "sin(a)", (torch.sin, aten.sin.default), methods=("sin",)),
-    _rule(COS, "cos(a)", (torch.cos, aten.cos.default), methods=("cos",)),
+    _rule(SIN, "sin(a)", torch.sin, aten.sin.default, methods=("sin",)),
+    _rule(COS, "cos(a)", torch.cos, aten.cos.default, methods=("cos",)),
 )
