@@ -69,6 +69,7 @@ CASES: dict[Callable[..., Tensor], tuple[str, Callable[[int], object]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verify", [True, False], ids=["verified", "unverified"])
 @pytest.mark.parametrize("given", [1, 2, 3, 6])
 @pytest.mark.parametrize("before", CASES, ids=lambda f: f.__name__)
@@ -205,6 +206,7 @@ def test_another_size_of_an_image_is_refused_by_its_dimension(verify: bool) -> N
         model(torch.randn(3, 8, 6))
 
 
+@pytest.mark.slow
 def test_files_hold_for_the_sizes_that_were_exported(tmp_path: Path) -> None:
     net = Sizes().eval()
     model = fc.convert(copy.deepcopy(net), 1, example_inputs=torch.randn(2, 3, 8, 6))

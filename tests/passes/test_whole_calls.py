@@ -160,6 +160,7 @@ def test_a_module_with_a_state_does_what_it_does_in_the_model(
     assert "called as a whole: " in str(model.report())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [w for w in WRITES if w not in (_plain_tensor,)], ids=lambda f: f.__name__)
 def test_the_models_own_state_is_refused_by_name_and_nothing_stays(write: Callable[[Any, Tensor], Tensor]) -> None:
     net = Stateful(write)
@@ -171,6 +172,7 @@ def test_the_models_own_state_is_refused_by_name_and_nothing_stays(write: Callab
     assert not [n for n in vars(net) if n.startswith("_tensor_constant")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "write", [w for w in WRITES if w not in (_plain_tensor, _assigned, _numpy)], ids=lambda f: f.__name__
 )

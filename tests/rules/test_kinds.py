@@ -51,6 +51,7 @@ def net() -> nn.Sequential:
     return layers.double().eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["squared", *sorted(kind.name for kind in FORMS.operations)])
 def test_the_operation_computes_what_its_function_does_whatever_its_name(name: str) -> None:
     model, x = fc.convert(net(), 3, norm="held", loop_gain=1e-9, rules=[rule(name)]), torch.randn(4, 6).double()
@@ -208,6 +209,7 @@ def decisions(tree: ast.AST, function: str = "") -> Iterator[tuple[str, str]]:
         yield from decisions(node, node.name if isinstance(node, ast.FunctionDef) else function)
 
 
+@pytest.mark.slow
 def test_nobody_but_rules_decides_by_a_name() -> None:
     found = {
         (path.relative_to(PACKAGE).as_posix(), function): what

@@ -77,6 +77,7 @@ def run(package: Path, *command: str, cwd: Path | None = None) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_generic_tests_run_it(package: Path) -> None:
     tests = ("tests/rules", "tests/chip/spice/test_activations.py", "--deselect", "tests/rules/test_recipe.py")
     said = run(package, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, "-k", "softsign")

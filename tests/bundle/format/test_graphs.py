@@ -48,6 +48,7 @@ def test_a_graph_in_a_folder_has_the_parameters_of_the_model(tmp_path: Path) -> 
         assert np.array_equal(tensors[port.name], variety().tensors[port.value].numpy())
 
 
+@pytest.mark.slow
 def test_onnxruntime_opens_it_as_it_stands(tmp_path: Path) -> None:
     folder = write_bundle(variety(), tmp_path / "b")
     session = onnxruntime.InferenceSession(folder / NORM, providers=["CPUExecutionProvider"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -81,6 +82,7 @@ def test_mapped_weights_are_read_from_the_array_alone() -> None:
     assert set(emulated(b, Parts(some, {}, {})).block.weights) == {"b.weight", "b.bias", "c.weight", "c.bias"}
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=10, derandomize=True)
 @given(st.integers(0, 1000))
 def test_each_amplifier_scales_the_feedback_of_one_consumer(seed: int) -> None:

@@ -253,6 +253,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         read_hardware("chip\0.toml")
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(content=st.one_of(st.binary(max_size=60), st.text(max_size=60).map(lambda t: t.encode("utf-8", "replace"))))
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -320,6 +320,7 @@ def test_a_neuron_of_its_own_total_is_the_circuit_with_these_devices(name: str) 
             torch.testing.assert_close(s.reshape(1, -1), found[state.name], rtol=1e-10, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_ideal_devices_have_a_total_of_one() -> None:
     for bound in all_blocks():
         for total in totals(realise(bound), bound, {}).values():
