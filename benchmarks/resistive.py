@@ -94,7 +94,7 @@ def measure(options: argparse.Namespace, depth: int, width: int) -> dict[str, An
     sizes = (options.inputs, *[width] * depth, 10)
     circuit = deep_network(sizes, generator, options.gain, dtype=torch.float32)
     x = double(torch.randn(options.batch, options.inputs, generator=generator))
-    prepared = nodes(circuit, Drives.of(circuit, {"x": x}))
+    prepared = nodes(circuit, Drives.for_circuit(circuit, {"x": x}))
     found = settle(circuit.block, prepared, Tolerance(ERROR, MOST_SWEEPS))
     states = dict(found.states)
     works = (lambda: sweep_once(prepared, states), feedforward(circuit, prepared, x), products(prepared, states))

@@ -40,7 +40,7 @@ def require_finite(*values: Mapping[str, Any]) -> None:
 def take_ranges(chip: Chip, *values: Mapping[str, Any]) -> None:
     """Widens the ranges of a chip to these values, by name."""
     for name, value in _real(*values):
-        span = Range.of(value, chip.hardware.calibration_quantile)
+        span = Range.covering(value, chip.hardware.calibration_quantile)
         known = chip.ranges.get(name)
         chip.ranges[name] = span if known is None else known.joined(span)
 

@@ -40,7 +40,7 @@ class Layout:
     options: Mapping[str, int]
 
     @staticmethod
-    def of(term: Term) -> Layout:
+    def for_term(term: Term) -> Layout:
         kind = term.operation.kind
         return Layout(kind, {k: term.operation.options[k] for k in _array(kind).options})
 
@@ -114,7 +114,7 @@ class Chip:
         """Makes the devices of a block's layers hold these weights: programs new ones, writes what has changed."""
         for term in mapped_terms(block):
             weight, bias = device_paths(term)
-            self._hold(weight, Layout.of(term), weights[weight].detach())
+            self._hold(weight, Layout.for_term(term), weights[weight].detach())
             if bias is not None:
                 self._hold(bias, BIAS, weights[bias].detach())
 
@@ -169,7 +169,7 @@ class Chip:
 
     def back_weight(self, path: str) -> Tensor:
         """The weight of the feedback: that of the drive, the same tensor, where the array is bidirectional."""
-        if self._of(path).back is self._of(path).crossbar:
+        if self._devices(path).back is self._devices(path).crossbar:
             return self.weight(path)
         return self._cached("back", path, lambda d: d.in_model(d.back.weights(self.hardware)))
 
@@ -179,23 +179,23 @@ class Chip:
 
     def back_variance(self, path: str) -> Tensor | None:
         """The same of a second array for the feedback; None where there is none."""
-        if self._of(path).back is self._of(path).crossbar:
+        if self._devices(path).back is self._devices(path).crossbar:
             return None
         return self._cached("back variance", path, lambda d: d.in_model(d.back.deviations(self.hardware).square()))
 
     def halves(self, path: str, back: bool = False) -> tuple[Tensor, Tensor]:
         """The conductances of the positive and of the negative devices in units of the weight, in the model's shape."""
-        d = self._of(path)
+        d = self._devices(path)
         positive, negative = (d.back if back else d.crossbar).pair(self.hardware)
         return d.in_model(positive), d.in_model(negative)
 
     def target_sum(self, path: str) -> Tensor:
         """``P + N`` that the devices of a weight are meant to have, in units of the weight and in the model's shape."""
-        d = self._of(path)
+        d = self._devices(path)
         h, scale = self.hardware, d.crossbar.tiling.spread(d.crossbar.scale)
         return d.in_model(d.layout.matrix(d.written.abs()).to(scale) + 2 * h.g_min / scale)
 
-    def _of(self, path: str) -> Devices:
+    def _devices(self, path: str) -> Devices:
         known = self.devices.get(path)
         if known is None:
             empty = "Run the chip on an input first: it is programmed then."
@@ -206,7 +206,7 @@ class Chip:
     def _cached(self, what: str, path: str, compute: Callable[[Devices], Tensor]) -> Tensor:
         key = (what, path, self.hardware)  # at another age the same devices amount to other weights
         if key not in self.cache:
-            self.cache[key] = compute(self._of(path))
+            self.cache[key] = compute(self._devices(path))
         cached = self.cache[key]
         assert isinstance(cached, Tensor)
         return cached

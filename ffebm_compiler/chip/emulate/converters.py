@@ -25,7 +25,7 @@ class Range:
     signed: bool
 
     @staticmethod
-    def of(value: Tensor, quantile: float = 1.0) -> Range:
+    def covering(value: Tensor, quantile: float = 1.0) -> Range:
         """The range that covers this part of the magnitudes; at least a tiny one."""
         magnitudes = value.detach().abs().flatten().float()
         high = float(magnitudes.max() if quantile >= 1 else _quantile(magnitudes, quantile)) if len(magnitudes) else 0.0

@@ -42,7 +42,9 @@ class Nudge:
     scale: Tensor
 
     @staticmethod
-    def of(errors: Mapping[str, Tensor], hardware: Hardware, ranges: Mapping[str, Range], per_sample: bool) -> Nudge:
+    def from_errors(
+        errors: Mapping[str, Tensor], hardware: Hardware, ranges: Mapping[str, Range], per_sample: bool
+    ) -> Nudge:
         scale = _largest(errors, per_sample)
         divided = {n: _divided(e, scale) for n, e in errors.items()}
         rounded = {n: quantised(e, hardware.nudge_bits, Range(1.0, True)) for n, e in divided.items()}
@@ -82,7 +84,7 @@ class OnChip:
         chip = self.phases.chip
         if not all(bool(torch.isfinite(e).all()) for e in errors.values()):
             return Estimate(_everywhere(free, wanted, float("nan")))
-        nudge = Nudge.of(errors, chip.hardware, chip.ranges, self.phases.batch is not None)
+        nudge = Nudge.from_errors(errors, chip.hardware, chip.ranges, self.phases.batch is not None)
         if not bool((nudge.scale > 0).any()):
             return Estimate(_everywhere(free, wanted, 0.0))
         rounds = [self._round(free, nudge, wanted) for _ in range(chip.hardware.learning_reads)]
@@ -148,7 +150,7 @@ class OnChip:
         bits = hardware.learning_bits
         if hardware.learning_readout == "difference" or bits is None:
             return fitted(plus - minus, bits)
-        span = Range.of(torch.stack((plus, minus)))
+        span = Range.covering(torch.stack((plus, minus)))
         return quantised(plus, bits, span) - quantised(minus, bits, span)
 
 

@@ -68,8 +68,8 @@ _TABLES: Mapping[str, Mapping[str, Sourced]] = {
         "programming_error": (
             _RRAM_PROGRAMMING,
             f"{WAN}, a second after write-verify: the polynomial fitted to their figure by {KIT} "
-            "(ReRamWan2022NoiseModel); times 0.71, a guess at what programming three times over gains (their Extended Data "
-            "Fig. 3e). A day later it is about 1.6 times as large",
+            "(ReRamWan2022NoiseModel); times 0.71, a guess at what programming three times over gains (their Extended "
+            "Data Fig. 3e). A day later it is about 1.6 times as large",
         ),
         "read_noise": (0.01, f"{KIT}, ReRamWan2022NoiseModel: about 1 % of short-term read noise"),
         "read_noise_exponent": (0.5, f"a guess: {AMBROGIO} find that it grows with the resistance"),

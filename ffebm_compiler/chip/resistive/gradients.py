@@ -64,7 +64,7 @@ class Contrast:
     mean: Mapping[str, Tensor]
 
     @staticmethod
-    def of(
+    def between(
         circuit: Circuit,
         plus: Mapping[str, Tensor],
         minus: Mapping[str, Tensor],
@@ -73,7 +73,7 @@ class Contrast:
     ) -> Contrast:
         half = {n: (s - minus[n]) / (2 * beta) for n, s in plus.items()}
         mean = {n: (s + minus[n]) / 2 for n, s in plus.items()}
-        driven = Drives.of(circuit, inputs).inputs
+        driven = Drives.for_circuit(circuit, inputs).inputs
         return Contrast(half, {**driven, **mean})
 
     def squares(self, name: str) -> Tensor:
@@ -102,7 +102,7 @@ def conductance_gradients(
         plus, minus: (batch, n) voltages of the banks, nudged by ``nudges(circuit, errors, +beta)`` and ``-beta``.
         inputs: (batch, n) by input; the circuit's own by default.
     """
-    contrast = Contrast.of(circuit, plus, minus, beta, inputs)
+    contrast = Contrast.between(circuit, plus, minus, beta, inputs)
     w = {b.name: b.layer_weight for b in circuit.banks}
     pairs = [_pair(e, contrast, w[e.target]) for e in circuit.edges]
     return ConductanceGradients(
@@ -129,5 +129,5 @@ def weight_gradients(
     inputs: Mapping[str, Tensor] | None = None,
 ) -> tuple[Tensor, ...]:
     """The gradient in each edge's weights ``W = A (P - N)``, where the leaks make up for what the pairs change."""
-    contrast = Contrast.of(circuit, plus, minus, beta, inputs)
+    contrast = Contrast.between(circuit, plus, minus, beta, inputs)
     return tuple(-circuit.bank(e.target).layer_weight * contrast.products(e.target, e.source) for e in circuit.edges)

@@ -80,8 +80,8 @@ def on_one_sample(bound: BoundBlock) -> BoundBlock:
     """The first sample of the block, in at least float32, with every term that no state reaches evaluated."""
     computed = {o for s in bound.block.states for t in s.drive.terms for o in t.operands[1:] if t.operation.weighted}
     sample = bound if computed & set(bound.inputs) else one_sample(bound)
-    wide = BoundBlock(bound.block, _widened(sample.inputs), _widened(sample.weights), bound.layer_weights)
-    return wide.detached()
+    widened = BoundBlock(bound.block, _widened(sample.inputs), _widened(sample.weights), bound.layer_weights)
+    return widened.detached()
 
 
 def _widened(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class Magnitudes:
         )
         return {n: _filled(v, value) for n, v in driven.items()}
 
-    def of(self, coupling: Coupling, driven: Mapping[str, Any]) -> Tensor:
+    def total(self, coupling: Coupling, driven: Mapping[str, Any]) -> Tensor:
         """The sum of the magnitudes of every path and constant, at these values."""
         known = dict(driven)
         for term in coupling.terms:
@@ -147,7 +147,7 @@ class Magnitudes:
     def rows(self, state: State, value: float = 1.0) -> Tensor:
         """The row sums of one state's drive; those of its biases alone at a value of 0."""
         with torch.no_grad():
-            return self.of(state.drive, self.filled(state.drive, value))
+            return self.total(state.drive, self.filled(state.drive, value))
 
     def columns(self, state: State) -> Iterator[tuple[Edge, Tensor]]:
         """The column sums of one state's drive over each of its sources."""
@@ -156,7 +156,7 @@ class Magnitudes:
         driven = self.filled(state.drive, 1.0)
         with torch.enable_grad():
             leaves = {n: driven[n].requires_grad_() for n in state.drive.sources}
-            columns = torch.autograd.grad(self.of(state.drive, driven).sum(), list(leaves.values()))
+            columns = torch.autograd.grad(self.total(state.drive, driven).sum(), list(leaves.values()))
         for source, column in zip(leaves, columns, strict=True):
             yield (source, state.name), column
 

@@ -60,7 +60,7 @@ class Drives:
     currents: Mapping[str, Tensor]
 
     @staticmethod
-    def of(
+    def for_circuit(
         circuit: Circuit, inputs: Mapping[str, Tensor] | None = None, nudges: Mapping[str, Tensor] | None = None
     ) -> Drives:
         """The circuit's own drives, or others in their place.

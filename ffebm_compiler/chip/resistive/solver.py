@@ -120,7 +120,7 @@ def solve(
     Raises:
         InputError: for drives that do not fit the circuit, another physics, or a floating node.
     """
-    drives = Drives.of(circuit, inputs, nudges)
+    drives = Drives.for_circuit(circuit, inputs, nudges)
     return settle(circuit.block, nodes(circuit, drives), tolerance, start)
 
 

@@ -58,7 +58,7 @@ def matrices(bound: BoundBlock, devices: Devices | None = None) -> Matrices:
     for state in sample.block.states:
         zeros = sums.filled(state.drive, 0.0)
         constants[state.name] = _signed(sample, state.drive, zeros).detach().flatten()
-        biases[state.name] = sums.of(state.drive, zeros).detach().flatten()
+        biases[state.name] = sums.total(state.drive, zeros).detach().flatten()
         for source, J, M in _jacobians(sample, sums, state, zeros):
             positive[source, state.name] = ((M + J) / 2).clamp(min=0)
             negative[source, state.name] = ((M - J) / 2).clamp(min=0)
@@ -87,7 +87,7 @@ def _jacobians(
 
         def along(leaf: Tensor, name: str = source) -> tuple[Tensor, Tensor]:
             driven = {**zeros, name: leaf}
-            return _signed(bound, state.drive, driven), sums.of(state.drive, driven)
+            return _signed(bound, state.drive, driven), sums.total(state.drive, driven)
 
         J, M = (m.reshape(-1, at.numel()) for m in torch.autograd.functional.jacobian(along, at))
         yield source, J, M

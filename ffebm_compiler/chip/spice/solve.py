@@ -83,10 +83,10 @@ def still_to_go(times: Tensor, states: Mapping[str, Tensor]) -> float:
     before it.
     """
     start, end = float(times[0]), float(times[-1])
-    places = [int((times >= start + part * (end - start)).nonzero()[0]) for part in (0.8, 0.9)]
+    instants = [int((times >= start + part * (end - start)).nonzero()[0]) for part in (0.8, 0.9)]
     farthest = 0.0
     for name, size in ranges({n: v[-1] for n, v in states.items()}).items():
-        before, then, now = (states[name][i] for i in (*places, -1))
+        before, then, now = (states[name][i] for i in (*instants, -1))
         earlier, moved = (float((a - b).abs().max()) for a, b in ((then, before), (now, then)))
         q = min(moved / max(earlier, TINY), SLOWEST)
         farthest = max(farthest, moved * q / (1 - q) / size)

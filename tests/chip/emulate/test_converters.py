@@ -76,7 +76,7 @@ def test_errors_pass_straight_through() -> None:
 @given(st.lists(number, min_size=1, max_size=50), st.floats(0.05, 1.0))
 def test_a_range_covers_its_quantile_of_the_magnitudes(values: list[float], quantile: float) -> None:
     x = torch.tensor(values, dtype=torch.float32)
-    span = Range.of(x, quantile)
+    span = Range.covering(x, quantile)
     covered = int((x.abs() <= span.high).sum())
     assert covered >= quantile * len(values) - 1e-9
     assert span.high in x.abs().tolist() or span.high == 1e-12
@@ -84,8 +84,8 @@ def test_a_range_covers_its_quantile_of_the_magnitudes(values: list[float], quan
 
 
 def test_ranges_of_nothing_and_joined() -> None:
-    assert Range.of(torch.zeros(3)).high > 0
-    assert Range.of(torch.zeros(0)) == Range(1e-12, False)
+    assert Range.covering(torch.zeros(3)).high > 0
+    assert Range.covering(torch.zeros(0)) == Range(1e-12, False)
     assert Range(1.0, False).joined(Range(0.5, True)) == Range(1.0, True)
 
 

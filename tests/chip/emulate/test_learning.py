@@ -256,7 +256,7 @@ def test_a_fitted_converter_uses_its_range_for_every_sample(bits: int, values: l
 def test_a_nudge_reaches_the_allowed_strength_in_every_sample(rows: list[list[float]], per_sample: bool) -> None:
     e = {"a": torch.tensor(rows, dtype=torch.float64), "b": torch.tensor(rows, dtype=torch.float64)[:, :1] * 2}
     ranges = {"a": Range(3.0, True), "b": Range(0.5, False)}
-    nudge = Nudge.of(e, fc.Hardware(nudge=0.1), ranges, per_sample)
+    nudge = Nudge.from_errors(e, fc.Hardware(nudge=0.1), ranges, per_sample)
     assert nudge.strength == pytest.approx(0.05)
     for n, v in e.items():
         scale = nudge.scale[:, None] if per_sample else nudge.scale

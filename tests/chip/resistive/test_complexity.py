@@ -35,7 +35,7 @@ class Products(TorchDispatchMode):
 def test_a_sweep_multiplies_by_each_matrix_twice(sizes: tuple[int, ...]) -> None:
     circuit = deep_network(sizes, torch.Generator().manual_seed(0))
     x = double(torch.randn(5, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
-    prepared = nodes(circuit, Drives.of(circuit, {"x": x}))
+    prepared = nodes(circuit, Drives.for_circuit(circuit, {"x": x}))
     states = dict(settle("network", prepared, Tolerance(1e-3, 50)).states)
     with Products() as products:
         sweep_once(prepared, states)
@@ -47,7 +47,7 @@ def test_a_sweep_multiplies_by_each_matrix_twice(sizes: tuple[int, ...]) -> None
 def test_sweeps_do_not_grow_with_width(depth: int) -> None:
     def sweeps(width: int, seed: int) -> int:
         circuit = deep_network((20, *[width] * depth, 5), torch.Generator().manual_seed(seed))
-        prepared = nodes(circuit, Drives.of(circuit))
+        prepared = nodes(circuit, Drives.for_circuit(circuit))
         found = settle("network", prepared, Tolerance(1e-6, 200)).relaxation
         assert found.converged
         return found.sweeps

@@ -95,7 +95,7 @@ def unrolled(circuit: Circuit, inputs: dict[str, Tensor]) -> ConductanceGradient
         ),
         banks=tuple(dataclasses.replace(b, leak=leaves[b.name][0], drive=leaves[b.name][1]) for b in circuit.banks),
     )
-    prepared, states = nodes(leafy, Drives.of(leafy, inputs)), dict[str, Tensor]()
+    prepared, states = nodes(leafy, Drives.for_circuit(leafy, inputs)), dict[str, Tensor]()
     for _ in range(400):
         sweep_once(prepared, states)
     out = states[circuit.banks[-1].name]

@@ -148,7 +148,7 @@ def test_every_conductance_is_possible_and_adds_up_to_one() -> None:
     for bound in all_blocks():
         r = realise(bound)
         circuit = unroll(bound, r)
-        for node, bank in zip(nodes(circuit, Drives.of(circuit)), circuit.banks):
+        for node, bank in zip(nodes(circuit, Drives.for_circuit(circuit)), circuit.banks):
             assert float(bank.leak.min()) >= 0
             torch.testing.assert_close(node.total, torch.ones_like(node.total), rtol=0, atol=1e-12)
         assert all(float(t.min()) >= 0 for e in circuit.edges for t in (e.positive, e.negative))
@@ -277,7 +277,7 @@ def test_totals_are_what_meets_at_each_node_of_the_circuit(name: str) -> None:
         actual, devices = imperfect(bound, 0.05, 1)
         circuit = unroll(actual, r, devices)
         found = totals(r, bound, devices)
-        for node in nodes(circuit, Drives.of(circuit)):
+        for node in nodes(circuit, Drives.for_circuit(circuit)):
             torch.testing.assert_close(found[node.name].flatten(), node.total, rtol=1e-12, atol=1e-12)
             assert float(node.total.max()) > 1.01
 

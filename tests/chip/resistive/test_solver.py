@@ -85,7 +85,7 @@ def test_a_deep_network_minimises_the_power(gain: float) -> None:
     expected = lsq_linear(np.array(rows), np.array(values), (low, high), method="bvls", tol=1e-14)
     found = solve(circuit, tolerance=TIGHT)
     np.testing.assert_allclose(flat(circuit, found.states), expected.x, rtol=1e-8, atol=1e-10)
-    cost = energy(circuit, found.states, Drives.of(circuit))
+    cost = energy(circuit, found.states, Drives.for_circuit(circuit))
     np.testing.assert_allclose(float(cost), expected.cost, rtol=1e-12)
 
 
@@ -109,7 +109,7 @@ def test_kirchhoffs_law_holds_at_every_node(seed: int, sizes: tuple[int, ...]) -
 @given(SEEDS, SIZES)
 def test_no_bank_raises_the_energy(seed: int, sizes: tuple[int, ...]) -> None:
     circuit = random_circuit(seed, sizes)
-    drives = Drives.of(circuit)
+    drives = Drives.for_circuit(circuit)
     prepared, states = nodes(circuit, drives), random_start(circuit, seed)
     values = [float(energy(circuit, states, drives))]
     for node in prepared * 6:
@@ -135,7 +135,7 @@ def test_the_current_into_a_node_is_the_slope_of_the_energy() -> None:
     """``- dE/ds / w`` is what Kirchhoff's law says, at any voltages: the energy is that of the equations."""
     circuit = random_circuit(5, (3, 2, 4))
     states = {n: s.requires_grad_() for n, s in random_start(circuit, 1).items()}
-    slopes = torch.autograd.grad(energy(circuit, states, Drives.of(circuit)).sum(), list(states.values()))
+    slopes = torch.autograd.grad(energy(circuit, states, Drives.for_circuit(circuit)).sum(), list(states.values()))
     current = np.concatenate([-s[0].numpy() / b.layer_weight for s, b in zip(slopes, circuit.banks)])
     G, source = kirchhoff(circuit)
     np.testing.assert_allclose(current, source - G @ flat(circuit, {n: s.detach() for n, s in states.items()}))
@@ -163,7 +163,7 @@ def test_dissipated_power_is_voltage_drop_times_current() -> None:
     states = solve(divider, tolerance=TIGHT).states
     rail = 1.5 * 0.4 * 0.5  # volts
     np.testing.assert_allclose(float(states["b0"]) * 0.5, rail * 2 / 3, rtol=1e-12)
-    power = dissipated_power(divider, states, Drives.of(divider))
+    power = dissipated_power(divider, states, Drives.for_circuit(divider))
     np.testing.assert_allclose(float(power), rail**2 / (1 / 2e-5 + 1 / 1e-5), rtol=1e-12)
 
 
@@ -215,7 +215,7 @@ def test_single_precision_ends_at_the_same_voltages() -> None:
 
 def test_not_to_converge_is_a_result() -> None:
     circuit = random_circuit(1, (4, 4, 4))
-    found = settle("slow", nodes(circuit, Drives.of(circuit)), Tolerance(1e-13, 2))
+    found = settle("slow", nodes(circuit, Drives.for_circuit(circuit)), Tolerance(1e-13, 2))
     assert (found.relaxation.sweeps, found.relaxation.converged) == (2, False)
     assert 1e-13 < found.relaxation.residual < math.inf
 
