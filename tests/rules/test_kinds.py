@@ -150,6 +150,13 @@ def test_a_name_of_ours_makes_no_kind_of_ours(given: Operation, kind: Kind) -> N
     assert is_resistive(own) == (own in mapped_terms(model.program.energy_blocks[0])) == (kind is MINE)
 
 
+def test_a_crossbar_holds_the_matrix_that_a_kind_brings() -> None:
+    model, x = fc.convert(net(), 3, norm="held", rules=[read_by(own_linear(kind=MINE))]), torch.randn(4, 6).double()
+    chip = model.lower("analog-emu", hardware="ideal")
+    assert torch.allclose(chip(x), model(x), rtol=1e-4, atol=1e-6)
+    assert chip.chip.devices["2.weight"].layout.kind is MINE
+
+
 def test_a_potential_brings_its_own_netlist() -> None:
     own = replace(SIGMOID, kind=Kind("mine", __name__, expression=lambda a, options: f"mine({a})"))
     assert expression(own, "a") == "mine(a)"
