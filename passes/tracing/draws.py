@@ -81,9 +81,9 @@ def without_draws(trace: Callable[[], T], network: nn.Module) -> T:
         draws: set[tuple[str, str, str, str]] | None = None
         for _ in range(2):  # what another thread draws meanwhile stands at no line twice
             now = [Holder.of(g.value, *g.owners) for g in generators]
-            with watched(now, network, is_theirs) as found:
+            with watched(now, network, is_theirs) as writes:
                 traced = trace()
-            lines = {(w.place, o.name, next(iter(w.stack), ""), w.options) for w in found for o in w.owned}
+            lines = {(w.place, o.name, next(iter(w.stack), ""), w.options) for w in writes for o in w.owned}
             draws = lines if draws is None else lines & draws
             if not draws:
                 return traced

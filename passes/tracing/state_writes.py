@@ -48,7 +48,7 @@ class _Watch:
     holders: list[Holder]
     network: nn.Module
     hears: Callable[[FrameType], bool]
-    found: list[Written] = field(default_factory=list)
+    writes: list[Written] = field(default_factory=list)
     last: tuple[FrameType, int] | None = None
 
     def __call__(self, frame: FrameType, event: str, arg: Any) -> Any:
@@ -66,7 +66,7 @@ class _Watch:
         for i, holder in enumerate(self.holders):
             if owned := holder.changes():
                 self.holders[i] = Holder.of(holder.value, *holder.owners)
-                self.found.append(self.written(owned, *self.last))
+                self.writes.append(self.written(owned, *self.last))
 
     def written(self, owned: set[Owned], frame: FrameType, line: int) -> Written:
         places = [(frame, line), *places_from(frame.f_back)]
@@ -82,7 +82,7 @@ def watched(
     watch, before = _Watch(holders, network, hears), sys.gettrace()
     sys.settrace(watch)
     try:
-        yield watch.found
+        yield watch.writes
     finally:
         sys.settrace(before)
         watch.look()
