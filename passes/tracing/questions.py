@@ -164,7 +164,12 @@ def _set_by_forward(asked: Asked, function: Callable[..., Any], frame: FrameType
 
 
 def _never(asked: Asked, function: Callable[..., bool]) -> Callable[..., bool]:
-    return lambda: function() and not (asked.listens() and is_users(sys._getframe(1)))
+    """No to the user's code, and to other threads, of which PyTorch says what is so of this one."""
+
+    def answer() -> bool:
+        return function() and (not asked.is_open or (asked.mine() and not is_users(sys._getframe(1))))
+
+    return answer
 
 
 _NUMBERS: Mapping[type, type] = {torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool}

@@ -166,3 +166,32 @@ def test_what_an_owner_had_it_has_again() -> None:
         assert (Derived.value, Base.value, space) == (2, 1, {"a": 2, "b": 3})
     assert "value" not in vars(Derived)
     assert space == {"a": 1}
+
+
+class Beside(nn.Module):
+    """Has another thread do something while it is exported."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        super().__init__()
+        self.layers, self.work = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), work
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_exporting.__module__ != "torch.compiler":  # while it is traced
+            thread = threading.Thread(target=self.work)
+            thread.start()
+            thread.join(20)
+        return self.layers(x if x.shape[0] > 1 else 2 * x)
+
+
+def test_a_converted_model_runs_while_another_thread_exports() -> None:
+    """PyTorch says of all threads that they export."""
+    model, x, failures = fc.convert(Traced(), 1), torch.ones(2, 6), []
+    expected = model(x)
+
+    def work() -> None:
+        failures.extend(in_threads(lambda: torch.testing.assert_close(model(x), expected)))
+        done.append(True)
+
+    done: list[bool] = []
+    fc.convert(Beside(work), 1, example_inputs=x)
+    assert (failures, any(done)) == ([], True)
