@@ -92,12 +92,10 @@ class OnnxGraph:
 
     def _failed(self, failure: Exception) -> InputError:
         message = " ".join(str(failure).split())[:300]
-        return InputError(
-            Problem(
-                f"digital part {self.part}",
-                f"onnxruntime {onnxruntime.__version__} can't run its {self.interface.kind} graph: {message}",
-                "Compile the bundle again with the present versions of onnx and onnxruntime.",
-            )
+        return InputError.at(
+            f"digital part {self.part}",
+            f"onnxruntime {onnxruntime.__version__} can't run its {self.interface.kind} graph: {message}",
+            "Compile the bundle again with the present versions of onnx and onnxruntime.",
         )
 
 

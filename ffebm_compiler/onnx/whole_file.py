@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 from onnx import ModelProto
 
-from ..errors import OptionError, Problem
+from ..errors import OptionError
 from ..ir import EnergyBlock
 from .graph import to_onnx, with_data, with_initializers
 from .interface import port_of
@@ -43,7 +43,7 @@ def export_whole(model: Model, values: Mapping[str, Any], diagnostics: bool) -> 
         proto = _translated(model, _traced(model, shapes_of(model.program, model.network, values), diagnostics))
     except RefusedError as refusal:
         where = refusal.operation if refusal.operation == model.name else f"layer {refusal.operation}"
-        raise OptionError(Problem(where, f"can't be part of an ONNX file: {refusal.reason}", REMEDY)) from refusal
+        raise OptionError.at(where, f"can't be part of an ONNX file: {refusal.reason}", REMEDY) from refusal
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
 
@@ -58,7 +58,7 @@ def _check_size(model: Model) -> None:
     if size > LIMIT:
         what = f"has {size / 2**30:.1f} GiB of weights, and one ONNX file holds two"
         remedy = "Write a bundle with model.compile_to: its weights are in a file of their own."
-        raise OptionError(Problem(f"model {model.name}", what, remedy))
+        raise OptionError.at(f"model {model.name}", what, remedy)
 
 
 def _traced(model: Model, shapes: Shapes, diagnostics: bool) -> Whole:

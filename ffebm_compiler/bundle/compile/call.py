@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ...errors import OptionError, Problem
+from ...errors import OptionError
 from ...ir import Ref
 from ...nests import Branch, Fixed, Leaf, Part
 from ...passes.calling import CallForm
@@ -89,12 +89,10 @@ class _Maker:
         return Ref(f"{name}[{next(numbers)}]")
 
     def refuse(self, value: Any, where: str) -> None:
-        raise OptionError(
-            Problem(
-                f"argument {where}",
-                f"is a {type(value).__name__}, which a bundle can't be called with",
-                "Give forward tensors, numbers, and dictionaries, lists or tuples of them.",
-            )
+        raise OptionError.at(
+            f"argument {where}",
+            f"is a {type(value).__name__}, which a bundle can't be called with",
+            "Give forward tensors, numbers, and dictionaries, lists or tuples of them.",
         )
 
 

@@ -34,9 +34,7 @@ def write_bundle_of(
     Raises:
         OptionError: with everything that stands in the way; nothing is written then.
     """
-    problems = [*bundle_problems(model, path, example_inputs, options)]
-    if problems:
-        raise OptionError(problems)
+    OptionError.raise_if([*bundle_problems(model, path, example_inputs, options)])
     with torch.inference_mode(False):  # what is made in it can't be differentiated afterwards
         args, kwargs = ordinary(example_of(example_inputs))
         contents = contents_of(Subject(private_copy(model), args, kwargs, options, tell))

@@ -15,19 +15,18 @@ from ...chip.hardware import Hardware
 from ...chip.hardware.presets import preset
 from ...chip.resistive.realisation import resistive_problems
 from ...errors import OptionError, Problem, close_matches
-from ...files import check_folder, check_target
+from ...files import check_folder
 from ...nests import tensors_in
 from ...onnx import WEIGHTS
 from ...passes.calling import CallForm
 from ...rules import FORMS
 from ...torch_private import tree_map_only
 from ..format.contents import PART_MODULE, Contents, Mode
+from ..format.manifest import MANIFEST
 from ..write.own_rules import own_rule_problems
+from ..write.writing import PROGRAM, SUFFIX, check_bundle_target, is_archive
 
 UNEXPORTABLE = ("refuse", "skip")
-
-SUFFIX, MANIFEST = ".ffebm", "manifest.json"
-"""What makes a path a single file, and the file by which a bundle's folder is known."""
 
 _OTHERS = (".zip", ".onnx", ".pt", ".pth", ".safetensors", ".json")
 """Endings by which nobody means a folder."""
@@ -76,16 +75,16 @@ def place_problems(path: object, overwrite: bool) -> Iterator[Problem]:
         return
     target = Path(path)
     yield from _inside_another(target)
-    if target.suffix == SUFFIX:
-        yield from _file_problems(target, overwrite)
-        return
     if target.suffix in _OTHERS:
         yield Problem(
             f"bundle {target}", f"is named as a {target.suffix} file", f"Name a folder, or a file NAME{SUFFIX}."
         )
         return
     try:
-        check_folder(target, "a compiled bundle", MANIFEST, overwrite)
+        if is_archive(target):
+            check_bundle_target(target, overwrite)
+        else:
+            check_folder(target, "a compiled bundle", MANIFEST, overwrite)
     except OptionError as failure:
         yield from failure.problems
 
@@ -93,20 +92,9 @@ def place_problems(path: object, overwrite: bool) -> Iterator[Problem]:
 def _inside_another(target: Path) -> Iterator[Problem]:
     """A bundle with a file too many is refused when it is read."""
     for folder in target.absolute().parents:
-        if (folder / MANIFEST).is_file() and (folder / "program.json").is_file():
+        if (folder / MANIFEST).is_file() and (folder / PROGRAM).is_file():
             yield Problem(f"bundle {target}", f"is inside the bundle {folder}", "Choose a place outside of it.")
             return
-
-
-def _file_problems(target: Path, overwrite: bool) -> Iterator[Problem]:
-    try:
-        check_target(target, "bundle")
-    except OptionError as failure:
-        yield from failure.problems
-        return
-    if target.exists() and not overwrite:
-        what = "exists"
-        yield Problem(f"bundle {target}", what, "Choose another, or let it be replaced (--force on the command line).")
 
 
 def _example_problems(given: Any) -> Iterator[Problem]:

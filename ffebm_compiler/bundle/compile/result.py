@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...compiled import ModeProgram
-from ...errors import OptionError, Problem
+from ...errors import OptionError
 from ...ir import Ref, Weight
 from ...model.values import map_leaves
 
@@ -39,6 +39,4 @@ def _name(key: object, where: str) -> str:
 
 def _unknown(where: str, value: object) -> OptionError:
     what = f"is a {type(value).__name__}, which a bundle can't hold"
-    return OptionError(
-        Problem(where, what, "Return tensors, numbers, and dictionaries (by text), lists or tuples of them.")
-    )
+    return OptionError.at(where, what, "Return tensors, numbers, and dictionaries (by text), lists or tuples of them.")

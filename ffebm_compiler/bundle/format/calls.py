@@ -11,6 +11,7 @@ from typing import Any
 from ...errors import InputError, Problem, close_matches
 from ...ir import Ref
 from .contents import Mode
+from .program_checks import refs
 
 
 def bound_call(mode: Mode, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def bound_call(mode: Mode, args: Sequence[Any], kwargs: Mapping[str, Any], name:
     found: dict[str, Any] = dict(mode.defaults)
     problems: list[Problem] = []
     arguments = [_name_of(p, mode, i) for i, p in enumerate(positional)]
-    named_already = {r.name.partition("[")[0] for r in _leaves(call) if isinstance(r, Ref)}
+    named_already = {r.name.partition("[")[0] for r in refs(call)}
     optional = [n for n in inputs if n not in named_already]
     arguments, positional = (
         [*arguments, *(mode.program.labels.get(n, n) for n in optional)],
@@ -120,13 +121,3 @@ def _shown(value: Any) -> str:
     if value is None or isinstance(value, (bool, int, float, str)):
         return repr(value)[:60]
     return f"a {type(value).__name__}"
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for v in value:
-            yield from _leaves(v)
-    else:
-        yield value

@@ -76,15 +76,13 @@ def _checked_files(path: str | os.PathLike[str]) -> Checked:
             return Checked(manifest, place.sizes[MANIFEST], files)
     except FileNotFoundError as failure:
         remedy = "Compile one: model.compile_to(path, example_inputs=(x,)), or ffebm compile."
-        raise InputError(Problem(where, "does not exist", remedy)) from failure
+        raise InputError.at(where, "does not exist", remedy) from failure
     except OSError as failure:
-        raise InputError(
-            Problem(where, f"can't be read: {failure.strerror or failure}", "Check the path.")
-        ) from failure
+        raise InputError.at(where, f"can't be read: {failure.strerror or failure}", "Check the path.") from failure
     except ValueError as failure:
         if isinstance(failure, FFEBMError):
             raise
-        raise InputError(Problem(where, str(failure), REMEDY)) from failure
+        raise InputError.at(where, str(failure), REMEDY) from failure
 
 
 def refuse(where: str, found: Iterable[Found]) -> None:
@@ -98,15 +96,13 @@ def _manifest(place: Place, where: str) -> dict[str, Any]:
     refuse(where, (("its files", f"one has the name {n[:100]!r}") for n in sizes if not is_file_name(n)))
     refuse(where, (("its files", f"{n} is there twice, but for capitals") for n in alike(sizes)))
     if MANIFEST not in sizes:
-        raise InputError(
-            Problem(where, f"has no {MANIFEST}", "Give the folder or the .ffebm file of compile_to(path).")
-        )
+        raise InputError.at(where, f"has no {MANIFEST}", "Give the folder or the .ffebm file of compile_to(path).")
     if sizes[MANIFEST] > LARGEST_DOCUMENT:
         refuse(where, [(MANIFEST, f"is larger than {LARGEST_DOCUMENT >> 20} MiB")])
     try:
         document = parse(place.read(MANIFEST))
     except ValueError as failure:
-        raise InputError(Problem(f"{where}, {MANIFEST}", str(failure), REMEDY)) from failure
+        raise InputError.at(f"{where}, {MANIFEST}", str(failure), REMEDY) from failure
     version = version_problem(document)
     if version is not None:
         raise InputError(Problem(f"{where}, {MANIFEST}", *version))

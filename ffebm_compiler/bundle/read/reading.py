@@ -14,19 +14,18 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
-from ...errors import InputError, Problem
+from ...errors import InputError
 from ...rules import FORMS, Forms
 from ..format.contents import Contents, Mode, graph_file
 from ..format.graphs import PARAMETERS, read_graph
 from ..format.json_text import parse
+from ..format.program_document import SAME, Reader, program_document, read_gains, read_refused
 from ..format.references import reference_problems
 from ..format.schemas import PROGRAM as PROGRAM_SCHEMA
 from ..format.schemas import schema_problems
 from ..format.tensors import layout_of, read_tensors
-from ..write.program_writing import SAME, program_document
 from ..write.writing import GAINS, OURS, PROGRAM, SAMPLES
 from .checking import REMEDY, Checked, Found, checked_files, refuse
-from .program_reading import Reader, read_gains, read_refused
 
 
 def read_bundle(path: str | os.PathLike[str], known: Forms = FORMS) -> Contents:
@@ -69,8 +68,10 @@ class _Reading:
     def contents(self, checked: Checked) -> Contents:
         document = self._document(checked.files[PROGRAM])
         tensors = self._tensors(checked.files)
-        modes = self._modes(document)
-        contents = self._assembled(document, checked, tensors, modes)
+        reader = Reader(self.known)
+        modes, execution = self._modes(document, reader), self._execution(document["execution"], reader)
+        self._refuse((PROGRAM, p) for p in reader.problems)
+        contents = self._assembled(document, checked, tensors, modes, execution)
         self._refuse((PROGRAM, p) for p in reference_problems(contents))
         return contents
 
@@ -79,7 +80,7 @@ class _Reading:
 
     def _fail(self, file: str, failure: Exception) -> NoReturn:
         what = str(failure) or type(failure).__name__
-        raise InputError(Problem(f"bundle {self.path}, {file}", what, REMEDY)) from failure
+        raise InputError.at(f"bundle {self.path}, {file}", what, REMEDY) from failure
 
     def _document(self, content: bytes) -> dict[str, Any]:
         try:
@@ -100,13 +101,15 @@ class _Reading:
         self._refuse(problems)
         return found
 
-    def _modes(self, document: Mapping[str, Any]) -> dict[bool, Mode]:
-        reader = Reader(self.known)
+    def _modes(self, document: Mapping[str, Any], reader: Reader) -> dict[bool, Mode]:
         evaluation = reader.mode(document["modes"]["evaluation"])
         training = document["modes"]["training"]
-        modes = {False: evaluation, True: evaluation if training == SAME else reader.mode(training)}
-        self._refuse((PROGRAM, p) for p in reader.problems)
-        return modes
+        return {False: evaluation, True: evaluation if training == SAME else reader.mode(training)}
+
+    def _execution(self, document: Mapping[str, Any], reader: Reader) -> dict[str, Any]:
+        estimator = document["estimator"]
+        options = reader.options(estimator["options"], "the estimator")
+        return {**document, "estimator": {"name": estimator["name"], "options": options}}
 
     def _assembled(
         self,
@@ -114,6 +117,7 @@ class _Reading:
         checked: Checked,
         tensors: Mapping[str, Mapping[str, Tensor]],
         modes: Mapping[bool, Mode],
+        execution: Mapping[str, Any],
     ) -> Contents:
         self._refuse(_naming_problems(document, tensors))
         contents = Contents(
@@ -122,7 +126,7 @@ class _Reading:
             modes=modes,
             tensors={path: tensors[PARAMETERS][path] for path in document["tensors"]},
             parameters=tuple(document["parameters"]),
-            execution=self._execution(document["execution"]),
+            execution=execution,
             frozen=tuple(document["frozen"]),
             aliases=dict(document["aliases"]),
             hidden=tuple(document["hidden"]),
@@ -137,12 +141,6 @@ class _Reading:
         others = {n: c for n, c in checked.files.items() if n not in (*OURS, *contents.graphs)}
         self._refuse((n, "is the graph of no part") for n in others if n.endswith(".onnx"))
         return replace(contents, files=others)
-
-    def _execution(self, document: Mapping[str, Any]) -> dict[str, Any]:
-        reader, estimator = Reader(self.known), document["estimator"]
-        options = reader.options(estimator["options"], "the estimator")
-        self._refuse((PROGRAM, p) for p in reader.problems)
-        return {**document, "estimator": {"name": estimator["name"], "options": options}}
 
     def _graphs(self, contents: Contents, files: Mapping[str, bytes]) -> dict[str, bytes]:
         layout = layout_of(files[PARAMETERS])

@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ...errors import FFEBMError, InputError, Problem
+from ...errors import FFEBMError, InputError
 from ...files import write_whole
 from ...solve import Gains
 from .optimizers import OptimizerOptions
@@ -179,10 +179,10 @@ class _Reader:
     present: Snapshot
 
     def damaged(self, why: str) -> InputError:
-        return InputError(Problem(self.where, f"can't be read: {why[:300]}", "Take an earlier checkpoint."))
+        return InputError.at(self.where, f"can't be read: {why[:300]}", "Take an earlier checkpoint.")
 
     def another(self, what: str, remedy: str = "Load the bundle that the training began from.") -> InputError:
-        return InputError(Problem(self.where, what, remedy))
+        return InputError.at(self.where, what, remedy)
 
     def content(self, path: Path) -> bytes:
         expected = sum(t.nbytes for t in self.present.tensors.values()) * (1 + _MOST) + _SLACK

@@ -50,8 +50,7 @@ def load(
         InputError: the bundle can't be read; names the files.
     """
     problems = [*_problems(blocks, hardware, chip_seed, noise_seed, threads)]
-    if problems:
-        raise OptionError(problems)
+    OptionError.raise_if(problems)
     contents: Contents = read_bundle(path)
     runtime = runtime_of(contents, threads, estimator)
     if blocks == "torch-ep":
@@ -89,10 +88,8 @@ def _on_chip(
     if hardware != "bundle":
         return model.lower("analog-emu", hardware=hardware, chip_seed=chip_seed, noise_seed=noise_seed)
     if CONDUCTANCES not in contents.files:
-        raise OptionError(
-            Problem(
-                "option hardware", 'is "bundle", which was compiled without hardware', 'Name some: hardware="rram".'
-            )
+        raise OptionError.at(
+            "option hardware", 'is "bundle", which was compiled without hardware', 'Name some: hardware="rram".'
         )
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, CONDUCTANCES)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import InputError, OptionError, Problem, close_matches
+from ...errors import InputError, OptionError, close_matches
 
 Loss = Callable[[Any, Any], tuple[Tensor, Any]]
 """``(outputs, target) -> (loss, errors)``: the errors are the loss's gradients, in the nest of the outputs; None where there is none."""
@@ -41,8 +41,8 @@ def _one_hot(outputs: Tensor, target: Tensor) -> Tensor:
     outside = (target < 0) | (target >= classes)
     if bool(outside.any()):
         worst = int(target[outside].flatten()[0])
-        raise InputError(
-            Problem("target of cross_entropy", f"has the class {worst}", f"Give classes from 0 to {classes - 1}.")
+        raise InputError.at(
+            "target of cross_entropy", f"has the class {worst}", f"Give classes from 0 to {classes - 1}."
         )
     return torch.zeros_like(outputs).scatter_(1, target.long().unsqueeze(1), 1.0)
 
@@ -84,12 +84,12 @@ def _difference(name: str, outputs: Tensor, target: Tensor) -> Tensor:
 def _require_tensors(name: str, outputs: Any, target: Any) -> None:
     assert isinstance(outputs, Tensor), type(outputs)
     if not isinstance(target, Tensor):
-        raise InputError(Problem(f"target of {name}", f"is a {type(target).__name__}", "Give a tensor or an array."))
+        raise InputError.at(f"target of {name}", f"is a {type(target).__name__}", "Give a tensor or an array.")
 
 
 def _misfit(name: str, outputs: Tensor, target: Tensor, wanted: str) -> InputError:
     what = f"is of the shape {tuple(target.shape)}, the outputs of {tuple(outputs.shape)}"
-    return InputError(Problem(f"target of {name}", what, f"Give {wanted}."))
+    return InputError.at(f"target of {name}", what, f"Give {wanted}.")
 
 
 LOSSES: Mapping[str, Loss] = {
@@ -113,10 +113,10 @@ def loss_of(loss: str | Loss, output: str | None = None) -> Loss:
     if callable(loss):
         if output is not None:
             what = f"is {output!r}, and the loss is a function, which gets all outputs"
-            raise OptionError(Problem("option loss_output", what, "Let the function choose, or name a loss."))
+            raise OptionError.at("option loss_output", what, "Let the function choose, or name a loss.")
         return loss
     if loss not in LOSSES:
-        raise OptionError(Problem("option loss", f"is {loss!r}", close_matches(str(loss), [*LOSSES])))
+        raise OptionError.at("option loss", f"is {loss!r}", close_matches(str(loss), [*LOSSES]))
     return _on_one_output(loss, output)
 
 
@@ -158,13 +158,13 @@ def _chosen(loss: str, output: str | None, found: Mapping[Place, Tensor]) -> tup
         return place, found[place]
     if not found:
         what = f"is {loss!r}, and the model returns no real numbers"
-        raise OptionError(Problem("option loss", what, "Train a model that returns some."))
+        raise OptionError.at("option loss", what, "Train a model that returns some.")
     names = ", ".join(n or "output" for n in named)
     if output is not None:
         what, how = f"is {output!r}; the model returns {names}", close_matches(output, [*named])
-        raise OptionError(Problem("option loss_output", what, how))
+        raise OptionError.at("option loss_output", what, how)
     how = f'Say which: loss_output="{next(iter(named))}" (--loss-output on the command line), or give a function (outputs, target) -> (loss, errors).'
-    raise OptionError(Problem("option loss", f"is {loss!r}, and the model returns several outputs: {names}", how))
+    raise OptionError.at("option loss", f"is {loss!r}, and the model returns several outputs: {names}", how)
 
 
 def _in_nest(outputs: Any, place: Place, error: Tensor) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...backends import FFEBM
 from ...codegen.bundle_code import bundle_training_code
 from ...compiled import Compiled, ModeProgram
-from ...errors import InputError, OptionError, Problem, close_matches
+from ...errors import InputError, OptionError, close_matches
 from ...estimate import ESTIMATORS, CenteredEP, Estimator, OneSidedEP, TangentEP
 from ...model.execution import Execution
 from ...model.gain_store import Measured
@@ -51,18 +51,16 @@ class BundleModel(FFEBM):
 
     def to_feedforward(self) -> nn.Module:
         """Not of a bundle, which does not hold the model's code."""
-        raise OptionError(
-            Problem(
-                "to_feedforward",
-                f"a bundle does not hold the code of {type(self.network).__name__}",
-                "Make the model and call net.load_state_dict(runtime.state_dict()).",
-            )
+        raise OptionError.at(
+            "to_feedforward",
+            f"a bundle does not hold the code of {type(self.network).__name__}",
+            "Make the model and call net.load_state_dict(runtime.state_dict()).",
         )
 
     def write_training_loop(self, path: str | os.PathLike[str], model: str | None = None) -> Path:
         """Not of a bundle, which holds its own."""
-        raise OptionError(
-            Problem("write_training_loop", "the bundle has a training_loop.py", "Run that, or runtime.trainer().")
+        raise OptionError.at(
+            "write_training_loop", "the bundle has a training_loop.py", "Run that, or runtime.trainer()."
         )
 
 
@@ -109,17 +107,15 @@ def execution_of(contents: Contents) -> Execution:
     except (OptionError, InputError) as failure:
         raise InputError(failure.problems) from failure
     except (KeyError, TypeError) as failure:
-        raise InputError(
-            Problem("execution of the bundle", f"is damaged: {failure}", "Compile the bundle again.")
+        raise InputError.at(
+            "execution of the bundle", f"is damaged: {failure}", "Compile the bundle again."
         ) from failure
 
 
 def _estimator(given: Mapping[str, Any]) -> Estimator:
     name = str(given["name"])
     if name not in ESTIMATOR_NAMES:
-        raise InputError(
-            Problem("estimator of the bundle", f"is {name!r}", close_matches(name, [*ESTIMATOR_NAMES]) + " Give another: load(path, estimator=...).")
-        )  # fmt: skip
+        raise InputError.at("estimator of the bundle", f"is {name!r}", close_matches(name, [*ESTIMATOR_NAMES]) + " Give another: load(path, estimator=...).")  # fmt: skip
     made: Estimator = ESTIMATOR_NAMES[name](**given["options"])
     return made
 
@@ -131,12 +127,10 @@ def require_no_differentiation(estimator: Estimator) -> None:
         OptionError: with one that does not.
     """
     if not isinstance(estimator, WITHOUT_DIFFERENTIATION):
-        raise OptionError(
-            Problem(
-                "option estimator",
-                f"is {type(estimator).__name__}, which differentiates the relaxation automatically; a bundle trains without",
-                "Give fc.CenteredEP(), fc.OneSidedEP() or fc.TangentEP(): runtime.load(path, estimator=fc.CenteredEP()).",
-            )
+        raise OptionError.at(
+            "option estimator",
+            f"is {type(estimator).__name__}, which differentiates the relaxation automatically; a bundle trains without",
+            "Give fc.CenteredEP(), fc.OneSidedEP() or fc.TangentEP(): runtime.load(path, estimator=fc.CenteredEP()).",
         )
 
 

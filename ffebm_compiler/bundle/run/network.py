@@ -6,17 +6,17 @@ tensors, which the part ``WEIGHTS`` computes from their originals before each us
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import InputError, Problem
-from ...ir import DigitalBlock
-from ...onnx import KINDS, VJP, WEIGHTS
+from ...ir import DigitalBlock, Step
+from ...onnx import KINDS, VJP, WEIGHTS, Interface
 from ...onnx.session import OnnxGraph
-from ..format.contents import PART_MODULE, Contents, Mode, graph_file
+from ..format.contents import PART_MODULE, Contents, graph_file
 from .onnx_part import OnnxPart, PartSource, part_of
 from .random_numbers import RandomNumbers
 
@@ -59,8 +59,7 @@ def network_of(contents: Contents, random: RandomNumbers, threads: int | None) -
     computed = frozenset(path for mode in contents.modes.values() for path in mode.computed_weights)
     problems += [*_name_problems(root, contents)]
     problems += [p for path in sorted(computed) if (p := _hold(root, path, torch.zeros(()), "plain")) is not None]
-    if problems:
-        raise InputError(problems)
+    InputError.raise_if(problems)
     root.computed, root.random = computed, random
     for name in _part_names(contents):
         root.add_module(PART_MODULE.format(name=name), OnnxPart(_source(name, contents, threads), root, random))
@@ -116,19 +115,15 @@ def _hold(root: nn.Module, path: str, tensor: Tensor, kind: str) -> Problem | No
         if kind == "parameter":
             owner.register_parameter(name, tensor)  # type: ignore[arg-type]
         elif kind == "plain":
-            _set_plain(owner, name, tensor)
+            if hasattr(owner, name):
+                raise KeyError(f"attribute '{name}' already exists")
+            setattr(owner, name, tensor)
         else:
             owner.register_buffer(name, tensor, persistent=kind == "buffer")
     except (KeyError, TypeError, AttributeError) as failure:
         message = str(failure.args[0]) if failure.args else type(failure).__name__
         return Problem(f"tensor {path}", f"no module can hold it: {message}", "Compile the bundle again.")
     return None
-
-
-def _set_plain(owner: nn.Module, name: str, tensor: Tensor) -> None:
-    if hasattr(owner, name):
-        raise KeyError(f"attribute '{name}' already exists")
-    setattr(owner, name, tensor)
 
 
 def _name_problems(root: nn.Module, contents: Contents) -> Iterator[Problem]:
@@ -145,28 +140,19 @@ def _name_problems(root: nn.Module, contents: Contents) -> Iterator[Problem]:
 
 
 def _part_names(contents: Contents) -> list[str]:
-    return list(dict.fromkeys(n for m in contents.modes.values() for n in (*m.parts, *_block_names(m))))
-
-
-def _block_names(mode: Mode) -> list[str]:
-    return [b.name for b in mode.program.digital_blocks]
+    modes = contents.modes.values()
+    return list(dict.fromkeys(n for m in modes for n in (*m.parts, *(b.name for b in m.program.digital_blocks))))
 
 
 def _source(name: str, contents: Contents, threads: int | None) -> PartSource:
-    layers = _layers(name, contents)
+    blocks = {training: mode.program.by_name.get(name) for training, mode in contents.modes.items()}
+    layers = _layers(name, blocks.values())
     graphs: dict[str, OnnxGraph] = {}
     for training, mode in contents.modes.items():
-        interfaces = mode.parts.get(name, {})
-        for kind in KINDS[training]:
-            file = graph_file(name, kind)
-            if kind in interfaces and file in contents.graphs:
-                graphs[kind] = OnnxGraph(f"{name} ({layers})", contents.graphs[file], interfaces[kind], threads)
-    missing = {
-        r.kind: f"{r.operation} has no ONNX form in its {r.kind} graph: {r.reason}"
-        for r in contents.refused
-        if r.part == name
-    }
-    blocks = {t: _block(name, m) for t, m in contents.modes.items()}
+        for kind, interface in mode.parts.get(name, {}).items():
+            content = contents.graphs.get(graph_file(name, kind))
+            if kind in KINDS[training] and content is not None:
+                graphs[kind] = OnnxGraph(f"{name} ({layers})", content, interface, threads)
     return PartSource(
         name=name,
         layers=layers,
@@ -174,39 +160,34 @@ def _source(name: str, contents: Contents, threads: int | None) -> PartSource:
         outputs={t: () if b is None else b.outputs for t, b in blocks.items()},
         labels=contents.modes[True].program.labels,
         graphs=graphs,
-        missing=missing,
+        missing={
+            r.kind: f"{r.operation} has no ONNX form in its {r.kind} graph: {r.reason}"
+            for r in contents.refused
+            if r.part == name
+        },
         wants=_wants(name, contents),
     )
 
 
-def _block(name: str, mode: Mode) -> DigitalBlock | None:
-    return next((b for b in mode.program.digital_blocks if b.name == name), None)
-
-
-def _layers(name: str, contents: Contents, most: int = 6) -> str:
+def _layers(name: str, blocks: Iterable[Step | None], most: int = 6) -> str:
     if name == WEIGHTS:
         return "the weights that are computed from others"
-    blocks = [b for m in contents.modes.values() for b in m.program.digital_blocks if b.name == name]
-    labels = list(dict.fromkeys(o.label for b in blocks for o in b.origins))
+    labels = list(dict.fromkeys(o.label for b in blocks if isinstance(b, DigitalBlock) for o in b.origins))
     return ", ".join(labels[:most]) + (f", ... ({len(labels)} operations)" if len(labels) > most else "")
 
 
 def _wants(name: str, contents: Contents) -> frozenset[str]:
     """What a gradient is needed in: values that were computed before, weights that train."""
-    computed: set[str] = set()
-    for step in contents.modes[True].program:
-        if step.name == name:
-            break
-        computed.update(step.outputs)
-    frozen = set(contents.frozen)
-    frozen |= {alias for alias, path in contents.aliases.items() if path in frozen}
-    block = _block(name, contents.modes[True])
+    mode = contents.modes[True]
+    steps = [*mode.program]
+    block = mode.program.by_name.get(name)
+    before = steps if block is None else steps[: steps.index(block)]
+    computed = {n for step in before for n in step.outputs}
+    frozen = {*contents.frozen, *(alias for alias, path in contents.aliases.items() if path in contents.frozen)}
     reads = set() if block is None else set(block.inputs)
-    vjp = contents.modes[True].parts.get(name, {}).get(VJP)
-    gradients = [] if vjp is None else [p.value for p in vjp.gradients]
-    values = [n for n in gradients if n.partition("[")[0] in reads & computed]
-    weights = [n for n in gradients if n.partition("[")[0] not in reads and n not in frozen]
-    return frozenset([*values, *weights])
+    vjp = mode.parts.get(name, {}).get(VJP, Interface(VJP))
+    names = [(p.value, p.value.partition("[")[0]) for p in vjp.gradients]
+    return frozenset(n for n, whole in names if (whole in computed if whole in reads else n not in frozen))
 
 
 __all__ = ["StandIn", "network_of", "refresh_weights", "set_computed"]

@@ -65,7 +65,7 @@ class PartSource:
             return self.graphs[kind]
         why = self.missing.get(kind, f"the bundle has no {kind} graph of it")
         remedy = "Keep the part's operation out of the model, or run the converted model itself, which needs no ONNX."
-        raise InputError(Problem(f"digital part {self.name} ({self.layers})", why, remedy))
+        raise InputError.at(f"digital part {self.name} ({self.layers})", why, remedy)
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class OnnxPart(nn.Module):
         if lost and all(map(_is_finite, given.values())):
             what = f"its running statistics would no longer be numbers: {', '.join(lost[:6])}"
             remedy = "A batch norm in training needs more than one value of each channel: give batches of two samples or more."
-            raise InputError(Problem(f"digital part {self._where}", what, remedy))
+            raise InputError.at(f"digital part {self._where}", what, remedy)
 
     def vjp(self, ran: Pass, errors: Mapping[str, Tensor]) -> PartGradients:
         """The loss's gradient in values and weights; empty where no error has arrived."""

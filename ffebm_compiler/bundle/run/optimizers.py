@@ -34,9 +34,7 @@ class OptimizerOptions:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        problems = [*self._problems()]
-        if problems:
-            raise OptionError(problems)
+        OptionError.raise_if([*self._problems()])
 
     def _problems(self) -> Iterator[Problem]:
         if self.name not in OPTIMIZERS:
@@ -66,20 +64,8 @@ def _is_fraction(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1
 
 
-def _sgd(parameters: Sequence[nn.Parameter], o: OptimizerOptions) -> torch.optim.Optimizer:
-    return torch.optim.SGD(parameters, o.learning_rate, momentum=o.momentum, weight_decay=o.weight_decay)
-
-
-def _adam(parameters: Sequence[nn.Parameter], o: OptimizerOptions) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, o.learning_rate, betas=o.betas, weight_decay=o.weight_decay)
-
-
-def _adamw(parameters: Sequence[nn.Parameter], o: OptimizerOptions) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, o.learning_rate, betas=o.betas, weight_decay=o.weight_decay)
-
-
 OPTIMIZERS: Mapping[str, Callable[[Sequence[nn.Parameter], OptimizerOptions], torch.optim.Optimizer]] = {
-    "sgd": _sgd,
-    "adam": _adam,
-    "adamw": _adamw,
+    "sgd": lambda p, o: torch.optim.SGD(p, o.learning_rate, momentum=o.momentum, weight_decay=o.weight_decay),
+    "adam": lambda p, o: torch.optim.Adam(p, o.learning_rate, betas=o.betas, weight_decay=o.weight_decay),
+    "adamw": lambda p, o: torch.optim.AdamW(p, o.learning_rate, betas=o.betas, weight_decay=o.weight_decay),
 }

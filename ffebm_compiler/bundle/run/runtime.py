@@ -112,8 +112,8 @@ class Runtime:
 
     def _on_chip(self, what: str) -> AnalogFFEBM:
         if not isinstance(self.model, AnalogFFEBM):
-            raise OptionError(
-                Problem(what, "is of emulated chips", 'Load the bundle with blocks="analog-emu" and hardware=.')
+            raise OptionError.at(
+                what, "is of emulated chips", 'Load the bundle with blocks="analog-emu" and hardware=.'
             )
         return self.model
 
@@ -133,8 +133,7 @@ class Runtime:
         given = as_tensors(dict(state))
         own = self.model.network.state_dict()
         problems = [*_state_problems(own, given)]
-        if problems:
-            raise InputError(problems)
+        InputError.raise_if(problems)
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(given[name])
@@ -280,8 +279,8 @@ def _as_tensor(value: Any) -> Any:
         try:
             return torch.from_numpy(np.ascontiguousarray(value))
         except TypeError as failure:
-            raise InputError(
-                Problem("an array", f"holds {value.dtype}", "Give an array of numbers, such as float32.")
+            raise InputError.at(
+                "an array", f"holds {value.dtype}", "Give an array of numbers, such as float32."
             ) from failure
     return value.detach() if isinstance(value, Tensor) else value
 

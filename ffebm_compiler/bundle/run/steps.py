@@ -125,8 +125,7 @@ def loss_and_errors(model: Any, values: Mapping[str, Any], y: Any, loss: Loss) -
             accumulate(errors, {leaf.name: error.detach().to(output.dtype)})
         elif isinstance(leaf, Weight):
             accumulate(errors, deliver(model.network, {leaf.path: error.detach()}))
-    if problems:
-        raise InputError(problems)
+    InputError.raise_if(problems)
     return torch.as_tensor(value).detach(), errors
 
 
@@ -159,13 +158,13 @@ def _part(errors: Any, key: Any, where: str) -> Any:
         return None if errors is None else errors[key]
     except (KeyError, IndexError, TypeError) as failure:
         what = f"have nothing for [{key!r}] of the result"
-        raise InputError(Problem(f"{where} of the loss", what, _NEST)) from failure
+        raise InputError.at(f"{where} of the loss", what, _NEST) from failure
 
 
 def _step_of(program: Program, name: str, kind: type) -> Any:
-    for step in program:
-        if step.name == name and isinstance(step, kind):
-            return step
+    step = program.by_name.get(name)
+    if isinstance(step, kind):
+        return step
     raise LookupError(
         f"the bundle has no {kind.__name__} {name!r}: this code was generated for another; generate it again"
     )

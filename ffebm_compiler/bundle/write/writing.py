@@ -14,13 +14,13 @@ from ..format.contents import Contents, graph_file
 from ..format.graphs import PARAMETERS, placed, read_graph
 from ..format.json_text import dump
 from ..format.manifest import FORMAT, MANIFEST, is_file_name, manifest_of
+from ..format.program_document import program_document
 from ..format.references import reference_problems
 from ..format.schemas import PROGRAM as PROGRAM_SCHEMA
 from ..format.schemas import schema_problems
 from ..format.tensors import layout_of, written_tensors
 from ..format.values import NotPlainError
 from .own_rules import own_rule_problems
-from .program_writing import program_document
 
 PROGRAM, GAINS, SAMPLES = "program.json", "gains.safetensors", "samples.safetensors"
 OURS = (MANIFEST, PROGRAM, PARAMETERS, GAINS, SAMPLES)
@@ -49,7 +49,7 @@ def write_bundle(
             raise
         except ValueError as failure:
             remedy = f"Write a folder: a path that does not end in {SUFFIX}."
-            raise OptionError(Problem(f"bundle {target}", str(failure), remedy)) from failure
+            raise OptionError.at(f"bundle {target}", str(failure), remedy) from failure
     return write_folder_whole(target, lambda folder: _fill(folder, files), "a bundle", MANIFEST, overwrite)
 
 
@@ -70,10 +70,10 @@ def check_bundle_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
         return target  # what else is in the way, write_folder_whole says
     else:
         what = "is a folder that holds something else than a bundle"
-        raise OptionError(Problem(f"bundle {target}", what, "Choose another; this one is left as it is."))
+        raise OptionError.at(f"bundle {target}", what, "Choose another; this one is left as it is.")
     if target.exists() and not overwrite:
         remedy = "Choose another name, or let it be replaced: overwrite=True (--force on the command line)."
-        raise OptionError(Problem(f"bundle {target}", "exists", remedy))
+        raise OptionError.at(f"bundle {target}", "exists", remedy)
     return target
 
 
@@ -101,14 +101,13 @@ def bundle_files(contents: Contents, known: Forms = FORMS) -> dict[str, bytes]:
         OptionError: with everything in the contents that has no form in a bundle.
     """
     problems = [*own_rule_problems(contents, known), *_name_problems(contents)]
-    if problems:
-        raise OptionError(problems)
+    OptionError.raise_if(problems)
     try:
         document = program_document(contents)
         wrong = [*schema_problems(document, PROGRAM_SCHEMA), *reference_problems(contents)]
         tensors = {} if wrong else _tensor_files(contents)
     except (NotPlainError, ValueError) as failure:
-        raise OptionError(Problem(f"bundle of {contents.name}", str(failure), _REPORT)) from failure
+        raise OptionError.at(f"bundle of {contents.name}", str(failure), _REPORT) from failure
     if wrong:
         raise OptionError(Problem(f"bundle of {contents.name}, {PROGRAM}", w, _REPORT) for w in wrong)
     files = {PROGRAM: dump(document), **tensors}
@@ -127,8 +126,7 @@ def _graph_files(contents: Contents, parameters: bytes) -> dict[str, bytes]:
             read_graph(files[file], interface, layout)
         except ValueError as failure:
             problems.append(Problem(f"bundle of {contents.name}, {file}", str(failure), _REPORT))
-    if problems:
-        raise OptionError(problems)
+    OptionError.raise_if(problems)
     return files
 
 

@@ -17,9 +17,8 @@ import ffebm_compiler as fc
 from ffebm_compiler.bundle import Contents, Mode, part_block
 from ffebm_compiler.bundle.format.json_text import dump, parse
 from ffebm_compiler.bundle.format.program_checks import block_problems, program_problems
+from ffebm_compiler.bundle.format.program_document import SAME, Reader, program_document
 from ffebm_compiler.bundle.format.schemas import PROGRAM, schema_problems
-from ffebm_compiler.bundle.read.program_reading import Reader
-from ffebm_compiler.bundle.write.program_writing import SAME, program_document
 from ffebm_compiler.ir import DigitalBlock, Energy, EnergyBlock, Program
 from ffebm_compiler.rules import FORMS
 from ffebm_compiler.train import attribute
