@@ -1,7 +1,7 @@
 """Emits the training step of a bundle: the chain of :mod:`.emit`, with digital parts that are ONNX graphs.
 
-A bundle may come from anyone, and this code is run: what it takes from the bundle are the steps' names, which must be the compiler's
-(``block1``, ``digital2``), values' names as string literals, and text in comments that can't end a line.
+A bundle may come from anyone, and this code is run: what it takes from the bundle are the steps' names, which must be
+the compiler's (``block1``, ``digital2``), values' names as string literals, and text in comments that can't end a line.
 """
 
 from __future__ import annotations

@@ -41,11 +41,8 @@ def digital_function(block: DigitalBlock) -> tuple[str, list[str]]:
             lines.append(f"return ({', '.join(results)}{',' if len(results) == 1 else ''})")
         else:
             origin = next(origins)
-            lines.append(
-                f"{names[node]} = {_call(node, names, used)}  # {origin.label}: {block.reasons.get(origin.label, '')}".rstrip(
-                    ": "
-                )
-            )
+            comment = f"{origin.label}: {block.reasons.get(origin.label, '')}"
+            lines.append(f"{names[node]} = {_call(node, names, used)}  # {comment}".rstrip(": "))
     arguments = ", ".join(["network", *(_identifier(n) for n in block.inputs)])
     return "\n".join([f"def {block.name}_forward({arguments}):", *(f"    {line}" for line in lines)]), used
 

@@ -1,4 +1,4 @@
-"""Writes a complete training script around the generated training step: data, optimizer, progress, checkpoints, metrics."""
+"""A complete training script around the generated training step: data, optimizer, checkpoints, metrics."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def training_script(
     """
     _, _, body = code.partition("import operator\n")
     imports, _, functions = body.partition("\n\n\n")
-    template = resources.files(__package__).joinpath("loop_template.py.txt").read_text(encoding="utf-8")
+    template = _template("loop_template.py.txt")
     partition = {b.name: [t.origin.label for t in b.layers] for b in program.energy_blocks}
     arguments = [f"    {k}={v!r}," for k, v in options.items()] + [f"    estimator={estimator},"]
     fields = {
@@ -32,6 +32,7 @@ def training_script(
             line for line in imports.splitlines() if line.strip() and line.strip() != "import torch"
         ),
         "@@FUNCTIONS@@": functions.strip(),
+        "@@PROCESSES@@": _template("loop_processes.py.txt").strip(),
         "@@FACTORY@@": repr(factory),
         "@@INPUTS@@": repr(tuple(program.labels[n] for n in program.inputs)),
         "@@PARTITION@@": _literal(partition),
@@ -41,6 +42,10 @@ def training_script(
     for mark, text in fields.items():
         template = template.replace(mark, text)
     return template
+
+
+def _template(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _literal(partition: Mapping[str, list[str]]) -> str:

@@ -1,4 +1,4 @@
-"""One digital part as a function of all that it reads, traced on tensors without numbers, and the ports of what comes out.
+"""One digital part as a function of all that it reads, traced on tensors without numbers, and the graph's ports.
 
 forward, training    y = F(x, theta, b, r)
 vjp                  dL/dx, dL/dtheta  from  x, theta, b, r  and  dL/dy
@@ -87,7 +87,7 @@ class Call:
     # --- the function ---
 
     def _results(self, arguments: Sequence[Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """The leaves of the outputs, by name, and the tensors of the model that a layer has put anew in place of old ones."""
+        """The leaves of the outputs, by name, and the tensors of the model that a layer has replaced."""
         leaves = dict(zip([g.leaf for g in self.values], arguments, strict=False))
         tensors = dict(zip([g.path for g in self.tensors], arguments[len(self.values) :], strict=False))
         values = {n: self._nest(n, leaves) for n in self.part.inputs}
@@ -193,8 +193,8 @@ class Call:
         return replace(given.port, name=self.names.unique(f"gradient/{shown}"))
 
     def _traced(
-        self, kind: str, flat: Flat, given: Sequence[_Given], outputs: tuple[Port, ...] = (), statistics: tuple[Port, ...] = (),
-        errors: Sequence[Port] = (), gradients: tuple[Port, ...] = (),
+        self, kind: str, flat: Flat, given: Sequence[_Given], outputs: tuple[Port, ...] = (),
+        statistics: tuple[Port, ...] = (), errors: Sequence[Port] = (), gradients: tuple[Port, ...] = (),
     ) -> Traced:  # fmt: skip
         """The graph without the inputs that it does not use."""
         random = [self._draw(k, n) for k, n in enumerate(flat.random)]

@@ -1,36 +1,39 @@
-"""Operations of a backward pass and random ones, in terms of operations that ONNX has.
+"""Operations of a backward pass, in terms of operations that ONNX has; random ones are in :mod:`.draws`.
 
 A layer that is linear in its input and acts on each spatial axis by itself (average pooling, upsampling) is
 
     y = x  x_1 M_1  x_2 M_2 ...          M_d a matrix of (output, input) positions along axis d
     dL/dx = dL/dy  x_1 M_1^T  x_2 M_2^T ...
 
-with ``x_d`` the product along axis d, and M_d read off the layer itself, applied to unit vectors. A convolution's gradient in its
-input is the transposed convolution, and its gradient in its weight the correlation of input and error, samples and
-channels exchanged. Random operations draw uniform numbers in [0, 1) by ``aten.rand``, which the tracer then makes inputs.
+with ``x_d`` the product along axis d, and M_d read off the layer itself, applied to unit vectors. A convolution's
+gradient in its input is the transposed convolution, and its gradient in its weight the correlation of input and error,
+samples and channels exchanged.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..torch_private import outside_modes
+from .draws import DRAWS
 
 aten: Any = torch.ops.aten
 Matrix = list[list[float]]
+Sizes = list[int]
 
 
 # --- convolution -----------------------------------------------------------------------------------------
 
 
 def convolution_backward(
-    error: Tensor, x: Tensor, weight: Tensor, bias_sizes: Any, stride: list[int], padding: list[int], dilation: list[int],
-    transposed: bool, output_padding: list[int], groups: int, mask: list[bool],
+    error: Tensor, x: Tensor, weight: Tensor, bias_sizes: Any, stride: Sizes, padding: Sizes, dilation: Sizes,
+    transposed: bool, output_padding: Sizes, groups: int, mask: list[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
     n = x.dim() - 2
     stride, padding, dilation = (list(v) * n if len(v) == 1 else list(v) for v in (stride, padding, dilation))
@@ -40,10 +43,11 @@ def convolution_backward(
         dx = aten.convolution(error, weight, None, stride, padding, dilation, False, [0] * n, groups)
         dx = _first(dx, x.shape[2:])
     elif in_input:
-        missing = [
-            x.shape[2 + d] - (error.shape[2 + d] - 1) * stride[d] + 2 * padding[d] - dilation[d] * (weight.shape[2 + d] - 1) - 1
+        reached = [  # by the last window, along each axis
+            (error.shape[2 + d] - 1) * stride[d] - 2 * padding[d] + dilation[d] * (weight.shape[2 + d] - 1) + 1
             for d in range(n)
-        ]  # fmt: skip
+        ]
+        missing = [size - r for size, r in zip(x.shape[2:], reached, strict=True)]
         dx = _transposed(error, weight, stride, padding, dilation, missing, groups)
     if in_weight:
         read, given = (error, x) if transposed else (x, error)
@@ -52,8 +56,8 @@ def convolution_backward(
 
 
 def _transposed(
-    error: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int], missing: list[int], groups: int
-) -> Tensor:  # fmt: skip
+    error: Tensor, weight: Tensor, stride: Sizes, padding: Sizes, dilation: Sizes, missing: Sizes, groups: int
+) -> Tensor:
     """The transposed convolution; rows that no window reached get zeros, also more of them than a stride has."""
     within = [min(m, s - 1) for m, s in zip(missing, stride, strict=True)]
     dx: Tensor = aten.convolution(error, weight, None, stride, padding, dilation, True, within, groups)
@@ -62,9 +66,9 @@ def _transposed(
 
 
 def _correlation(
-    x: Tensor, error: Tensor, kernel: Sequence[int], stride: list[int], padding: list[int], dilation: list[int], groups: int
-) -> Tensor:  # fmt: skip
-    """``dw[o, c, k] = sum_{n, i} error[n, o, i] x[n, c, i * stride + k * dilation]``: a convolution whose channels are the samples."""
+    x: Tensor, error: Tensor, kernel: Sequence[int], stride: Sizes, padding: Sizes, dilation: Sizes, groups: int
+) -> Tensor:
+    """``dw[o, c, k] = sum_{n, i} error[n, o, i] x[n, c, i * stride + k * dilation]``: channels are the samples."""
     n, channels, *sides = x.shape
     samples = (
         x.reshape([n, groups, channels // groups, *sides])
@@ -87,20 +91,13 @@ def _first(x: Tensor, sizes: Sequence[int]) -> Tensor:
 # --- maxima: the error goes to the winner ----------------------------------------------------------------
 
 
-def _scatter(error: Tensor, x: Tensor, winners: Tensor, axes: int) -> Tensor:
-    """Adds each error at the position, in the flattened last ``axes``, of the value that won."""
+def max_pool_backward(axes: int, error: Tensor, x: Tensor, *options: Any) -> Tensor:
+    """Adds each error at the position, in the flattened last ``axes``, of the value that won: the last of the options."""
+    winners = options[-1]
     outer, inner = list(x.shape[:-axes]), list(x.shape[-axes:])
     flat = x.new_zeros([*outer, math.prod(inner)])
     places, errors = winners.reshape([*outer, -1]), error.reshape([*outer, -1])
     return flat.scatter_add(-1, places, errors).reshape([*outer, *inner])
-
-
-def max_pool2d_backward(error: Tensor, x: Tensor, *options: Any) -> Tensor:
-    return _scatter(error, x, options[-1], 2)
-
-
-def max_pool3d_backward(error: Tensor, x: Tensor, *options: Any) -> Tensor:
-    return _scatter(error, x, options[-1], 3)
 
 
 # --- layers that are linear along each axis --------------------------------------------------------------
@@ -128,7 +125,8 @@ def _plainly() -> Any:
 
 
 def avg_pool_backward(
-    error: Tensor, x: Tensor, kernel: list[int], stride: list[int], padding: list[int], ceil: bool, padded: bool, divisor: int | None = None
+    error: Tensor, x: Tensor, kernel: Sizes, stride: Sizes, padding: Sizes, ceil: bool, padded: bool,
+    divisor: int | None = None,
 ) -> Tensor:  # fmt: skip
     axes = len(kernel)
     steps = stride or kernel
@@ -171,20 +169,12 @@ def _windows(size: int, windows: int, kernel: int, stride: int, padding: int) ->
     return [[1.0 if 0 <= i + padding - o * stride < kernel else 0.0 for i in range(size)] for o in range(windows)]
 
 
-def adaptive_avg_pool_backward(error: Tensor, x: Tensor, axes: int) -> Tensor:
+def adaptive_avg_pool_backward(axes: int, error: Tensor, x: Tensor) -> Tensor:
     def along(d: int) -> Matrix:
         out = int(error.shape[d - axes])
         return _columns(lambda t: torch.nn.functional.adaptive_avg_pool1d(t, out), int(x.shape[d - axes]))
 
     return _apart(error, [along(d) for d in range(axes)])
-
-
-def adaptive_avg_pool2d_backward(error: Tensor, x: Tensor) -> Tensor:
-    return adaptive_avg_pool_backward(error, x, 2)
-
-
-def adaptive_avg_pool3d_backward(error: Tensor, x: Tensor) -> Tensor:
-    return adaptive_avg_pool_backward(error, x, 3)
 
 
 def adaptive_avg_pool3d(x: Tensor, size: list[int]) -> Tensor:
@@ -249,8 +239,8 @@ def mv(matrix: Tensor, vector: Tensor) -> Any:
 
 
 def trilinear(
-    a: Tensor, b: Tensor, c: Tensor, new_a: list[int], new_b: list[int], new_c: list[int], summed: list[int], unrolled: int = 1
-) -> Any:  # fmt: skip
+    a: Tensor, b: Tensor, c: Tensor, new_a: Sizes, new_b: Sizes, new_c: Sizes, summed: Sizes, unrolled: int = 1
+) -> Any:
     """``sum a b c``, each with new axes where it has none."""
     a, b, c = (_with_axes(x, axes) for x, axes in ((a, new_a), (b, new_b), (c, new_c)))
     product = a * b * c
@@ -291,80 +281,20 @@ def rrelu(
     return NotImplemented if training else (aten.leaky_relu(x, (lower + upper) / 2), noise.clone())
 
 
-# --- random operations -----------------------------------------------------------------------------------
-
-
-def _uniform(like: Tensor, sizes: Any = None) -> Tensor:
-    drawn: Tensor = aten.rand(like.shape if sizes is None else sizes, dtype=torch.float32)
-    return drawn
-
-
-def native_dropout(x: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:
-    """Keeps where the number is at least p, with probability 1 - p."""
-    if train is False or p == 0:
-        return x.clone(), torch.ones_like(x, dtype=torch.bool)
-    kept = _uniform(x) >= p
-    return (torch.zeros_like(x) if p == 1 else kept.to(x.dtype) * x * (1 / (1 - p))), kept
-
-
-def bernoulli(x: Tensor, generator: Any = None) -> Tensor:
-    return _ones(x, x)
-
-
-def bernoulli_p(x: Tensor, p: float = 0.5, generator: Any = None) -> Tensor:
-    return _ones(x, p)
-
-
-def _ones(like: Tensor, p: Tensor | float) -> Tensor:
-    """One where the number is at least 1 - p: where dropout, which draws so too, keeps."""
-    return (_uniform(like) >= 1 - p).to(like.dtype)
-
-
-def exponential(x: Tensor, rate: float = 1.0, generator: Any = None) -> Tensor:
-    return (-(1 - _uniform(x)).log() / rate).to(x.dtype)
-
-
-def rand_like(x: Tensor, dtype: torch.dtype | None = None, **layout: Any) -> Tensor:
-    return _uniform(x).to(dtype or x.dtype)
-
-
-def uniform(x: Tensor, low: float = 0.0, high: float = 1.0, generator: Any = None) -> Tensor:
-    return (_uniform(x) * (high - low) + low).to(x.dtype)
-
-
-def _gaussian(sizes: Any, dtype: torch.dtype) -> Tensor:
-    """Box and Muller: two uniform numbers for a normal one."""
-    first, second = (aten.rand(sizes, dtype=torch.float32) for _ in range(2))
-    drawn: Tensor = (-2 * (1 - first).log()).sqrt() * (2 * math.pi * second).cos()
-    return drawn.to(dtype)
-
-
-def randn(sizes: Any, dtype: torch.dtype | None = None, **layout: Any) -> Tensor:
-    return _gaussian(sizes, dtype or torch.get_default_dtype())
-
-
-def randn_like(x: Tensor, dtype: torch.dtype | None = None, **layout: Any) -> Tensor:
-    return _gaussian(x.shape, dtype or x.dtype)
-
-
-def normal(x: Tensor, mean: float = 0.0, std: float = 1.0, generator: Any = None) -> Tensor:
-    return _gaussian(x.shape, x.dtype) * std + mean
-
-
 # --- the table -------------------------------------------------------------------------------------------
 
 OWN: Mapping[Any, Callable[..., Any]] = {
     aten.convolution_backward.default: convolution_backward,
-    aten.max_pool2d_with_indices_backward.default: max_pool2d_backward,
-    aten.max_pool3d_with_indices_backward.default: max_pool3d_backward,
-    aten.adaptive_max_pool2d_backward.default: max_pool2d_backward,
-    aten.adaptive_max_pool3d_backward.default: max_pool3d_backward,
+    aten.max_pool2d_with_indices_backward.default: partial(max_pool_backward, 2),
+    aten.max_pool3d_with_indices_backward.default: partial(max_pool_backward, 3),
+    aten.adaptive_max_pool2d_backward.default: partial(max_pool_backward, 2),
+    aten.adaptive_max_pool3d_backward.default: partial(max_pool_backward, 3),
     aten.avg_pool2d.default: avg_pool,
     aten.avg_pool3d.default: avg_pool,
     aten.avg_pool2d_backward.default: avg_pool_backward,
     aten.avg_pool3d_backward.default: avg_pool_backward,
-    aten._adaptive_avg_pool2d_backward.default: adaptive_avg_pool2d_backward,
-    aten._adaptive_avg_pool3d_backward.default: adaptive_avg_pool3d_backward,
+    aten._adaptive_avg_pool2d_backward.default: partial(adaptive_avg_pool_backward, 2),
+    aten._adaptive_avg_pool3d_backward.default: partial(adaptive_avg_pool_backward, 3),
     aten._adaptive_avg_pool3d.default: adaptive_avg_pool3d,
     aten.upsample_nearest1d_backward.default: _upsampling(_nearest, 1, False),
     aten.upsample_nearest2d_backward.default: _upsampling(_nearest, 2, False),
@@ -384,20 +314,11 @@ OWN: Mapping[Any, Callable[..., Any]] = {
     aten._weight_norm_interface_backward.default: weight_norm_backward,
     aten.elu.default: elu,
     aten.rrelu_with_noise_functional.default: rrelu,
-    aten.native_dropout.default: native_dropout,
-    aten.bernoulli.default: bernoulli,
-    aten.bernoulli.p: bernoulli_p,
-    aten.bernoulli.Tensor: _ones,
-    aten.exponential.default: exponential,
-    aten.rand_like.default: rand_like,
-    aten.uniform.default: uniform,
-    aten.randn.default: randn,
-    aten.randn_like.default: randn_like,
-    aten.normal_functional.default: normal,
+    **DRAWS,
 }
 
-# In training torch's running variance is the unbiased one, which ONNX's BatchNormalization does not give: its own decomposition does. On a bound
-# of a hardtanh its gradient is zero, which ONNX's own form of it does not give.
+# Torch's own decompositions give what ONNX's operators do not: in training the unbiased running variance; on a bound
+# of a hardtanh a gradient of zero.
 _TORCHS = (
     aten._native_batch_norm_legit_functional.default,
     aten._native_batch_norm_legit.no_stats,

@@ -32,7 +32,7 @@ OPSET = 21
 
 
 def to_onnx(module: fx.GraphModule, opset: int = OPSET) -> ModelProto:
-    """The model of a flat graph whose nodes carry their fake values in ``meta["val"]``, and the user's label in ``meta["label"]``.
+    """The model of a flat graph; in ``meta`` its nodes carry their fake values, ``"val"``, and the user's ``"label"``.
 
     Inputs and outputs are the placeholders and results in order, under names of torch's; see :mod:`.names`.
     """
@@ -45,8 +45,8 @@ def to_onnx(module: fx.GraphModule, opset: int = OPSET) -> ModelProto:
 
 
 def _exported(program: ExportedProgram, opset: int) -> Any:
-    """By torch.onnx.export itself, or what that calls once it has looked up how to translate every operation there is: that takes as long
-    as the export of a part, and is the same for each."""
+    """By what torch.onnx.export calls once it has looked up how to translate every operation: that takes as long as the
+    export of a part, and is the same for each."""
     try:
         from torch.onnx._internal.exporter._core import export
 

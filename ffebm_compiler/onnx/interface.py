@@ -97,7 +97,7 @@ class Interface:
 
 @dataclass(frozen=True)
 class PartGraph:
-    """A graph and its ports. The ``forward`` graph's initializers carry no data of their own: their values are those of the model."""
+    """A graph and its ports; the initializers of a ``forward`` graph carry no data of their own."""
 
     interface: Interface
     model: ModelProto
@@ -132,4 +132,4 @@ class ExportedPart:
 
 
 WEIGHTS = "weights"
-"""The part that computes weights from others (weight_norm, spectral_norm): it reads no value, and its outputs are paths of weights."""
+"""The part that computes weights from others (weight_norm, spectral_norm): its outputs are paths of weights."""

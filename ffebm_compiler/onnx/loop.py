@@ -1,11 +1,11 @@
-"""The free phase of a block as a loop of a graph: sweeps until :mod:`.stop` says so, with the same scalars and the same sweeps as the executor.
+"""The free phase of a block as a loop of a graph: the executor's sweeps until :mod:`.stop` says so, with its scalars.
 
     states, progress = start
     while progress.running:
         states' = sweep(states);  progress = advance(progress, Change.between(states, states'))
 
-A block whose gains bound its feedback holds the winners of its maxima from the feedforward pass on. One whose maxima follow the
-states has a second loop behind the first, in which the winners are held; it does no sweep unless the first one has stalled.
+A block whose gains bound its feedback holds the winners of its maxima from the feedforward pass on. One whose maxima
+follow the states has a second loop, in which the winners are held; it does no sweep unless the first one has stalled.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def _is_relaxation(node: NodeProto) -> bool:
 
 
 def _carried(model: Model) -> Iterator[list[str]]:
-    """What each loop's body is given: a block's, and, where winners follow the states first, that with its winners held."""
+    """What each loop's body is given: a block's, and the second one's of a block whose winners follow the states."""
     labels = model.program.labels
     for block in model.program.energy_blocks:
         if block.has_feedback:

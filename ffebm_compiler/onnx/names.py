@@ -1,7 +1,7 @@
 """The user's names in an ONNX graph: on inputs and outputs, and on every node that of the layer it comes from.
 
-A node is called after its layer and its operation, ``features.0/Conv``, or ``features.0/backward/ConvTranspose``; what it gives is
-called the same. What torch's exporter notes about itself, with paths of the machine, is left out.
+A node is called after its layer and its operation, ``features.0/Conv``, or ``features.0/backward/ConvTranspose``;
+what it gives is called the same. What torch's exporter notes about itself, with paths of the machine, is left out.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ class _Renaming:
 
 
 def _labels(graph: GraphProto) -> dict[str, str]:
-    """The label of what gives each value. A node without one serves those that read what it gives (a size, a shared cast); one that
-    nobody reads passes on what another gives."""
+    """The label of what gives each value. A node without one serves those that read what it gives (a size, a cast); one
+    that nobody reads passes on what another gives."""
     found = {output: _label(n) for g in graphs_of(graph) for n in g.node for output in n.output}
     for node in reversed(graph.node):
         for name in node.input:

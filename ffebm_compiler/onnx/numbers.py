@@ -1,7 +1,6 @@
-"""The numbers of a block's relaxation as named tensors of the file: ``block1/tolerance``, ``block1/layer_weight/features.3``.
+"""The numbers of a block's relaxation as named tensors of the file: ``block1/tolerance``, ``block1/layer_weight/conv``.
 
-Whoever has the file may change them there. They are tensors also because numbers in a graph's code are rounded to float32 on their way into
-ONNX.
+Whoever has the file may change them there. Numbers in a graph's code would be rounded to float32 by the exporter.
 """
 
 from __future__ import annotations

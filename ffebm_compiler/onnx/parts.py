@@ -1,4 +1,4 @@
-"""Every digital part of a program as ONNX graphs: ``F``, ``F`` with its statistics, and ``errors -> (dL/dx, dL/dtheta)``."""
+"""Digital parts of a program as ONNX graphs: ``F``, ``F`` with its statistics, and its vector-Jacobian product."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def export_parts(
         program: of one mode.
         network: the model, in that mode.
         values: every value of the program on an example of two samples or more, by name.
-        kinds: which graphs: ``"forward"`` of a program for evaluation, ``"training"`` and ``"vjp"`` of one for training.
+        kinds: which graphs: ``"forward"`` of a program for evaluation, ``"training"`` and ``"vjp"`` for training.
         tell: called before each graph, with what it is: ``"digital1, vjp"``.
         stateful: by the path of a layer that keeps a state between calls, what it keeps: no graph does.
     """
@@ -143,9 +143,9 @@ class _Export:
 _SAYS = {
     FORWARD: "y = F(x) in evaluation mode.",
     TRAINING: "y = F(x) in training mode.",
-    VJP: "Given 'error/<output>' = dL/dy, gives 'gradient/<input or parameter>' = dL/dx and dL/dtheta, summed over the batch, "
-    "no sign changed. The forward pass is recomputed inside.",
-}  # fmt: skip
+    VJP: "Given 'error/<output>' = dL/dy, gives 'gradient/<input or parameter>' = dL/dx and dL/dtheta, "
+    "summed over the batch, no sign changed. The forward pass is recomputed inside.",
+}
 _STATISTICS = " 'updated/<path>' are the model's buffers after the step."
 _RANDOM = (
     " 'random/<k>' are uniform numbers in [0, 1), the same for the training and the vjp graph of a step; dropout keeps "

@@ -1,4 +1,4 @@
-"""Why a graph can't be exported, as the user's operation and a reason in one sentence, out of what torch and onnxruntime raise."""
+"""Why a graph can't be exported: the user's operation and a reason, out of what torch and onnxruntime raise."""
 
 from __future__ import annotations
 

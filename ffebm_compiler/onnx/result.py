@@ -11,7 +11,7 @@ from ..nests import Branch, Fixed, Leaf, Part, take_apart
 
 
 def named_leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Each leaf of a result, under its place in it; a named tuple's fields have names. One that stands at two places is named by the first."""
+    """Each leaf of a result, under its first place in it; a named tuple's fields have names."""
     leaves, part = take_apart(value, lambda v: isinstance(v, (Tensor, SymInt)))
     named = dict[int, str]()
     fixed = list[tuple[str, Any]]()

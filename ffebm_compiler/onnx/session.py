@@ -1,7 +1,7 @@
 """ONNX graphs in onnxruntime: tensors in, tensors out.
 
-Arrays are views of the tensors' memory in both directions. Weights that are initializers are copied by onnxruntime when the
-session is made (it folds and packs them), so a session of such a graph belongs to the values that they had.
+Arrays are views of the tensors' memory in both directions. onnxruntime copies initializers when a session is made (it
+folds and packs them), so a session of such a graph belongs to the values that they had.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class OnnxGraph:
 
 @dataclass(frozen=True)
 class Session:
-    """A graph that runs: what it reads (outputs that nobody asked for may have left an input unread) and what it gives."""
+    """A graph that runs: what it reads, for the outputs that were asked for, and what it gives."""
 
     graph: OnnxGraph
     made: Any
@@ -157,7 +157,7 @@ def _announce_in_memory(tensor: onnx.TensorProto) -> None:
 
 
 def port_problems(ports: Iterable[Port], values: Mapping[str, Any], labels: Mapping[str, str]) -> list[Problem]:
-    """What does not fit of the values that ports are given: type, rank, sizes; a size that varies is one and the same everywhere."""
+    """What does not fit of the values that ports are given: type, rank, sizes; a named size is one everywhere."""
     sizes: dict[str, int] = {}
     problems: list[Problem] = []
     for port in ports:

@@ -288,7 +288,7 @@ def _resized(shape: Shape, batch: int | None) -> Shape:
 
 
 def _unlike(network: nn.Module, recorded: Mapping[str, Shape], count: int) -> list[int]:
-    """Primes that nothing in the model is as large as, so that no comparison of sizes comes out equal by coincidence."""
+    """Primes that nothing in the model is as large as, so that no two sizes are equal by coincidence."""
     taken = {s for p in (*network.parameters(), *network.buffers()) for s in p.shape}
     taken |= {s for v in recorded.values() for leaf in v.leaves if isinstance(leaf, TensorLeaf) for s in leaf.sizes}
     found: list[int] = []
@@ -345,7 +345,7 @@ class _Around(nn.Module):
 
 
 def within(network: nn.Module, tensors: Mapping[str, Tensor], function: Callable[[], Any]) -> Any:
-    """Runs a function while the network has these tensors, by path, in place of its own; tied ones under either name."""
+    """Runs a function while the network has these tensors, by path, in place of its own, also where they are tied."""
     given = {f"network.{path}": t for path, t in tensors.items()}
     registries: list[dict[str, Any]] = [r for m in network.modules() for r in (m._parameters, m._buffers)]
     own = [dict(r) for r in registries]

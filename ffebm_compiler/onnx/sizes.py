@@ -1,4 +1,4 @@
-"""The sizes of a graph's ports on given values: those that vary have names, or are computed from named ones (``"4*batch"``)."""
+"""The sizes of a graph's ports on given values: those that vary are named, or computed (``"4*batch"``)."""
 
 from __future__ import annotations
 

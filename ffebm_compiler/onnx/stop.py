@@ -1,8 +1,9 @@
-"""When a relaxation stops, as arithmetic on scalars that an ONNX ``Loop`` carries: :func:`~ffebm_compiler.solve.iteration.iterate`, step by step.
+"""When a relaxation stops, as arithmetic on the scalars of an ONNX ``Loop``: the executor's ``iterate``, step by step.
 
-With the residual r_k of sweep k, ``rho = r_k / r_(k-1)`` and the error estimated as ``r_k max(FASTEST, rho / (1 - rho))``, or more where the change of
-each state bounds it by more, a relaxation ends once the error is within the tolerance, a state is no longer finite, the most sweeps are done or, where winners
-of maxima follow the states, the residual has stalled. The scalars are doubles, as Python's numbers are, so that both stop at the same sweep.
+With the residual r_k of sweep k, ``rho = r_k / r_(k-1)`` and the error estimated as
+``r_k max(FASTEST, rho / (1 - rho))``, or more where the change of each state bounds it by more, a relaxation ends once
+the error is within the tolerance, a state is no longer finite, the most sweeps are done or, where winners of maxima follow
+the states, the residual has stalled. The scalars are doubles, as Python's numbers are: both stop at the same sweep.
 """
 
 from __future__ import annotations
@@ -43,14 +44,15 @@ class Progress(NamedTuple):
 
 
 class Stop(NamedTuple):
-    """When to stop; every field a scalar tensor, since numbers in a graph's code are rounded to float32 on their way into ONNX.
+    """When to stop; every field a scalar tensor, as a graph's own numbers are rounded to float32.
 
     Attributes:
         tolerance: of the error.
         max_sweeps: the most sweeps.
         stalled, fastest: as in the executor; ``fastest`` is the contraction where the gains certify one.
         certified: whether they do, so that a first sweep may be enough.
-        remainder: a matrix, in the order of the states: how far each is off at most after a sweep that has changed them so far; zero where nothing is certified.
+        remainder: a matrix (states, states): how far each is off at most after a sweep that has changed them so far;
+            zero where nothing is certified.
     """
 
     tolerance: Tensor
@@ -126,7 +128,7 @@ class Change(NamedTuple):
     """What a sweep has done, a number a state.
 
     Attributes:
-        scale: the largest magnitudes of the states; infinite of one that has left all bounds or is no number, which onnxruntime's maximum overlooks.
+        scale: the largest magnitudes of the states; infinite of one that has left all bounds or is no number.
         moved: those of their changes.
         length, distance: the Euclidean norms of both; the same again where nothing is certified and nobody asks.
     """

@@ -1,6 +1,6 @@
 """One sweep of a block as a flat graph, the vector-Jacobian products of its feedback written out.
 
-``s'_l = sigma_l(f_l(s'_<l, x) + sum_m (w_m / w_l) J_lm(s)^T s_m)``: the drive from the new states below, the feedback at the old ones.
+``s'_l = sigma_l(f_l(s'_<l, x) + sum_m (w_m / w_l) J_lm(s)^T s_m)``: the drive of new states, the feedback of old ones.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class LayerWeight:
 
 
 Read = str | Weight | LayerWeight
-"""What a sweep reads besides the states: an input or a term that depends on no state, by name; a weight; a layer weight."""
+"""What a sweep reads besides the states: an input or a fixed term, by name; a weight; a layer weight."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A function of tensors as one flat graph of functional operations, each with the user's name for where it comes from.
 
-What a layer writes in place comes out as a further result, random numbers go in as inputs, and a vector-Jacobian product is
-taken inside the function, so that one trace holds the forward operations and then those of the backward pass.
+What a layer writes in place comes out as a further result, random numbers go in as inputs, and a vector-Jacobian
+product is taken inside the function: one trace holds the forward operations and then those of the backward pass.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Flat:
     """A flat graph.
 
     Attributes:
-        module: its graph reads placeholders and returns one tuple; ``meta["stack_trace"]`` of a node is the user's label.
+        module: its graph reads placeholders and returns one tuple; ``meta["label"]`` of a node is the user's.
         inputs: the placeholders of what was given, in order; None where the graph has no use for one.
         random: those of the random numbers, in the order in which they are drawn.
         outputs: the results.

@@ -1,7 +1,6 @@
 """A whole ff-EBM as one flat graph: ``x_k = F_k(s_(k-1))`` in line, ``s_k = argmin_s E_k(s, theta_k, x_k)`` as a loop.
 
-The graph reads the model's arguments and then its tensors; it gives the leaves of the result and, where asked, how each block
-relaxed.
+The graph reads the model's arguments, then its tensors; it gives the result's leaves and, if asked, how blocks relaxed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The whole ff-EBM as the bytes of one ONNX file: traced, translated, named, checked, and loaded by onnxruntime once."""
+"""The whole ff-EBM as the bytes of one ONNX file: traced, translated, named, checked, and loaded once."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ CONTAINERS = (dict, list, tuple)
 def plain_call(
     form: CallForm, inputs: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
-    """``Mode.call`` and ``Mode.defaults`` of a program: ``Ref`` leaves are inputs, or places in one that is a nest itself.
+    """``Mode.call`` and ``Mode.defaults`` of a program: ``Ref`` leaves are inputs, or places in a nested one.
 
     Args:
         form: how the model was traced.

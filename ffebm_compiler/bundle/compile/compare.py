@@ -94,7 +94,7 @@ def given_to(samples: Samples, part: str, interface: Interface) -> dict[str, Ten
 def compared(samples: Samples, part: str, interface: Interface, results: Mapping[str, Any]) -> Iterator[Difference]:
     """Each result of a part's graph with its record.
 
-    Gradients may cancel to nothing, as those in the input of a norm over two samples do, so they are also held to a part of the errors.
+    Gradients may cancel to nothing (before a norm over two samples), so they are also held to a part of the errors.
     """
     errors = [samples[name] for port, name in inputs_of(part, interface) if port in interface.errors]
     least = CANCELLED * max((float(peak(e)) for e in errors), default=0.0)

@@ -1,6 +1,6 @@
 """What goes into a bundle, from a model and one input: both programs, their tensors, gains, graphs and pages.
 
-run both modes -> put the blocks on the chip -> export the digital parts -> record what they give -> hold the graphs to that -> pages
+run both modes -> put the blocks on the chip -> export the digital parts -> record -> hold the graphs to that -> pages
 
 Everything is done on a private copy, so the user's model stays as it is.
 """
@@ -63,8 +63,7 @@ def contents_of(subject: Subject) -> Contents:
     """The contents of a model's bundle.
 
     Raises:
-        OptionError: digital parts that ONNX can't express, all of them, unless they are to be skipped; computed weights always, for
-            no block can do without.
+        OptionError: all digital parts that ONNX can't express, unless they are to be skipped; computed weights always.
     """
     subject.tell("running the model")
     runs = {training: recorded(subject.model, training, subject.args, subject.kwargs) for training in (False, True)}

@@ -142,13 +142,14 @@ def _model_problems(model: FFEBM) -> Iterator[Problem]:
 
 
 def size_problems(model: FFEBM) -> Iterator[Problem]:
-    """What no file can ask: whether a size is one that the forward's choices hold for. Where these only raise, it goes on instead."""
+    """Choices by sizes, which no file can make; one that only raises is left out."""
     signatures = (mode.signature.bind for mode in model.compiled.modes.values())
     choices = dict.fromkeys(c for form in signatures if isinstance(form, CallForm) for c in form.choices)
     for choice in (c for c in choices if not c.only_raises):
         yield Problem(
             f"a choice by sizes at {choice.place}",
-            f"was {choice.answer} when the model was traced ({choice.question}), and a file would go on for every batch as if it were",
+            f"was {choice.answer} when the model was traced ({choice.question}), "
+            "and a file would go on for every batch as if it were",
             "Write the forward so that it does not ask for the size of the batch.",
         )
 

@@ -1,4 +1,4 @@
-"""What a bundle holds for people and for circuits: the report, the graph, the chip's conductances, the blocks' netlists."""
+"""For people and for circuits: the report, the graph, the chip's conductances, the blocks' netlists."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ _PAGE = """<!doctype html>
 <meta charset="utf-8">
 <title>{title}</title>
 <style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; background: #fff; }}
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }}
+body {{ color: #222; background: #fff; }}
 figure {{ margin: 1.5rem 0; overflow-x: auto; }}
 </style>
 <h1>{title}</h1>

@@ -63,7 +63,7 @@ def recorded(model: FFEBM, training: bool, args: tuple[Any, ...], kwargs: Mappin
 
 @contextlib.contextmanager
 def in_mode(model: FFEBM, training: bool) -> Iterator[None]:
-    """One mode for a while. A model that is in it already keeps its modules' own modes: a norm may be frozen while the rest trains."""
+    """One mode for a while; a model that is in it already keeps its modules' own modes, as of a frozen norm."""
     if model.training == training:
         yield
         return

@@ -12,7 +12,7 @@ from ...model.values import map_leaves
 
 
 def plain_result(mode: ModeProgram) -> Any:
-    """Dictionaries, lists and tuples with ``Ref`` and ``Weight`` leaves and plain constants; a named tuple becomes a tuple.
+    """Containers with ``Ref`` and ``Weight`` leaves and plain constants; a named tuple becomes a tuple.
 
     Raises:
         OptionError: the model returns something that a bundle can't hold.

@@ -11,8 +11,8 @@
     training/gradient/digital1/gradient/x        the error of a value
     training/norm/digital1/gradient/conv.weight  sum and norm of the gradient of a parameter, in float64
 
-Names of random numbers, errors and gradients are those of the graph's ports. What is recorded is what PyTorch computes, except where a part
-draws random numbers: PyTorch's own can't be given to a graph, so the graph's results by onnxruntime stand for themselves.
+Names of random numbers, errors and gradients are those of the graph's ports. What is recorded is what PyTorch computes,
+except where a part draws random numbers, which can't be given to PyTorch: there it is what onnxruntime computes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A bundle in one file: a zip archive of stored members, which any zip program opens.
 
-Equal files give equal bytes: no dates, no comments, no extra fields, one member after the other. So a reader packs again what
-it has read and compares, and nothing can hide in headers or between members.
+Equal files give equal bytes: no dates, no comments, no extra fields, one member after the other. So a reader packs what
+it has read again and compares, and nothing can hide in headers or between members.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .limits import LARGEST_ARCHIVE, LARGEST_NAME, MOST_FILES
 _FIRST_DAY = (1980, 1, 1, 0, 0, 0)
 _UNIX, _REGULAR_FILE = 3, 0o100644 << 16
 _END = struct.Struct("<4s4H2IH")
-"""The end of an archive: signature, two disks, two counts of members, length and start of the directory, length of a comment."""
+"""The end: signature, two disks, two counts of members, length and start of the directory, length of a comment."""
 _ENTRY, _LOCATOR = 46, 20
 """Bytes of a directory's entry without its name; of what would name a second, larger directory."""
 

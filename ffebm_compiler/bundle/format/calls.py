@@ -69,10 +69,10 @@ def _size_problems(mode: Mode, found: Mapping[str, Any]) -> Iterator[Problem]:
             for i, s in enumerate(sizes)
         )
         if given != expected:
-            what = f"is of shape {given}, and the bundle holds for {_listed(expected)} alone: other sizes are another program"
+            what = f"is of shape {given}, and the bundle holds for {_listed(expected)} alone"
             yield Problem(
                 f"argument {mode.program.labels.get(name, name)}",
-                what,
+                f"{what}: other sizes are another program",
                 "Compile a bundle with an example of this shape.",
             )
 

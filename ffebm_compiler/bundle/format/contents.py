@@ -35,11 +35,11 @@ class Mode:
     Attributes:
         program: its digital parts are calls of ONNX graphs.
         parts: the graphs' ports, by part (with ``WEIGHTS``, where weights are computed) and by kind.
-        result: the model's result: dictionaries, lists and tuples with ``Ref`` and ``Weight`` leaves and plain constants.
+        result: the model's result: containers with ``Ref`` and ``Weight`` leaves and plain constants.
         call: how a call hands over the program's inputs: the list of positional arguments and the dictionary of named
             ones, nests with ``Ref`` leaves; None where each input is an argument of its own name, in order.
         defaults: what an argument that a call may leave out is then, by the program's name of it.
-        sizes: of inputs whose sizes the program depends on: numbers, and names of those that may change, together where they are alike.
+        sizes: of inputs whose sizes the program depends on: numbers, and names of those that may change.
     """
 
     program: Program

@@ -1,6 +1,6 @@
-"""The size and type of every value of an ONNX graph, one operator after the other, before any library takes the graph as a whole.
+"""The size and type of every value of an ONNX graph, operator by operator, before a library takes the whole graph.
 
-Inference over a whole graph allocates by what the graph says: a shape given by a vector of 2^31 numbers becomes 2^31 dimensions.
+Inference over a whole graph allocates by what the graph says: a vector of 2^31 numbers, as a shape, is 2^31 dimensions.
 Here no operator sees a value that is larger than any memory, and none a list of sizes that is longer than any shape.
 Whole numbers are divided by positive constants only: by 0, or the least of them by -1, the processor ends the process.
 """
@@ -20,7 +20,7 @@ FRACTIONAL = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, Tensor
 
 
 def size_problems(model: ModelProto) -> Iterator[str]:
-    """The first value that is larger than any memory, the first operator that fits no schema or may end the process; operators must be in order."""
+    """The first value larger than any memory, or operator that fits no schema or may end the process; in order."""
     version = model.opset_import[0].version
     types = {v.name: v.type for v in model.graph.input}
     types |= {t.name: helper.make_tensor_type_proto(t.data_type, t.dims) for t in model.graph.initializer}

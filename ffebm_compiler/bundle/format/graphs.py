@@ -1,7 +1,7 @@
-"""The ONNX graphs of a bundle: how their weights stand in ``parameters.safetensors``, and whether they are what a part's graph may be.
+"""The ONNX graphs of a bundle: their weights' places in ``parameters.safetensors``, and what a part's graph may be.
 
-A graph that anyone may have written is taken only if it computes: standard operators of a known opset, no control flow, no
-functions, no data from elsewhere, and just the inputs and outputs that the program says.
+A graph that anyone may have written is taken only if it computes: standard operators of a known opset, no control flow,
+no functions, no data from elsewhere, and just the inputs and outputs that the program says.
 """
 
 from __future__ import annotations
@@ -203,7 +203,8 @@ def _differences(what: str, declared: Sequence[ValueInfoProto], ports: Sequence[
         kind = value.type.tensor_type
         shape = tuple(d.dim_param if d.HasField("dim_param") else d.dim_value for d in kind.shape.dim)
         if (_dtype(kind.elem_type), shape) != (port.dtype, port.shape):
-            yield f"has {port.name[:100]} as {_dtype(kind.elem_type)} {list(shape)} instead of {port.dtype} {list(port.shape)}"
+            declares = f"{_dtype(kind.elem_type)} {list(shape)}"
+            yield f"has {port.name[:100]} as {declares} instead of {port.dtype} {list(port.shape)}"
 
 
 # --- what onnx itself says ----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""JSON that a stranger may have written: bounded, without repeated keys, and spelled in the one way that it is written here.
+"""JSON that anyone may have written: bounded, without repeated keys, and spelled as it is written here.
 
 ``parse(text)`` takes only what ``dump`` gives: then no two readers can disagree about what a document says.
 """

@@ -18,6 +18,6 @@ LARGEST_GRAPH, MOST_NODES = 256 << 20, 200_000
 LARGEST_TENSOR, MOST_TENSORS = 1 << 36, 100_000
 """Elements of a tensor; tensors of a file."""
 LARGEST_VALUE, LARGEST_SHAPE_DATA, MOST_DIMENSIONS = 1 << 31, 1 << 22, 64
-"""Elements of a value whose size a graph itself says; of a vector of whole numbers, which may be taken for a shape; sizes of a shape."""
+"""Elements of a value whose size a graph says; of a vector that may be taken for a shape; sizes of a shape."""
 LARGEST_HEADER = 32 << 20
 """Of a safetensors file."""

@@ -1,4 +1,4 @@
-"""Where a bundle stands: a folder or an archive, as names, sizes and contents. Only regular files are opened, and links never followed."""
+"""Where a bundle stands: a folder or an archive, as names, sizes and contents. Links in it are never followed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A program that says only what can run: every value is written before it is read, every coupling follows from what it lists.
+"""Whether a program can run: every value is written before it is read, every coupling follows from what it lists.
 
 Each check yields what is wrong, in words that follow the name of the mode.
 """

@@ -1,4 +1,4 @@
-"""What the parts of a bundle say of each other: every value is written before it is read, every tensor and graph is there.
+"""What the parts of a bundle say of each other: each value is written before it is read, each tensor and graph there.
 
 Each check yields what is wrong, in words that follow the name of the file.
 """

@@ -19,8 +19,8 @@ from .limits import LARGEST_HEADER, LARGEST_TENSOR, MOST_TENSORS
 from .values import NAMES, dtype_name
 
 _TYPES = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32", "I16": "int16",
-    "I8": "int8", "U8": "uint8", "BOOL": "bool",
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
+    "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
 _LETTERS = {name: letters for letters, name in _TYPES.items()}
 ITEM_SIZES = {name: dtype.itemsize for dtype, name in NAMES.items()}

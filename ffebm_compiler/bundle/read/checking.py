@@ -1,4 +1,4 @@
-"""The files of a bundle, before anything in them is read: names, sizes and checksums are those of the manifest, and no others."""
+"""The files of a bundle: their names, sizes and checksums are those of the manifest, before anything else is read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from ..format.manifest import MANIFEST, alike, checksum, is_file_name, manifest_
 from ..format.places import Place, opened
 from ..write.writing import OURS
 
-REMEDY = "It is damaged, or was changed: compile the model again (model.compile_to), or get the bundle again from where it came."
+REMEDY = (
+    "It is damaged, or was changed: compile the model again (model.compile_to), "
+    "or get the bundle again from where it came."
+)
 MOST_TOLD = 20
 """Problems of one stage that are told."""
 

@@ -1,8 +1,8 @@
 """Reads a bundle that anyone may have written: checked from the outside in, and nothing in it is executed.
 
-names and sizes -> manifest -> checksums -> documents by their schemas -> tensors -> program -> graphs -> what they say of each other
+names and sizes -> manifest -> checksums -> schemas -> tensors -> program -> graphs -> what they say of each other
 
-Every stage reports all that it finds; the next begins only where there is nothing to report, so it can trust what it reads.
+Every stage reports all that it finds; the next begins only where there is nothing to report, and trusts what it reads.
 """
 
 from __future__ import annotations

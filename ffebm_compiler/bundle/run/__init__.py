@@ -1,4 +1,4 @@
-"""Runs and trains a compiled bundle: digital parts in onnxruntime, blocks in the torch executor or on an emulated chip."""
+"""Runs and trains a bundle: digital parts in onnxruntime, blocks in the torch executor or on an emulated chip."""
 
 from .load import load
 from .runtime import Runtime

@@ -1,4 +1,4 @@
-"""A checkpoint of a training: one safetensors file with weights, moments, reverse gains, random state and, as metadata, JSON.
+"""A checkpoint of a training: a safetensors file of weights, moments, gains and random state; JSON as metadata.
 
     model/<path>                   parameters and buffers, each once
     optimizer/<path>/<moment>      what the optimizer remembers

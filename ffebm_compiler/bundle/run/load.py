@@ -39,8 +39,8 @@ def load(
     Args:
         path: the folder or the ``.ffebm`` file.
         blocks: what the energy-based blocks run on: ``"torch-ep"``, or ``"analog-emu"``, an emulated chip.
-        hardware: of the emulated chip: a preset's name, a file, a :class:`ffebm_compiler.Hardware`, or ``"bundle"``, the chip that the
-            bundle was compiled for, with its conductances.
+        hardware: of the emulated chip: a preset's name, a file, a :class:`ffebm_compiler.Hardware`, or ``"bundle"``,
+            the chip that the bundle was compiled for, with its conductances.
         chip_seed, noise_seed: as in :meth:`FFEBM.lower`.
         threads: that onnxruntime may use; None is torch's number.
         estimator: of the blocks' gradients, instead of the bundle's.

@@ -1,4 +1,4 @@
-"""Losses and their gradients in closed form: ``(outputs, target) -> (loss, dL/d outputs)``, the mean over what is summed.
+"""Losses and their gradients in closed form: ``(outputs, target) -> (loss, dL/d outputs)``, means over what is summed.
 
 cross entropy            L = - mean_n sum_c t_nc log softmax(z_n)_c        dL/dz = (softmax(z) sum_c t_c - t) / N
 squared error            L = mean (z - t)^2                                dL/dz = 2 (z - t) / numel
@@ -18,11 +18,11 @@ from torch import Tensor
 from ...errors import InputError, OptionError, close_matches
 
 Loss = Callable[[Any, Any], tuple[Tensor, Any]]
-"""``(outputs, target) -> (loss, errors)``: the errors are the loss's gradients, in the nest of the outputs; None where there is none."""
+"""``(outputs, target) -> (loss, errors)``: errors are gradients in the nest of the outputs, or None."""
 
 
 def cross_entropy(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Softmax cross entropy of logits (batch, classes, ...) with class indices (batch, ...) or probabilities of the logits' shape."""
+    """Softmax cross entropy of logits (batch, classes, ...); classes (batch, ...), or probabilities of their shape."""
     _require_tensors("cross_entropy", outputs, target)
     wanted = outputs.shape if target.is_floating_point() else (outputs.shape[0], *outputs.shape[2:])
     if outputs.dim() < 2 or target.shape != torch.Size(wanted):
@@ -105,7 +105,7 @@ def loss_of(loss: str | Loss, output: str | None = None) -> Loss:
     """A loss by name, or the user's own.
 
     Args:
-        output: which output of a model with several a named loss is of: ``"logits"``, ``"heads.1"``; None is the only one of real numbers.
+        output: which of several outputs a named loss is of: ``"logits"``, ``"heads.1"``; None is the only real one.
 
     Raises:
         OptionError: there is none of that name, or a loss of one's own is to be of one output.
@@ -163,7 +163,10 @@ def _chosen(loss: str, output: str | None, found: Mapping[Place, Tensor]) -> tup
     if output is not None:
         what, how = f"is {output!r}; the model returns {names}", close_matches(output, [*named])
         raise OptionError.at("option loss_output", what, how)
-    how = f'Say which: loss_output="{next(iter(named))}" (--loss-output on the command line), or give a function (outputs, target) -> (loss, errors).'
+    how = (
+        f'Say which: loss_output="{next(iter(named))}" (--loss-output on the command line), '
+        "or give a function (outputs, target) -> (loss, errors)."
+    )
     raise OptionError.at("option loss", f"is {loss!r}, and the model returns several outputs: {names}", how)
 
 

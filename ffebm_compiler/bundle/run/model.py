@@ -115,7 +115,8 @@ def execution_of(contents: Contents) -> Execution:
 def _estimator(given: Mapping[str, Any]) -> Estimator:
     name = str(given["name"])
     if name not in ESTIMATOR_NAMES:
-        raise InputError.at("estimator of the bundle", f"is {name!r}", close_matches(name, [*ESTIMATOR_NAMES]) + " Give another: load(path, estimator=...).")  # fmt: skip
+        remedy = f"{close_matches(name, [*ESTIMATOR_NAMES])} Give another: load(path, estimator=...)."
+        raise InputError.at("estimator of the bundle", f"is {name!r}", remedy)
     made: Estimator = ESTIMATOR_NAMES[name](**given["options"])
     return made
 
@@ -129,7 +130,8 @@ def require_no_differentiation(estimator: Estimator) -> None:
     if not isinstance(estimator, WITHOUT_DIFFERENTIATION):
         raise OptionError.at(
             "option estimator",
-            f"is {type(estimator).__name__}, which differentiates the relaxation automatically; a bundle trains without",
+            f"is {type(estimator).__name__}, which differentiates the relaxation automatically; "
+            "a bundle trains without",
             "Give fc.CenteredEP(), fc.OneSidedEP() or fc.TangentEP(): runtime.load(path, estimator=fc.CenteredEP()).",
         )
 

@@ -1,7 +1,7 @@
 """What stands in for the user's network: its tensors under its own paths, and its digital parts as ONNX.
 
-No code of the model is needed, or run. Weights that are computed (weight_norm, spectral_norm) stand under their paths as plain
-tensors, which the part ``WEIGHTS`` computes from their originals before each use.
+No code of the model is needed, or run. Weights that are computed (weight_norm, spectral_norm) stand under their paths
+as plain tensors, which the part ``WEIGHTS`` computes from their originals before each use.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def network_of(contents: Contents, random: RandomNumbers, threads: int | None) -
 
 
 def refresh_weights(network: nn.Module, training: bool = False) -> None:
-    """Computes the weights that are computed from the present values of their originals; in training a spectral norm moves."""
+    """Computes weights anew from the present values of their originals; in training a spectral norm moves."""
     if not getattr(network, "computed", ()):
         return
     part = part_of(network, WEIGHTS)

@@ -100,7 +100,7 @@ class _Sessions(dict[str, tuple[Any, Session]]):
 
 
 class OnnxPart(nn.Module):
-    """A digital part of a loaded bundle. It reads its weights from the network that it is a module of, by the user's paths."""
+    """A digital part of a loaded bundle; it reads its weights from its network, by the user's paths."""
 
     def __init__(self, source: PartSource, network: nn.Module, random: RandomNumbers):
         super().__init__()
@@ -151,7 +151,9 @@ class OnnxPart(nn.Module):
         lost = [p.value for p in moved if bool(torch.as_tensor(found[p.name]).isnan().any())]
         if lost and all(map(_is_finite, given.values())):
             what = f"its running statistics would no longer be numbers: {', '.join(lost[:6])}"
-            remedy = "A batch norm in training needs more than one value of each channel: give batches of two samples or more."
+            remedy = (
+                "A batch norm in training needs several values of each channel: give batches of two samples or more."
+            )
             raise InputError.at(f"digital part {self._where}", what, remedy)
 
     def vjp(self, ran: Pass, errors: Mapping[str, Tensor]) -> PartGradients:

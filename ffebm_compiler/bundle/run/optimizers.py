@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,14 +40,8 @@ class OptimizerOptions:
     def _problems(self) -> Iterator[Problem]:
         if self.name not in OPTIMIZERS:
             yield Problem("option optimizer", f"is {self.name!r}", close_matches(str(self.name), [*OPTIMIZERS]))
-        ranges: Sequence[tuple[str, object, bool, str]] = (
-            ("learning_rate", self.learning_rate, _is_number(self.learning_rate) and self.learning_rate > 0, "Give a positive number, such as 0.01."),
-            ("momentum", self.momentum, _is_fraction(self.momentum), "Give a number from 0 to below 1, such as 0.9."),
-            ("betas", self.betas, len(self.betas) == 2 and all(map(_is_fraction, self.betas)), "Give two numbers from 0 to below 1, such as (0.9, 0.999)."),
-            ("weight_decay", self.weight_decay, _is_number(self.weight_decay) and self.weight_decay >= 0, "Give a number from 0, such as 1e-4."),
-        )  # fmt: skip
-        for name, value, fine, remedy in ranges:
-            if not fine:
+        for name, (is_fine, remedy) in _RANGES.items():
+            if not is_fine(value := getattr(self, name)):
                 yield Problem(f"option {name}", f"is {value!r}", remedy)
         if self.momentum and self.name in ("adam", "adamw"):
             yield Problem("option momentum", f"is not used by {self.name}", "Leave it out, or give betas=.")
@@ -63,6 +58,16 @@ def _is_number(value: object) -> bool:
 def _is_fraction(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1
 
+
+_RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "learning_rate": (lambda v: _is_number(v) and v > 0, "Give a positive number, such as 0.01."),
+    "momentum": (_is_fraction, "Give a number from 0 to below 1, such as 0.9."),
+    "betas": (
+        lambda v: len(v) == 2 and all(map(_is_fraction, v)),
+        "Give two numbers from 0 to below 1, such as (0.9, 0.999).",
+    ),
+    "weight_decay": (lambda v: _is_number(v) and v >= 0, "Give a number from 0, such as 1e-4."),
+}
 
 OPTIMIZERS: Mapping[str, Callable[[Sequence[nn.Parameter], OptimizerOptions], torch.optim.Optimizer]] = {
     "sgd": lambda p, o: torch.optim.SGD(p, o.learning_rate, momentum=o.momentum, weight_decay=o.weight_decay),

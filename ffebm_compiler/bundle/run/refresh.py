@@ -1,7 +1,7 @@
 """A bundle with other weights: what it records must be what they give, and what was made of the old ones goes.
 
-The recorded input stays. Everything that the bundle computes from it is recorded anew, by the runtime itself; conductances and netlists, which
-hold the old weights, are left out.
+The recorded input stays. Everything that the bundle computes from it is recorded anew, by the runtime itself;
+conductances and netlists, which hold the old weights, are left out.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def refreshed(contents: Contents) -> Contents:
 
 
 def _trained(contents: Contents, runtime: Runtime) -> Iterator[tuple[str, Tensor]]:
-    """What the graphs of training give for the recorded inputs, random numbers and errors; what the weights are that are computed."""
+    """What the graphs of training give for the recorded inputs, random numbers and errors; computed weights."""
     for part, interface in contents.interfaces:
         if interface.kind in (TRAINING, VJP) or not interface.values:
             yield from recorded_results(part, interface, run_graph(contents.samples, runtime, part, interface))

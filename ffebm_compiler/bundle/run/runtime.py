@@ -39,7 +39,7 @@ class Runtime:
 
     Attributes:
         contents: the bundle as it was read.
-        model: the ff-EBM over a network that holds the tensors under the user's names and runs digital parts in onnxruntime.
+        model: the ff-EBM; its network holds the tensors under the user's names and runs digital parts in onnxruntime.
     """
 
     def __init__(self, contents: Contents, model: FFEBM, random: RandomNumbers):
@@ -51,7 +51,7 @@ class Runtime:
     # --- inference --------------------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's result, every block at its equilibrium: tensors in dictionaries, lists and tuples as the model packs them.
+        """The model's result, every block at its equilibrium: tensors in containers as the model packs them.
 
         Args:
             args, kwargs: tensors or arrays, as the original model takes them.
@@ -90,7 +90,7 @@ class Runtime:
 
     @property
     def training(self) -> bool:
-        """The mode: of dropout and batch norms. A loaded bundle begins in evaluation mode; training steps take training mode by themselves."""
+        """The mode of dropout and batch norms: at first evaluation; training steps take training mode by themselves."""
         return self.model.training
 
     def train(self, mode: bool = True) -> Runtime:
@@ -158,10 +158,10 @@ class Runtime:
         return code_of(self.model, None if on_chip else self.model.execution.estimator)
 
     def train_step(self, x: Any, y: Any, loss: str | Loss = "cross_entropy", loss_output: str | None = None) -> Tensor:
-        """One step of the generated chain in training mode, no weight moved: returns the loss, and adds the gradients to :meth:`gradients`.
+        """One step in training mode: returns the loss, adds to :meth:`gradients`, moves no weight.
 
-        Nothing is differentiated automatically, except on an emulated chip: there the emulator takes the currents and the
-        contrast of a single array of devices from automatic differentiation of that array; errors never pass through it.
+        Nothing is differentiated automatically, except on an emulated chip: there the emulator takes the currents and
+        the contrast of one array of devices from differentiating that array; errors never pass through it.
 
         Args:
             x: the model's input; a tuple for several, a dict by name.
@@ -217,7 +217,7 @@ class Runtime:
             learning_rate, momentum, betas, weight_decay: its constants.
             seed: of the random layers.
             step: a training step to run instead of the generated one, as ``training_loop.py`` has it.
-            loss_output: which of several outputs a named loss is of: ``"logits"``, ``"heads.1"``. None is the only one of real numbers.
+            loss_output: which of several outputs a named loss is of: ``"logits"``, ``"heads.1"``; None: the real one.
 
         Raises:
             OptionError: with every option that can't be used.
@@ -287,12 +287,9 @@ def _as_tensor(value: Any) -> Any:
 
 def _state_problems(own: Mapping[str, Tensor], given: Mapping[str, Any]) -> list[Problem]:
     where = "state dict"
-    problems = [
-        Problem(where, f"lacks {n}", "Give the state dict of the model that was compiled.")
-        for n in own
-        if n not in given
-    ]
-    problems += [Problem(where, f"has {n}, which the model lacks", "Give the state dict of the model that was compiled.") for n in given if n not in own]  # fmt: skip
+    remedy = "Give the state dict of the model that was compiled."
+    problems = [Problem(where, f"lacks {n}", remedy) for n in own if n not in given]
+    problems += [Problem(where, f"has {n}, which the model lacks", remedy) for n in given if n not in own]
     for name, tensor in own.items():
         value = given.get(name)
         if value is not None and (not isinstance(value, Tensor) or value.shape != tensor.shape):

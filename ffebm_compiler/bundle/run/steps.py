@@ -1,8 +1,7 @@
 """The building blocks of a bundle's training step, none of which differentiates automatically.
 
 A digital part runs its ONNX graphs (:class:`DigitalStep`); an energy-based block relaxes, is nudged and contrasts
-(:class:`EnergyStep`), with the derivatives of its interaction as code that was derived once. The chain between them is the
-generated code of :mod:`ffebm_compiler.codegen.bundle_code`.
+(:class:`EnergyStep`). The chain between them is the generated code of :mod:`ffebm_compiler.codegen.bundle_code`.
 """
 
 from __future__ import annotations
@@ -90,7 +89,7 @@ def trains(network: nn.Module, path: str) -> bool:
 
 
 def deliver(network: nn.Module, gradients: Mapping[str, Tensor]) -> Errors:
-    """Adds gradients to the ``.grad`` of parameters; those of computed weights are errors that go on to their originals."""
+    """Adds gradients to the ``.grad`` of parameters; those of computed weights are errors of their originals."""
     left: Errors = {}
     for path, gradient in gradients.items():
         tensor = attribute(network, path)
@@ -140,7 +139,7 @@ def _misfit(where: str, output: Any, error: Any) -> Problem:
 
 
 def _leaves(nest: Any, outputs: Any, errors: Any, where: str) -> Iterator[tuple[str, Any, Any, Any]]:
-    """The leaves of the program's result, the model's and the errors, side by side; None stands for no errors at all."""
+    """The leaves of the program's result, the model's and the errors, side by side; None stands for no errors."""
     if isinstance(nest, Mapping):
         for k, n in nest.items():
             yield from _leaves(n, outputs[k], _part(errors, k, where), f"{where}[{k!r}]")

@@ -1,4 +1,4 @@
-"""Trains a loaded bundle: the generated step, an optimizer, and checkpoints from which training goes on as if never interrupted."""
+"""Trains a loaded bundle: the generated step, an optimizer, and checkpoints from which training goes on."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Trainer:
     def save_checkpoint(self, path: str | os.PathLike[str]) -> Path:
         """Writes everything that the next step depends on, in one file (safetensors), whole or not at all.
 
-        Of an emulated chip it keeps the weights that are asked for, not the devices and their noise: :meth:`Runtime.save` does.
+        Of an emulated chip it keeps the weights that are asked for; :meth:`Runtime.save` keeps devices and noise.
 
         Raises:
             OptionError: the file can't be written.

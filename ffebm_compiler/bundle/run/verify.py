@@ -34,7 +34,7 @@ class Check:
     Attributes:
         name: what: ``"digital1, vjp"``.
         ok: whether it is right.
-        difference: the largest difference from the record, relative to its largest value; None where nothing is compared.
+        difference: the largest one from the record, relative to its largest value; None where nothing is compared.
         verdict: in words.
         left_out: whether there is nothing to check, as the bundle's writer was told.
     """
@@ -79,7 +79,7 @@ def verify(path: str | os.PathLike[str], tolerance: float = TOLERANCE) -> Verifi
 
     Args:
         path: a folder, or a ``.ffebm`` file.
-        tolerance: the largest relative difference of a result that passes; a coarse type may differ by a few of its roundings.
+        tolerance: the largest relative difference that passes; a coarse type may differ by a few of its roundings.
     """
     try:
         contents = read_bundle(path)

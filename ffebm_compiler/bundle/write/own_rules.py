@@ -12,8 +12,9 @@ from ...rules.own_kinds import OWN
 from ..format.contents import Contents
 
 _REMEDY = (
-    'Keep the layer digital (digital=["{layer}"]), and ONNX holds it; or give the {what} a kind, kind=Kind({name!r}, __name__), and its rule '
-    "the forms of that kind, to write and to read: write_bundle(contents, path, known=FORMS.extended([rule])), read_bundle(path, known)."
+    'Keep the layer digital (digital=["{layer}"]), and ONNX holds it; or give the {what} a kind, '
+    "kind=Kind({name!r}, __name__), and its rule the forms of that kind, to write and to read: "
+    "write_bundle(contents, path, known=FORMS.extended([rule])), read_bundle(path, known)."
 )
 
 

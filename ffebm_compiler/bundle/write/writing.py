@@ -1,4 +1,4 @@
-"""Writes a bundle: the same contents give the same bytes, and whatever stood at the path stays until the last of them is on the disk."""
+"""Writes a bundle whole or not at all; the same contents give the same bytes."""
 
 from __future__ import annotations
 
