@@ -17,7 +17,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .errors import OptionError, Problem
@@ -70,11 +70,10 @@ _SPECIAL: tuple[tuple[Callable[[int], bool], str], ...] = (
 )
 
 
-def write_whole(path: str | os.PathLike[str], content: bytes | str | Iterable[bytes], what: str) -> Path:
+def write_whole(path: str | os.PathLike[str], content: bytes | str, what: str) -> Path:
     """Writes a file in one step; until then, and if anything fails, whatever was there stays.
 
     Args:
-        content: all of it, or its pieces in order.
         what: what the file is, for the error: ``"drawing"``.
 
     Raises:
@@ -87,8 +86,7 @@ def write_whole(path: str | os.PathLike[str], content: bytes | str | Iterable[by
         _remove_stale(target)
         handle, temporary = tempfile.mkstemp(prefix=_prefix(target), suffix=_SUFFIX, dir=target.parent)
         with os.fdopen(handle, "wb") as file:
-            for piece in _pieces(content):
-                file.write(piece)
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             _to_disk(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
@@ -105,12 +103,6 @@ def write_whole(path: str | os.PathLike[str], content: bytes | str | Iterable[by
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
     return given
-
-
-def _pieces(content: bytes | str | Iterable[bytes]) -> Iterable[bytes]:
-    if isinstance(content, str):
-        return [content.encode()]
-    return [content] if isinstance(content, bytes) else content
 
 
 def write_folder_whole(

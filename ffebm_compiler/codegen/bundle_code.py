@@ -50,7 +50,7 @@ def bundle_training_code(
     lines += indent(inference_start(program))
     if computes_weights:
         lines += indent(["# weights that are computed from others", "weights = WeightsStep(model)", ""])
-    lines += indent(inference_steps(program, layer_weights, "EnergyStep", _digital_step))
+    lines += indent(inference_steps(program, layer_weights, "EnergyStep", 'DigitalStep(model, "{name}", values)'))
     lines += indent(_LOSS)
     lines += indent(backward_chain(program, estimator))
     if computes_weights:
@@ -90,10 +90,6 @@ _LOSS = (
     "value, error = loss_and_errors(model, values, y, loss)",
     "",
 )
-
-
-def _digital_step(name: str, wants: str) -> str:
-    return f'DigitalStep(model, "{name}", values)'
 
 
 __all__ = ["bundle_training_code", "bundle_training_script"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..estimate import CenteredEP, Estimator, OneSidedEP, TangentEP
 from ..estimate.equilibrium_propagation import default_beta
@@ -80,13 +80,12 @@ def _training_step(
 ) -> str:
     what = "loss_fn(output, y) a scalar tensor."
     lines = ["def training_step(model, x, y, loss_fn):", *indent([line.format(loss=what) for line in DOCSTRING])]
-    lines += indent([*inference_start(program), *inference_steps(program, layer_weights, "EnergyPart", _digital_part)])
+    lines += indent([*inference_start(program), *inference_steps(program, layer_weights, "EnergyPart", _DIGITAL_PART)])
     lines += indent([*_loss(program), *backward_chain(program, estimator), "return loss.detach()"])
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _digital_part(name: str, wants: str) -> str:
-    return f'DigitalPart(model, "{name}", {name}_forward, values{wants})'
+_DIGITAL_PART = 'DigitalPart(model, "{name}", {name}_forward, values{wants})'
 
 
 def indent(lines: Sequence[str]) -> Iterator[str]:
@@ -108,13 +107,13 @@ def inference_steps(
     program: Program,
     layer_weights: Mapping[str, Mapping[str, float] | None],
     energy_part: str,
-    digital_part: Callable[[str, str], str],
+    digital_part: str,
 ) -> list[str]:
     """A line for each step of the program, with what it is.
 
     Args:
         energy_part: the class that runs a block.
-        digital_part: the expression that runs a digital part, by its name and the argument of :func:`wants_of`.
+        digital_part: the expression that runs a digital part, of ``{name}`` and the argument ``{wants}``.
     """
     lines: list[str] = []
     computed: set[str] = set()
@@ -125,7 +124,7 @@ def inference_steps(
             lines.append(f'{step.name} = {energy_part}(model, "{step.name}", values{wants})')
         else:
             lines.append(f"# {step.name}, digital: {named(o.label for o in step.origins)}")
-            lines.append(f"{step.name} = {digital_part(step.name, wants)}")
+            lines.append(f"{step.name} = {digital_part.format(name=step.name, wants=wants)}")
         lines.append("")
         computed.update(step.outputs)
     return lines

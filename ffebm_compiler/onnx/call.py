@@ -148,7 +148,8 @@ class Call:
 
         flat = trace(function, [g.fake for g in given], self.space)
         keep(flat, flat.outputs)
-        gradients = tuple(self._gradient(given[i]) for i in plan.wanted)
+        wanted = [(given[i].port, given[i].path or self._label(given[i].leaf)) for i in plan.wanted]
+        gradients = tuple(replace(port, name=self.names.unique(f"gradient/{shown}")) for port, shown in wanted)
         return self._traced(VJP, flat, given, errors=[e.port for e in errors], gradients=gradients)
 
     def _plan(self) -> _Plan:
@@ -188,16 +189,13 @@ class Call:
         port = self._port(name, value, leaf)
         return port or port_of(self.names.unique(name), value, torch.int64, ())
 
-    def _gradient(self, given: _Given) -> Port:
-        shown = given.path or self._label(given.leaf)
-        return replace(given.port, name=self.names.unique(f"gradient/{shown}"))
-
     def _traced(
         self, kind: str, flat: Flat, given: Sequence[_Given], outputs: tuple[Port, ...] = (),
         statistics: tuple[Port, ...] = (), errors: Sequence[Port] = (), gradients: tuple[Port, ...] = (),
     ) -> Traced:  # fmt: skip
         """The graph without the inputs that it does not use."""
-        random = [self._draw(k, n) for k, n in enumerate(flat.random)]
+        leaves = (self.space.shape(node.meta["val"]).leaves[0] for node in flat.random)
+        random = [self._result(f"random/{k}", f"random/{k}", leaf) for k, leaf in enumerate(leaves)]
         ports = {n: g.port for n, g in zip(flat.inputs, given, strict=True)}
         ports.update(zip(flat.random, random, strict=True))
         for node in [n for n in ports if not n.users]:
@@ -216,10 +214,6 @@ class Call:
             outputs=outputs, statistics=statistics, gradients=gradients,
         )  # fmt: skip
         return Traced(flat.module, tuple(ports[n].name for n in order), interface)
-
-    def _draw(self, k: int, node: fx.Node) -> Port:
-        leaf = self.space.shape(node.meta["val"]).leaves[0]
-        return self._result(f"random/{k}", f"random/{k}", leaf)
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def _first(x: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def max_pool_backward(axes: int, error: Tensor, x: Tensor, *options: Any) -> Tensor:
-    """Adds each error at the position, in the flattened last ``axes``, of the value that won: the last of the options."""
+    """Adds each error at the position, in the flattened last ``axes``, of the value that won."""
     winners = options[-1]
     outer, inner = list(x.shape[:-axes]), list(x.shape[-axes:])
     flat = x.new_zeros([*outer, math.prod(inner)])

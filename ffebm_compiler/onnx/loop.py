@@ -63,17 +63,13 @@ def trace_sweeps(bound: BoundBlock, space: Space, marks: Marks) -> Sweeps | None
     with space.mode, symbolically():
         bound = with_fixed(bound, marks)
         states = _feedforward(bound, marks)
-    free = None if _holds(bound) else trace_sweep(bound, states, space, marks)
+    holds = bound.block.is_routed and bound.contraction is not None  # the winners of the feedforward pass stand
+    free = None if holds else trace_sweep(bound, states, space, marks)
     if not bound.block.is_routed:
         return Sweeps(free, None)
     with space.mode, symbolically():
         held = bound.holding(bound.winners(states))
     return Sweeps(free, trace_sweep(held, states, space, marks))
-
-
-def _holds(bound: BoundBlock) -> bool:
-    """Whether the winners of the feedforward pass stand."""
-    return bound.block.is_routed and bound.contraction is not None
 
 
 def settle(bound: BoundBlock, sweeps: Sweeps | None, numbers: Mapping[str, Tensor], marks: Marks) -> Settled:
@@ -147,7 +143,7 @@ def _loop(
 
     def body(*flat: Tensor) -> tuple[Tensor, ...]:
         before, now, until, read = split(flat)
-        after = _run(sweep.module, [*before, *read])
+        after = fx.Interpreter(sweep.module).run(*before, *read)  # node by node: each keeps the user's label
         old, new = (dict(zip(names, states, strict=True)) for states in (before, after))
         change = Change.between(old, new, certified)
         return (*map(_own, after), *advance(now, change, until, until_stalled))
@@ -155,12 +151,6 @@ def _loop(
     carried = (*map(_own, start.values()), *progress)
     results = while_loop(running, body, carried, (*stop, *(values[r] for r in sweep.reads), *sweep.constants))
     return dict(zip(names, results, strict=False)), Progress(*results[len(names) :])
-
-
-def _run(module: fx.GraphModule, inputs: Sequence[Any]) -> Sequence[Tensor]:
-    """Node by node, so that each keeps the user's label."""
-    found: Sequence[Tensor] = fx.Interpreter(module).run(*inputs)
-    return found
 
 
 def _own(t: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 With the residual r_k of sweep k, ``rho = r_k / r_(k-1)`` and the error estimated as
 ``r_k max(FASTEST, rho / (1 - rho))``, or more where the change of each state bounds it by more, a relaxation ends once
-the error is within the tolerance, a state is no longer finite, the most sweeps are done or, where winners of maxima follow
-the states, the residual has stalled. The scalars are doubles, as Python's numbers are: both stop at the same sweep.
+the error is within the tolerance, a state is no longer finite, the most sweeps are done or, where winners of maxima
+follow the states, the residual has stalled. The scalars are doubles, as Python's numbers: both stop at the same sweep.
 """
 
 from __future__ import annotations

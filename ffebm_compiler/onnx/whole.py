@@ -114,7 +114,11 @@ class _Call:
         settled: dict[str, Settled] = {}
         for step in self.model.program:
             if isinstance(step, EnergyBlock):
-                bound = self.model.bound(step, {n: _as_number(values[n]) for n in step.inputs}, numbers)
+                bound = self.model.bound(
+                    step,
+                    {n: torch.scalar_tensor(v) if isinstance(v := values[n], float) else v for n in step.inputs},
+                    numbers,
+                )
                 found = settle(bound, self.sweeps[step.name], numbers, self.marks)
                 settled[step.name] = found
                 values.update({n: found.states[n] for n in step.outputs})
@@ -154,11 +158,6 @@ def _nest(name: str, shape: Shape, example: Any, leaves: Mapping[str, Any]) -> A
     recorded = tree_leaves(example)
     found = [leaves.get(place, was) for (place, _), was in zip(shape.named(name), recorded, strict=True)]
     return tree_unflatten(found, shape.tree)
-
-
-def _as_number(value: Any) -> Any:
-    """A fractional number as the tensor that a graph makes of it."""
-    return torch.scalar_tensor(value) if isinstance(value, float) else value
 
 
 def _results(result: Any, settled: Mapping[str, Settled]) -> dict[str, Any]:

@@ -75,9 +75,8 @@ class _Maker:
             return part.value if isinstance(part.value, PLAIN) else self.refuse(part.value, where)
         if part.type not in CONTAINERS:
             self.refuse(value, where)
-        entries = [
-            self.nest(p, v, where + step) for p, v, step in zip(part.parts, _entries(value), part.steps, strict=True)
-        ]
+        held = [*value.values()] if isinstance(value, dict) else [*value]
+        entries = [self.nest(p, v, where + step) for p, v, step in zip(part.parts, held, part.steps, strict=True)]
         return dict(zip(part.keys, entries, strict=True)) if part.kind.keyed else entries
 
     def places(self, value: Any, name: str, numbers: Iterator[int]) -> Any:
@@ -94,7 +93,3 @@ class _Maker:
             f"is a {type(value).__name__}, which a bundle can't be called with",
             "Give forward tensors, numbers, and dictionaries, lists or tuples of them.",
         )
-
-
-def _entries(value: Any) -> list[Any]:
-    return [*value.values()] if isinstance(value, dict) else [*value]

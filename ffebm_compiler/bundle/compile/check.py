@@ -52,11 +52,13 @@ def _operation(mode: Mode, name: str) -> str:
 def without(contents: Contents, refused: tuple[Unexportable, ...]) -> Contents:
     """The contents without those graphs."""
     left_out = {(r.part, r.kind) for r in refused}
-    modes = {t: replace(m, parts=_kept(m, left_out)) for t, m in contents.modes.items()}
+    modes = {
+        training: replace(
+            mode,
+            parts={n: {k: i for k, i in kinds.items() if (n, k) not in left_out} for n, kinds in mode.parts.items()},
+        )
+        for training, mode in contents.modes.items()
+    }
     files = {graph_file(part, kind) for part, kind in left_out}
     graphs = {n: g for n, g in contents.graphs.items() if n not in files}
     return replace(contents, modes=modes, graphs=graphs, refused=(*contents.refused, *refused))
-
-
-def _kept(mode: Mode, left_out: set[tuple[str, str]]) -> dict[str, dict[str, Interface]]:
-    return {n: {k: i for k, i in kinds.items() if (n, k) not in left_out} for n, kinds in mode.parts.items()}

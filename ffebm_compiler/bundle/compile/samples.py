@@ -171,15 +171,11 @@ class _Part:
         by_use = {OUTPUT: run.outputs, STATISTICS: run.statistics}
         weights = {p.value for p in self._ports("parameters")}
         found: dict[str, Tensor] = {}
-        for port, name in self._results():
+        for port, name in (entry for i in self.interfaces.values() for entry in results_of(self.name, i)):
             what = name.split("/")[1]
             value = by_use[what][port.value] if what in by_use else run.gradients[port.value]
             found[name] = summed(value) if port.value in weights and what == NORM else value
         return found
-
-    def _results(self) -> Iterator[tuple[Port, str]]:
-        for interface in self.interfaces.values():
-            yield from results_of(self.name, interface)
 
     def _by_onnxruntime(self, random: Mapping[str, Tensor], errors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the graphs compute, by the names of the records."""

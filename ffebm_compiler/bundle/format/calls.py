@@ -69,16 +69,12 @@ def _size_problems(mode: Mode, found: Mapping[str, Any]) -> Iterator[Problem]:
             for i, s in enumerate(sizes)
         )
         if given != expected:
-            what = f"is of shape {given}, and the bundle holds for {_listed(expected)} alone"
+            what = f"is of shape {given}, and the bundle holds for ({', '.join(map(str, expected))}) alone"
             yield Problem(
                 f"argument {mode.program.labels.get(name, name)}",
                 f"{what}: other sizes are another program",
                 "Compile a bundle with an example of this shape.",
             )
-
-
-def _listed(sizes: Sequence[int | str]) -> str:
-    return f"({', '.join(s if isinstance(s, str) else str(s) for s in sizes)})"
 
 
 def _name_of(nest: Any, mode: Mode, place: int) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from ...onnx import Interface, Port
 from ...onnx.graph import without_initializers
@@ -74,7 +74,8 @@ def read_graph(content: bytes, interface: Interface, layout: Mapping[str, Stored
     if model.SerializeToString(deterministic=True) != content:
         raise ValueError("is spelled in another way than protobuf writes it")
     wrong = [*_model_problems(model), *_initializer_problems(model, interface, layout)]
-    wrong += [] if wrong else [*_port_problems(model, interface)]
+    wrong += [] if wrong else [*_differences("inputs", model.graph.input, interface.inputs)]
+    wrong += [] if wrong else [*_differences("outputs", model.graph.output, interface.results)]
     wrong += [] if wrong else [*_onnx_problems(model, interface)]
     if wrong:
         raise ValueError("\n".join(wrong))
@@ -119,17 +120,13 @@ def _node_problems(node: NodeProto) -> Iterator[str]:
         yield f"{where} is of the domain {node.domain[:40]!r}, not a standard one"
     if node.op_type in DRAWS:
         yield f"{where} draws random numbers of its own, which its training graphs can't share"
-    if node.op_type in CONTROL_FLOW or any(_has_graph(a) for a in node.attribute):
+    if node.op_type in CONTROL_FLOW or any(a.HasField("g") or a.graphs for a in node.attribute):
         yield f"{where} is control flow, which a digital part has none of"
     for attribute in node.attribute:
         for tensor in (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors):
             yield from (f"{where} {p}" for p in _data_problems(tensor))
         if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
             yield f"{where} has sparse tensors"
-
-
-def _has_graph(attribute: AttributeProto) -> bool:
-    return attribute.HasField("g") or len(attribute.graphs) > 0
 
 
 def _data_problems(tensor: TensorProto) -> Iterator[str]:
@@ -187,11 +184,6 @@ def _dtype(data_type: int) -> str:
 
 
 # --- its inputs and outputs ---------------------------------------------------------------------------------------
-
-
-def _port_problems(model: ModelProto, interface: Interface) -> Iterator[str]:
-    yield from _differences("inputs", model.graph.input, interface.inputs)
-    yield from _differences("outputs", model.graph.output, interface.results)
 
 
 def _differences(what: str, declared: Sequence[ValueInfoProto], ports: Sequence[Port]) -> Iterator[str]:

@@ -79,10 +79,6 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
-def _pairs(value: Mapping[Any, Any]) -> list[Any]:
-    return [[encode(k), encode(v)] for k, v in value.items()]
-
-
 def _from_pairs(pairs: Any) -> dict[Any, Any]:
     found = {}
     for key, value in pairs:
@@ -131,7 +127,7 @@ def _from_ellipsis(value: Any) -> Any:
 
 _ENCODERS: tuple[tuple[type, str, Callable[[Any], Any]], ...] = (
     (tuple, "tuple", lambda v: [encode(x) for x in v]),
-    (Mapping, "dict", _pairs),
+    (Mapping, "dict", lambda v: [[encode(key), encode(inner)] for key, inner in v.items()]),
     (Ref, "value", lambda v: v.name),
     (Weight, "weight", lambda v: v.path),
     (torch.dtype, "dtype", dtype_name),

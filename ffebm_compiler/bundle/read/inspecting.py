@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ...errors import shown
@@ -140,13 +140,10 @@ def _parts(contents: Contents) -> Iterator[PartSummary]:
         weights = [_weights_part(what, mode)] if WEIGHTS in mode.parts else []
         for part in (*weights, *(_part(what, mode, b) for b in mode.program.digital_blocks)):
             key = (part.name, part.layers, part.inputs, part.outputs)
-            earlier = found.get(key)
-            found[key] = part if earlier is None else _both(earlier, part)
+            if (earlier := found.get(key)) is not None:
+                part = replace(earlier, mode="both", files={**earlier.files, **part.files})
+            found[key] = part
     yield from found.values()
-
-
-def _both(one: PartSummary, other: PartSummary) -> PartSummary:
-    return PartSummary(one.name, "both", {**one.files, **other.files}, one.layers, one.inputs, one.outputs, one.reasons)
 
 
 def _part(what: str, mode: Mode, block: DigitalBlock) -> PartSummary:

@@ -88,7 +88,10 @@ def set_computed(network: nn.Module, path: str, value: Tensor) -> None:
 
 def _hold_tensors(root: nn.Module, contents: Contents) -> Iterator[Problem]:
     """Parameters in their order, then buffers, then the other names of both."""
-    parameters = {p: _parameter(contents, p) for p in contents.parameters}
+    parameters = {
+        p: nn.Parameter(contents.tensors[p].detach().clone(), requires_grad=p not in contents.frozen)
+        for p in contents.parameters
+    }
     buffers = {p: t.detach().clone() for p, t in contents.tensors.items() if p not in parameters}
     held: dict[str, Tensor] = {**parameters, **buffers}
     held |= {alias: held[path] for alias, path in contents.aliases.items()}
@@ -97,10 +100,6 @@ def _hold_tensors(root: nn.Module, contents: Contents) -> Iterator[Problem]:
         problem = _hold(root, path, tensor, kind)
         if problem is not None:
             yield problem
-
-
-def _parameter(contents: Contents, path: str) -> nn.Parameter:
-    return nn.Parameter(contents.tensors[path].detach().clone(), requires_grad=path not in contents.frozen)
 
 
 def _hold(root: nn.Module, path: str, tensor: Tensor, kind: str) -> Problem | None:

@@ -149,7 +149,7 @@ class OnnxPart(nn.Module):
     def _require_finite(self, moved: Sequence[Port], given: Mapping[str, Any], found: Mapping[str, Any]) -> None:
         """PyTorch refuses to take the variance of one value, where a graph gives what is no number."""
         lost = [p.value for p in moved if bool(torch.as_tensor(found[p.name]).isnan().any())]
-        if lost and all(map(_is_finite, given.values())):
+        if lost and all(bool(torch.isfinite(torch.as_tensor(v)).all()) for v in given.values()):
             what = f"its running statistics would no longer be numbers: {', '.join(lost[:6])}"
             remedy = (
                 "A batch norm in training needs several values of each channel: give batches of two samples or more."
@@ -165,7 +165,10 @@ class OnnxPart(nn.Module):
         wanted = [p for p in ports.gradients if p.value in self.source.wants]
         if not wanted or not any(p.value in errors for p in ports.errors):
             return PartGradients()
-        arrived = {p.name: errors.get(p.value, _no_error(ran.outputs[p.value])) for p in ports.errors}
+        arrived = {
+            p.name: errors[p.value] if p.value in errors else torch.zeros_like(ran.outputs[p.value])
+            for p in ports.errors
+        }
         found = self._session(graph, _names(wanted))({**ran.given, **arrived})
         values = {p.value: found[p.name] for p in wanted if self.source.reads(p.value)}
         return PartGradients(values, {p.value: found[p.name] for p in wanted if p.value not in values})
@@ -218,11 +221,3 @@ def _together(name: str, leaves: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _names(ports: Sequence[Port]) -> frozenset[str]:
     return frozenset(p.name for p in ports)
-
-
-def _no_error(output: Any) -> Tensor:
-    return torch.zeros_like(output)
-
-
-def _is_finite(value: Any) -> bool:
-    return bool(torch.isfinite(torch.as_tensor(value)).all())

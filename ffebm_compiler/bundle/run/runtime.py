@@ -251,22 +251,14 @@ class Runtime:
         from .refresh import refreshed  # it makes runtimes
 
         contents = self.present()
-        if not _same(contents.tensors, self.contents.tensors):
+        if not all(torch.equal(t, self.contents.tensors[n]) for n, t in contents.tensors.items()):  # or it is no number
             contents = refreshed(contents)
         if isinstance(self.model, AnalogFFEBM):
-            contents = replace(contents, files={**contents.files, CONDUCTANCES: _conductances(self.model)})
+            with tempfile.TemporaryDirectory() as folder:
+                conductances = save_chip(self.model.chip, Path(folder, CONDUCTANCES)).read_bytes()
+            contents = replace(contents, files={**contents.files, CONDUCTANCES: conductances})
         written: Path = write_bundle(contents, path, overwrite)
         return written
-
-
-def _same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
-    """Whether no value has moved; a NaN counts as moved."""
-    return all(torch.equal(a[n], b[n]) for n in a)
-
-
-def _conductances(model: AnalogFFEBM) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        return save_chip(model.chip, Path(folder, CONDUCTANCES)).read_bytes()
 
 
 def as_tensors(values: Any) -> Any:
