@@ -23,11 +23,7 @@ _ENTRY, _LOCATOR = 46, 20
 
 
 def packed(files: Mapping[str, bytes]) -> bytes:
-    """The archive of files, in the order given.
-
-    Raises:
-        ValueError: they are too large for one.
-    """
+    """The archive of files, in the order given; ValueError if they are too large for one."""
     if sum(len(c) + 200 + 2 * len(n) for n, c in files.items()) > LARGEST_ARCHIVE:
         raise ValueError("is too large for one file, which counts its bytes in 32 bits")
     written = io.BytesIO()

@@ -24,11 +24,7 @@ class Place(Protocol):
     def sizes(self) -> Mapping[str, int]: ...
 
     def read(self, name: str) -> bytes:
-        """A file's content.
-
-        Raises:
-            ValueError: it is not what :attr:`sizes` says.
-        """
+        """A file's content; ValueError if it is not what :attr:`sizes` says."""
         ...
 
 

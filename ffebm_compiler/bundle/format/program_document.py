@@ -226,11 +226,7 @@ _STEPS = _sequence(
 
 
 def program_document(contents: Contents) -> Document:
-    """The document, of plain values.
-
-    Raises:
-        NotPlainError: an option or a constant is not plain.
-    """
+    """The document, of plain values; NotPlainError if an option or a constant is not plain."""
     evaluation, training = contents.modes[False], contents.modes[True]
     estimator = contents.execution["estimator"]
     return {

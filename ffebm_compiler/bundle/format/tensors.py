@@ -47,11 +47,7 @@ class Stored(Described):
 
 
 def described(tensor: Tensor) -> Described:
-    """Of a type that files hold.
-
-    Raises:
-        ValueError: of another type.
-    """
+    """Of a type that files hold; ValueError if of another type."""
     return Described(dtype_name(tensor.dtype), tuple(tensor.shape))
 
 
@@ -147,11 +143,7 @@ def _check_spans(found: Mapping[str, Stored], start: int, end: int) -> None:
 
 
 def read_tensors(content: bytes) -> dict[str, Tensor]:
-    """The tensors of a file, in the order of their names.
-
-    Raises:
-        ValueError: it is none, or damaged.
-    """
+    """The tensors of a file, in the order of their names; ValueError if it is none, or damaged."""
     layout = layout_of(content)
     try:
         found: dict[str, Tensor] = load(content)

@@ -29,11 +29,7 @@ class NotPlainError(ValueError):
 
 
 def encode(value: Any) -> Any:
-    """The JSON of a value.
-
-    Raises:
-        NotPlainError: it is not plain.
-    """
+    """The JSON of a value; NotPlainError if it is not plain."""
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, int):
@@ -51,11 +47,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(document: Any) -> Any:
-    """The value of what :func:`encode` wrote.
-
-    Raises:
-        NotPlainError: it wrote nothing like that.
-    """
+    """The value of what :func:`encode` wrote; NotPlainError if it wrote nothing like that."""
     if isinstance(document, list):
         return [decode(v) for v in document]
     if not isinstance(document, dict):
@@ -90,11 +82,7 @@ def _from_pairs(pairs: Any) -> dict[Any, Any]:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """As numpy writes it.
-
-    Raises:
-        NotPlainError: no tensor of a bundle has it.
-    """
+    """As numpy writes it; NotPlainError if no tensor of a bundle has it."""
     if dtype not in NAMES:
         raise NotPlainError(f"the type {dtype} is none that files hold")
     return NAMES[dtype]

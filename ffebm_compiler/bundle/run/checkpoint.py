@@ -68,11 +68,7 @@ class Snapshot:
 
 
 def write_checkpoint(path: str | os.PathLike[str], snapshot: Snapshot) -> Path:
-    """Writes a snapshot in one step.
-
-    Raises:
-        OptionError: the file can't be written.
-    """
+    """Writes a snapshot in one step; OptionError if the file can't be written."""
     tensors = _tensors(snapshot)
     document = {
         "format": FORMAT,

@@ -95,11 +95,7 @@ def _mode_program(mode: Mode, name: str) -> ModeProgram:
 
 
 def execution_of(contents: Contents) -> Execution:
-    """How the bundle says that its model runs.
-
-    Raises:
-        InputError: options that no model can run with.
-    """
+    """How the bundle says that its model runs; InputError if no model can run so."""
     given = contents.execution
     try:
         estimator = _estimator(given["estimator"])
