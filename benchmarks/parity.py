@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from benchmarks.graph_checks import run
 from ffebm_compiler.ir import Program
 from ffebm_compiler.onnx import FORWARD, VJP, PartGraph, Port
-from ffebm_compiler.onnx.part import Part, parts_of
+from ffebm_compiler.onnx.digital_part import Part, parts_of
 from ffebm_compiler.onnx.shapes import symbols_of, within
 from ffebm_compiler.onnx.sizes import size_of
 from ffebm_compiler.torch_private import TorchDispatchMode, tree_leaves, tree_map_only

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..ir import EnergyBlock, Origin, Program
 from ..solve import BoundBlock, Contraction, Tolerance
 from ..train import attribute
-from .numbers import layer_weights_in, numbers_of
+from .relaxation_numbers import layer_weights_in, numbers_of
 from .shapes import Shape, TensorLeaf
 
 
@@ -44,7 +44,7 @@ class Model:
         return dict((*self.network.named_parameters(), *self.network.named_buffers()))
 
     def numbers(self, shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
-        """The numbers of every block's relaxation, by name in the file; see :mod:`.numbers`."""
+        """The numbers of every block's relaxation, by name in the file; see :mod:`.relaxation_numbers`."""
         found: dict[str, Tensor] = {}
         for block in self.program.energy_blocks:
             (state,) = shapes[block.outputs[0]].leaves

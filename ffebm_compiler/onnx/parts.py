@@ -11,11 +11,11 @@ from onnx import ModelProto
 from torch import nn
 
 from ..ir import Program
-from .call import Call, Traced
+from .digital_part import Part, parts_of
 from .graph import in_order, to_onnx, with_initializers, without_initializers
 from .interface import FORWARD, TRAINING, VJP, ExportedPart, Interface, PartGraph, Unexportable
 from .names import give_names
-from .part import Part, parts_of
+from .part_trace import Call, Traced
 from .refusal import (
     UNFORESEEN,
     RefusedError,

@@ -20,7 +20,7 @@ from .refusal import UNFORESEEN, RefusedError, line_of, refuse_draws, unconverte
 from .session import session
 from .shapes import Shape, Shapes, Space, shapes_of
 from .trace import Marks
-from .whole import Whole, trace_whole
+from .whole_trace import Whole, trace_whole
 
 logger = logging.getLogger(__name__)
 

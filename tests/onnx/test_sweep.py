@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import ffebm_compiler as fc
 from ffebm_compiler.ir import EnergyBlock
-from ffebm_compiler.onnx.loop import Sweeps, trace_sweeps
+from ffebm_compiler.onnx.relaxation_loop import Sweeps, trace_sweeps
 from ffebm_compiler.onnx.shapes import shapes_of
 from ffebm_compiler.onnx.sweep import Sweep, readable
 from ffebm_compiler.onnx.trace import Marks

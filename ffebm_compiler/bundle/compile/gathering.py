@@ -20,16 +20,16 @@ from ...ir import DigitalBlock, Program, Step
 from ...model.execution import Execution
 from ...model.verification import kept_buffers
 from ...onnx import KINDS, VJP, WEIGHTS, ExportedPart, Unexportable
-from ...onnx.part import parts_of
+from ...onnx.digital_part import parts_of
 from ...onnx.parts import export_parts
 from ...passes.calling import CallForm
 from ..format.contents import Contents, Mode, graph_file, part_block
-from .call import plain_call
-from .check import without, wrong_graphs
+from .graph_check import without, wrong_graphs
 from .options import BundleOptions
 from .pages import Circuits, circuits, graph_json, report_page
+from .plain_call import plain_call
+from .plain_result import plain_result
 from .record import Run, in_mode, recorded
-from .result import plain_result
 from .samples import record_parts, record_run
 
 Tell = Callable[[str], None]

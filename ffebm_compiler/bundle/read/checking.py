@@ -12,7 +12,7 @@ from ...errors import FFEBMError, InputError, Problem
 from ..format.json_text import parse
 from ..format.limits import LARGEST_BUNDLE, LARGEST_DOCUMENT
 from ..format.manifest import MANIFEST, alike, checksum, is_file_name, manifest_problems, version_problem
-from ..format.places import Place, opened
+from ..format.storage import Place, opened
 from ..write.writing import OURS
 
 REMEDY = (

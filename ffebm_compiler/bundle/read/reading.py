@@ -17,10 +17,10 @@ from torch import Tensor
 from ...errors import InputError
 from ...rules import FORMS, Forms
 from ..format.contents import Contents, Mode, graph_file
+from ..format.cross_checks import reference_problems
 from ..format.graphs import PARAMETERS, read_graph
 from ..format.json_text import parse
 from ..format.program_document import SAME, Reader, program_document, read_gains, read_refused
-from ..format.references import reference_problems
 from ..format.schemas import PROGRAM as PROGRAM_SCHEMA
 from ..format.schemas import schema_problems
 from ..format.tensors import layout_of, read_tensors

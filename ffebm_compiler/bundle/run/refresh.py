@@ -17,8 +17,8 @@ from ..compile.record import recorded
 from ..compile.samples import record_run, recorded_results
 from ..format.contents import Contents
 from .load import runtime_of
+from .recorded import recorded_call, run_graph
 from .runtime import Runtime
-from .samples import recorded_call, run_graph
 
 
 def refreshed(contents: Contents) -> Contents:

@@ -22,8 +22,8 @@ from ...train.operator import free_phase
 from ..compile.compare import TOLERANCE, Difference, compared, difference, missing, worst
 from ..format.contents import Contents
 from ..read.reading import read_bundle
-from . import samples as records
 from .load import runtime_of
+from .recorded import compared_result, recorded_call, recorded_inputs, recorded_states, recorded_sweeps, run_graph
 from .runtime import Runtime
 
 
@@ -107,7 +107,7 @@ def _computed(contents: Contents, tolerance: float) -> Iterator[Check]:
 
 @dataclass(frozen=True)
 class _Judge:
-    """Compares what a loaded bundle computes with its records.
+    """Compares what a loaded bundle computes with its
 
     Attributes:
         contents: the bundle.
@@ -133,7 +133,7 @@ class _Judge:
         samples = self.contents.samples
         if absent := missing(samples, name, interface):
             return Difference(float("inf"), absent[0]), ""
-        found = records.run_graph(samples, self.runtime, name, interface)
+        found = run_graph(samples, self.runtime, name, interface)
         return worst(compared(samples, name, interface, found)), ""
 
     def blocks(self) -> Iterator[Check]:
@@ -144,8 +144,8 @@ class _Judge:
     def _block(self, block: EnergyBlock) -> tuple[Difference, str]:
         samples = self.contents.samples
         with torch.no_grad():  # as they were recorded: with the gains of evaluation
-            phase = free_phase(self.model.block_call(block, records.recorded_inputs(samples, block.inputs)))
-        recorded, sweeps = records.recorded_states(samples, block.name), records.recorded_sweeps(samples, block.name)
+            phase = free_phase(self.model.block_call(block, recorded_inputs(samples, block.inputs)))
+        recorded, sweeps = recorded_states(samples, block.name), recorded_sweeps(samples, block.name)
         states = (difference(s, recorded[n], n) for n, s in phase.states.items() if n in recorded)
         found = worst(states) if recorded.keys() == phase.states.keys() else Difference(float("inf"), block.name)
         took = phase.relaxation.sweeps
@@ -161,9 +161,9 @@ class _Judge:
 
     def _whole(self) -> tuple[Difference, str]:
         samples, mode = self.contents.samples, self.contents.modes[False]
-        args, kwargs = records.recorded_call(samples, mode)
+        args, kwargs = recorded_call(samples, mode)
         result = self.runtime(*args, **kwargs)
-        return worst(records.compared_result(samples, mode.result, result)), ""
+        return worst(compared_result(samples, mode.result, result)), ""
 
     def _guarded(self, name: str, judge: Callable[[], tuple[Difference, str]]) -> Check:
         """A check that may fail in any way and still is one."""

@@ -11,11 +11,11 @@ from ...files import check_target, write_folder_whole, write_whole
 from ...rules import FORMS, Forms
 from ..format.archive import packed
 from ..format.contents import Contents, graph_file
+from ..format.cross_checks import reference_problems
 from ..format.graphs import PARAMETERS, placed, read_graph
 from ..format.json_text import dump
 from ..format.manifest import FORMAT, MANIFEST, is_file_name, manifest_of
 from ..format.program_document import program_document
-from ..format.references import reference_problems
 from ..format.schemas import PROGRAM as PROGRAM_SCHEMA
 from ..format.schemas import schema_problems
 from ..format.tensors import layout_of, written_tensors

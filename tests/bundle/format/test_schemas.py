@@ -10,8 +10,8 @@ import jsonschema
 import pytest
 from bundle_samples import variety_files
 
+from ffebm_compiler.bundle.format.cross_checks import DEEPEST_PATH, path_problems
 from ffebm_compiler.bundle.format.program_checks import program_problems
-from ffebm_compiler.bundle.format.references import DEEPEST_PATH, path_problems
 from ffebm_compiler.bundle.format.schemas import MANIFEST, PROGRAM, schema, schema_problems
 from ffebm_compiler.ir import Program
 

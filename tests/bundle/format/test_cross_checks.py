@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ffebm_compiler.bundle.format.references import MOST_MODULES, path_problems, whole
+from ffebm_compiler.bundle.format.cross_checks import MOST_MODULES, path_problems, whole
 
 
 def test_paths_go_through_no_more_modules_than_a_model_has() -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, fx
 
 from ..solve import BoundBlock
 from ..solve.binding import States
-from .numbers import stop_in
+from .relaxation_numbers import stop_in
 from .shapes import Space, symbolically
 from .stop import Change, Progress, Stop, advance, begin, is_finite, whole, zero
 from .sweep import Read, Sweep, marked_state, readable, relaxation, trace_sweep, with_fixed

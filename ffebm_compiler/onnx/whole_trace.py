@@ -17,10 +17,10 @@ from ..ir import EnergyBlock
 from ..torch_private import tree_leaves, tree_unflatten
 from ..train import run_digital
 from .interface import Port, port_of
-from .loop import Settled, Sweeps, settle, trace_sweeps
 from .model import Model
 from .names import Names
 from .refusal import RefusedError, labelled
+from .relaxation_loop import Settled, Sweeps, settle, trace_sweeps
 from .result import named_leaves
 from .shapes import Shape, Space, TensorLeaf, symbolically, within
 from .trace import Marks, keep, trace

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import ffebm_compiler as fc
 from ffebm_compiler import bundle, runtime
 from ffebm_compiler.bundle import Contents
-from ffebm_compiler.bundle.compile.check import without, wrong_graphs
+from ffebm_compiler.bundle.compile.graph_check import without, wrong_graphs
 
 pytestmark = pytest.mark.slow
 

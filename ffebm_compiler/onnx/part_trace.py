@@ -17,9 +17,9 @@ from ..ir import Program
 from ..torch_private import tree_unflatten
 from ..train import attribute
 from ..train.steps import leaves_of
+from .digital_part import Part
 from .interface import TRAINING, VJP, Interface, Port, port_of
 from .names import Names
-from .part import Part
 from .shapes import FixedLeaf, Leaf, NumberLeaf, Shape, SizeLeaf, Space, TensorLeaf, symbolically, within
 from .trace import Flat, Marks, keep, quietly, trace
 
