@@ -36,8 +36,8 @@ MAY_SEE: dict[str, set[str]] = {
     "onnx": {"errors", "nests", "quiet", "ir", "solve", "train"},
     "model": {"errors", "nests", "ir", "solve", "estimate", "train", "codegen", "passes", "compiled"},
     "bundle.format": {"errors", "ir", "rules", "solve", "onnx"},
-    "bundle.write": {"errors", "files", "ir", "rules", "solve", "onnx", "bundle.format"},
-    "bundle.read": {"errors", "ir", "rules", "solve", "onnx", "bundle.format", "bundle.write"},
+    "bundle.write": {"errors", "files", "ir", "rules", "bundle.format"},
+    "bundle.read": {"errors", "ir", "rules", "onnx", "bundle.format", "bundle.write"},
     "bundle.compile": {
         "errors",
         "files",
