@@ -206,7 +206,12 @@ CASES = (
     Case("conv", (2, 3, 2), "relu", "levels, programming error", "resistive"),
     Case("conv", (1, 2, 2, 2), "hardtanh", "resistive, everything", "resistive"),
 )
-QUICK = (CASES[9], CASES[17], CASES[20])
+QUICK = (
+    Case("dense", (5, 6, 6, 4), "tanh", "everything", skips=((1, 3),)),
+    Case("conv", (1, 2, 2), "clamp", "stuck devices"),
+    Case("dense", (5, 6, 5), "hardtanh", "resistive, everything", "resistive"),
+)
+"""Small ones, to see that everything works."""
 
 
 # --- one block against ngspice ----------------------------------------------------------------------------
