@@ -36,7 +36,7 @@ __all__ = [
 
 # The trees (nests of tuples, lists, dictionaries and registered classes): the package optree has the same functions.
 # SUPPORTED_NODES, the classes that users have registered: optree's registry, or nests.py without it.
-# TorchDispatchMode sees each operation below autograd: torch.overrides.TorchFunctionMode is public, and sees calls alone.
+# TorchDispatchMode sees each operation below autograd; torch.overrides.TorchFunctionMode, public, sees only calls.
 # HigherOrderOperator: type(torch.ops.higher_order.while_loop) without the concrete class.
 
 Operator = OpOverload  # type(torch.ops.aten.add.Tensor)

@@ -261,6 +261,7 @@ CONVERSIONS: dict[str, tuple[Callable[[], object], type[Exception], str, str]] =
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CONVERSIONS)
 def test_a_bad_conversion_names_the_option_and_the_remedy(case: str) -> None:
     act, error, names, advises = CONVERSIONS[case]

@@ -15,6 +15,8 @@ import torch
 
 import ffebm_compiler as fc
 
+pytestmark = pytest.mark.slow
+
 MODEL = """
 import torch
 from torch import nn

@@ -106,6 +106,7 @@ def test_the_conversion_can_be_swept(study: Run, folder: Path) -> None:
     assert errors["3", "0.2"] > 10 * errors["3", "0.001"] > 1e-5
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_stopped_and_takes_more_chips(study: Run, folder: Path) -> None:
     command = ("--sweep", "read_noise=0,0.1", "--one-at-a-time")
     assert study(*command, "--chips", "2")[0] == 0
