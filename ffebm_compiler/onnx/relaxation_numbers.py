@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..ir import EnergyBlock
-from ..solve import Contraction, Tolerance
+from ..solve import Tolerance
+from ..solve.relaxation import soonest_end
 from .stop import Stop
 
 Labels = Mapping[str, str]
@@ -24,7 +25,7 @@ def numbers_of(
     tolerance: Tolerance,
     dtype: torch.dtype,
     labels: Labels,
-    contraction: Contraction | None = None,
+    contraction: float | None = None,
 ) -> dict[str, Tensor]:
     """By name in the file; none of a block that does not relax.
 
@@ -34,7 +35,7 @@ def numbers_of(
     """
     if not block.has_feedback:
         return {}
-    stop = Stop.of(tolerance.of(dtype), tolerance.max_sweeps, contraction, len(block.states))
+    stop = Stop.of(tolerance.of(dtype), tolerance.max_sweeps, contraction, soonest_end(block, contraction))
     weights = {_layer_weight(block, n, labels): torch.tensor(w, dtype=dtype) for n, w in layer_weights.items()}
     return {**{f"{block.name}/{field}": v for field, v in stop._asdict().items()}, **weights}
 

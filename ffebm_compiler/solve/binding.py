@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from ..ir import EnergyBlock, State
-from .contraction import Contraction
 
 States = dict[str, Tensor]
 
@@ -43,7 +42,7 @@ class BoundBlock:
     weights: Mapping[str, Tensor]
     layer_weights: Mapping[str, float]
     fixed: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    contraction: Contraction | None = None
+    contraction: float | None = None
     inside: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     def detached(self) -> BoundBlock:
@@ -53,9 +52,7 @@ class BoundBlock:
         fixed = _fixed_terms(self.block, inputs, weights)
         return replace(self, inputs=inputs, weights=weights, fixed=fixed)
 
-    def with_layer_weights(
-        self, layer_weights: Mapping[str, float], contraction: Contraction | None = None
-    ) -> BoundBlock:
+    def with_layer_weights(self, layer_weights: Mapping[str, float], contraction: float | None = None) -> BoundBlock:
         """The block with other reverse gains."""
         return replace(self, layer_weights=layer_weights, contraction=contraction)
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from ..ir import EnergyBlock
 from .binding import BoundBlock, States
 from .derivatives.automatic import AUTOMATIC
 from .derivatives.interface import Differentiation, Drive, Interaction
@@ -77,7 +78,8 @@ def _relaxed(
     bound = interaction.bound
     point, interaction, winners = _begin(interaction) if start is None else _begin_at(interaction, start)
     stop = tolerance.of(coarsest(point.states))
-    point, record = _settle(interaction, point, stop, tolerance.max_sweeps)
+    soonest = soonest_end(bound.block, bound.contraction) if start is None else 2
+    point, record = _settle(interaction, point, stop, tolerance.max_sweeps, soonest)
     if winners:
         record = replace(record, held=True)
     elif not record.converged and math.isfinite(record.residual) and record.sweeps < tolerance.max_sweeps:
@@ -138,11 +140,26 @@ def _begin(interaction: Interaction) -> _Beginning:
     return _Point(leaves, drives), interaction, winners
 
 
-def _settle(interaction: Interaction, point: _Point, tolerance: float, max_sweeps: int) -> tuple[_Point, Relaxation]:
+def soonest_end(block: EnergyBlock, contraction: float | None) -> int:
+    """The first sweep from the feedforward pass that may be the last: of two states the first, by what it changes.
+
+    With rho what a sweep leaves, ``rho = b_12 b_21`` where state l moves by at most b_lm times what state m does, and m_l
+    what the first sweep has moved, ``|m_2| <= b_21 |m_1|``, and what is left is
+
+        |e_1| <= b_12 |m_2| / (1 - rho) <= rho / (1 - rho) |m_1|,        |e_2| <= b_21 |e_1| <= rho / (1 - rho) |m_2|
+
+    Of more states the later ones' moves reach the first one in the second sweep only.
+    """
+    return 1 if contraction is not None and len(block.states) == 2 else 2
+
+
+def _settle(
+    interaction: Interaction, point: _Point, tolerance: float, max_sweeps: int, soonest: int = 2
+) -> tuple[_Point, Relaxation]:
     """Sweeps until the residual is within the tolerance, or a routed block stalls."""
     change: States = {}
     block, contraction = interaction.bound.block, interaction.bound.contraction
-    weak = contraction is not None and contraction.rate <= WORTH
+    weak = contraction is not None and contraction <= WORTH
     pace = Pace(limit=1.0) if weak else Pace(limit_of(block.edges), ROUTED if block.is_routed else 1)
 
     def sweep() -> dict[str, tuple[Tensor, Tensor]]:
@@ -159,6 +176,7 @@ def _settle(interaction: Interaction, point: _Point, tolerance: float, max_sweep
         max_sweeps,
         until_stalled=block.is_routed,
         contraction=contraction,
+        soonest=soonest,
         pace=pace,
     )
     return point, record
