@@ -16,7 +16,6 @@ import ffebm_compiler as fc
 from ffebm_compiler.solve import Tolerance, displace, relax
 from ffebm_compiler.solve.conjugate_gradients import SLOW
 from ffebm_compiler.solve.derivatives.explicit import EXPLICIT
-from ffebm_compiler.solve.iteration import Last, bound_of, largest_part, peaks
 
 ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (torch.relu, torch.tanh, nn.functional.hardtanh, torch.sigmoid)
 
@@ -226,28 +225,3 @@ def test_a_displacement_given_to_start_from_is_not_taken_for_settled() -> None:
     assert record.converged
     off = max(float((found[n] - d).abs().max() / d.abs().max()) for n, d in exact.items())
     assert off <= Tolerance(1e-6).nudged(torch.float64)
-
-
-@pytest.mark.parametrize("alone", [True, False], ids=["one entry", "all entries"])
-def test_the_bound_is_the_larger_one_of_largest_magnitudes_and_of_lengths(alone: bool) -> None:
-    """A change of one entry is small beside the length of a state of a hundred, and large beside its largest entry; a
-    change of all entries of a state of few large ones is the other way round.
-    """
-    contraction = Contraction(("first", "last"), {}, {("first", "last"): 0.1, ("last", "first"): 0.1}, 0.01)
-    state, change = torch.ones(100), torch.zeros(100)
-    if alone:
-        change[0] = 0.1
-    else:
-        state[1:], change[:] = 0.0, 0.01
-    last = Last(
-        {n: (state, change) for n in contraction.states}, peaks({n: (state, change) for n in ("first", "last")})
-    )
-    by = {
-        name: largest_part(contraction, sizes, True)
-        for name, sizes in (("peaks", last.peaks), ("lengths", last.lengths))
-    }
-    assert by["peaks"] == pytest.approx((1e-2 if alone else 1e-3) / 0.99, rel=1e-5)
-    assert by["lengths"] == pytest.approx((1e-3 if alone else 1e-2) / 0.99, rel=1e-5)
-    bound = bound_of(contraction, True, lambda: last)
-    assert bound(1) == max(by.values())
-    assert bound(2) == 0.0
