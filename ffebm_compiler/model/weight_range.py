@@ -16,8 +16,8 @@ from torch import Tensor
 from ..errors import GradientWarning, InputError, OptionError, Problem
 from ..ir import EnergyBlock
 from ..solve import BoundBlock, Gains
+from ..solve.binding import Edge
 from ..solve.fingerprint import is_sharded
-from ..solve.loop_gain import Edge
 
 
 def check_weights(

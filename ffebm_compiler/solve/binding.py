@@ -21,6 +21,9 @@ from ..ir import EnergyBlock, State
 
 States = dict[str, Tensor]
 
+Edge = tuple[str, str]
+"""A coupling, by a state and one that reads it."""
+
 
 @dataclass(frozen=True)
 class BoundBlock:

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..ir import EnergyBlock
-from .loop_gain import Edge, Gains
+from .binding import Edge
+from .loop_gain import Gains
 
 SURE = 0.95
 """A coupling is certified below this: the norms are estimates from below (:mod:`.lanczos`)."""

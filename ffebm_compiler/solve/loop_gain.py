@@ -20,14 +20,11 @@ import torch
 from torch import Tensor
 
 from ..ir import EnergyBlock
-from .binding import BoundBlock
+from .binding import BoundBlock, Edge
 from .derivatives.automatic import AUTOMATIC
 from .derivatives.interface import Differentiation, Linearised
 from .lanczos import STEPS, largest_singular_value
 from .norm_sample import Sample, random_like
-
-Edge = tuple[str, str]
-"""A coupling, by a state and one that reads it."""
 
 
 class InfiniteNormError(Exception):
