@@ -12,13 +12,13 @@ import onnx
 import torch
 from torch import Tensor
 
-from ..bundle.compile.compare import difference, worst
-from ..bundle.compile.model_bundle import private_copy
-from ..bundle.compile.options import example_of, size_problems
-from ..errors import ConvergenceWarning, OptionError, Problem
+from ..errors import ConvergenceWarning, OptionError
 from ..files import check_target, write_whole
 from ..ir import EnergyBlock
+from ..model.example_call import example_of, size_problems
+from ..model.runner import Runner
 from ..model.stateful import refuse_stateful
+from ..onnx.difference import difference, worst
 from ..onnx.model import Model
 from ..onnx.result import named_leaves
 from ..onnx.session import session
@@ -26,21 +26,21 @@ from ..onnx.whole_file import export_whole
 from ..passes import State
 from ..solve import contraction_of
 from ..torch_private import tree_leaves
-from ..train import run_digital
-from .torch_ep import FFEBM
+from ..train.program_pass import Values, run_program
+from .torch_ep import private_copy
 
 
-def export_model(model: FFEBM, path: str | os.PathLike[str], example_inputs: Any, diagnostics: bool) -> Path:
+def export_model(model: Runner, path: str | os.PathLike[str], example_inputs: Any, diagnostics: bool) -> Path:
     """Writes the whole model, in evaluation mode; see :meth:`FFEBM.export_onnx`.
 
     The work is done on a copy, so that the model's mode, records and gains stay as they are; gains that it does not have yet are
     those that it will measure itself, since they depend on the weights alone.
     """
     target = check_target(path, "ONNX file")
-    if problems := [*size_problems(model)]:
-        raise OptionError(problems)
+    OptionError.raise_if(size_problems(model))
     args, kwargs = example_of(example_inputs)
-    own = private_copy(model).eval()
+    own = private_copy(model)
+    own.train(False)
     with torch.no_grad():
         own.ensure_gains(*args, **kwargs)
         example = own.bind_inputs(args, kwargs)
@@ -50,11 +50,11 @@ def export_model(model: FFEBM, path: str | os.PathLike[str], example_inputs: Any
         content = export_whole(_as_function(own, example), recorded, diagnostics)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the model's own inferences say it
-            _check(own, content, example, dict(named_leaves(own(*args, **kwargs), "output")))
+            _check(own, content, example, dict(named_leaves(own.run(args, kwargs), "output")))
     return write_whole(target, content, "ONNX file")
 
 
-def _check(model: FFEBM, content: bytes, example: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def _check(model: Runner, content: bytes, example: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """The file computes what the executor does: an exporter may drop an option without a word.
 
     Raises:
@@ -68,10 +68,10 @@ def _check(model: FFEBM, content: bytes, example: Mapping[str, Any], expected: M
     if off.largest > off.bound() and _has_one_equilibrium(model):
         what = f"its ONNX file differs from the executor by {off.largest:.1e} of the largest value in {off.where}"
         remedy = "Report this model: an operation is written wrongly. The bundle of model.compile_to says which."
-        raise OptionError(Problem(f"model {type(model.network).__name__}", what, remedy))
+        raise OptionError.at(f"model {type(model.network).__name__}", what, remedy)
 
 
-def _has_one_equilibrium(model: FFEBM) -> bool:
+def _has_one_equilibrium(model: Runner) -> bool:
     """Under unit feedback, or before convergence, rounding alone may lead elsewhere."""
     return model.execution.loop_gain is not None and all(r.converged for r in model.relaxation)
 
@@ -81,8 +81,8 @@ def _arrays(example: Mapping[str, Any]) -> list[Any]:
     return [v.detach().contiguous().numpy() for v in leaves if isinstance(v, Tensor)]
 
 
-def _as_function(model: FFEBM, example: Mapping[str, Any]) -> Model:
-    gains = {b.name: model.gains(b) for b in model.program.energy_blocks}
+def _as_function(model: Runner, example: Mapping[str, Any]) -> Model:
+    gains = model.all_gains()
     weights = {n: g.layer_weights for n, g in gains.items() if g is not None}
     contractions = {
         b.name: None if (g := gains[b.name]) is None else contraction_of(b, g) for b in model.program.energy_blocks
@@ -91,15 +91,13 @@ def _as_function(model: FFEBM, example: Mapping[str, Any]) -> Model:
     return Model(name, model.program, model.network, example, model.pack_output, weights, tolerance, contractions)
 
 
-def _recorded(model: FFEBM, example: Mapping[str, Any]) -> dict[str, Any]:
+def _recorded(model: Runner, example: Mapping[str, Any]) -> dict[str, Any]:
     """Every value of the program on the example, blocks without their feedback: of their shapes."""
-    values = dict(example)
-    for step in model.program:
-        if isinstance(step, EnergyBlock):
-            values.update(model.bound(step, values).feedforward())
-        else:
-            values.update(run_digital(step, model.network, values))
-    return values
+
+    def fed_forward(block: EnergyBlock, values: Values) -> Mapping[str, Any]:
+        return model.bound(block, values).feedforward()
+
+    return run_program(model.program, model.network, dict(example), fed_forward)
 
 
 __all__ = ["export_model"]

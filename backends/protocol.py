@@ -1,22 +1,21 @@
-"""What a backend is: it lowers a compiled model to something that runs.
+"""What a backend is: it makes the substrate that the energy-based blocks of a model run on.
 
-A backend reads energy terms (states, potentials, couplings with their operations and weights), never torch layers. To add
-one, write a class with ``name`` and ``lower`` and list it in ``backends/__init__.py``.
+A backend reads energy terms (states, potentials, couplings with their operations and weights), never torch layers.
+docs/backends.md writes one of about 50 lines and registers it.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
 
-from ..compiled import Compiled
+from ..model.substrate import Substrate
 
+Backend = Callable[..., Substrate]
+"""``backend(model, **options) -> substrate``, which ``model.lower(name, **options)`` calls.
 
-@runtime_checkable
-class Backend(Protocol):
-    """Lowers compiled models."""
+The model comes as a :class:`~ffebm_compiler.model.bound_model.BoundModel`: its program, network and options of
+execution. A backend refuses options that can't be used, and blocks that can't run on it, by an
+:class:`ffebm_compiler.OptionError` with every problem.
+"""
 
-    name: str
-
-    def lower(self, compiled: Compiled) -> Any:
-        """The compiled model in the backend's own form: a module that infers and trains, or files."""
-        ...
+__all__ = ["Backend", "Substrate"]

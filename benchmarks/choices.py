@@ -31,6 +31,7 @@ from benchmarks.speed.step import BATCH
 from benchmarks.speed.subjects import Batch, Subject, backprop, splitting, training_step
 from benchmarks.speed.timing import Work, race
 from examples import command
+from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.solve import AUTOMATIC
 
 CHOICES: Mapping[str, Mapping[str, Any]] = {
@@ -46,7 +47,7 @@ def models(subject: Subject, options: Options) -> dict[str, fc.FFEBM]:
     net = subject.network(options)
     found = {name: subject.convert(net, **given) for name, given in CHOICES.items()}
     found[DIFFERENTIATED] = subject.convert(net)
-    found[DIFFERENTIATED].__dict__["differentiation"] = AUTOMATIC
+    runner_of(found[DIFFERENTIATED]).differentiation = AUTOMATIC
     return found
 
 

@@ -23,11 +23,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 import ffebm_compiler as fc
 from benchmarks import common
 from examples import command, networks, plotting, records
-from ffebm_compiler.backends.analog_emu.emulated import AnalogFFEBM
 from ffebm_compiler.chip.emulate import OnChip
 from ffebm_compiler.chip.hardware.circuit import Circuit
 from ffebm_compiler.chip.spice import difference as of_banks
 from ffebm_compiler.chip.spice import find_ngspice, settling_time, solve_op, solve_tran
+from ffebm_compiler.ffebm import AnalogFFEBM
 from ffebm_compiler.train import free_phase
 
 DESCRIPTION = """

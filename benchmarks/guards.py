@@ -136,7 +136,7 @@ GUARDS: dict[str, Guard] = {
     "parameters and buffers": Guard("model.comparison:_registered", _nothing, _COMPARED),
     "attributes": Guard("model.comparison:_attributes", _nothing, _COMPARED),
     "draws": Guard("model.comparison:_draws", _nothing, _COMPARED),
-    "the first input": Guard("backends.torch_ep:FFEBM._compare_once", _none, _VERIFIED),
+    "the first input": Guard("model.first_use:FirstUse.call", _none, _VERIFIED),
     "the check at conversion": Guard("api:verify_early", _none, _VERIFIED),
     "two samples": Guard("model.verification:first_samples", _one_sample, _VERIFIED),
     "roundings": Guard("model.verification:_is_rounding", _yes, _VERIFIED),
@@ -151,8 +151,8 @@ GUARDS: dict[str, Guard] = {
     ),
     "state that a run writes": Guard("model.observation:only_looking", _left_behind, _VERIFIED),
     # what is looked at in every call
-    "changes after conversion": Guard("model.watch:Seen.still", _yes, _WATCHED),
-    "hooks": Guard("model.watch:_hooked", _nothing, _WATCHED),
+    "changes after conversion": Guard("model.unchanged:Seen.still", _yes, _WATCHED),
+    "hooks": Guard("model.changes:_hooked", _nothing, _WATCHED),
     "changes of the original": Guard("model.original:Original.require_unchanged", _none, _WATCHED),
     "weights that moved": Guard("model.gain_store:Measured.is_of", _yes, ("tests/model/test_weights_seen.py",)),
     "weights that train": Guard(
@@ -214,8 +214,8 @@ GUARDS: dict[str, Guard] = {
     "names in choices": Guard("api:check_choices", _none, ("tests/passes/test_choices.py",)),
     "what a rule leaves out": Guard("passes.canonicalize:_of_own_rule", _second, ("tests/passes/test_own_rules.py",)),
     "second derivatives": Guard("train.operator:once", lambda block, found, origins: tuple(found), _DERIVED),
-    "transforms of torch.func": Guard("backends.torch_ep:refuse_transforms", _none, _DERIVED),
-    "forward mode": Guard("backends.torch_ep:refuse_forward_mode", _none, _DERIVED),
+    "transforms of torch.func": Guard("model.runner:refuse_transforms", _none, _DERIVED),
+    "forward mode": Guard("model.runner:refuse_forward_mode", _none, _DERIVED),
 }
 
 

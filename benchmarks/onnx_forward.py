@@ -21,6 +21,7 @@ from examples import command, networks
 from ffebm_compiler import runtime
 from ffebm_compiler.bundle.run.onnx_part import part_of
 from ffebm_compiler.ir import DigitalBlock
+from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.train import run_digital
 
 DESCRIPTION = """
@@ -49,7 +50,7 @@ def digital_values(model: fc.FFEBM, x: Tensor) -> dict[str, Any]:
         if isinstance(step, DigitalBlock):
             values.update(run_digital(step, model.network, values))
         else:
-            found = model.bound(step, values).feedforward()
+            found = runner_of(model).bound(step, values).feedforward()
             values.update({n: found[n] for n in step.outputs})
     return values
 

@@ -29,6 +29,7 @@ from benchmarks.parity import compare
 from examples import command
 from ffebm_compiler.errors import OptionError
 from ffebm_compiler.ir import EnergyBlock
+from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.onnx import KINDS, ExportedPart
 from ffebm_compiler.onnx.parts import export_parts
 from ffebm_compiler.train import run_digital
@@ -105,7 +106,7 @@ def values_of(model: fc.FFEBM, args: Any) -> dict[str, Any]:
         values = model.bind_inputs(args, {})
         for step in model.program:
             if isinstance(step, EnergyBlock):
-                found = model.bound(step, values).feedforward()
+                found = runner_of(model).bound(step, values).feedforward()
                 values.update({n: found[n] for n in step.outputs})
             else:
                 values.update(run_digital(step, model.network, values))

@@ -21,6 +21,7 @@ from examples import training
 from examples.data import Split
 from ffebm_compiler.chip.hardware import Hardware, defaults
 from ffebm_compiler.compare import compare_parameters, exact_gradients, loss_gradients
+from ffebm_compiler.model.converted_module import runner_of
 
 Gradient = Mapping[str, Tensor]
 
@@ -78,7 +79,7 @@ def held_by(chip: fc.AnalogFFEBM, model: fc.FFEBM) -> fc.FFEBM:
         for name, parameter in held.network.named_parameters():
             if name in chip.chip.devices:
                 parameter.copy_(chip.chip.weight(name))
-    held.share_gains(chip)
+    runner_of(held).block_gains.use_those_of(runner_of(chip).block_gains)
     return held
 
 

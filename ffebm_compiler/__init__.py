@@ -8,7 +8,6 @@ torch.Size([3, 4])
 """
 
 from .api import convert, explain
-from .backends import FFEBM, AnalogFFEBM
 from .chip.hardware import Hardware, LogLaw
 from .compare import GradientComparison, compare_gradients
 from .errors import (
@@ -25,6 +24,7 @@ from .errors import (
     VerificationError,
 )
 from .estimate import SPSA, CenteredEP, Implicit, OneSidedEP, TangentEP, Unrolled
+from .ffebm import FFEBM, AnalogFFEBM
 from .former_names import find_former_names
 from .train.processes import synchronised, unsynchronised
 

@@ -13,13 +13,16 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from .backends import FFEBM, Execution, TorchEP
+from .backends import TorchEP
 from .compiled import Compiled, ModeProgram
 from .errors import ConversionWarning, OptionError, Problem
 from .estimate import Estimator, TangentEP
+from .ffebm import FFEBM
 from .ir import Program
 from .ir.tracing import TRACING
-from .model.execution import DEFAULT_LOOP_GAIN
+from .model.execution import DEFAULT_LOOP_GAIN, Execution
+from .model.first_use import FirstUse
+from .model.runner import Runner
 from .model.verification import verify_early
 from .options import Options, check
 from .passes import (
@@ -114,12 +117,13 @@ def convert(
     )  # fmt: skip
     compiled = compile_model(model, options)
     stop = Tolerance(tolerance, max_sweeps)
-    lowered = TorchEP(Execution(estimator or TangentEP(), stop, loop_gain, verify)).lower(compiled)
+    execution = Execution(estimator or TangentEP(), stop, loop_gain, verify)
+    runner = Runner(compiled, execution, TorchEP(), FirstUse())
     if verify:
-        verify_early(lowered, options.examples)
+        verify_early(runner, options.examples)
     if not copy:
-        lowered.watch_original(model)
-    return lowered
+        runner.watch.watch_original(model)
+    return FFEBM(runner)
 
 
 def explain(
@@ -161,8 +165,8 @@ def _given(rules: Iterable[Rule]) -> tuple[Rule, ...]:
     try:
         return tuple(rules)
     except TypeError:
-        raise OptionError(
-            Problem("option rules", f"is {rules!r}", "Give a list of ffebm_compiler.rules.Rule objects.")
+        raise OptionError.at(
+            "option rules", f"is {rules!r}", "Give a list of ffebm_compiler.rules.Rule objects."
         ) from None
 
 
@@ -193,18 +197,17 @@ def _check_unconverted(model: nn.Module) -> None:
     """A converted model relaxes, which no graph of calls does, at the top or within another model."""
     held = [name for name, m in model.named_modules() if isinstance(m, FFEBM)] if isinstance(model, nn.Module) else []
     if "" in held:
-        raise OptionError(
-            Problem("model", "is converted already", "Give the original: convert(model.to_feedforward(), ...).")
+        raise OptionError.at(
+            "model", "is converted already", "Give the original: convert(model.to_feedforward(), ...)."
         )
-    if held:
-        raise OptionError(
-            Problem(
-                f"layer {name}",
-                "is a converted model already, inside of the one that is to be converted",
-                f"Convert the whole from its originals: put model.{name}.to_feedforward() in its place.",
-            )
-            for name in held
+    OptionError.raise_if(
+        Problem(
+            f"layer {name}",
+            "is a converted model already, inside of the one that is to be converted",
+            f"Convert the whole from its originals: put model.{name}.to_feedforward() in its place.",
         )
+        for name in held
+    )
 
 
 def _both_modes(

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .backends import FFEBM
-from .errors import ConvergenceWarning, InputError, OptionError, Problem
+from .errors import ConvergenceWarning, InputError, OptionError
 from .estimate import Estimator, Implicit
+from .ffebm import FFEBM
+from .model.converted_module import runner_of
 from .torch_private import tree_map
 
 ZERO = 1e-9
@@ -120,23 +121,21 @@ def compare_gradients(
         InputError: the loss is not a scalar, or does not depend on the model.
     """
     if not isinstance(model, FFEBM):
-        raise OptionError(
-            Problem(
-                "model",
-                f"is a {type(model).__name__}",
-                "Convert it first: compare_gradients(fc.convert(net), x, y, loss_fn).",
-            )
+        raise OptionError.at(
+            "model",
+            f"is a {type(model).__name__}",
+            "Convert it first: compare_gradients(fc.convert(net), x, y, loss_fn).",
         )
     if not any(p.requires_grad for p in model.parameters()):
-        raise OptionError(
-            Problem("model", "has no parameter that requires grad", "Call requires_grad_() on those to compare.")
+        raise OptionError.at(
+            "model", "has no parameter that requires grad", "Call requires_grad_() on those to compare."
         )
     args, kwargs = as_call(x)
     judged = copy.deepcopy(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the same gains for both, measured once
         judged.ensure_gains(*args, **kwargs)
-    judged.share_gains(judged)  # and not refreshed by this step
+    _share_gains(judged, judged)  # and not refreshed by this step
     truth = exact_gradients(judged, x, y, loss_fn, reference=reference, seed=seed)
     estimate = loss_gradients(judged, x, y, loss_fn, seed=seed)
     return GradientComparison(compare_parameters(estimate, truth), model.estimator_name)
@@ -156,10 +155,15 @@ def exact_gradients(
     Of a model on a chip it is that of the ideal executor with the same weights.
     """
     exact = copy.deepcopy(model).double()
-    exact.share_gains(model)
+    _share_gains(exact, model)
     sweeps = max(2000, model.execution.tolerance.max_sweeps)
     with exact.as_ideal(), exact.using(estimator=reference or Implicit(), tolerance=1e-12, max_sweeps=sweeps):
         return loss_gradients(exact, _wide(x), _wide(y), _wide_loss(loss_fn), seed=seed)
+
+
+def _share_gains(model: FFEBM, other: FFEBM) -> None:
+    """Gives a model the reverse gains of another copy of it, until its weights change."""
+    runner_of(model).block_gains.use_those_of(runner_of(other).block_gains)
 
 
 def as_call(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -189,16 +193,14 @@ def loss_gradients(
         loss = loss_fn(model(*args, **kwargs), y)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise InputError(
-                Problem("loss_fn", f"returned {shape}", "Return a scalar tensor: a mean or a sum over the batch.")
+            raise InputError.at(
+                "loss_fn", f"returned {shape}", "Return a scalar tensor: a mean or a sum over the batch."
             )
         if not loss.requires_grad:
-            raise InputError(
-                Problem(
-                    "loss_fn",
-                    "does not depend on the model's parameters",
-                    "Compute the loss from the output, without detach().",
-                )
+            raise InputError.at(
+                "loss_fn",
+                "does not depend on the model's parameters",
+                "Compute the loss from the output, without detach().",
             )
         loss.backward()
     return {

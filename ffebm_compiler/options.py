@@ -76,8 +76,7 @@ def _plain(value: Any) -> Any:
 def check(model: object, options: Options) -> None:
     """Raises one OptionError with every problem of the model and the options; warns of what will not train."""
     problems = [*_model_problems(model), *_option_problems(options)]
-    if problems:
-        raise OptionError(problems)
+    OptionError.raise_if(problems)
     assert isinstance(model, nn.Module)
     _warn_untrainable(model)
 

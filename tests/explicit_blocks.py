@@ -9,6 +9,7 @@ from models import ZOO, Entry
 from torch import Tensor
 
 import ffebm_compiler as fc
+from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.solve import AUTOMATIC, BoundBlock, Tolerance, relax
 from ffebm_compiler.train import BlockCall
 
@@ -24,13 +25,14 @@ def calls(name: str, size: int = 3, dtype: torch.dtype = torch.float64, norm: st
         warnings.simplefilter("ignore", fc.ConvergenceWarning)
         model = fc.convert(net.to(dtype), size, norm=norm, example_inputs=args if entry.export else None).eval()
         found: list[BlockCall] = []
-        make = model.block_call
+        runner = runner_of(model)
+        make = runner.block_call
 
         def listen(*given: object) -> BlockCall:
             found.append(make(*given))  # type: ignore[arg-type]
             return found[-1]
 
-        model.__dict__["block_call"] = listen
+        runner.block_call = listen  # type: ignore[method-assign, assignment]
         with torch.no_grad():
             model(*args)
     return found

@@ -17,18 +17,19 @@ from torch.overrides import TorchFunctionMode
 
 import ffebm_compiler as fc
 from ffebm_compiler import InputError
+from ffebm_compiler.backends.torch_ep import private_copy
 from ffebm_compiler.bundle import Contents
 from ffebm_compiler.bundle.compile.gathering import Subject, contents_of
-from ffebm_compiler.bundle.compile.model_bundle import private_copy
 from ffebm_compiler.bundle.compile.options import BundleOptions
 from ffebm_compiler.bundle.run import Runtime
 from ffebm_compiler.bundle.run.load import runtime_of
+from ffebm_compiler.model.converted_module import runner_of
 
 
 def compiled(model: fc.FFEBM, args: tuple[Any, ...]) -> Contents:
     """What the model's bundle holds; parts that ONNX can't express are left out."""
     options = BundleOptions(None, 0, "skip", False)
-    return contents_of(Subject(private_copy(model), args, {}, options))
+    return contents_of(Subject(private_copy(runner_of(model)), args, {}, options))
 
 
 def loaded(model: fc.FFEBM, args: tuple[Any, ...], **options: Any) -> Runtime:

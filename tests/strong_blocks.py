@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 
 import ffebm_compiler as fc
+from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.solve import BoundBlock, States, differentiable_sweep, unit_gains
 from ffebm_compiler.train import BlockCall
 
@@ -73,13 +74,14 @@ def bound_block(net: nn.Module, x: Tensor, scale: float = 1.0, loop_gain: float 
         for p in net.parameters():
             p.mul_(scale)
     model, found = fc.convert(net, block_size=20, loop_gain=loop_gain, max_sweeps=2), list[BlockCall]()
-    make = model.block_call
+    runner = runner_of(model)
+    make = runner.block_call
 
     def listen(*given: object) -> BlockCall:
         found.append(make(*given))  # type: ignore[arg-type]
         return found[-1]
 
-    model.__dict__["block_call"] = listen
+    runner.block_call = listen  # type: ignore[method-assign, assignment]
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", fc.ConvergenceWarning)
         model(x.double())

@@ -23,7 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 import ffebm_compiler as fc
-from ffebm_compiler.backends import torch_ep
+from ffebm_compiler.model import runner
+from ffebm_compiler.model.converted_module import runner_of
 
 CUDA = pytest.param(
     "cuda",
@@ -150,7 +151,7 @@ class Reading(TorchDispatchMode):
 @contextmanager
 def _without_numbers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reading]:
     """Tensors without numbers; inputs are not looked at, and mixed precision, which the fake device lacks, is off."""
-    monkeypatch.setattr(torch_ep, "input_problems", lambda *given: ())
+    monkeypatch.setattr(runner, "input_problems", lambda *given: ())
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
     monkeypatch.setattr(torch, "get_autocast_dtype", lambda device: torch.bfloat16)
     monkeypatch.setattr(torch, "autocast", lambda *given, **named: nullcontext())
@@ -175,7 +176,7 @@ def test_no_tensor_strays_to_another_device(name: str, monkeypatch: pytest.Monke
     entry = next(e for e in models.ZOO if e.name == name)
     net, args = entry.build()
     model = fc.convert(net, 3, example_inputs=args if entry.export else None, max_sweeps=SWEEPS)
-    model.gain_store.forget()
+    runner_of(model).block_gains.store.forget()
     with _without_numbers(monkeypatch):
         moved(model, FAKE)
         inputs = tree_map_only(Tensor, lambda t: torch.empty(t.shape, dtype=t.dtype, device=FAKE), args)
@@ -194,7 +195,7 @@ def test_a_sweep_reads_one_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     net, (x,) = next(e for e in models.ZOO if e.name == "vgg").build()
     model = fc.convert(net, 3, max_sweeps=SWEEPS).eval()
-    model.gain_store.forget()
+    runner_of(model).block_gains.store.forget()
     with _without_numbers(monkeypatch) as reading, torch.no_grad():
         moved(model, FAKE)
         given = torch.empty(x.shape, device=FAKE)

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 import ffebm_compiler as fc
 from ffebm_compiler.ir import DigitalBlock, EnergyBlock
+from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.passes import canonicalize, legality, partition, trace
 from ffebm_compiler.rules import RULES
 from ffebm_compiler.solve import BoundBlock
@@ -115,7 +116,7 @@ def test_every_energy_is_the_one_that_is_relaxed(
     model = fc.convert(net, block_size=size, norm=norm, digital=_digital(net, data))
     for found, view in zip(model.equilibrium(*args)[1], model.blocks, strict=True):
         weights = {p: attribute(model.network, p) for p in view.block.weights}
-        gains = model.gains(view.block)
+        gains = runner_of(model).gains(view.block)
         assert gains is not None
         record = verified_in_float64(
             BoundBlock(view.block, found.inputs, weights, gains.layer_weights), model.program.labels
@@ -152,7 +153,7 @@ def test_partitions_are_sound(plan: Plan, size: int, norm: str, training: bool, 
 @given(plans(), st.integers(1, 4), NORMS)
 def test_programs_are_consistent(plan: Plan, size: int, norm: str) -> None:
     model = fc.convert(plan.build(0), block_size=size, norm=norm)
-    for mode in model.compiled.modes.values():
+    for mode in runner_of(model).compiled.modes.values():
         known = set(mode.program.inputs)
         for step in mode.program:
             assert set(step.inputs) <= known
@@ -167,7 +168,7 @@ def test_programs_are_consistent(plan: Plan, size: int, norm: str) -> None:
             else:
                 assert isinstance(step, DigitalBlock)
                 assert all(step.reasons.values())
-    training, evaluating = model.compiled.modes[True].program, model.compiled.modes[False].program
+    training, evaluating = runner_of(model).compiled.modes[True].program, runner_of(model).compiled.modes[False].program
     assert [b.states for b in map(_names, training.energy_blocks)] == [
         b.states for b in map(_names, evaluating.energy_blocks)
     ], "both modes have the same blocks"

@@ -30,11 +30,10 @@ def require_finite(*values: Mapping[str, Any]) -> None:
         InputError: naming every one that is not finite.
     """
     bad = dict.fromkeys(n for n, v in _real(*values) if not bool(torch.isfinite(v).all()))
-    if bad:
-        raise InputError(
-            Problem(f"range of {name}", "is not finite: a block of the ideal model diverged on this input", DIVERGED)
-            for name in bad
-        )
+    InputError.raise_if(
+        Problem(f"range of {name}", "is not finite: a block of the ideal model diverged on this input", DIVERGED)
+        for name in bad
+    )
 
 
 def take_ranges(chip: Chip, *values: Mapping[str, Any]) -> None:

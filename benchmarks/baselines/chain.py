@@ -14,6 +14,7 @@ from torch import Tensor
 
 import ffebm_compiler as fc
 from ffebm_compiler.ir import EnergyBlock
+from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.solve import BoundBlock, States
 from ffebm_compiler.train import run_digital
 
@@ -39,8 +40,8 @@ def settled_by(model: fc.FFEBM, operator: Operator) -> Settle:
     """An operator at the reverse gains that the model has measured."""
 
     def settle(block: EnergyBlock, values: Mapping[str, Any]) -> States:
-        gains = model.gains(block)
+        gains = runner_of(model).gains(block)
         assert gains is not None, "measure the gains first: model.ensure_gains(x)"
-        return operator(model.bound(block, values).with_layer_weights(gains.layer_weights))
+        return operator(runner_of(model).bound(block, values).with_layer_weights(gains.layer_weights))
 
     return settle

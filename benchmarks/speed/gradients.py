@@ -24,6 +24,7 @@ from benchmarks.speed.subjects import Batch
 from ffebm_compiler.compare import compare_parameters
 from ffebm_compiler.estimate import FreePhase
 from ffebm_compiler.ir import EnergyBlock
+from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.solve import BoundBlock, States, Tolerance, relax
 from ffebm_compiler.train import run_block
 
@@ -75,7 +76,7 @@ class Quality:
 def executor(model: fc.FFEBM, batch: Batch) -> tuple[Gradients, Settled]:
     """The gradient of ``loss.backward()``, and what its blocks settled to."""
     own, phases = copy.deepcopy(model), list[FreePhase]()
-    own.share_gains(own)  # none is refreshed
+    runner_of(own).block_gains.use_those_of(runner_of(own).block_gains)  # none is refreshed
 
     def operator(block: EnergyBlock, values: Mapping[str, Any]) -> States:
         return run_block(own.block_call(block, values, phases.append))
@@ -97,7 +98,7 @@ def baseline(
 def exact(model: fc.FFEBM, batch: Batch, settled: Settled) -> Gradients:
     """The exact gradient at the equilibrium that continues ``settled``, with the model's reverse gains."""
     wide = copy.deepcopy(model).double()
-    wide.share_gains(model)
+    runner_of(wide).block_gains.use_those_of(runner_of(model).block_gains)
     starts = {block: Ended({n: s.double() for n, s in e.states.items()}, e.winners) for block, e in settled.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", fc.ConvergenceWarning)

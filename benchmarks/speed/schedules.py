@@ -31,6 +31,7 @@ from benchmarks.speed.subjects import (
     training_step,
 )
 from benchmarks.speed.timing import Race, Work, race
+from ffebm_compiler.model.converted_module import runner_of
 
 BATCH = 8
 OURS: Mapping[str, float | None] = {"ours": None, "ours, 1e-3": 1e-3, "ours, 3e-3": 3e-3}
@@ -98,7 +99,7 @@ def contenders(model: fc.FFEBM, subject: Subject, batch: Batch, small: Batch) ->
     found = {}
     for name, tolerance in OURS.items():
         ours = subject.convert(model.to_feedforward(), tolerance=tolerance)
-        ours.share_gains(model)
+        runner_of(ours).block_gains.use_those_of(runner_of(model).block_gains)
         found[name] = Contender(training_step(ours, batch), _bind(gradients.executor, copy.deepcopy(ours), small))
     for name, make in operators(subject).items():
         own = copy.deepcopy(model)

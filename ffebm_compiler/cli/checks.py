@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..backends import FFEBM
 from ..compare import GradientComparison, compare_gradients
 from ..errors import OptionError
-from ..model.probe import candidates
+from ..ffebm import FFEBM
+from ..model.guessed_inputs import candidates
 from ..solve import Relaxation
 from .arrays import tensors_in
 from .conversion import converted, example_inputs

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from ..errors import OptionError, Problem, problems_of
 from ..files import check_target
+from ..model.converted_module import runner_of
 from .arrays import in_precision, precision_of, read_array
 from .checks import guessed_inputs
 from .conversion import converted, example_inputs
@@ -32,16 +33,17 @@ def compile_bundle(options: argparse.Namespace) -> int:
         load_weights(network, Path(options.weights))
     inputs = _examples(network, options)
     model = converted(network, options, inputs)
+    runner = runner_of(model)
     how = BundleOptions(
         options.hardware, options.chip_seed, "skip" if options.skip_unexportable else "refuse", options.force
     )
-    with tqdm(total=steps_of(model, how), unit="step", disable=None, leave=False) as bar:
+    with tqdm(total=steps_of(runner, how), unit="step", disable=None, leave=False) as bar:
 
         def tell(what: str) -> None:
             bar.set_postfix_str(what, refresh=False)
             bar.update()
 
-        written = write_bundle_of(model, options.output, inputs, how, tell)
+        written = write_bundle_of(runner, options.output, inputs, how, tell)
     print(f"{written}: {size(written)}")
     if options.onnx:
         print(model.export_onnx(options.onnx, inputs))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..api import convert
-from ..backends import FFEBM
+from ..ffebm import FFEBM
 
 OPTIONS = ("block_size", "block_sizes", "digital", "analog", "norm", "loop_gain", "tolerance", "max_sweeps")
 """Those of a conversion, as :func:`ffebm_compiler.convert` names them."""

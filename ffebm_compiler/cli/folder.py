@@ -8,7 +8,7 @@ from pathlib import Path
 
 import networkx as nx
 
-from ..backends import FFEBM
+from ..ffebm import FFEBM
 from ..files import write_folder_whole
 from ..view import draw_graph
 

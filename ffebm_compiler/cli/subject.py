@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..api import convert
-from ..backends import FFEBM
 from ..errors import InputError, Problem, close_matches
+from ..ffebm import FFEBM
 from ..study import Samples, load_npz, samples_from
 from .checks import guessed_inputs
 from .conversion import Shape, random_inputs

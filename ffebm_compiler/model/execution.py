@@ -38,8 +38,7 @@ class Execution:
         problems = [
             *execution_problems(self.estimator, self.loop_gain, self.tolerance.residual, self.tolerance.max_sweeps)
         ]
-        if problems:
-            raise OptionError(problems)
+        OptionError.raise_if(problems)
 
     @property
     def estimator_expression(self) -> str:

@@ -196,6 +196,10 @@ class GainStore:
         _keep_newest(kept, key)
         return kept[key]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy knows of these weights: nothing is held for it, and what is made of gains it makes anew."""
+        return {**vars(self), "are_held": False, "_contractions": {}}
+
     # --- copies, files --------------------------------------------------------------------------------
 
     def take(self, other: GainStore) -> None:

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import fx, nn
 
-from ..errors import OptionError, Problem
+from ..errors import OptionError
 from ..ir import DigitalBlock
-
-if TYPE_CHECKING:
-    from ..backends.torch_ep import FFEBM
+from ..train.program_pass import run_program
+from .runner import Runner, ignore
 
 UNFORESEEN = "an energy-based block relaxes until its residual is small, which no graph can tell beforehand"
 REASON = f"{UNFORESEEN}; call torch.compile without fullgraph=True, which compiles the digital parts"
@@ -32,10 +31,10 @@ between_graphs = partial(torch.compiler.disable, recursive=False, reason=REASON)
 
 
 @between_graphs
-def forward_between_graphs(model: FFEBM, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+def forward_between_graphs(model: Runner, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """The result of a model."""
-    outputs, _ = between_graphs(model._run)(args, kwargs, False, call_outside, run_as_graph)
-    return outputs
+    walk = partial(between_graphs(run_program), digital=run_as_graph)
+    return between_graphs(model.run)(args, kwargs, ignore, call_outside, walk)
 
 
 @outside_graphs
@@ -66,11 +65,8 @@ def _function_of(graph: fx.Graph) -> Callable[..., tuple[Any, ...]]:
 
 def refuse_export(network: nn.Module) -> NoReturn:
     """Raises an :class:`OptionError`: ``torch.export`` asks for one graph."""
-    raise OptionError(
-        Problem(
-            f"torch.export of {type(network).__name__}",
-            f"is not possible: {UNFORESEEN}",
-            "Write an ONNX file with model.export_onnx, whose loops stop by themselves, "
-            "or a bundle with model.compile_to.",
-        )
+    raise OptionError.at(
+        f"torch.export of {type(network).__name__}",
+        f"is not possible: {UNFORESEEN}",
+        "Write an ONNX file with model.export_onnx, whose loops stop by themselves, or a bundle with model.compile_to.",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +13,15 @@ from torch import Tensor, nn
 from ..ir import Origin
 from ..solve import BoundBlock
 from ..train.without_feedback import rounding_of
+from .bound_model import BoundModel
 from .comparison import difference, tolerance_of
-from .values import flattened
+from .nested_values import flattened
 
-if TYPE_CHECKING:
-    from ..backends.torch_ep import FFEBM
-
-Values = dict[str, Tensor]
+LayerValues = dict[str, Tensor]
 """The value of each layer's call, by the call's label."""
 
 
-def first_difference(model: FFEBM, ours: Values, theirs: Values) -> tuple[Origin, float] | None:
+def first_difference(model: BoundModel, ours: LayerValues, theirs: LayerValues) -> tuple[Origin, float] | None:
     """The first call of the program whose value differs from the one in the model, and by how much of its largest entry."""
     origins = {o.label: o for o in model.program.origins.values()}
     for label, mine in ours.items():
@@ -37,9 +35,9 @@ def first_difference(model: FFEBM, ours: Values, theirs: Values) -> tuple[Origin
 
 
 @contextmanager
-def layers_heard(network: nn.Module) -> Iterator[Values]:
+def layers_heard(network: nn.Module) -> Iterator[LayerValues]:
     """The values of all modules' calls, as they are made; a module that is called again is numbered as the program numbers it."""
-    heard: Values = {}
+    heard: LayerValues = {}
     calls: Counter[str] = Counter()
 
     def listener(path: str) -> Any:
@@ -57,14 +55,14 @@ def layers_heard(network: nn.Module) -> Iterator[Values]:
             handle.remove()
 
 
-def note(values: Values, label: str, result: Any) -> None:
+def note(values: LayerValues, label: str, result: Any) -> None:
     """Keeps the first tensor of a result."""
     found = next(iter(flattened(result).values()), None)
     if found is not None:
         values[label] = found.detach().clone()
 
 
-def note_block(values: Values, bound: BoundBlock) -> None:
+def note_block(values: LayerValues, bound: BoundBlock) -> None:
     """Keeps the value of every layer in a block, without feedback."""
     with torch.no_grad():
         states: dict[str, Tensor] = {}

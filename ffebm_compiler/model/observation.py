@@ -22,7 +22,7 @@ from ..passes.tracing.copy_on_write import can_be_shared, copied_on_write, shara
 from ..solve.iteration import peak
 from ..torch_private import tree_map_only
 from .module_state import RandomStates, only_looking, written
-from .values import flattened, form_of
+from .nested_values import flattened, form_of
 
 Call = Callable[[tuple[Any, ...], Mapping[str, Any]], Any]
 

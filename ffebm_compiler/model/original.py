@@ -18,7 +18,8 @@ from ..passes.watching.attribute_tokens import MISSING, token_at
 from ..passes.watching.paths import reach
 from ..passes.watching.recorder import Watched
 from ..passes.watching.tensors import is_same_tensor
-from .watch import Seen, changes, seen, tensor_problem
+from .changes import changes, tensor_problem
+from .unchanged import Seen, seen
 
 AGAIN = "Undo it, or convert the original again: with copy=False the two share their tensors, and nothing else."
 _EACH_ONES_OWN = frozenset({*vars(nn.Module()), "inplace"})
@@ -53,8 +54,7 @@ class Original:
         if model is None or (self.last is not None and self.last.still()):
             return
         problems = [p for entry in self.watched for p in _differences(model, network, entry)]
-        if problems:
-            raise ChangedError(replace(p, where=f"{p.where}, of the original", remedy=AGAIN) for p in problems)
+        ChangedError.raise_if(replace(p, where=f"{p.where}, of the original", remedy=AGAIN) for p in problems)
         self.last = seen(model, self.watched, is_original=True)
 
 

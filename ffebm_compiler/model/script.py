@@ -27,8 +27,7 @@ def script_of(compiled: Compiled, execution: Execution, factory: str | None) -> 
     """
     mode, network = compiled.modes[True], compiled.network
     problems = [*_problems(compiled, execution, mode.program)]
-    if problems:
-        raise OptionError(problems)
+    OptionError.raise_if(problems)
     code = training_code(mode.program, type(network).__name__, execution.estimator, {})
     options = {
         **_given(compiled.options),

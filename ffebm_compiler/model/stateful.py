@@ -6,16 +6,13 @@ What a layer writes into its buffers is none of it: those are results of its gra
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from ..errors import OptionError, Problem
 from ..passes import Owned, State
-
-if TYPE_CHECKING:
-    from ..backends.torch_ep import FFEBM
+from .bound_model import BoundModel
 
 
-def stateful_layers(model: FFEBM, before: State) -> dict[str, str]:
+def stateful_layers(model: BoundModel, before: State) -> dict[str, str]:
     """By the path of a layer that has changed its state since, what a graph of it would lose."""
     changed = sorted({o for owned in before.changes().values() for o in owned if not _is_registered(model, o)}, key=str)
     called = {str(n.target) for b in model.program.digital_blocks for n in b.graph.nodes if n.op == "call_module"}
@@ -23,7 +20,7 @@ def stateful_layers(model: FFEBM, before: State) -> dict[str, str]:
     return {layer: reasons[o] for layer in called for o in reversed(changed) if o.path is None or o.is_within(layer)}
 
 
-def refuse_stateful(model: FFEBM, before: State) -> None:
+def refuse_stateful(model: BoundModel, before: State) -> None:
     """Raises where a layer has changed its state since.
 
     Raises:
@@ -39,7 +36,7 @@ def _problems(found: dict[str, str]) -> Iterator[Problem]:
         yield Problem(f"layer {layer}", f"has no ONNX form: {reason}", "Give the state as an argument, and return it.")
 
 
-def _is_registered(model: FFEBM, owned: Owned) -> bool:
+def _is_registered(model: BoundModel, owned: Owned) -> bool:
     if owned.path is None:
         return False
     module = model.network.get_submodule(owned.path)

@@ -9,37 +9,35 @@ the attribute. What feedback adds is checked block by block: couplings and their
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NoReturn
+from functools import partial
+from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import ConversionWarning, FFEBMError, InputError, Problem, VerificationError
 from ..ir import EnergyBlock, Origin
 from ..nests import is_tensor, map_nest, tensors_in
-from ..passes import State
 from ..passes.graph.contexts import with_autocast
-from ..passes.tracing.copy_on_write import copied_on_write, sharable
 from ..passes.tracing.opened_contexts import callers_autocast
 from ..solve import BoundBlock
 from ..solve.norm_sample import one_sample
 from ..train import run_digital
+from ..train.program_pass import Values, run_program
 from ..train.without_feedback import Mismatch, feedforward_states, without_feedback
+from .as_written import as_written, held_mean_paths
 from .comparison import differences, relative_differences, tolerance_of
-from .held_functions import HeldFunctions, held_means, twice_used
-from .locating import Values, first_difference, layers_heard, note, note_block
+from .guessed_inputs import candidates
+from .held_functions import twice_used
+from .locating import LayerValues, first_difference, layers_heard, note, note_block
+from .nested_values import ordinary
 from .observation import Observation, observed, unseen
-from .probe import candidates
-from .values import ordinary
-
-if TYPE_CHECKING:
-    from ..backends.torch_ep import FFEBM
+from .runner import Runner
 
 logger = logging.getLogger(__name__)
 
@@ -65,32 +63,31 @@ SHOWN = 8
 """Problems of one check that are listed."""
 
 
-def verify_early(model: FFEBM, example: Example | None) -> None:
+def verify_early(model: Runner, example: Example | None) -> None:
     """Verifies a model in both modes on the example inputs, or on one guessed from its first layer; otherwise its first inputs will do.
 
     Raises:
         VerificationError: a block's energy and its solver disagree, or the program and the model.
         InputError: the model itself does not take the example inputs.
     """
-    with as_before(model):
-        if example is None:
-            _verify_on_guess(model)
-            return
-        failures = []
-        for training in (False, True):
-            model.train(training)
+    if example is None:
+        _verify_on_guess(model)
+        return
+    failures = []
+    for training in (False, True):
+        with model.in_mode(training):
             try:
                 verify_call(model, example)
-                model.forget_run()
-                with torch.no_grad():
-                    _measure(model, example)
+                with torch.no_grad():  # the gains of every block, for reports; what is verified needs none
+                    model.ensure_gains(*example[0], **example[1])
             except _RefusedError as refusal:  # such as one sample for a batch norm in training
                 failures.append(refusal)
-        if len(failures) == 2:
+    if len(failures) == 2:
+        with model.in_mode(True):
             _explain(model, example, "example_inputs", failures[0])
 
 
-def verify_first_input(model: FFEBM, example: Example) -> None:
+def verify_first_input(model: Runner, example: Example) -> None:
     """Verifies a model on an input that it is called with.
 
     Raises:
@@ -103,16 +100,11 @@ def verify_first_input(model: FFEBM, example: Example) -> None:
         _explain(model, example, f"call of {type(model.network).__name__}", refusal)
 
 
-def _explain(model: FFEBM, example: Example, where: str, refusal: _RefusedError) -> NoReturn:
+def _explain(model: Runner, example: Example, where: str, refusal: _RefusedError) -> NoReturn:
     """Raises the program's own error, which names the layer; or says that the program takes what the model refuses."""
     with unseen():
         _observed_program(model, example, _Heard())
     raise refusal.as_error(where) from refusal.failure
-
-
-def has_forward(network: nn.Module) -> bool:
-    """Whether there is a model to compare with: what stands in for one, of a loaded bundle, has its tensors alone."""
-    return getattr(type(network).forward, "__name__", "") != "_forward_unimplemented" or "forward" in vars(network)
 
 
 def _ordinary(example: Example) -> Example:
@@ -121,14 +113,17 @@ def _ordinary(example: Example) -> Example:
     return args, kwargs
 
 
-def _verify_on_guess(model: FFEBM) -> None:
+def _verify_on_guess(model: Runner) -> None:
     for sample in candidates(model.network):
-        fits = [_fits(model.train(training), ((sample,), {})) for training in (False, True)]
+        fits = []
+        for training in (False, True):
+            with model.in_mode(training):
+                fits.append(_fits(model, ((sample,), {})))
         if any(fits):
             return
 
 
-def _fits(model: FFEBM, example: Example) -> bool:
+def _fits(model: Runner, example: Example) -> bool:
     """Verifies a model on a guessed input, if it takes one of this shape."""
     try:
         with warnings.catch_warnings():
@@ -155,7 +150,7 @@ class _RefusedError(Exception):
         return InputError(Problem(where, what, "Give what the original model takes."))
 
 
-def verify_call(model: FFEBM, example: Example, will_relax: bool = False) -> None:
+def verify_call(model: Runner, example: Example, will_relax: bool = False) -> None:
     """Compares the program of the present mode with the model itself, on two samples of a call.
 
     Args:
@@ -164,7 +159,7 @@ def verify_call(model: FFEBM, example: Example, will_relax: bool = False) -> Non
     Raises:
         VerificationError: with every difference.
     """
-    if model.training and (shared := [*twice_used(model.program, _held_means(model))]):
+    if model.training and (shared := [*twice_used(model.program, held_mean_paths(model))]):
         what = "is held in a block and not outside of it: while training the two can't be compared with the model"
         warnings.warn(f"the norm of {', '.join(shared)} {what}", ConversionWarning, stacklevel=2)
         return
@@ -188,7 +183,7 @@ def _undisturbed(verify: Callable[[], None]) -> None:
     return verify()
 
 
-def _verify_in_all(model: FFEBM, example: Example, will_relax: bool) -> None:
+def _verify_in_all(model: Runner, example: Example, will_relax: bool) -> None:
     """In all that a call does in the present grad mode."""
     with unseen():
         sample, theirs = _observed_model(model, example)
@@ -198,8 +193,7 @@ def _verify_in_all(model: FFEBM, example: Example, will_relax: bool) -> None:
         found = list(differences(ours, theirs, {}))
         if found and not _is_rounding(model, sample, ours, theirs):
             raise VerificationError([*_of_autocast(model), *_located(model, sample), *found[:SHOWN], *_left_off(found)])
-        if untransposed := [*heard.problems(model)]:
-            raise VerificationError(untransposed)
+        VerificationError.raise_if(heard.problems(model))
         if not will_relax:
             for bound in heard.blocks:
                 _verify_energy(model, bound)
@@ -212,27 +206,22 @@ class _Heard:
 
     blocks: list[BoundBlock] = field(default_factory=list)
     mismatches: list[Mismatch] = field(default_factory=list)
-    values: Values | None = None
+    values: LayerValues | None = None
 
-    def problems(self, model: FFEBM) -> Iterator[Problem]:
+    def problems(self, model: Runner) -> Iterator[Problem]:
         for found in self.mismatches:
             if not found.relative <= tolerance_of(found.eps):
                 yield _untransposed(model, found)
 
 
-def _held_means(model: FFEBM) -> frozenset[str]:
-    """The means of the norms that blocks hold and that the model calls as functions."""
-    return held_means(model.program, lambda path: hasattr(_module_at(model.network, path), "running_mean"))
-
-
-def _counts_of_held(model: FFEBM, ours: Observation) -> Mapping[str, Tensor]:
+def _counts_of_held(model: Runner, ours: Observation) -> Mapping[str, Tensor]:
     """How many batches a held norm has seen: torch.export writes the count apart from the norm, so it goes on.
     Nothing reads it."""
     counts = (f"{o.layer}.num_batches_tracked" for b in model.program.energy_blocks for o in b.held_norms)
     return {n: ours.registered[n] for n in counts if n in ours.registered}
 
 
-def _observed_model(model: FFEBM, example: Example) -> tuple[Example, Observation]:
+def _observed_model(model: Runner, example: Example) -> tuple[Example, Observation]:
     """What the user's model does, on two samples; on the whole input where it does not take two."""
     cut = first_samples(example)
     for sample in (cut, example) if cut is not example and _is_bound(model, cut) else (example,):
@@ -246,7 +235,7 @@ def _observed_model(model: FFEBM, example: Example) -> tuple[Example, Observatio
     raise refusal
 
 
-def _is_bound(model: FFEBM, sample: Example) -> bool:
+def _is_bound(model: Runner, sample: Example) -> bool:
     """Whether the program holds for a call of these sizes."""
     try:
         model.mode.signature.bind(*sample)
@@ -255,7 +244,7 @@ def _is_bound(model: FFEBM, sample: Example) -> bool:
     return True
 
 
-def _observed_program(model: FFEBM, sample: Example, heard: _Heard) -> Observation:
+def _observed_program(model: Runner, sample: Example, heard: _Heard) -> Observation:
     try:
         return observed(model.network, lambda a, k: _run(model, (a, k), heard), *sample)
     except (FFEBMError, torch.OutOfMemoryError):
@@ -270,7 +259,7 @@ def _observed_program(model: FFEBM, sample: Example, heard: _Heard) -> Observati
         raise VerificationError(problem) from failure
 
 
-def _run(model: FFEBM, example: Example, heard: _Heard) -> Any:
+def _run(model: Runner, example: Example, heard: _Heard) -> Any:
     """The program without feedback."""
     args, kwargs = example
     values = dict(zip(model.program.inputs, model.mode.signature.bind(args, kwargs), strict=True))
@@ -281,19 +270,18 @@ def _run(model: FFEBM, example: Example, heard: _Heard) -> Any:
             note(heard.values, origin.label, result)
         return result
 
-    for step in model.program:
-        if isinstance(step, EnergyBlock):
-            bound = model.bound(step, values)
-            heard.blocks.append(bound)
-            if heard.values is not None:
-                note_block(heard.values, bound)
-            values.update(without_feedback(bound, model.differentiation, heard.mismatches.append))
-        else:
-            values.update(run_digital(step, model.network, values, noted))
+    def fed_forward(block: EnergyBlock, values: Values) -> Mapping[str, Any]:
+        bound = model.bound(block, values)
+        heard.blocks.append(bound)
+        if heard.values is not None:
+            note_block(heard.values, bound)
+        return without_feedback(bound, model.differentiation, heard.mismatches.append)
+
+    run_program(model.program, model.network, values, fed_forward, partial(run_digital, around=noted))
     return model.pack_output(values)
 
 
-def _is_rounding(model: FFEBM, sample: Example, ours: Observation, theirs: Observation) -> bool:
+def _is_rounding(model: Runner, sample: Example, ours: Observation, theirs: Observation) -> bool:
     """Whether what sets the two apart is what rounding does to this model: batch norms over a few values know no bounds there.
 
     Differences are of the size that roundings of the weights and inputs make in the model itself; or of a size that they might make, and gone in float64;
@@ -321,7 +309,7 @@ def _is_rounding(model: FFEBM, sample: Example, ours: Observation, theirs: Obser
     return not [*differences(program, exact, {}, everywhere=EXACT)]
 
 
-def _own_precisions(model: FFEBM) -> Iterator[torch.dtype]:
+def _own_precisions(model: Runner) -> Iterator[torch.dtype]:
     """What the model's own autocast computes in: a weight that is read twice there is rounded once in the model,
     and twice here."""
     for node in (n for block in model.program.digital_blocks for n in block.graph.nodes if n.target is with_autocast):
@@ -330,7 +318,7 @@ def _own_precisions(model: FFEBM) -> Iterator[torch.dtype]:
             yield dtype
 
 
-def _of_autocast(model: FFEBM) -> Iterator[Problem]:
+def _of_autocast(model: Runner) -> Iterator[Problem]:
     """An exported program knows the types that its forward asked for without autocast."""
     for setting in callers_autocast() if model.mode.tracer == "torch.export" else ():
         yield Problem(
@@ -341,8 +329,8 @@ def _of_autocast(model: FFEBM) -> Iterator[Problem]:
         )
 
 
-def _located(model: FFEBM, sample: Example) -> Iterator[Problem]:
-    ours: Values = {}
+def _located(model: Runner, sample: Example) -> Iterator[Problem]:
+    ours: LayerValues = {}
     with layers_heard(model.network) as theirs, as_written(model):
         observed(model.network, lambda a, k: model.network(*a, **k), *sample)
     observed(model.network, lambda a, k: _run(model, (a, k), _Heard(values=ours)), *sample)
@@ -361,25 +349,18 @@ def _left_off(found: list[Problem]) -> Iterator[Problem]:
         yield Problem("more", f"{len(found) - SHOWN} further differences", "They mostly follow from the first.")
 
 
-def _verify_energy(model: FFEBM, bound: BoundBlock) -> None:
+def _verify_energy(model: Runner, bound: BoundBlock) -> None:
     """The printed energy of a block, at feedforward states."""
-    if bound.block.name in model.verified:
-        return
     bound = one_sample(bound.detached())
-    model.verify_block(bound.block, bound, feedforward_states(bound))
+    model.checks.block(model, bound, feedforward_states(bound), None)
 
 
-def _untransposed(model: FFEBM, found: Mismatch) -> Problem:
+def _untransposed(model: Runner, found: Mismatch) -> Problem:
     return Problem(
         f"layer {model.program.origins[found.state]}",
         f"its coupling and the transpose of it disagree by {found.relative:.1e}",
         "A rule gives a function that torch differentiates wrongly; keep the layer out with digital=[...].",
     )
-
-
-def _measure(model: FFEBM, example: Example) -> None:
-    """The gains of every block on a known input, for reports; what is verified needs none."""
-    model.ensure_gains(*example[0], **example[1])
 
 
 def first_samples(example: Example) -> Example:
@@ -395,111 +376,3 @@ def first_samples(example: Example) -> Example:
 
     args, kwargs = map_nest((tuple(example[0]), dict(example[1])), is_tensor, cut)
     return args, kwargs
-
-
-@contextlib.contextmanager
-def as_before(model: FFEBM) -> Iterator[None]:
-    """Afterwards every module is in its own mode again, and nothing is recorded of the runs in between."""
-    modes = {m: m.training for m in (model, *model.network.modules())}
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        model.forget_run()
-
-
-@contextlib.contextmanager
-def evaluating(model: FFEBM) -> Iterator[None]:
-    """Evaluation mode for a while; afterwards every module is in its own mode again."""
-    with as_before(model):
-        model.eval()
-        yield
-
-
-@contextlib.contextmanager
-def kept_buffers(network: nn.Module) -> Iterator[None]:
-    """Puts back what a run writes into buffers and attributes: a model may count its calls, whatever its mode."""
-    state = State(network)
-    before = [(b, b.clone()) for b in network.buffers()]
-    try:
-        yield
-    finally:
-        state.restore()
-        with torch.no_grad():
-            for buffer, value in before:
-                if not torch.equal(buffer, value):  # a batch norm moves its statistics without a new version of them
-                    buffer.copy_(value)
-
-
-@contextlib.contextmanager
-def untouched(network: nn.Module) -> Iterator[None]:
-    """Puts back whatever a run writes into the network: its weights too, which a forward may clamp."""
-    with kept_buffers(network), copied_on_write(sharable(network)):
-        yield
-
-
-@contextlib.contextmanager
-def as_written(model: FFEBM) -> Iterator[None]:
-    """The network as its author wrote it, its in-place layers in place; norms are held in the calls in which blocks
-    hold them."""
-    in_place = [model.network.get_submodule(name) for name in model.compiled.in_place]
-    with _attribute(in_place, "inplace", True), contextlib.ExitStack() as stack:
-        for path, labels in _held(model).items() if model.training else ():
-            if (module := _module_at(model.network, path)) is not None:
-                stack.enter_context(_held_in(module, path, labels))
-        if model.training and (means := _held_means(model)):
-            stack.enter_context(HeldFunctions(model.network, means))
-        yield
-
-
-def _held(model: FFEBM) -> dict[str, set[str]]:
-    """By the path of a norm, the labels of its calls that blocks hold; none for all, where torch.export has
-    numbered calls otherwise."""
-    found: dict[str, set[str]] = {}
-    for block in model.program.energy_blocks:
-        for origin in block.held_norms:
-            found.setdefault(origin.layer, set()).update({origin.label} if model.mode.tracer == "torch.fx" else ())
-    return found
-
-
-@contextlib.contextmanager
-def _held_in(module: nn.Module, path: str, labels: Collection[str]) -> Iterator[None]:
-    """A norm that takes its running statistics in some of its calls, which are numbered as the program numbers them."""
-    before, calls = module.training, itertools.count(1)
-
-    def hold(module: nn.Module, args: Any) -> None:
-        number = next(calls)
-        label = path if number == 1 else f"{path}@{number}"
-        module.training = before and bool(labels) and label not in labels
-
-    def release(module: nn.Module, args: Any, result: Any) -> None:
-        module.training = before
-
-    handles = module.register_forward_pre_hook(hold), module.register_forward_hook(release)
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        module.training = before
-
-
-@contextlib.contextmanager
-def _attribute(modules: Sequence[nn.Module], name: str, value: bool) -> Iterator[None]:
-    before = [(m, getattr(m, name)) for m in modules]
-    try:
-        for module in modules:
-            setattr(module, name, value)
-        yield
-    finally:
-        for module, former in before:
-            setattr(module, name, former)
-
-
-def _module_at(network: nn.Module, path: str) -> nn.Module | None:
-    """The layer of that name; None for a function's."""
-    try:
-        return network.get_submodule(path) if path else None
-    except AttributeError:
-        return None

@@ -34,13 +34,11 @@ def check_weights(
     first = max(gains.layer_weights, key=gains.layer_weights.__getitem__)
     largest = gains.layer_weights[first]
     if not math.isfinite(largest):
-        raise OptionError(
-            Problem(
-                _place(block, labels),
-                f"the weight of {labels[first]} in the energy is beyond the range of numbers: it is a product over the {len(block.states)} states "
-                f"of the block, of their couplings' squared norms over loop_gain={loop_gain}",
-                "Lower block_size=, or raise loop_gain=.",
-            )
+        raise OptionError.at(
+            _place(block, labels),
+            f"the weight of {labels[first]} in the energy is beyond the range of numbers: it is a product over the {len(block.states)} states "
+            f"of the block, of their couplings' squared norms over loop_gain={loop_gain}",
+            "Lower block_size=, or raise loop_gain=.",
         )
     if trained is not None and largest > carried(trained):
         warnings.warn(
@@ -77,15 +75,14 @@ def require_whole(weights: Mapping[str, Tensor]) -> None:
         InputError: naming all of them.
     """
     sharded = [path for path, w in weights.items() if is_sharded(w)]
-    if sharded:
-        raise InputError(
-            Problem(
-                f"weight {path}",
-                "is sharded while a block reads it: it belongs to a module that was sharded by itself, and blocks call no modules",
-                "Shard the converted model as a whole: fully_shard(model), not fully_shard of its modules.",
-            )
-            for path in sharded
+    InputError.raise_if(
+        Problem(
+            f"weight {path}",
+            "is sharded while a block reads it: it belongs to a module that was sharded by itself, and blocks call no modules",
+            "Shard the converted model as a whole: fully_shard(model), not fully_shard of its modules.",
         )
+        for path in sharded
+    )
 
 
 def carried(dtype: torch.dtype) -> float:

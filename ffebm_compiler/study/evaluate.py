@@ -19,10 +19,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..backends import FFEBM
 from ..chip.hardware import Hardware, stream
 from ..compare import compare_parameters, exact_gradients, loss_gradients
 from ..errors import ConvergenceWarning, InputError, OptionError, Problem
+from ..ffebm import FFEBM
 from .metrics import Measured
 from .point import Point
 from .samples import Samples, digest_of

@@ -2,7 +2,8 @@
 
 from .drawing import check_picture, draw_graph
 from .graph import partition_graph
-from .report import BlockRow, DigitalRow, ParameterCount, Report, build_report
+from .report import Report, build_report
+from .report_rows import BlockRow, DigitalRow, ParameterCount
 
 __all__ = [
     "BlockRow",

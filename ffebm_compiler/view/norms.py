@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from torch import nn
 
 from ..ir import Program
 from ..passes import NO_STATISTICS, statistics_of
-
-if TYPE_CHECKING:
-    from .report import Report
+from .report_rows import ReportRows
 
 _OWN_RULE = "by a rule of its own"
 
@@ -27,7 +24,7 @@ def held_statistics(program: Program, network: nn.Module) -> tuple[tuple[str, st
     return tuple(statistics.items())
 
 
-def norm_lines(report: Report) -> Iterator[tuple[str, tuple[str, ...]]]:
+def norm_lines(report: ReportRows) -> Iterator[tuple[str, tuple[str, ...]]]:
     """What became of norms, in words, each with the norms that it became of."""
     held: dict[str, list[str]] = {}
     for label, statistics in report.norm_statistics:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING
 
+from .report_rows import ReportRows
 from .report_text import HEADINGS, RIGHT, Notes, cells, headline, notes, verified
-
-if TYPE_CHECKING:
-    from .report import Report
 
 _STYLE = """<style>
 .ffebm-report table { border-collapse: collapse; margin: 0.8em 0; }
@@ -19,7 +16,7 @@ _STYLE = """<style>
 </style>"""
 
 
-def html_report(report: Report) -> str:
+def html_report(report: ReportRows) -> str:
     parts = [
         f"<p>{'<br>'.join(map(escape, headline(report)))}</p>",
         _table(report),
@@ -29,7 +26,7 @@ def html_report(report: Report) -> str:
     return f'{_STYLE}<div class="ffebm-report">{"".join(parts)}</div>'
 
 
-def _table(report: Report) -> str:
+def _table(report: ReportRows) -> str:
     head = "".join(_cell("th", i, h) for i, h in enumerate(HEADINGS))
     count = report.parameters
     body = [(type(r).__name__ == "DigitalRow", cells(r)) for r in report.rows]

@@ -5,13 +5,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from ..tables import aligned
 from .norms import norm_lines
-
-if TYPE_CHECKING:
-    from .report import BlockRow, DigitalRow, Report
+from .report_rows import BlockRow, DigitalRow, ReportRows
 
 HEADINGS = ("block", "layers", "states", "couplings", "parameters analog", "digital", "loop gain", "certificate")
 WIDTHS = (10, 26, 26, 9, 10, 9, 10, 24)
@@ -21,14 +19,14 @@ RIGHT = (3, 4, 5, 6)
 PAGE = 118
 
 
-def text_report(report: Report) -> str:
+def text_report(report: ReportRows) -> str:
     texts = ["\n".join(headline(report)), table(report), *map(str, notes(report))]
     if not report.reasons:
         texts.append("Boundaries: none, nothing is digital.")
     return "\n\n".join([*texts, verified(report)] if report.blocks else texts)
 
 
-def headline(report: Report) -> Iterator[str]:
+def headline(report: ReportRows) -> Iterator[str]:
     """What it is, in two or three sentences."""
     layers = sum(len(b.layers) for b in report.blocks)
     yield (
@@ -59,7 +57,7 @@ def _plural(n: int, what: str) -> str:
 # --- the table --------------------------------------------------------------------------------------------
 
 
-def table(report: Report) -> str:
+def table(report: ReportRows) -> str:
     """A line a block, with the digital parts between them."""
     count = report.parameters
     total = ("total", "", "", "", f"{count.analog:,}", f"{count.digital:,}", "", "")
@@ -134,7 +132,7 @@ class Notes(NamedTuple):
         return "\n".join(lines)
 
 
-def notes(report: Report) -> Iterator[Notes]:
+def notes(report: ReportRows) -> Iterator[Notes]:
     """The subjects on which there is anything to say."""
     verdicts: dict[str, list[str]] = {}  # of blocks with feedback; equal ones together
     for block in report.blocks:
@@ -152,7 +150,7 @@ def notes(report: Report) -> Iterator[Notes]:
         yield Notes("Shared parameters", [(name, f"read by {', '.join(readers)}") for name, readers in report.shared])
 
 
-def verified(report: Report) -> str:
+def verified(report: ReportRows) -> str:
     """Whether the energies were checked against the solver's equations."""
     checks = {b.name: b.verified for b in report.blocks if b.verified is not None}
     if not checks:

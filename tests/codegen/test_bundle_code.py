@@ -23,11 +23,12 @@ from ffebm_compiler import runtime
 from ffebm_compiler.codegen.bundle_code import bundle_training_code, bundle_training_script
 from ffebm_compiler.errors import InputError
 from ffebm_compiler.ir import Program
+from ffebm_compiler.model.converted_module import runner_of
 
 
 def program() -> Program:
     net = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
-    return fc.convert(net, block_size=2).compiled.modes[True].program
+    return runner_of(fc.convert(net, block_size=2)).compiled.modes[True].program
 
 
 PROGRAM = program()

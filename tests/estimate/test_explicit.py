@@ -14,6 +14,7 @@ import ffebm_compiler as fc
 from ffebm_compiler.estimate import CenteredEP, Estimator, FreePhase, OneSidedEP, TangentEP
 from ffebm_compiler.estimate.equilibrium_propagation import energy_gradients
 from ffebm_compiler.estimate.literal import nudged_equilibrium
+from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.solve import AUTOMATIC, Explicit, Tolerance, relax
 from ffebm_compiler.train import BlockCall
 
@@ -101,7 +102,7 @@ def test_a_model_trains_on_code_as_on_automatic_differentiation(mixed: bool) -> 
     gradients = []
     for how in (AUTOMATIC, Explicit()):
         model = fc.convert(net, 2)
-        model.__dict__["differentiation"] = how
+        runner_of(model).differentiation = how
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
             loss = nn.functional.cross_entropy(model(x).float(), y)
         loss.backward()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import ffebm_compiler as fc
 from ffebm_compiler.model import verification
+from ffebm_compiler.model.runner import Runner
 
 
 class Functional(nn.Module):
@@ -71,8 +72,8 @@ def test_it_is_compared_in_both_modes(kind: type[Functional], given: bool, compa
 
 def test_what_it_hides_no_more_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that does otherwise while it trains."""
-    pack = fc.FFEBM.pack_output
-    monkeypatch.setattr(fc.FFEBM, "pack_output", lambda self, v: pack(self, v) * (3.0 if self.training else 1.0))
+    pack = Runner.pack_output
+    monkeypatch.setattr(Runner, "pack_output", lambda self, v: pack(self, v) * (3.0 if self.training else 1.0))
     with pytest.raises(fc.VerificationError, match="output"):
         fc.convert(Functional(), 3, norm="held")
 

@@ -48,7 +48,7 @@ def test_the_signature_is_the_users() -> None:
         assert inspect.signature(other.forward) == inspect.signature(net.forward)
         assert inspect.signature(other) == inspect.signature(net)
     assert "equilibrium" in (model.forward.__doc__ or "")
-    assert list(inspect.signature(fc.FFEBM).parameters) == ["compiled", "execution"]
+    assert list(inspect.signature(fc.FFEBM).parameters) == ["runner"]
     assert inspect.isfunction(fc.FFEBM.forward)
 
 

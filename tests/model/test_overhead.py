@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
-from ffebm_compiler.backends.torch_ep import FFEBM
+from ffebm_compiler.ffebm import FFEBM
+from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.solve import contraction_of
 
 BATCH, WIDTH = 3, 4
@@ -107,12 +108,12 @@ def test_a_training_step_after_a_change_measures_again() -> None:
     model = _chain(4).train()
     _trained(model)
     block = model.blocks[0].block
-    first = model.gains(block)
+    first = runner_of(model).gains(block)
     assert first is not None
     with torch.no_grad():
         model.get_parameter("2.weight").mul_(2.0)
     _trained(model)
-    second = model.gains(block)
+    second = runner_of(model).gains(block)
     assert second is not None
     (edge,) = first.norms
     assert second.norms[edge] == pytest.approx(2 * first.norms[edge], rel=1e-3)
@@ -129,7 +130,7 @@ def test_gains_are_looked_for_without_copying_parameters_or_moving_statistics() 
         model.ensure_gains(_data()[0])
     assert not copied
     assert all(torch.equal(b, buffers[n]) for n, b in model.named_buffers())
-    assert all(model.gains(b.block) is not None for b in model.blocks)
+    assert all(runner_of(model).gains(b.block) is not None for b in model.blocks)
     assert all(p.grad is None for p in model.parameters())
     assert not model.relaxation
 
@@ -139,7 +140,8 @@ def test_what_gains_certify_is_found_once_for_as_long_as_they_stand(monkeypatch:
     _evaluated(model)
     asked = []
     monkeypatch.setattr(
-        "ffebm_compiler.model.gain_store.contraction_of", lambda b, g: asked.append(b) or contraction_of(b, g)
+        "ffebm_compiler.model.gain_store.contraction_of",
+        lambda b, g: asked.append(b) or contraction_of(b, g),
     )
     _evaluated(model)
     assert not asked
@@ -147,6 +149,6 @@ def test_what_gains_certify_is_found_once_for_as_long_as_they_stand(monkeypatch:
     _trained(model)
     assert asked, "other gains certify something else"
     for view in model.blocks:
-        gains = model.gain_store.find(view.block, model.execution.loop_gain)
+        gains = runner_of(model).block_gains.store.find(view.block, model.execution.loop_gain)
         assert gains is not None
-        assert model.gain_store.contraction(view.block, gains) == contraction_of(view.block, gains)
+        assert runner_of(model).block_gains.store.contraction(view.block, gains) == contraction_of(view.block, gains)

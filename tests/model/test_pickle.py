@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 import ffebm_compiler as fc
 from ffebm_compiler.ir import Operation, Potential
+from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.rules import Call, Reading, Role, Rule
 from ffebm_compiler.rules.piecewise import RELU
 
@@ -68,7 +69,7 @@ def test_models_of_the_zoo(entry: Entry) -> None:
 
 def test_both_modes_stay_one_program_and_a_shared_registry_one() -> None:
     model = round_trip(fc.convert(small()))
-    assert model.compiled.modes[True] is model.compiled.modes[False]
+    assert runner_of(model).compiled.modes[True] is runner_of(model).compiled.modes[False]
     assert model._parameters is model.network._parameters
     assert model._modules is model.network._modules
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import ffebm_compiler as fc
+from ffebm_compiler.model.converted_module import runner_of
 
 GAIN = 0.05
 
@@ -36,7 +37,7 @@ def used() -> fc.FFEBM:
 
 def test_a_loaded_model_keeps_gains_and_certificate(used: fc.FFEBM) -> None:
     (block,) = used.program.energy_blocks
-    found, kept = used.gains(block), loaded(used).gains(block)
+    found, kept = runner_of(used).gains(block), runner_of(loaded(used)).gains(block)
     assert found is not None
     assert kept is not None
     assert kept.layer_weights == found.layer_weights
@@ -51,7 +52,7 @@ def test_the_first_training_step_of_a_loaded_model_measures_the_norms_afresh(use
             p.mul_(3)
     model(torch.randn(4, 6)).sum().backward()
     (block,) = model.program.energy_blocks
-    gains = model.gains(block)
+    gains = runner_of(model).gains(block)
     assert gains is not None
     exact = {
         edge: float(torch.linalg.matrix_norm(model.get_parameter(path).detach(), 2))

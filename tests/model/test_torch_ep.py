@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
+from ffebm_compiler.model.converted_module import runner_of
 
 
 class Residual(nn.Module):
@@ -170,7 +171,7 @@ def test_gains_follow_weights_that_train_and_are_measured_anew_elsewhere(
 
     def used(run: Callable[[], Any]) -> list[dict[str, float]]:
         run()
-        return [dict(model.gain_store.find(b.block, 0.01).layer_weights) for b in model.blocks]  # type: ignore[union-attr]
+        return [dict(runner_of(model).block_gains.store.find(b.block, 0.01).layer_weights) for b in model.blocks]  # type: ignore[union-attr]
 
     def evaluate() -> None:
         with torch.no_grad():
@@ -202,8 +203,8 @@ def test_gains_of_a_forward_are_those_of_its_backward(net: Residual, x: Tensor) 
     with model.using(estimator=Spy()):
         out = model(x)
     before = {b.name: b.block for b in model.blocks}
-    weights = [dict(model.gains(b).layer_weights) for b in before.values()]  # type: ignore[union-attr]
-    model.gain_store.forget()
+    weights = [dict(runner_of(model).gains(b).layer_weights) for b in before.values()]  # type: ignore[union-attr]
+    runner_of(model).block_gains.store.forget()
     loss_of(out).backward()
     assert all(s in weights for s in seen)
     assert seen

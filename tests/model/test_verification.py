@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import ffebm_compiler as fc
 from ffebm_compiler.ir import Operation
+from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.rules import Call, Reading, Role, Rule
 from ffebm_compiler.solve.derivatives.phases import ExplicitLinearisation
 
@@ -141,8 +142,8 @@ def test_blocks_are_told_apart_by_what_they_compute_not_by_names() -> None:
     drive = replace(first.drive, terms=(replace(term, operation=operation),))
     other = replace(block, states=(replace(first, drive=drive), *block.states[1:]))
     assert other.key == block.key
-    assert model._check_of(block) is model.verified[block.name]
-    assert model._check_of(other) is None
+    assert runner_of(model).checks.of_block(block) is model.verified[block.name]
+    assert runner_of(model).checks.of_block(other) is None
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ def test_a_check_can_be_switched_off() -> None:
     x = torch.randn(2, 2, 9, 9)
     wrong = fc.convert(strided(), 2, rules=[WRONG], example_inputs=x, verify=False)
     assert wrong(x).shape == (2, 2)
-    assert not wrong._compared
+    assert not runner_of(wrong).checks._compared
 
 
 def test_the_first_input_of_each_mode_is_used_once() -> None:

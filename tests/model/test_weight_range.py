@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
-from ffebm_compiler.backends.torch_ep import FFEBM
 from ffebm_compiler.errors import GradientWarning
+from ffebm_compiler.ffebm import FFEBM
 
 
 def deep(layers: int, dtype: torch.dtype) -> FFEBM:

@@ -18,6 +18,7 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.optim.swa_utils import AveragedModel
 
 import ffebm_compiler as fc
+from ffebm_compiler.model.converted_module import runner_of
 
 SIZE, GAIN = 3, 0.1
 X = torch.randn(16, 6, generator=torch.Generator().manual_seed(0))
@@ -36,7 +37,7 @@ def converted(net: nn.Module | None = None) -> fc.FFEBM:
 
 
 def used(model: fc.FFEBM) -> list[Any]:
-    return [model.gain_store.find(b, GAIN) for b in model.program.energy_blocks]
+    return [runner_of(model).block_gains.store.find(b, GAIN) for b in model.program.energy_blocks]
 
 
 def agree(model: fc.FFEBM, x: Tensor = X) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import ffebm_compiler as fc
 from ffebm_compiler.ir import EnergyBlock
+from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.onnx.relaxation_loop import Sweeps, trace_sweeps
 from ffebm_compiler.onnx.shapes import shapes_of
 from ffebm_compiler.onnx.sweep import Sweep, readable
@@ -39,7 +40,7 @@ def on(model: fc.FFEBM, args: tuple[Any, ...]) -> dict[str, Any]:
     """Every value of the program on an input, blocks without their feedback."""
     values = dict(model.bind_inputs(args, {}))
     for step in model.program:
-        computed = model.bound(step, values).feedforward() if isinstance(step, EnergyBlock) else None
+        computed = runner_of(model).bound(step, values).feedforward() if isinstance(step, EnergyBlock) else None
         values.update(run_digital(step, model.network, values) if computed is None else computed)
     return values
 
@@ -62,7 +63,7 @@ def test_it_is_the_executors_sweep(name: str) -> None:
         sweeps = trace_sweeps(fake, space, Marks())
         assert space.is_general
         assert isinstance(sweeps, Sweeps)
-        bound = model.bound(block, more).detached().with_layer_weights(gains)
+        bound = runner_of(model).bound(block, more).detached().with_layer_weights(gains)
         start = bound.feedforward()
         states = {n: s + 0.3 * torch.randn(s.shape, generator=generator, dtype=s.dtype) for n, s in start.items()}
         check(sweeps.free, bound, states)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
+from ffebm_compiler.model.converted_module import runner_of
 
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 
@@ -43,7 +44,7 @@ def converted(middle: Callable[[Tensor], Tensor], size: int = 1) -> tuple[fc.FFE
     torch.manual_seed(0)
     net = Net(middle)
     model = fc.convert(copy.deepcopy(net), size, example_inputs=X, loop_gain=1e-6)
-    assert model.mode.tracer == "torch.export"
+    assert runner_of(model).mode.tracer == "torch.export"
     return model, net
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
+from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.passes.export.export_trace import export_trace
 from ffebm_compiler.passes.refusals import LosesMeaning
 from ffebm_compiler.passes.tracing.symbolic_trace import symbolic_trace
@@ -202,7 +203,7 @@ def test_a_region_has_no_history(kind: type[nn.Module], export: bool, training: 
     if export:
         only_export(monkeypatch)
     model = fc.convert(copy.deepcopy(net), 1, example_inputs=x)
-    assert model.compiled.modes[training].tracer == ("torch.export" if export else "torch.fx")
+    assert runner_of(model).compiled.modes[training].tracer == ("torch.export" if export else "torch.fx")
     for _ in range(2):
         check(model, net, x)
 

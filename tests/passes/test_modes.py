@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
+from ffebm_compiler.model.converted_module import runner_of
 
 
 class Between(nn.Module):
@@ -48,7 +49,7 @@ DIFFERENT: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
 def test_alike_modes_share_their_program(case: str, export: bool) -> None:
     net, x = Between({**SAME, **DIFFERENT}[case]), torch.randn(6, 4)
     model = fc.convert(net, 1, example_inputs=x if export else None)
-    assert (model.compiled.modes[True] is model.compiled.modes[False]) == (case in SAME)
+    assert (runner_of(model).compiled.modes[True] is runner_of(model).compiled.modes[False]) == (case in SAME)
     for mode in (True, False):
         torch.manual_seed(1)
         ours = model.train(mode)(x)

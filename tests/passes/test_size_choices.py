@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 import ffebm_compiler as fc
 from ffebm_compiler import runtime
+from ffebm_compiler.model.converted_module import runner_of
 
 
 class Net(nn.Module):
@@ -77,7 +78,7 @@ def test_another_batch_is_right_or_refused(before: Callable[..., Tensor], given:
     says, answer = CASES[before]
     net = Net(before).eval()
     model = fc.convert(copy.deepcopy(net), 1, example_inputs=torch.randn(given, 4), verify=verify)
-    assert model.mode.tracer == "torch.export"
+    assert runner_of(model).mode.tracer == "torch.export"
     for batch in (given, 1, 2, 3, 4, 5, 6, 7):
         x = torch.randn(batch, 4)
         if answer(batch) == answer(given) and (given > 1 or batch == 1):
@@ -98,7 +99,7 @@ def test_a_question_of_two_inputs() -> None:
     torch.testing.assert_close(model(longer, shorter), net(longer, shorter))
     with pytest.raises(fc.InputError, match=r"x\.shape\[0\] = 1, y\.shape\[0\] = 5(.|\n)*test_size_choices.py:\d+"):
         model(shorter, longer)
-    form = pickle.loads(pickle.dumps(model.mode.signature.bind))
+    form = pickle.loads(pickle.dumps(runner_of(model).mode.signature.bind))
     with pytest.raises(fc.InputError, match="example_inputs="):
         form((shorter, longer), {})
 

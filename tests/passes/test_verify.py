@@ -11,6 +11,7 @@ from energies import verified_in_float64
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
+from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.passes import Verification, verify
 from ffebm_compiler.rules import RULES, Reading, Rule
 from ffebm_compiler.rules.rule import Call, Refusal
@@ -78,7 +79,10 @@ def test_the_residuals_are_those_of_float64() -> None:
     (view,) = model.blocks
     _, (found,) = model.equilibrium(x)
     weights = dict(model.named_parameters())
-    for gains in (view.block and model.gains(view.block).layer_weights, unit_gains(view.block).layer_weights):
+    for gains in (
+        view.block and runner_of(model).gains(view.block).layer_weights,
+        unit_gains(view.block).layer_weights,
+    ):
         bound = BoundBlock(view.block, found.inputs, weights, gains)
         for how in (AUTOMATIC, EXPLICIT):
             record = verified_in_float64(bound, model.program.labels, 5000, how)
@@ -156,7 +160,7 @@ def test_tiny_states_that_are_not_those_of_the_energy_are_found(scale: float) ->
 
 
 def found_gains(model: fc.FFEBM) -> dict[str, float]:
-    gains = model.gains(model.blocks[0].block)
+    gains = runner_of(model).gains(model.blocks[0].block)
     assert gains is not None
     return dict(gains.layer_weights)
 
@@ -182,4 +186,4 @@ def test_layer_weights_beyond_a_narrow_type_are_no_disagreement(dtype: torch.dty
     (block,) = model.program.energy_blocks
     model(torch.randn(3, 16, dtype=dtype))
     assert model.verified[block.name].converged
-    assert max(model.gains(block).layer_weights.values()) > torch.finfo(torch.float16).max
+    assert max(runner_of(model).gains(block).layer_weights.values()) > torch.finfo(torch.float16).max

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import ffebm_compiler as fc
 from ffebm_compiler.ir import Energy
+from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.solve import BoundBlock, Tolerance, bounded_gains, certify, followed_gains, relax, unit_gains
 from ffebm_compiler.solve.certificate import SURE
 from ffebm_compiler.solve.loop_gain import spectral_norms
@@ -190,9 +191,9 @@ def test_images_of_another_size_are_measured_anew() -> None:
         with torch.no_grad():
             model.network[2].weight.mul_(1.01)
         (b,) = model.program.energy_blocks
-        found = model.gains(b)
+        found = runner_of(model).gains(b)
         assert found is not None
-        fresh = bounded_gains(model.bound(b, {b.inputs[0]: x}), 0.01)
+        fresh = bounded_gains(runner_of(model).bound(b, {b.inputs[0]: x}), 0.01)
         assert all(found.norms[e] * 1.01 == pytest.approx(norm, rel=0.05) for e, norm in fresh.norms.items())
 
 
@@ -209,15 +210,15 @@ def test_gains_belong_to_the_weights_that_a_copy_has() -> None:
     x = torch.randn(5, 8)
     (view,) = model.blocks
     model(x).sum().backward()
-    first = model.gains(view.block)
+    first = runner_of(model).gains(view.block)
     copied = copy.deepcopy(model)
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(1.3)
     for pass_through in (lambda: None, lambda: model.eval()(x), lambda: model.train()(x)):
         pass_through()
-        assert model.gains(view.block).layer_weights != first.layer_weights
-        assert copied.gains(view.block).layer_weights == first.layer_weights
+        assert runner_of(model).gains(view.block).layer_weights != first.layer_weights
+        assert runner_of(copied).gains(view.block).layer_weights == first.layer_weights
 
 
 def test_a_pooled_block_with_two_equilibria_is_not_called_convex() -> None:
@@ -230,7 +231,9 @@ def test_a_pooled_block_with_two_equilibria_is_not_called_convex() -> None:
     x = torch.tensor([[[1.0, 0.99]]], dtype=torch.float64)
     _, (settled,) = model.equilibrium(x)
     block = model.blocks[0]
-    b = BoundBlock(block.block, settled.inputs, dict(net.named_parameters()), model.gains(block.block).layer_weights)
+    b = BoundBlock(
+        block.block, settled.inputs, dict(net.named_parameters()), runner_of(model).gains(block.block).layer_weights
+    )
     first, last = (s.name for s in block.block.states)
     ends = [
         relax(b, Tolerance(None, 1000), {first: torch.tensor([[start]]).double(), last: torch.ones(1, 1, 1).double()})
@@ -248,11 +251,11 @@ def test_certificates_are_of_the_present_weights() -> None:
     model = fc.convert(models.mlp(nn.ReLU), 3, loop_gain=0.1).eval()
     model(torch.randn(3, 8))
     block = model.blocks[0].block
-    before = model.gains(block).norms
+    before = runner_of(model).gains(block).norms
     with torch.no_grad():
         for p in model.parameters():
             p.data.mul_(2)
-    for (edge, norm), exact in zip(model.gains(block).norms.items(), before.values(), strict=True):
+    for (edge, norm), exact in zip(runner_of(model).gains(block).norms.items(), before.values(), strict=True):
         assert norm == pytest.approx(2 * exact, rel=1e-5), edge
     fresh = fc.convert(model.to_feedforward(), 3, loop_gain=0.1)
     fresh(torch.randn(3, 8))
@@ -292,7 +295,9 @@ def test_norms_of_half_precision_weights_are_those_of_float32(dtype: torch.dtype
         net[2].weight.copy_(torch.eye(16) * 280 + torch.randn(16, 16))
     model = fc.convert(net, block_size=2).to(dtype)
     (block,) = model.program.energy_blocks
-    (norm,) = bounded_gains(model.bound(block, {block.inputs[0]: torch.zeros(2, 3, dtype=dtype)}), 0.01).norms.values()
+    (norm,) = bounded_gains(
+        runner_of(model).bound(block, {block.inputs[0]: torch.zeros(2, 3, dtype=dtype)}), 0.01
+    ).norms.values()
     exact = torch.linalg.matrix_norm(model.get_parameter("2.weight").detach().double(), 2)
     assert norm == pytest.approx(float(exact), rel=1e-3)
 
@@ -306,7 +311,7 @@ def test_norms_that_follow_an_optimizer_fall_short_by_less_than_certificates_all
     for _ in range(60):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(torch.randn(32, 20)), torch.randint(0, 5, (32,))).backward()
-        followed = model.gain_store.find(block, 0.01).norms
+        followed = runner_of(model).block_gains.store.find(block, 0.01).norms
         exact = {
             edge: float(torch.linalg.matrix_norm(model.get_parameter(f"{i}.weight").detach(), 2))
             for edge, i in zip(followed, (2, 4), strict=True)

@@ -14,6 +14,7 @@ from torch import nn
 
 import ffebm_compiler as fc
 from ffebm_compiler.ir import Energy
+from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.solve import (
     AUTOMATIC,
     EXPLICIT,
@@ -48,7 +49,7 @@ def bound(name: str, loop_gain: float | None = 0.2, scale: float = 1.0) -> tuple
     (found,) = [b for b in model.equilibrium(x)[1] if _view(model, b.block).block.has_feedback]
     view = _view(model, found.block)
     weights = {k: v.detach() for k, v in model.named_parameters()}
-    gains = unit_gains(view.block) if loop_gain is None else model.gains(view.block)
+    gains = unit_gains(view.block) if loop_gain is None else runner_of(model).gains(view.block)
     return BoundBlock(view.block, found.inputs, weights, gains.layer_weights), model.program.labels
 
 
@@ -141,7 +142,7 @@ def test_the_certificate_names_what_stands_against_it() -> None:
     ):
         model = fc.convert(net, block_size=3)
         model(x)
-        found = [certify(v.block, model.gains(v.block)) for v in model.blocks if v.block.has_feedback]
+        found = [certify(v.block, runner_of(model).gains(v.block)) for v in model.blocks if v.block.has_feedback]
         assert found[0].convex is convex
         assert word in found[0].reason
 

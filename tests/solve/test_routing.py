@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import ffebm_compiler as fc
 from ffebm_compiler.ir import Energy
+from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.rules import RULES
 from ffebm_compiler.solve import Tolerance, relax
 
@@ -141,8 +142,8 @@ def test_a_feedback_that_raises_the_winner_leaves_it_the_lowest_energy_of_all_ch
     model = fc.convert(net, block_size=2, loop_gain=CERTIFIED).double()
     x = torch.tensor([[[1.0, 0.97]]], dtype=torch.float64)
     _, (found,) = model.equilibrium(x)
-    (bound,) = (model.bound(b, {b.inputs[0]: x}) for b in model.program.energy_blocks)
-    bound = bound.with_layer_weights(model.gains(bound.block).layer_weights)
+    (bound,) = (runner_of(model).bound(b, {b.inputs[0]: x}) for b in model.program.energy_blocks)
+    bound = bound.with_layer_weights(runner_of(model).gains(bound.block).layer_weights)
     (name,) = bound.winners(found.states)
     energies = []
     for winner in (0, 1):
@@ -160,7 +161,7 @@ def test_winners_need_nothing_behind_the_last_maximum() -> None:
     x = torch.randn(4, 1, 6, dtype=torch.float64)
     _, (settled,) = model.equilibrium(x)
     (block,) = [b for b in model.program.energy_blocks if b.is_routed]
-    bound = model.bound(block, {n: x for n in block.inputs})
+    bound = runner_of(model).bound(block, {n: x for n in block.inputs})
     (routed,) = [s for s in block.states if s.drive.is_routed]
     _, expected = bound.routed_drive(routed, settled.states)
     found = replace(bound, weights={}).winners_of(routed, settled.states)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
+from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.solve import smaller_image
 from ffebm_compiler.solve.norm_sample import Sample
 
@@ -68,7 +69,7 @@ def norms(net: nn.Module, shape: tuple[int, ...]) -> tuple[list[float], list[tup
     """Of all couplings, and the shapes that they were measured on."""
     model = fc.convert(net, 3, norm="held", verify=False).eval()
     model.ensure_gains(torch.zeros(1, *shape))
-    found = [model.gains(b) for b in model.program.energy_blocks]
+    found = [runner_of(model).gains(b) for b in model.program.energy_blocks]
     shapes = [tuple(v.shape[2:]) for gains in found for v in gains.directions.values()]
     return [n for gains in found for n in gains.norms.values()], shapes
 
@@ -110,7 +111,9 @@ def test_what_depends_on_the_size_is_measured_on_it(last: nn.Module) -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), last, nn.ReLU())
     model, x = fc.convert(net, 3, verify=False).eval(), torch.zeros(1, 3, 96, 96)
     (block,) = model.program.energy_blocks
-    assert Sample.of(model.bound(block, dict(zip(model.program.inputs, [x], strict=True)))).point["_1"].shape[2:] == (
+    assert Sample.of(runner_of(model).bound(block, dict(zip(model.program.inputs, [x], strict=True)))).point[
+        "_1"
+    ].shape[2:] == (
         96,
         96,
     )

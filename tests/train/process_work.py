@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import ffebm_compiler as fc
+from ffebm_compiler.model.converted_module import runner_of
 
 X = torch.randn(10, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 Y = torch.arange(10) % 3
@@ -48,7 +49,8 @@ def gradients(model: nn.Module) -> dict[str, Tensor | None]:
 
 def gains(model: fc.FFEBM) -> list[Any]:
     return [
-        g and (g.layer_weights, g.norms) for g in (model.gain_store.find(b, 0.1) for b in model.program.energy_blocks)
+        g and (g.layer_weights, g.norms)
+        for g in (runner_of(model).block_gains.store.find(b, 0.1) for b in model.program.energy_blocks)
     ]
 
 

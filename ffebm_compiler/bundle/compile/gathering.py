@@ -13,23 +13,24 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...backends.torch_ep import FFEBM
 from ...codegen.bundle_code import bundle_training_script
 from ...errors import OptionError, Problem
 from ...ir import DigitalBlock, Program, Step
 from ...model.execution import Execution
-from ...model.verification import kept_buffers
+from ...model.left_as_it_was import kept_buffers
+from ...model.runner import Runner
 from ...onnx import KINDS, VJP, WEIGHTS, ExportedPart, Unexportable
 from ...onnx.digital_part import parts_of
 from ...onnx.parts import export_parts
 from ...passes.calling import CallForm
+from ...view import build_report, partition_graph
 from ..format.contents import Contents, Mode, graph_file, part_block
 from .graph_check import without, wrong_graphs
 from .options import BundleOptions
 from .pages import Circuits, circuits, graph_json, report_page
 from .plain_call import plain_call
 from .plain_result import plain_result
-from .record import Run, in_mode, recorded
+from .record import Run, in_mode_of, recorded
 from .samples import record_parts, record_run
 
 Tell = Callable[[str], None]
@@ -46,14 +47,14 @@ class Subject:
         tell: called with what is done next.
     """
 
-    model: FFEBM
+    model: Runner
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     options: BundleOptions
     tell: Tell = lambda what: None
 
 
-def steps_of(model: FFEBM, options: BundleOptions) -> int:
+def steps_of(model: Runner, options: BundleOptions) -> int:
     """How often :func:`contents_of` tells what is next."""
     parts = [len(KINDS[t]) * len([*parts_of(m.program, model.network)]) for t, m in model.compiled.modes.items()]
     return sum(parts) + (2 if options.hardware is None else 3)
@@ -105,7 +106,7 @@ def _on_chip(subject: Subject) -> Circuits:
 def _exported(subject: Subject, run: Run) -> tuple[ExportedPart, ...]:
     """The graphs of one mode's digital parts."""
     model = subject.model
-    with in_mode(model, run.training), kept_buffers(model.network):
+    with in_mode_of(model, run.training), kept_buffers(model.network):
         return export_parts(model.program, model.network, run.values, KINDS[run.training], subject.tell, run.stateful)
 
 
@@ -146,7 +147,7 @@ def _described(subject: Subject, exported: Mapping[bool, Sequence[ExportedPart]]
         frozen=tuple(name for name, p in network.named_parameters() if not p.requires_grad),
         aliases=aliases,
         hidden=tuple(name for name in tensors if name not in saved),
-        gains=model.saved_gains(),
+        gains=model.block_gains.saved(),
         graphs={
             graph_file(part.name, graph.interface.kind): graph.model.SerializeToString(deterministic=True)
             for parts in exported.values()
@@ -217,7 +218,8 @@ def _options(subject: Subject, chip: Circuits) -> dict[str, Any]:
 def _pages(subject: Subject, contents: Contents, chip: Circuits) -> dict[str, bytes]:
     model = subject.model
     with kept_buffers(model.network):  # looking at a spectral norm in training mode moves it
-        graph, report = model.to_networkx(), model.report()
+        graph = partition_graph(model.program, model.network)
+        report = build_report(model.compiled, model.training, model.execution.loop_gain, model.all_gains(), {})
     return {
         "graph.json": graph_json(graph),
         "report.html": report_page(report, graph, contents.refused, chip.left_out),
@@ -225,10 +227,10 @@ def _pages(subject: Subject, contents: Contents, chip: Circuits) -> dict[str, by
     }
 
 
-def _script(model: FFEBM, contents: Contents) -> str:
+def _script(model: Runner, contents: Contents) -> str:
     """The training step, readable and runnable."""
     mode = contents.modes[True]
-    gains = {b.name: None if (g := model.gains(b)) is None else g.layer_weights for b in mode.program.energy_blocks}
+    gains = model.layer_weights(mode.program)
     return bundle_training_script(
         mode.program, contents.name, model.execution.estimator, gains, computes_weights=WEIGHTS in mode.parts
     )

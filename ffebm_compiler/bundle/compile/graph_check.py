@@ -9,9 +9,10 @@ from dataclasses import replace
 
 from ...errors import InputError
 from ...onnx import Interface, Unexportable
+from ...onnx.difference import worst
 from ...onnx.session import OnnxGraph
 from ..format.contents import Contents, Mode, graph_file
-from .compare import compared, given_to, missing, worst
+from .compare import compared, given_to, missing
 
 LARGEST = 1 << 30
 """Bytes of weights beyond which a graph is not run for the check: protobuf takes no message of 2 GiB."""

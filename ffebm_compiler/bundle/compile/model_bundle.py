@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ...backends.torch_ep import FFEBM, TorchEP
+from ...backends.torch_ep import private_copy
 from ...errors import OptionError
-from ...model.values import ordinary
+from ...model.example_call import example_of
+from ...model.nested_values import ordinary
+from ...model.runner import Runner
 from ..write.writing import write_bundle
 from .gathering import Subject, contents_of, steps_of
-from .options import BundleOptions, bundle_problems, example_of
+from .options import BundleOptions, bundle_problems
 
 
 def write_bundle_of(
-    model: FFEBM,
+    model: Runner,
     path: str | os.PathLike[str],
     example_inputs: Any,
     options: BundleOptions,
@@ -39,15 +39,6 @@ def write_bundle_of(
         args, kwargs = ordinary(example_of(example_inputs))
         contents = contents_of(Subject(private_copy(model), args, kwargs, options, tell))
     return write_bundle(contents, path, options.overwrite)
-
-
-def private_copy(model: FFEBM) -> FFEBM:
-    """The model by itself, on the CPU, in the torch executor, with the gains that it has."""
-    network = copy.deepcopy(model.network).cpu()
-    own = TorchEP(model.execution).lower(replace(model.compiled, network=network))
-    own.gain_store.take(model.gain_store)
-    own.training = model.training
-    return own
 
 
 __all__ = ["BundleOptions", "steps_of", "write_bundle_of"]

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from ...backends.torch_ep import FFEBM
 from ...chip.hardware import Hardware
-from ...chip.hardware.presets import preset
+from ...chip.hardware.choice import preset
 from ...chip.resistive.realisation import resistive_problems
 from ...errors import OptionError, Problem, close_matches
 from ...files import check_folder
+from ...model.bound_model import BoundModel
+from ...model.example_call import size_problems
 from ...nests import tensors_in
 from ...onnx import WEIGHTS
-from ...passes.calling import CallForm
 from ...rules import FORMS
-from ...torch_private import tree_map_only
 from ..format.contents import PART_MODULE, Contents, Mode
 from ..format.manifest import MANIFEST
 from ..write.own_rules import own_rule_problems
@@ -47,17 +44,8 @@ class BundleOptions:
         return None if self.hardware is None else preset(self.hardware)
 
 
-def example_of(given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The example call as (args, kwargs), on the CPU: a tuple or list is the arguments, a dict the keywords,
-    anything else one argument."""
-    held = tree_map_only(Tensor, lambda t: t.detach().cpu(), given)
-    if isinstance(held, Mapping):
-        return (), dict(held)
-    return (tuple(held), {}) if isinstance(held, (tuple, list)) else ((held,), {})
-
-
 def bundle_problems(
-    model: FFEBM, path: str | os.PathLike[str], example_inputs: Any, options: BundleOptions
+    model: BoundModel, path: str | os.PathLike[str], example_inputs: Any, options: BundleOptions
 ) -> Iterator[Problem]:
     """Everything that stands in the way of a bundle and can be known before the work."""
     yield from place_problems(path, options.overwrite)
@@ -123,7 +111,7 @@ def _choice_problems(options: BundleOptions) -> Iterator[Problem]:
         yield Problem("option chip_seed", "is given without hardware", "Say what the chip is made of: hardware='rram'.")
 
 
-def _model_problems(model: FFEBM) -> Iterator[Problem]:
+def _model_problems(model: BoundModel) -> Iterator[Problem]:
     """What no bundle can hold: operations of rules and an estimator of the user's own, and another bundle's parts."""
     if any(m.tracer == "bundle" for m in model.compiled.modes.values()):
         yield Problem("model", "comes from a bundle, which has no code to compile again", "Call runtime.save(path).")
@@ -141,20 +129,7 @@ def _model_problems(model: FFEBM) -> Iterator[Problem]:
         yield Problem("option estimator", what, "Convert with one of the library's, such as fc.CenteredEP().")
 
 
-def size_problems(model: FFEBM) -> Iterator[Problem]:
-    """Choices by sizes, which no file can make; one that only raises is left out."""
-    signatures = (mode.signature.bind for mode in model.compiled.modes.values())
-    choices = dict.fromkeys(c for form in signatures if isinstance(form, CallForm) for c in form.choices)
-    for choice in (c for c in choices if not c.only_raises):
-        yield Problem(
-            f"a choice by sizes at {choice.place}",
-            f"was {choice.answer} when the model was traced ({choice.question}), "
-            "and a file would go on for every batch as if it were",
-            "Write the forward so that it does not ask for the size of the batch.",
-        )
-
-
-def _chip_problems(model: FFEBM, options: BundleOptions) -> Iterator[Problem]:
+def _chip_problems(model: BoundModel, options: BundleOptions) -> Iterator[Problem]:
     try:
         chip = options.chip
     except OptionError as failure:

@@ -12,11 +12,16 @@ from typing import Any
 
 import networkx as nx
 
-from ...backends.analog_emu.emulated import AnalogFFEBM
-from ...backends.torch_ep import FFEBM
+from ...backends.analog_emu.backend import analog_emu
+from ...backends.analog_emu.chip_runs import calibrate
+from ...backends.analog_emu.circuits import write_spice
+from ...backends.analog_emu.substrate import chip_of
+from ...chip.emulate import save_chip
 from ...chip.hardware import Hardware
 from ...chip.spice.folder import MANIFEST
 from ...errors import FFEBMError, InputError, OptionError
+from ...model.first_use import FirstUse
+from ...model.runner import Runner
 from ...onnx import Unexportable
 from ...view import Report
 from ...view.arrange import arrange
@@ -82,15 +87,18 @@ def _listed(title: str, entries: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def circuits(
-    model: FFEBM, hardware: Hardware, chip_seed: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    model: Runner, hardware: Hardware, chip_seed: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Circuits:
     """The chip that this model is put on, and a netlist of each block that is small enough to unroll."""
-    emulated = model.lower(hardware=hardware, chip_seed=chip_seed).eval().calibrate(*args, **kwargs)
+    emulated = model.copied(analog_emu(model, hardware=hardware, chip_seed=chip_seed), FirstUse())
+    emulated.train(False)
+    on = chip_of(emulated)
+    calibrate(emulated, on, args, kwargs)
     names = [b.name for b in emulated.program.energy_blocks]
     with tempfile.TemporaryDirectory(prefix="ffebm_chip_") as scratch:
         drawer = _Drawer(emulated, args, kwargs, Path(scratch))
         netlists, left_out = drawer.netlists(names)
-        chip = emulated.save_chip(Path(scratch) / CONDUCTANCES).read_bytes()  # drawing has written the devices
+        chip = save_chip(on.chip, Path(scratch) / CONDUCTANCES).read_bytes()  # drawing has written the devices
     return Circuits({CONDUCTANCES: chip, **netlists}, left_out)
 
 
@@ -98,7 +106,7 @@ def circuits(
 class _Drawer:
     """Draws the blocks of a model on a chip, on one input, in a folder for what is on its way."""
 
-    emulated: AnalogFFEBM
+    emulated: Runner
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     scratch: Path
@@ -121,7 +129,7 @@ class _Drawer:
 
     def _drawn(self, names: Sequence[str]) -> dict[str, bytes]:
         folder = self.scratch / "-".join(names)[:100]
-        written = self.emulated.export_spice(folder, *self.args, blocks=names, **self.kwargs)
+        written = write_spice(self.emulated, chip_of(self.emulated), folder, self.args, self.kwargs, blocks=names)
         return {**{p.name: p.read_bytes() for p in written}, NETLISTS: (folder / MANIFEST).read_bytes()}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from ...compiled import ModeProgram
 from ...errors import OptionError
 from ...ir import Ref, Weight
-from ...model.values import map_leaves
+from ...model.nested_values import map_leaves
 
 
 def plain_result(mode: ModeProgram) -> Any:

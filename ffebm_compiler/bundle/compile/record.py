@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ...backends.torch_ep import FFEBM
 from ...estimate import FreePhase
-from ...ir import EnergyBlock
+from ...model.left_as_it_was import untouched
+from ...model.runner import Runner
 from ...model.stateful import stateful_layers
-from ...model.verification import untouched
 from ...passes import State
 from ...torch_private import tree_map_only
-from ...train import attribute, run_block, run_digital
+from ...train import attribute, run_block
+from ...train.program_pass import run_program
 from ...train.steps import leaves_of, tensors_of
 
 SEED = 0
@@ -45,35 +45,23 @@ class Run:
     stateful: Mapping[str, str] = field(default_factory=dict)
 
 
-def recorded(model: FFEBM, training: bool, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Run:
+def recorded(model: Runner, training: bool, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Run:
     """One pass of a model in one mode; gains that are missing are measured in it."""
-    with in_mode(model, training), untouched(model.network), own_random_numbers(), torch.no_grad():
+    with in_mode_of(model, training), untouched(model.network), own_random_numbers(), torch.no_grad():
         values = model.bind_inputs(args, kwargs)
         phases: list[FreePhase] = []
         state = State(model.network)
-        for step in model.program:
-            if isinstance(step, EnergyBlock):
-                values.update(run_block(model.block_call(step, values, phases.append)))
-            else:
-                values.update(run_digital(step, model.network, values))
+        run_program(
+            model.program, model.network, values, lambda b, vs: run_block(model.block_call(b, vs, phases.append))
+        )
         stateful = stateful_layers(model, state)
         model.forget_run()
     return Run(training, values, tuple(phases), stateful)
 
 
-@contextlib.contextmanager
-def in_mode(model: FFEBM, training: bool) -> Iterator[None]:
-    """One mode for a while; a model that is in it already keeps its modules' own modes, as of a frozen norm."""
-    if model.training == training:
-        yield
-        return
-    modes = {m: m.training for m in (model, *model.network.modules())}
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+def in_mode_of(model: Runner, training: bool) -> contextlib.AbstractContextManager[None]:
+    """One mode for a while. A model that is in it already keeps its modules' own modes: a norm may be frozen while the rest trains."""
+    return contextlib.nullcontext() if model.training == training else model.in_mode(training)
 
 
 @contextlib.contextmanager

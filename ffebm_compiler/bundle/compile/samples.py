@@ -24,13 +24,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends.torch_ep import FFEBM
+from ...model.runner import Runner
 from ...onnx import FORWARD, TRAINING, WEIGHTS, Interface, Port
 from ...onnx.session import OnnxGraph
 from ...onnx.sizes import size_of, sizes_of
 from ...train import attribute, run_digital
 from ..format.contents import Contents, graph_file
-from .record import SEED, PartRun, Run, in_mode, numbers_of, run_part
+from .record import SEED, PartRun, Run, in_mode_of, numbers_of, run_part
 
 MODES = {False: "evaluation", True: "training"}
 VALUE, STATE, SWEEPS = "value", "state", "sweeps"
@@ -78,7 +78,7 @@ def summed(gradient: Tensor) -> Tensor:
 # --- recording the programs ---------------------------------------------------------------------------------
 
 
-def record_run(run: Run, model: FFEBM) -> dict[str, Tensor]:
+def record_run(run: Run, model: Runner) -> dict[str, Tensor]:
     """The values of one mode's program; of training only what digital parts read."""
     program = model.compiled.modes[run.training].program
     read = {n for b in program.digital_blocks for n in b.inputs}
@@ -95,12 +95,12 @@ def record_run(run: Run, model: FFEBM) -> dict[str, Tensor]:
 # --- recording the digital parts ----------------------------------------------------------------------------
 
 
-def record_parts(contents: Contents, model: FFEBM, runs: Mapping[bool, Run]) -> dict[str, Tensor]:
+def record_parts(contents: Contents, model: Runner, runs: Mapping[bool, Run]) -> dict[str, Tensor]:
     """What the graphs of every digital part are given and give."""
     draw = torch.Generator().manual_seed(SEED)
     found: dict[str, Tensor] = {}
     for training, mode in contents.modes.items():
-        with in_mode(model, training):
+        with in_mode_of(model, training):
             for name, interfaces in mode.parts.items():
                 part = _Part(name, interfaces, contents, model, runs[training].values)
                 found.update(part.evaluated() if not training else part.trained(draw))
@@ -114,7 +114,7 @@ class _Part:
     name: str
     interfaces: Mapping[str, Interface]
     contents: Contents
-    model: FFEBM
+    model: Runner
     values: Mapping[str, Any]
 
     def evaluated(self) -> dict[str, Tensor]:

@@ -7,16 +7,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...backends import FFEBM
 from ...chip.hardware import Hardware
 from ...errors import InputError, OptionError, Problem, close_matches
 from ...estimate import Estimator
-from ...model.execution import Execution
+from ...ffebm import FFEBM
 from ..compile.pages import CONDUCTANCES
 from ..format.contents import Contents
 from ..read.reading import read_bundle
-from .model import BundleModel, compiled_of, execution_of, take_gains
-from .network import network_of
+from .model import loaded_model
 from .random_numbers import RandomNumbers
 from .runtime import Runtime
 
@@ -61,13 +59,7 @@ def load(
 
 def runtime_of(contents: Contents, threads: int | None = None, estimator: Estimator | None = None) -> Runtime:
     """The runtime of a bundle's contents, its blocks on the torch executor."""
-    execution = execution_of(contents)
-    if estimator is not None:
-        execution = Execution(estimator, execution.tolerance, execution.loop_gain)
-    random = RandomNumbers()
-    network = network_of(contents, random, threads)
-    model = BundleModel(compiled_of(contents, network), execution)
-    take_gains(model, contents.gains)
+    model, random = loaded_model(contents, threads, estimator)
     return Runtime(contents, model, random)
 
 

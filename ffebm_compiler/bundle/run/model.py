@@ -6,28 +6,33 @@ Relaxations and nudged phases take the derivatives of a block's interaction from
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...backends import FFEBM
+from ...backends.torch_ep import TorchEP
 from ...codegen.bundle_code import bundle_training_code
 from ...compiled import Compiled, ModeProgram
-from ...errors import InputError, OptionError, close_matches
+from ...errors import InputError, OptionError, Problem, close_matches
 from ...estimate import ESTIMATORS, CenteredEP, Estimator, OneSidedEP, TangentEP
+from ...ffebm import FFEBM
+from ...model.bound_model import BoundModel
+from ...model.converted_module import runner_of
 from ...model.execution import Execution
 from ...model.gain_store import Measured
+from ...model.runner import NoChecks, Runner
+from ...model.substrate import LayerWeights
 from ...passes.calling import itself
 from ...passes.stages import Signature
 from ...solve import Gains, Tolerance
 from ..format.calls import bound_call
 from ..format.contents import Contents, Mode
-from .network import StandIn
+from .network import StandIn, network_of
+from .random_numbers import RandomNumbers
 
 ESTIMATOR_NAMES: Mapping[str, type] = {e.__name__: e for e in ESTIMATORS}
 
@@ -35,41 +40,53 @@ WITHOUT_DIFFERENTIATION = (CenteredEP, OneSidedEP, TangentEP)
 """The estimators that need no automatic differentiation."""
 
 
-class BundleModel(FFEBM):
-    """A loaded bundle on the torch executor."""
+class BundleParts(TorchEP):
+    """The solver beside digital parts in onnxruntime, which no automatic differentiation passes."""
 
-    def verify_block(self, block: Any, bound: Any, states: Any, relaxation: Any = None) -> None:
-        """Done when the bundle was compiled."""
+    refused = MappingProxyType(
+        {
+            "to_feedforward": Problem(
+                "to_feedforward",
+                "a bundle does not hold the code of its model",
+                "Make the model and call net.load_state_dict(runtime.state_dict()).",
+            ),
+            "write_training_loop": Problem(
+                "write_training_loop", "the bundle has a training_loop.py", "Run that, or runtime.trainer()."
+            ),
+        }
+    )
 
-    def _compare_once(self, args: Any, kwargs: Any) -> None:
-        """Done when the bundle was compiled, which is without the model's code."""
+    def training_code(self, model: BoundModel, weights_of: LayerWeights) -> str:
+        """A step that trains without automatic differentiation."""
+        return _code(model, weights_of, model.execution.estimator)
 
-    @property
-    def training_code(self) -> str:
-        """The source of ``training_step(model, x, y, loss)``, which trains without automatic differentiation."""
-        return code_of(self, self.execution.estimator)
 
-    def to_feedforward(self) -> nn.Module:
-        """Not of a bundle, which does not hold the model's code."""
-        raise OptionError.at(
-            "to_feedforward",
-            f"a bundle does not hold the code of {type(self.network).__name__}",
-            "Make the model and call net.load_state_dict(runtime.state_dict()).",
-        )
+def loaded_model(
+    contents: Contents, threads: int | None = None, estimator: Estimator | None = None
+) -> tuple[FFEBM, RandomNumbers]:
+    """A bundle on the torch executor, and where its random layers draw from.
 
-    def write_training_loop(self, path: str | os.PathLike[str], model: str | None = None) -> Path:
-        """Not of a bundle, which holds its own."""
-        raise OptionError.at(
-            "write_training_loop", "the bundle has a training_loop.py", "Run that, or runtime.trainer()."
-        )
+    It was checked when it was compiled, with the model's code.
+    """
+    execution = execution_of(contents)
+    if estimator is not None:
+        execution = Execution(estimator, execution.tolerance, execution.loop_gain)
+    random = RandomNumbers()
+    network = network_of(contents, random, threads)
+    model = FFEBM(Runner(compiled_of(contents, network), execution, BundleParts(), NoChecks()))
+    take_gains(model, contents.gains)
+    return model, random
 
 
 def code_of(model: FFEBM, estimator: Estimator | None) -> str:
     """The generated training step of a model over a stand-in network; an estimator of None is a chip's own."""
-    program = model.compiled.modes[True].program
-    weights = {b.name: None if (g := model.gains(b)) is None else g.layer_weights for b in program.energy_blocks}
-    computes = bool(getattr(model.network, "computed", ()))
-    return bundle_training_code(program, type(model.network).__name__, estimator, weights, computes)
+    runner = runner_of(model)
+    return _code(runner, runner.layer_weights, estimator)
+
+
+def _code(model: BoundModel, weights_of: LayerWeights, estimator: Estimator | None) -> str:
+    program, computes = model.compiled.modes[True].program, bool(getattr(model.network, "computed", ()))
+    return bundle_training_code(program, type(model.network).__name__, estimator, weights_of(program), computes)
 
 
 def compiled_of(contents: Contents, network: StandIn) -> Compiled:
@@ -134,12 +151,13 @@ def require_no_differentiation(estimator: Estimator) -> None:
 
 def take_gains(model: FFEBM, gains: Mapping[str, Gains]) -> None:
     """Gives a model the reverse gains that were saved beside its weights, from which the next training step goes on."""
-    weights = model.fingerprints()
-    model.gain_store.forget()
+    block_gains = runner_of(model).block_gains
+    weights = block_gains.weights()
+    block_gains.store.forget()
     for key, found in gains.items():
         name, _, loop_gain = key.rpartition("|")
         of = None if found.outdated else weights.get(name)
-        model.gain_store.load((name, float(loop_gain)), Measured(replace(found, outdated=False), of, None))
+        block_gains.store.load((name, float(loop_gain)), Measured(replace(found, outdated=False), of, None))
 
 
 Step = Callable[[FFEBM, Any, Any, Any], Tensor]

@@ -6,21 +6,21 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...ir import Ref
-from ...model.values import map_leaves
+from ...model.nested_values import map_leaves
 from ...onnx import Interface
-from ..compile.compare import Difference, Samples, difference, given_to
+from ...onnx.difference import Difference, difference
+from ..compile.compare import Samples, given_to
 from ..compile.samples import STATE, SWEEPS, VALUE, key
 from ..format.contents import Mode
 from .onnx_part import part_of
-from .runtime import Runtime
 
 
-def run_graph(samples: Samples, runtime: Runtime, part: str, interface: Interface) -> dict[str, Any]:
+def run_graph(samples: Samples, network: nn.Module, part: str, interface: Interface) -> dict[str, Any]:
     """What a part's graph makes of its recorded inputs and the present weights, by port."""
-    module = part_of(runtime.model.network, part)
+    module = part_of(network, part)
     weights = {p.name: module.tensor(p) for p in interface.tensors}
     return module.source.graph(interface.kind).run_once({**given_to(samples, part, interface), **weights})
 

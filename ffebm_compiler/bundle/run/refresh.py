@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from ...model.converted_module import runner_of
 from ...onnx import TRAINING, VJP
 from ..compile.pages import CONDUCTANCES, NETLISTS
 from ..compile.record import recorded
 from ..compile.samples import record_run, recorded_results
 from ..format.contents import Contents
-from .load import runtime_of
+from .model import loaded_model
 from .recorded import recorded_call, run_graph
-from .runtime import Runtime
 
 
 def refreshed(contents: Contents) -> Contents:
@@ -26,15 +26,16 @@ def refreshed(contents: Contents) -> Contents:
     files = {n: c for n, c in contents.files.items() if n not in (CONDUCTANCES, NETLISTS) and not n.endswith(".cir")}
     if not contents.samples:
         return replace(contents, files=files)
-    runtime = runtime_of(contents)
+    model, _ = loaded_model(contents)
+    runner = runner_of(model)
     args, kwargs = recorded_call(contents.samples, contents.modes[False])
-    evaluation = recorded(runtime.model, False, tuple(args), kwargs)
-    samples = {**contents.samples, **record_run(evaluation, runtime.model), **dict(_trained(contents, runtime))}
+    evaluation = recorded(runner, False, tuple(args), kwargs)
+    samples = {**contents.samples, **record_run(evaluation, runner), **dict(_trained(contents, model.network))}
     return replace(contents, files=files, samples={n: samples[n] for n in contents.samples})
 
 
-def _trained(contents: Contents, runtime: Runtime) -> Iterator[tuple[str, Tensor]]:
+def _trained(contents: Contents, network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """What the graphs of training give for the recorded inputs, random numbers and errors; computed weights."""
     for part, interface in contents.interfaces:
         if interface.kind in (TRAINING, VJP) or not interface.values:
-            yield from recorded_results(part, interface, run_graph(contents.samples, runtime, part, interface))
+            yield from recorded_results(part, interface, run_graph(contents.samples, network, part, interface))

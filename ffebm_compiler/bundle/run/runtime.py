@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...backends import FFEBM
-from ...backends.analog_emu.emulated import AnalogFFEBM
-from ...backends.torch_ep import BlockEquilibrium
 from ...chip.emulate import save_chip
 from ...errors import InputError, OptionError, Problem
+from ...ffebm import FFEBM, AnalogFFEBM
 from ...ir import Program
-from ...model.views import BlockView
+from ...model.block_view import BlockView
+from ...model.converted_module import runner_of
+from ...model.runner import BlockEquilibrium
 from ...solve import Relaxation
 from ...torch_private import tree_map
 from ...train.processes import require_synchronised
@@ -31,6 +31,7 @@ from .model import Step, code_of, require_no_differentiation, training_step_of
 from .network import refresh_weights
 from .optimizers import OptimizerOptions
 from .random_numbers import RandomNumbers
+from .refresh import refreshed
 from .trainer import Trainer
 
 
@@ -137,7 +138,7 @@ class Runtime:
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(given[name])
-        self.model.gain_store.forget()
+        runner_of(self.model).block_gains.store.forget()
         return self
 
     def gradients(self) -> dict[str, Tensor]:
@@ -234,7 +235,7 @@ class Runtime:
         """The bundle's contents with the present weights and reverse gains."""
         held = {**dict(self.model.network.named_parameters()), **dict(self.model.network.named_buffers())}
         tensors = {p: held[p].detach().clone() for p in self.contents.tensors}
-        return replace(self.contents, tensors=tensors, gains=self.model.saved_gains())
+        return replace(self.contents, tensors=tensors, gains=runner_of(self.model).block_gains.saved())
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
         """Writes a bundle with the present weights: the same graphs and programs, other parameters and records.
@@ -248,8 +249,6 @@ class Runtime:
         Raises:
             OptionError: it can't be written there.
         """
-        from .refresh import refreshed  # it makes runtimes
-
         contents = self.present()
         if not all(torch.equal(t, self.contents.tensors[n]) for n, t in contents.tensors.items()):  # or it is no number
             contents = refreshed(contents)

@@ -5,20 +5,29 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from ...ffebm import FFEBM
+from ...model.converted_module import runner_of
 from ...train.processes import require_apart
+from ..format.contents import Contents
 from .checkpoint import Snapshot, read_checkpoint, write_checkpoint
 from .losses import Loss
 from .model import Step, take_gains
 from .optimizers import OptimizerOptions
 from .random_numbers import RandomNumbers
 
-if TYPE_CHECKING:
-    from .runtime import Runtime
+
+class Trained(Protocol):
+    """What a trainer needs of a runtime."""
+
+    model: FFEBM
+
+    def run_step(self, x: Any, y: Any, loss: Loss, step: Step | None = None) -> Tensor: ...
+    def present(self) -> Contents: ...
 
 
 class Trainer:
@@ -30,7 +39,7 @@ class Trainer:
     """
 
     def __init__(
-        self, runtime: Runtime, loss: Loss, options: OptimizerOptions, random: RandomNumbers, step: Step | None = None
+        self, runtime: Trained, loss: Loss, options: OptimizerOptions, random: RandomNumbers, step: Step | None = None
     ):
         self.runtime = runtime
         self.loss = loss
@@ -94,7 +103,7 @@ class Trainer:
             optimizer=self.options,
             tensors=contents.tensors,
             moments=self._moments(),
-            gains=self.runtime.model.saved_gains(),
+            gains=runner_of(self.runtime.model).block_gains.saved(),
             random=self._random.generator.get_state(),
         )
 

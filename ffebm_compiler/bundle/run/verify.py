@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 
-from ...backends import FFEBM
 from ...errors import ConvergenceWarning, FFEBMError, shown
+from ...ffebm import FFEBM
 from ...ir import EnergyBlock
 from ...onnx import FORWARD, Interface, Unexportable
+from ...onnx.difference import TOLERANCE, Difference, difference, worst
 from ...tables import aligned
 from ...train.operator import free_phase
-from ..compile.compare import TOLERANCE, Difference, compared, difference, missing, worst
+from ..compile.compare import compared, missing
 from ..format.contents import Contents
 from ..read.reading import read_bundle
 from .load import runtime_of
@@ -133,7 +134,7 @@ class _Judge:
         samples = self.contents.samples
         if absent := missing(samples, name, interface):
             return Difference(float("inf"), absent[0]), ""
-        found = run_graph(samples, self.runtime, name, interface)
+        found = run_graph(samples, self.model.network, name, interface)
         return worst(compared(samples, name, interface, found)), ""
 
     def blocks(self) -> Iterator[Check]:

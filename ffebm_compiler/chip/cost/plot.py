@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ...figures import check_figure_file, new_figure, write_figure
 from .units import si
 
-if TYPE_CHECKING:
-    from .result import Cost
+
+class Energies(Protocol):
+    """What is drawn of a :class:`~ffebm_compiler.chip.cost.Cost`."""
+
+    @property
+    def hardware(self) -> str: ...
+    @property
+    def blocks(self) -> Sequence[str]: ...
+    @property
+    def comparisons(self) -> Sequence[Any]: ...
+    def total(self, step: str, *, block: str | None = None, component: str | None = None) -> Any: ...
+
 
 COLOURS = {
     "array": "#1b9e77",
@@ -29,7 +40,7 @@ MOST_BLOCKS = 24
 """Bars that a panel shows; further blocks are drawn as one."""
 
 
-def plot(cost: Cost, path: str | os.PathLike[str]) -> Path:
+def plot(cost: Energies, path: str | os.PathLike[str]) -> Path:
     """Writes the picture: PNG, SVG or PDF, by the ending.
 
     Raises:
@@ -55,7 +66,7 @@ def plot(cost: Cost, path: str | os.PathLike[str]) -> Path:
     return write_figure(figure, target)
 
 
-def _groups(cost: Cost) -> dict[str, tuple[str, ...]]:
+def _groups(cost: Energies) -> dict[str, tuple[str, ...]]:
     """Label -> blocks of each bar: those that take energy, from the first to the last."""
     names = [b for b in cost.blocks if cost.total("training", block=b).energy > 0]
     if len(names) <= MOST_BLOCKS:
@@ -64,7 +75,7 @@ def _groups(cost: Cost) -> dict[str, tuple[str, ...]]:
     return {**{n: (n,) for n in names[: MOST_BLOCKS - 1]}, f"{len(rest)} others": rest}
 
 
-def _by_block(axis: Any, cost: Cost, bars: dict[str, tuple[str, ...]], step: str) -> None:
+def _by_block(axis: Any, cost: Energies, bars: dict[str, tuple[str, ...]], step: str) -> None:
     """A stacked bar a block, the first on top."""
     values = {
         c: [sum(cost.total(step, block=b, component=c).energy for b in blocks) for blocks in bars.values()]
@@ -87,7 +98,7 @@ def _by_block(axis: Any, cost: Cost, bars: dict[str, tuple[str, ...]], step: str
     _plain(axis, "x")
 
 
-def _beside(axis: Any, cost: Cost) -> None:
+def _beside(axis: Any, cost: Energies) -> None:
     """The chip and the accelerators on a logarithmic axis, a pair of bars each."""
     drawn: list[float] = []
     names = ["this chip", *dict.fromkeys(c.accelerator for c in cost.comparisons)]

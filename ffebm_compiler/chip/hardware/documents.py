@@ -17,6 +17,7 @@ from typing import Any
 
 from ...errors import OptionError, Problem, close_matches
 from ...files import check_target, write_whole
+from .presets import PRESETS
 from .quantity import INFINITY, LAW_PARTS, LogLaw, Quantity
 from .specification import Hardware, field_problem, quantities
 from .units import QuantityError
@@ -81,8 +82,6 @@ def _placed(problem: Problem, where: str) -> Problem:
 
 
 def _start(values: Mapping[str, Any], problems: list[Problem]) -> Hardware:
-    from .presets import PRESETS
-
     name = values.get(PRESET, "ideal")
     if isinstance(name, str) and name in PRESETS:
         start = PRESETS[name]

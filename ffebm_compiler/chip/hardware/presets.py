@@ -11,12 +11,10 @@ which for t_r << lag << age is (-gamma - ln(2 pi lag / age)) / ln(age / (2 t_r))
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from ...errors import OptionError, close_matches
 from .devices import READ_TIME
 from .quantity import LogLaw
 from .specification import Hardware
@@ -187,25 +185,3 @@ SOURCES: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {name: {field: source for field, (_, source) in table.items()} for name, table in _TABLES.items()}
 )
 """Preset -> field -> where its value is from; "a guess" says so."""
-
-
-def preset(name_or_hardware: str | os.PathLike[str] | Hardware) -> Hardware:
-    """A chip by the name of a preset, by the path of a .toml or .json file, or as it is.
-
-    Raises:
-        OptionError: no such preset or file, or a file that can't be used.
-    """
-    if isinstance(name_or_hardware, Hardware):
-        return name_or_hardware
-    if isinstance(name_or_hardware, str) and name_or_hardware in PRESETS:
-        return PRESETS[name_or_hardware]
-    if isinstance(name_or_hardware, (str, os.PathLike)) and os.fspath(name_or_hardware).endswith((".toml", ".json")):
-        from .documents import read_hardware
-
-        return read_hardware(name_or_hardware)
-    known = name_or_hardware if isinstance(name_or_hardware, str) else ""
-    raise OptionError.at(
-        "option hardware",
-        f"is {name_or_hardware!r}: neither a preset, nor a .toml or .json file, nor a Hardware",
-        close_matches(known, list(PRESETS)),
-    )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import ffebm_compiler as fc
 from ffebm_compiler.errors import ConvergenceWarning, InputError, OptionError
+from ffebm_compiler.model.converted_module import runner_of
 
 X = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
 Y = torch.randint(0, 3, (6,), generator=torch.Generator().manual_seed(1))
@@ -266,13 +267,13 @@ def test_gains_on_a_chip_are_of_its_weights() -> None:
     net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
     model = fc.convert(net, block_size=2)
     model(torch.randn(2, 4))
-    before = model.gains(model.program.energy_blocks[0])
+    before = runner_of(model).gains(model.program.energy_blocks[0])
     assert before is not None
     for factor in (1, 10):
         with torch.no_grad():
             model.get_submodule("2").weight.mul_(factor)
         chip = model.lower()
-        gains = chip.gains(chip.program.energy_blocks[0])
+        gains = runner_of(chip).gains(chip.program.energy_blocks[0])
         assert gains is not None
         assert not gains.outdated
         for edge, norm in gains.norms.items():

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
-from ffebm_compiler.backends.analog_emu.emulated import AnalogFFEBM
 from ffebm_compiler.backends.analog_emu.report import differences
-from ffebm_compiler.chip.hardware.presets import preset
+from ffebm_compiler.chip.hardware.choice import preset
 from ffebm_compiler.errors import FFEBMError, InputError, OptionError
+from ffebm_compiler.ffebm import AnalogFFEBM
 
 
 def _network(dtype: torch.dtype = torch.float64) -> nn.Sequential:

@@ -17,14 +17,15 @@ from torch import Tensor, nn
 
 import ffebm_compiler as fc
 from ffebm_compiler import runtime
+from ffebm_compiler.backends.torch_ep import private_copy
 from ffebm_compiler.bundle import Contents, read_bundle, write_bundle
 from ffebm_compiler.bundle.compile.gathering import Subject, contents_of
-from ffebm_compiler.bundle.compile.model_bundle import private_copy
 from ffebm_compiler.bundle.compile.options import BundleOptions
 from ffebm_compiler.bundle.run.network import network_of
 from ffebm_compiler.bundle.run.random_numbers import RandomNumbers
 from ffebm_compiler.chip.emulate import load_chip
 from ffebm_compiler.errors import InputError, OptionError
+from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.onnx import FORWARD, TRAINING, VJP
 
 pytestmark = pytest.mark.slow
@@ -71,7 +72,7 @@ def model() -> fc.FFEBM:
 
 @pytest.fixture(scope="module")
 def contents(model: fc.FFEBM) -> Contents:
-    return contents_of(Subject(private_copy(model), (X,), {}, BundleOptions()))
+    return contents_of(Subject(private_copy(runner_of(model)), (X,), {}, BundleOptions()))
 
 
 # --- what is in it ----------------------------------------------------------------------------------------
@@ -98,7 +99,7 @@ def test_each_mode_has_the_graphs_that_it_needs(contents: Contents) -> None:
 
 def test_recorded_values_are_the_models(contents: Contents, model: fc.FFEBM) -> None:
     with torch.no_grad():
-        found = private_copy(model).eval()(X)
+        found = private_copy(runner_of(model)).run((X,), {})
     logits, hidden = (contents.modes[False].result[k].name for k in ("logits", "hidden"))
     assert torch.equal(contents.samples[f"evaluation/value/{logits}"], found["logits"])
     assert torch.equal(contents.samples[f"evaluation/value/{hidden}"], found["hidden"])
@@ -158,7 +159,7 @@ def test_a_block_too_large_for_a_netlist_is_listed_with_the_reason(
 ) -> None:
     monkeypatch.setattr("ffebm_compiler.chip.emulate.unrolling.MOST_ENTRIES", 30)
     options = BundleOptions(hardware="ideal")
-    found = contents_of(Subject(private_copy(model), (X,), {}, options))
+    found = contents_of(Subject(private_copy(runner_of(model)), (X,), {}, options))
     left_out = found.options["compilation"]["without_netlist"]
     assert left_out
     assert all("30" in why for why in left_out.values())
@@ -182,7 +183,7 @@ def test_nothing_of_the_users_changes(tmp_path: Path) -> None:
     assert modes == [m.training for m in model.modules()]
     assert torch.equal(random, torch.get_rng_state())
     assert torch.equal(example, X)
-    assert not model.gain_store.used  # what it had not measured it still has not
+    assert not runner_of(model).block_gains.store.used  # what it had not measured it still has not
     assert all(p.grad is None for p in model.parameters())
     assert model.relaxation == ()
 
@@ -191,11 +192,12 @@ PROGRAM = """
 import sys, torch
 sys.path.insert(0, {folder!r})
 import test_model_bundle as t
+from ffebm_compiler.model.converted_module import runner_of
 import ffebm_compiler as fc
 torch.manual_seed(0)
 model = fc.convert(t.Net(), block_size=2)
 options = t.BundleOptions(hardware="rram")
-contents = t.contents_of(t.Subject(t.private_copy(model), (t.X,), {{}}, options))
+contents = t.contents_of(t.Subject(t.private_copy(t.runner_of(model)), (t.X,), {{}}, options))
 for name in ("build", "build.ffebm"):
     t.write_bundle(contents, sys.argv[1] + "/" + name)
 """

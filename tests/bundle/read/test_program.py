@@ -20,6 +20,7 @@ from ffebm_compiler.bundle.format.program_checks import block_problems, program_
 from ffebm_compiler.bundle.format.program_document import SAME, Reader, program_document
 from ffebm_compiler.bundle.format.schemas import PROGRAM, schema_problems
 from ffebm_compiler.ir import DigitalBlock, Energy, EnergyBlock, Program
+from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.rules import FORMS
 from ffebm_compiler.train import attribute
 
@@ -39,7 +40,7 @@ def as_parts(program: Program) -> Program:
 
 
 def contents_of(model: fc.FFEBM) -> Contents:
-    modes = {t: Mode(as_parts(m.program), {}, None) for t, m in model.compiled.modes.items()}
+    modes = {t: Mode(as_parts(m.program), {}, None) for t, m in runner_of(model).compiled.modes.items()}
     execution = dict(loop_gain=0.01, tolerance=None, max_sweeps=200, estimator=dict(name="CenteredEP", options={}))
     return Contents(type(model.network).__name__, False, modes, {}, (), execution)
 

@@ -22,6 +22,7 @@ from ffebm_compiler.bundle import Contents
 from ffebm_compiler.bundle.run import Trainer, checkpoint
 from ffebm_compiler.bundle.run.load import runtime_of
 from ffebm_compiler.errors import InputError, OptionError
+from ffebm_compiler.model.converted_module import runner_of
 
 
 @pytest.fixture(scope="module")
@@ -171,15 +172,15 @@ def test_outdated_gains_stay_outdated(contents: Contents, tmp_path: Path) -> Non
     made.step(
         torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0, 1])
     )  # which moves the coupling
-    (gains,) = made.runtime.model.saved_gains().values()
+    (gains,) = runner_of(made.runtime.model).block_gains.saved().values()
     assert gains.outdated
     resumed = trainer(contents).load_checkpoint(made.save_checkpoint(tmp_path / "run"))
-    (again,) = resumed.runtime.model.saved_gains().values()
+    (again,) = runner_of(resumed.runtime.model).block_gains.saved().values()
     assert again.outdated
     assert again.layer_weights == gains.layer_weights
     fresh = runtime_of(replace(contents, gains={})).trainer(optimizer="adam", learning_rate=0.01)
     fresh.load_checkpoint(tmp_path / "run")
-    (taken,) = fresh.runtime.model.saved_gains().values()
+    (taken,) = runner_of(fresh.runtime.model).block_gains.saved().values()
     assert taken.layer_weights == gains.layer_weights
     assert all(torch.equal(v, gains.directions[edge]) for edge, v in taken.directions.items())
 

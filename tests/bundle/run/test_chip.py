@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import ffebm_compiler as fc
 from ffebm_compiler import runtime
-from ffebm_compiler.backends.analog_emu.emulated import AnalogFFEBM
 from ffebm_compiler.bundle.run.load import _on_chip, runtime_of
 from ffebm_compiler.errors import InputError, OptionError
+from ffebm_compiler.ffebm import AnalogFFEBM
 
 pytestmark = pytest.mark.slow
 

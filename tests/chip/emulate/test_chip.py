@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
-from ffebm_compiler.backends.analog_emu.emulated import AnalogFFEBM
+from ffebm_compiler.ffebm import AnalogFFEBM
 
 VARIED = fc.Hardware(
     programming_error=0.02,

@@ -14,9 +14,9 @@ from oracle import Dense
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
-from ffebm_compiler.backends.analog_emu.emulated import AnalogFFEBM
 from ffebm_compiler.chip.emulate import Range
 from ffebm_compiler.chip.emulate.learning import Nudge, fitted
+from ffebm_compiler.ffebm import AnalogFFEBM
 
 Grads = dict[str, Tensor]
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
-from ffebm_compiler.backends.analog_emu.emulated import AnalogFFEBM
 from ffebm_compiler.chip.emulate import Phases, Sample
 from ffebm_compiler.estimate import FreePhase
+from ffebm_compiler.ffebm import AnalogFFEBM
 from ffebm_compiler.train import BlockCall
 
 X = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

@@ -14,6 +14,7 @@ from ffebm_compiler.chip.emulate.array import ArrayWeights
 from ffebm_compiler.chip.emulate.neurons import Amplifier, Neurons
 from ffebm_compiler.chip.emulate.transform import Parts, on_chip
 from ffebm_compiler.ir import EnergyBlock
+from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.solve import BoundBlock
 
 
@@ -36,7 +37,7 @@ def bound(seed: int = 0) -> BoundBlock:
         model = fc.convert(Fork().double(), block_size=3)
         x = torch.randn(2, 3, dtype=torch.float64)
     (block,) = model.program.energy_blocks
-    found = model.bound(block, {block.inputs[0]: x}).detached()
+    found = runner_of(model).bound(block, {block.inputs[0]: x}).detached()
     return found.with_layer_weights({s.name: 2.0**-k for k, s in enumerate(block.states)})
 
 
@@ -125,7 +126,7 @@ def test_a_state_that_is_read_as_it_is_has_an_amplifier_too() -> None:
     if not blocks:  # the partition may keep such a state at a boundary: then there is no feedback to err
         return
     x = torch.randn(2, 3, dtype=torch.float64)
-    b = model.bound(blocks[0], {blocks[0].inputs[0]: x}).detached()
+    b = runner_of(model).bound(blocks[0], {blocks[0].inputs[0]: x}).detached()
     first, second = (s.name for s in b.block.states)
     gain = torch.tensor([1.1, 0.9, 1.3], dtype=torch.float64)
     chip, s = emulated(b, Parts({}, {}, {(first, second): Amplifier(gain)})), states_of(b, 0)

@@ -13,11 +13,12 @@ from emulation_oracle import Settling, array
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
-from ffebm_compiler.backends.analog_emu.emulated import AnalogFFEBM
 from ffebm_compiler.chip.emulate import Sample
 from ffebm_compiler.chip.emulate.neurons import Neurons
 from ffebm_compiler.chip.emulate.transient import Transient
 from ffebm_compiler.estimate import FreePhase
+from ffebm_compiler.ffebm import AnalogFFEBM
+from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.solve import BoundBlock
 from ffebm_compiler.train import BlockCall, free_phase
 
@@ -137,7 +138,9 @@ def alone(n: int, noise: float, conductance: float | None = None) -> Transient:
     """Neurons without couplings: an identity driven by a constant input."""
     model = fc.convert(nn.Sequential(nn.Linear(1, n, bias=False)), block_size=1).double()
     (block,) = model.program.energy_blocks
-    bound: BoundBlock = model.bound(block, {block.inputs[0]: torch.zeros(1, 1, dtype=torch.float64)}).detached()
+    bound: BoundBlock = (
+        runner_of(model).bound(block, {block.inputs[0]: torch.zeros(1, 1, dtype=torch.float64)}).detached()
+    )
     D = None if conductance is None else torch.full((n,), conductance, dtype=torch.float64)
     (state,) = block.states
     neurons = {state.name: Neurons(state.name, conductance=D, noise=noise)}

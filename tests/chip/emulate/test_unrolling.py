@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
-from ffebm_compiler.backends.analog_emu.emulated import AnalogFFEBM
 from ffebm_compiler.chip.emulate import Sample, unrolling
 from ffebm_compiler.chip.hardware import Circuit
 from ffebm_compiler.errors import InputError, OptionError
+from ffebm_compiler.ffebm import AnalogFFEBM
 from ffebm_compiler.train import free_phase, run_digital
 
 

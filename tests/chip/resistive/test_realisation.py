@@ -18,6 +18,7 @@ from ffebm_compiler.chip.resistive.realisation import Realisation, realise, tota
 from ffebm_compiler.chip.resistive.solver import nodes, solve
 from ffebm_compiler.chip.resistive.unrolling import matrices, unroll
 from ffebm_compiler.errors import OptionError
+from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.solve import BoundBlock, Tolerance, relax, unit_gains
 
 TIGHT = Tolerance(1e-15, 5000)
@@ -107,7 +108,7 @@ def blocks(name: str, block_size: int, seed: int = 0, scale: float = 1.0, unit: 
     found = []
     for e in model.equilibrium(x)[1]:
         block = next(v.block for v in model.blocks if v.name == e.block)
-        gains = unit_gains(block) if unit else model.gains(block)
+        gains = unit_gains(block) if unit else runner_of(model).gains(block)
         found.append(BoundBlock(block, e.inputs, {p: weights[p] for p in block.weights}, gains.layer_weights))
     return found
 

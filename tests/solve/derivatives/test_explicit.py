@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import ffebm_compiler as fc
 from ffebm_compiler.ir import Energy, Operation
+from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.rules import RULES, Reading, Role, Rule
 from ffebm_compiler.rules.rule import Call
 from ffebm_compiler.solve import (
@@ -285,7 +286,7 @@ def test_a_grouped_convolution_takes_as_many_operations_as_a_plain_one() -> None
     for groups in (1, 8, 64):
         layers = [m for _ in range(2) for m in (nn.Conv2d(64, 64, 3, padding=1, groups=groups), nn.ReLU6())]
         model = fc.convert(nn.Sequential(*layers), block_size=2)
-        model.gain_store.steps = 2  # as many for all: how many a norm needs depends on the weights
+        runner_of(model).block_gains.store.steps = 2  # as many for all: how many a norm needs depends on the weights
         x = torch.randn(2, 64, 5, 5)
         counts.append(ran(lambda m=model, x=x: m(x).sum().backward()).total())
     assert max(counts) == counts[0]

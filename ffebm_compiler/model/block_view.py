@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from ..ir import Energy, EnergyBlock
 from ..solve import Certificate, certify, unit_gains
 from ..train import attribute
-
-if TYPE_CHECKING:
-    from ..backends.torch_ep import FFEBM
+from .runner import Runner
 
 
 @dataclass(frozen=True)
 class BlockView:
     """One energy-based block of ``model``."""
 
-    model: FFEBM
+    model: Runner
     block: EnergyBlock
 
     @property

@@ -1,25 +1,50 @@
-"""One converted model on another backend: the table of them."""
+"""The backend ``analog-emu``: which chip a model is put on, and whether it can be."""
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
-from ..chip.emulate import Chip, load_chip
-from ..chip.hardware import Hardware
-from ..chip.hardware.presets import preset
-from ..chip.resistive.realisation import resistive_problems
-from ..errors import InputError, OptionError, Problem, close_matches
-from ..train import attribute
-from .analog_emu.emulated import AnalogEmu, AnalogFFEBM
-from .torch_ep import FFEBM
+from ...chip.emulate import Chip, load_chip
+from ...chip.hardware import Hardware
+from ...chip.hardware.choice import preset
+from ...chip.resistive.realisation import resistive_problems
+from ...errors import InputError, OptionError, Problem
+from ...model.bound_model import BoundModel
+from ...train import attribute
+from .substrate import ChipSubstrate
 
-LOWERINGS = (AnalogEmu.name,)
-"""What :meth:`FFEBM.lower` lowers to."""
+
+def analog_emu(
+    model: BoundModel,
+    /,
+    *,
+    hardware: str | os.PathLike[str] | Hardware | None = None,
+    chip_seed: int = 0,
+    noise_seed: int = 0,
+    chip: str | os.PathLike[str] | None = None,
+) -> ChipSubstrate:
+    """An emulated chip for the blocks of a model.
+
+    Args:
+        hardware: what the chip is made of: a preset's name (``"ideal"``, the default, ``"rram"``, ``"pcm"``,
+            ``"harsh"``), a TOML or JSON file, or a :class:`ffebm_compiler.Hardware`.
+        chip_seed: of everything that is fixed for one chip: programming errors, mismatch, faults.
+        noise_seed: of what changes from read to read.
+        chip: instead, the file of a chip that :meth:`ffebm_compiler.AnalogFFEBM.save_chip` wrote.
+
+    Raises:
+        OptionError: a specification that can't be used, or a block that resistors can't make, with every problem.
+        InputError: a chip's file that can't be read, or is of another model.
+    """
+    choice = ChipChoice(hardware, chip_seed, noise_seed, chip)
+    OptionError.raise_if(choice.problems())
+    made = choice.chip(model)
+    _check_physics(model, made.hardware)
+    return ChipSubstrate(made)
 
 
 @dataclass(frozen=True)
@@ -60,32 +85,16 @@ class ChipChoice:
                     "A chip's file has the seeds of its chip: give one of them.",
                 )
 
-    def backend(self, model: FFEBM) -> AnalogEmu:
+    def chip(self, model: BoundModel) -> Chip:
         if self.file is not None:
-            chip = load_chip(self.file)
-            _check_weights(model, chip, self.file)
-            return AnalogEmu(chip.hardware, chip.seed, self.noise_seed, model.execution, chip)
+            saved = load_chip(self.file)
+            _check_weights(model, saved, self.file)
+            return saved
         hardware = preset("ideal" if self.hardware is None else self.hardware)
-        return AnalogEmu(hardware, self.chip_seed, self.noise_seed, model.execution)
+        return Chip(hardware, self.chip_seed, torch.Generator().manual_seed(self.noise_seed))
 
 
-def lowered(model: FFEBM, backend: str, choice: ChipChoice) -> AnalogFFEBM:
-    """The model on the backend, with a copy of its weights and with its gains."""
-    problems = [*choice.problems()]
-    if backend not in LOWERINGS:
-        problems.append(Problem("option backend", f"is {backend!r}", close_matches(str(backend), LOWERINGS)))
-    if problems:
-        raise OptionError(problems)
-    # weights copied in inference mode could not be trained afterwards
-    with torch.inference_mode(False):
-        lowering = choice.backend(model)
-        _check_physics(model, lowering.hardware)
-        emulated = lowering.lower(replace(model.compiled, network=copy.deepcopy(model.network)))
-        emulated.gain_store.take(model.gain_store)
-        return emulated
-
-
-def _check_weights(model: FFEBM, chip: Chip, file: str | os.PathLike[str]) -> None:
+def _check_weights(model: BoundModel, chip: Chip, file: str | os.PathLike[str]) -> None:
     """Refuses the chip of another model: it holds weights that this one lacks, or has in another shape.
 
     Raises:
@@ -107,8 +116,7 @@ def _check_weights(model: FFEBM, chip: Chip, file: str | os.PathLike[str]) -> No
                     "Lower the model that the chip was saved from, or give hardware for a new chip.",
                 )
             )
-    if problems:
-        raise InputError(problems)
+    InputError.raise_if(problems)
 
 
 def _hardware_problems(hardware: str | os.PathLike[str] | Hardware | None) -> tuple[Problem, ...]:
@@ -119,13 +127,12 @@ def _hardware_problems(hardware: str | os.PathLike[str] | Hardware | None) -> tu
     return ()
 
 
-def _check_physics(model: FFEBM, hardware: Hardware) -> None:
+def _check_physics(model: BoundModel, hardware: Hardware) -> None:
     """Refuses what can't be built of resistors, in the blocks of the model's present mode, before anything runs."""
     if hardware.physics != "resistive":
         return
     problems = [p for block in model.program.energy_blocks for p in resistive_problems(block)]
-    if problems:
-        raise OptionError(problems)
+    OptionError.raise_if(problems)
 
 
 def _seed_problems(name: str, value: object) -> list[Problem]:
