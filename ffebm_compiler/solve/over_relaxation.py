@@ -10,7 +10,8 @@ leaves least, ``omega - 1``: the first gives rho from measured residuals at any 
 chapter 5; Hageman & Young 1981, chapter 9), where a plain sweep that leaves 0.9 becomes one that leaves 0.52. For any omega below 2 the energy
 of a piecewise linear block still falls with every sweep.
 
-Past the best omega residuals fall in waves, and no longer tell how far past: so omega is lowered while sweeps leave no more than ``omega - 1``.
+Past the best omega residuals fall in waves, and no longer tell how far past: omega is lowered while sweeps leave no
+more than ``omega - 1``.
 """
 
 from __future__ import annotations
@@ -28,25 +29,22 @@ WORTH = 0.3
 """A plain sweep that leaves less than this of the distance is left as it is."""
 
 MOST, MOST_IN_RINGS = 1.8, 1.35
-"""The largest omega: one too large costs more than one too small, the more so near 2. Rings of an odd number of states follow the theory less closely."""
+"""The largest omega: one too large costs more than one too small, the more so near 2. Rings of an odd number of states
+follow the theory less closely."""
 
-CAREFUL, WINDOW = 1.4, 4
-"""From this omega on residuals fall in waves, and it takes so many of them to show what sweeps leave."""
+WINDOW, WAIT = 4, 2
+"""Over-relaxed residuals fall in waves: so many ratios tell what sweeps leave, and omega stays for so many at least."""
 
-STEP = 0.02
-"""Omega is raised by no less, since the sweep at which it changes tells nothing."""
-
-RISE = 0.25
-"""Omega is raised by no more at once: the first ratios of residuals are those of states that still change sides."""
+STEP, RISE = 0.02, 0.25
+"""Omega is raised by no less, since the sweep at which it changes tells nothing, and by no more at once: the first ratios
+are those of states that still change sides."""
 
 LOWERED, EQUAL = 0.9, 1.05
-"""Above the best omega sweeps leave ``omega - 1``, however far above: where that is what they leave, ``omega - 1`` is multiplied by the first, until it is not."""
+"""Beyond the best omega sweeps leave ``omega - 1``. Where they leave so much, up to the second factor, ``omega - 1`` is
+multiplied by the first, and omega is raised no more."""
 
-LOST, AGAIN = 4.0, 2
-"""After ``LOST / (2 - omega)`` over-relaxed sweeps without a new lowest residual, longer than its waves, sweeps begin anew at omega 1; this often at most."""
-
-AFTERWARDS = 3
-"""Plain sweeps after over-relaxed ones leave less than they will: so many ratios are not taken at their word."""
+LOST = 4.0
+"""After ``LOST / (2 - omega)`` sweeps without a new lowest residual, longer than its waves, omega is 1 for good."""
 
 
 class Pace:
@@ -59,90 +57,58 @@ class Pace:
     """
 
     def __init__(self, limit: float = MOST, patience: int = 1, window: int = 1):
-        self.omega, self._limit, self._patience, self._plain_window = 1.0, limit, patience, window
+        self.omega, self._limit, self._patience, self._window = 1.0, limit, patience, window
         self._used = 1.0  # by the last sweep
         self._previous, self._lowest = math.inf, math.inf
         self._rates: list[float] = []
         self._seen, self._since = 0, 0  # ratios since omega changed, sweeps since the lowest residual
-        self._lowering, self._lowered = True, False  # whether omega may be, and whether it has been
-        self._again = AGAIN
-        self._least = 0.0  # what plain sweeps are known to leave
+        self._known = 0.0  # what plain sweeps leave, once omega has told it
 
     def after(self, residual: float) -> float:
-        """Takes in the residual of a sweep; gives what such a sweep leaves of the distance, as measured from the last ones."""
+        """Takes in the residual of a sweep; gives what such a sweep leaves of the distance, as measured from the last
+        ones."""
         if 0 < self._previous < math.inf:
             self._rates = [*self._rates[1 - WINDOW :], residual / self._previous]
             self._seen += 1
         self._previous, self._used = residual, self.omega
         if not self._rates:
             return 0.0
-        left = self._left()
+        rates = self._rates[-(WINDOW if self.omega > 1.0 else self._window) :]
+        left = math.prod(rates) ** (1 / len(rates))
+        leaves = max(left, self.omega - 1, self._known)
         if self._limit > 1.0:
-            self._adapt(residual)
-        return left
-
-    @property
-    def residual(self) -> float:
-        """Of the last sweep; infinite before the first."""
-        return self._previous
+            self._adapt(residual, left)
+        return leaves
 
     def brake(self) -> bool:
         """Back to plain sweeps for good; False if they have been plain."""
-        used = self._used > 1.0
-        if used:
-            self._back()
-        self.omega = self._limit = 1.0
-        return used
+        if self.omega > 1.0:
+            self._known = contraction_of(self.omega)
+        self._change(1.0)
+        self._limit = 1.0
+        return self._used > 1.0
 
-    @property
-    def _window(self) -> int:
-        return self._plain_window if self.omega == 1.0 else 2 if self.omega < CAREFUL else WINDOW
-
-    @property
-    def _measured(self) -> float:
-        rates = self._rates[-self._window :]
-        return math.prod(rates) ** (1 / len(rates))
-
-    def _left(self) -> float:
-        known = self.omega - 1 if self.omega > 1.0 else self._least if self._seen < AFTERWARDS else 0.0
-        return max(self._measured, known)
-
-    def _adapt(self, residual: float) -> None:
+    def _adapt(self, residual: float, left: float) -> None:
+        """Up where sweeps leave more than at the best omega, down where they may be beyond it."""
         self._since = 0 if residual < self._lowest else self._since + 1
         self._lowest = min(self._lowest, residual)
-        if self.omega > 1.0 and self._since > LOST / (2 - self.omega):
-            self._back()
-        elif self._seen >= self._wait and self._falling:
-            self._step()
-
-    def _step(self) -> None:
-        """Up where sweeps leave more than at the best omega, down where they may be beyond it."""
-        left, beyond = self._measured, self.omega - 1
-        if self._lowering and beyond >= CAREFUL - 1 and left < EQUAL * beyond:
-            self._change(1 + LOWERED * beyond)
-            self._lowered = True
-        elif left > max(beyond, WORTH if self.omega == 1.0 else 0.0):
+        beyond = self.omega - 1
+        if beyond and self._since > LOST / (2 - self.omega):
+            self.brake()
+        elif self._seen < (WAIT if beyond else self._patience) or not self._falling:
+            return
+        elif beyond and left < EQUAL * beyond:
+            self._limit = 1 + LOWERED * beyond
+            self._change(self._limit)
+        elif left > (beyond or WORTH):
             better = min(best_omega(plain_contraction(left, self.omega)), self._limit, self.omega + RISE)
             if better > self.omega + STEP:
                 self._change(better)
-                self._lowering = not self._lowered
-
-    @property
-    def _wait(self) -> int:
-        return self._patience if self.omega == 1.0 else 1 if self.omega < CAREFUL else WINDOW
 
     @property
     def _falling(self) -> bool:
         """Every plain sweep, of as many as it takes; over-relaxed ones on the whole."""
         return max(self._rates[-self._patience :]) < 1.0 if self.omega == 1.0 else math.prod(self._rates) < 1.0
-
-    def _back(self) -> None:
-        """To plain sweeps, the first of which leave less than later ones will."""
-        self._least = contraction_of(self.omega)
-        self._change(1.0)
-        self._again -= 1
-        if not self._again:
-            self._limit = 1.0
 
     def _change(self, omega: float) -> None:
         self.omega, self._seen, self._since = omega, -1, 0
