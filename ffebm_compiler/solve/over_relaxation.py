@@ -2,13 +2,14 @@
 
     s  <-  P( s + omega (s_new - s) ),        P the projection on the potential's domain
 
-With ``rho`` what a plain sweep leaves of the distance to the equilibrium, ``omega`` what is used and ``lambda`` what its sweeps leave,
+With ``rho`` what a plain sweep leaves of the distance to the equilibrium, ``omega`` what is used and ``lambda`` what its
+sweeps leave,
 
     (lambda + omega - 1)^2 = lambda omega^2 rho,        and     omega = 2 / (1 + sqrt(1 - rho))
 
-leaves least, ``omega - 1``: the first gives rho from measured residuals at any omega, the second the next omega. Exact for a linear chain (Young 1971,
-chapter 5; Hageman & Young 1981, chapter 9), where a plain sweep that leaves 0.9 becomes one that leaves 0.52. For any omega below 2 the energy
-of a piecewise linear block still falls with every sweep.
+leaves least, ``omega - 1``: the first gives rho from measured residuals at any omega, the second the next omega. Exact
+for a linear chain (Young 1971, chapter 5; Hageman & Young 1981, chapter 9), where a plain sweep that leaves 0.9 becomes
+one that leaves 0.52. For any omega below 2 the energy of a piecewise linear block still falls with every sweep.
 
 Past the best omega residuals fall in waves, and no longer tell how far past: omega is lowered while sweeps leave no
 more than ``omega - 1``.
