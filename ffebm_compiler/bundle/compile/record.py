@@ -60,7 +60,7 @@ def recorded(model: Runner, training: bool, args: tuple[Any, ...], kwargs: Mappi
 
 
 def in_mode_of(model: Runner, training: bool) -> contextlib.AbstractContextManager[None]:
-    """One mode for a while. A model that is in it already keeps its modules' own modes: a norm may be frozen while the rest trains."""
+    """One mode for a while; a model that is in it already keeps its modules' own modes, as of a frozen norm."""
     return contextlib.nullcontext() if model.training == training else model.in_mode(training)
 
 
