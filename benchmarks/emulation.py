@@ -24,7 +24,7 @@ import ffebm_compiler as fc
 from benchmarks import common
 from examples import command, networks, plotting, records
 from ffebm_compiler.chip.emulate import Range
-from ffebm_compiler.chip.hardware.choice import preset
+from ffebm_compiler.chip.hardware.presets import preset
 from ffebm_compiler.estimate import Estimate, FreePhase
 from ffebm_compiler.estimate.literal import nudged_equilibrium
 from ffebm_compiler.solve import Tolerance

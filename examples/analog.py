@@ -41,9 +41,8 @@ from examples.checkpoints import Checkpoint
 from examples.job import Config, Job
 from examples.training import Progress, Stop
 from ffebm_compiler.chip.hardware import Hardware, quantities
-from ffebm_compiler.chip.hardware.choice import preset
 from ffebm_compiler.chip.hardware.documents import to_dict
-from ffebm_compiler.chip.hardware.presets import PRESETS, SOURCES
+from ffebm_compiler.chip.hardware.presets import PRESETS, SOURCES, preset
 from ffebm_compiler.rules.weighted import LINEAR
 
 LOOP_GAIN, TOLERANCE = 0.2, 1e-3

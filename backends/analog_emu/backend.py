@@ -10,7 +10,7 @@ import torch
 
 from ...chip.emulate import Chip, load_chip
 from ...chip.hardware import Hardware
-from ...chip.hardware.choice import preset
+from ...chip.hardware.presets import preset
 from ...chip.resistive.realisation import resistive_problems
 from ...errors import InputError, OptionError, Problem
 from ...model.bound_model import BoundModel

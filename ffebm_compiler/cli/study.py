@@ -12,8 +12,8 @@ from typing import Any
 from tqdm import tqdm
 
 from ..chip.hardware import Hardware
-from ..chip.hardware.choice import preset
 from ..chip.hardware.documents import to_dict
+from ..chip.hardware.presets import preset
 from ..errors import OptionError, Problem
 from ..study import (
     METRICS,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...chip.hardware import Hardware
-from ...chip.hardware.choice import preset
+from ...chip.hardware.presets import preset
 from ...chip.resistive.realisation import resistive_problems
 from ...errors import OptionError, Problem, close_matches
 from ...files import check_folder

@@ -17,7 +17,7 @@ from typing import Any
 
 from ...errors import OptionError, Problem, close_matches
 from ...files import check_target, write_whole
-from .presets import PRESETS
+from .preset_tables import PRESETS
 from .quantity import INFINITY, LAW_PARTS, LogLaw, Quantity
 from .specification import Hardware, field_problem, quantities
 from .units import QuantityError

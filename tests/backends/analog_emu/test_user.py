@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import ffebm_compiler as fc
 from ffebm_compiler.backends.analog_emu.report import differences
-from ffebm_compiler.chip.hardware.choice import preset
+from ffebm_compiler.chip.hardware.presets import preset
 from ffebm_compiler.errors import FFEBMError, InputError, OptionError
 from ffebm_compiler.ffebm import AnalogFFEBM
 

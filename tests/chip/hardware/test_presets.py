@@ -13,10 +13,10 @@ import torch
 from scipy.special import sici
 
 from ffebm_compiler.chip.hardware import Hardware, defaults
-from ffebm_compiler.chip.hardware.choice import preset
 from ffebm_compiler.chip.hardware.devices import READ_TIME, law, programming_deviation, read_noise_growth
 from ffebm_compiler.chip.hardware.documents import write_hardware
-from ffebm_compiler.chip.hardware.presets import HOUR, LAG, PRESETS, SOURCES, flicker_correlation
+from ffebm_compiler.chip.hardware.preset_tables import HOUR, LAG, PRESETS, SOURCES, flicker_correlation
+from ffebm_compiler.chip.hardware.presets import preset
 from ffebm_compiler.errors import OptionError
 
 CONDUCTANCES = torch.linspace(0.01, 1, 200, dtype=torch.float64)
