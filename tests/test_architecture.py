@@ -242,6 +242,7 @@ def upto_private(name: str) -> str:
     return ".".join(parts[: private[-1] + 2]) if parts[0] == "torch" and private else ""
 
 
+@pytest.mark.slow
 def test_each_private_name_of_torch_is_spelled_in_one_module() -> None:
     spelled: dict[str, set[str]] = {}
     for path in sources():

@@ -382,6 +382,7 @@ CALLS: dict[str, tuple[Callable[[], object], type[Exception], str, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CALLS)
 def test_a_bad_call_names_the_input_or_layer_and_the_remedy(case: str) -> None:
     act, error, names, advises = CALLS[case]

@@ -174,6 +174,7 @@ def test_a_part_without_onnx_is_refused_or_left_out(ffebm: Run, folder: Path) ->
     assert "left out: 2 (Odd)" in ffebm("verify", "odd.ffebm")[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
@@ -245,6 +246,7 @@ def changed(contents: object, **samples: torch.Tensor) -> object:
     return dataclasses.replace(contents, samples={**contents.samples, **samples})  # type: ignore
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["value/", "state/", "sweeps/", "output/", "statistics/", "gradient/", "norm/"])
 def test_verify_finds_every_kind_of_wrong_record(folder: Path, what: str) -> None:
     """A bundle with whole checksums that does not compute what it says."""

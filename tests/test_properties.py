@@ -24,6 +24,8 @@ from ffebm_compiler.rules import RULES
 from ffebm_compiler.solve import BoundBlock
 from ffebm_compiler.train import attribute
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = int(os.environ.get("FFEBM_TEST_EXAMPLES", "500"))
 """More than the default searches at random; the default set is always the same."""
 SEARCH = settings(
@@ -56,7 +58,6 @@ def differ(found: dict[str, Tensor], exact: dict[str, Tensor], relative: float, 
     ]
 
 
-@pytest.mark.slow
 @SEARCH
 @given(plans(), st.integers(0, 99), st.booleans(), st.data())
 def test_block_size_one_is_the_model(plan: Plan, seed: int, training: bool, data: st.DataObject) -> None:

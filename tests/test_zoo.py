@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 import ffebm_compiler as fc
 
+pytestmark = pytest.mark.slow
+
 OUTPUT, GRADIENT = 1e-6, 1e-5  # relative, float32
 ROUNDING = 1e-6
 """A gradient that is zero but for rounding (of a bias before a batch norm) is compared with the norm of all gradients.

@@ -60,6 +60,7 @@ def test_a_run_writes_what_its_figures_depend_on(
     assert all(word in shown for word in ("2.5", "A note.", "met", "1 of 1 goals met", "Counts its runs."))
 
 
+@pytest.mark.slow
 def test_a_result_is_kept_until_something_changes(
     counted: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

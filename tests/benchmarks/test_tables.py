@@ -87,6 +87,7 @@ def test_a_table_without_its_results_stays(tmp_path: Path) -> None:
     assert tables.written(page, tmp_path) == page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suite", ROWS)
 def test_every_suite_has_a_picture(suite: str, results: Path, tmp_path: Path) -> None:
     document = json.loads((results / f"{suite}.json").read_text())

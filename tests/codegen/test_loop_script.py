@@ -56,6 +56,7 @@ def rows(folder: Path, out: str) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / out / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_it_trains_and_resumes_to_the_same_weights(folder: Path) -> None:
     whole = run(folder, "--data", "data.npz", "--epochs", "6", "--out", "whole", "--lr", "0.01")
     assert whole.returncode == 0, whole.stderr
@@ -73,6 +74,7 @@ def test_it_trains_and_resumes_to_the_same_weights(folder: Path) -> None:
     assert config["versions"]["ffebm_compiler"] == fc.__version__
 
 
+@pytest.mark.slow
 def test_it_stops_at_ctrl_c_and_says_how_to_go_on(folder: Path) -> None:
     process = subprocess.Popen(  # a test run in the background would hand on that it ignores Ctrl-C
         [sys.executable, "train.py", "--data", "data.npz", "--epochs", "100000", "--out", "stopped"],
@@ -89,6 +91,7 @@ def test_it_stops_at_ctrl_c_and_says_how_to_go_on(folder: Path) -> None:
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -120,6 +123,7 @@ class Two(nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_several_inputs_come_by_name(tmp_path: Path) -> None:
     (tmp_path / "two.py").write_text(TWO)
     rng = np.random.default_rng(0)
@@ -156,6 +160,7 @@ def test_what_a_script_cannot_say_is_refused_before_it_is_written(tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_another_model_is_refused(folder: Path) -> None:
     (folder / "other.py").write_text("from torch import nn\nmake = lambda: nn.Sequential(nn.Linear(12, 3))\n")
     done = run(folder, "--data", "data.npz", "--model", "other.py:make")

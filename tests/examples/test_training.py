@@ -95,6 +95,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(data: Split, tmp_pat
     assert same(whole, anew)
 
 
+@pytest.mark.slow
 def test_a_resumed_ff_ebm_goes_on_with_its_gains(data: Split, tmp_path: Path) -> None:
     whole, stopped, anew = (fc.convert(network(), block_size=2, loop_gain=0.05) for _ in range(3))
     expected = fit(whole, data, STAGE, quiet=True)

@@ -52,6 +52,7 @@ def model() -> fc.FFEBM:
     return fc.convert(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", REGISTER)
 def test_one_that_changes_something_is_named(kind: str, model: Any, x: Tensor, registered: Any) -> None:
     model(x)

@@ -56,6 +56,7 @@ CHOSEN = ["post_norm", "potentials", "two_inputs", "tied", "spellings", "control
 """All kinds of operations, results, weights, and both tracers."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", [e for e in ZOO if e.name in CHOSEN], ids=lambda e: e.name)
 def test_models_of_the_zoo(entry: Entry) -> None:
     net, args = entry.build()

@@ -52,5 +52,6 @@ def test_an_onnx_file_of_a_counter_is_refused(tmp_path: Path) -> None:
         model.export_onnx(tmp_path / "model.onnx", torch.randn(3, 4))
 
 
+@pytest.mark.slow
 def test_a_buffer_is_no_such_state(tmp_path: Path) -> None:
     model_of(Average()).compile_to(tmp_path / "bundle", torch.randn(3, 4))

@@ -50,6 +50,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [F.mse_loss, in_place])
 @pytest.mark.parametrize("name", NETS)
 def test_gradients_are_the_models(name: str, loss: Callable[[Tensor, Tensor], Tensor]) -> None:

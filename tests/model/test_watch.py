@@ -359,6 +359,7 @@ def _prepared(model: Any) -> Any:
 ADAPTERS = [_by_hand, _peft]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("change", [*ADAPTERS, _quantised, _prepared])
 def test_layers_in_blocks_that_a_library_replaces_are_named(change: Callable[[Any], Any], x: Tensor) -> None:

@@ -31,6 +31,7 @@ def first_gradient(model: FFEBM, dtype: torch.dtype) -> Tensor:
     return gradient
 
 
+@pytest.mark.slow
 def test_float32_is_warned_of_where_it_loses_the_gradient_and_float64_is_not() -> None:
     with pytest.warns(GradientWarning, match=r"block1 \(1 … 95\): the gradient of 1 will be lost in torch.float32"):
         assert not first_gradient(deep(48, torch.float32), torch.float32).isfinite().all()

@@ -118,6 +118,7 @@ def test_a_part_that_only_reshapes_passes_its_error_on() -> None:
     assert part.graphs[VJP].interface.parameters == ()
 
 
+@pytest.mark.slow
 def test_a_selection_by_value_may_stand_in_a_graph() -> None:
     model, part = digital(lambda m, x: x[x > 0].sum() + x, training=False)
     agrees(model, part)
@@ -286,6 +287,7 @@ class ByNumpy(torch.autograd.Function):
         return 2 * error
 
 
+@pytest.mark.slow
 def test_a_function_of_the_users_own_keeps_its_backward() -> None:
     model, part = digital(lambda m, x: Square.apply(x))
     agrees(model, part)
@@ -359,6 +361,7 @@ def test_a_branch_on_the_batch_fixes_it() -> None:
     assert part.graphs[TRAINING].interface.outputs[0].shape == (4, 8)
 
 
+@pytest.mark.slow
 def test_sizes_that_follow_from_the_batch_are_written_in_terms_of_it() -> None:
     class Folded(nn.Module):
         def __init__(self) -> None:
@@ -440,6 +443,7 @@ print(hashlib.sha256(b"".join(g.model.SerializeToString(deterministic=True) for 
 """
 
 
+@pytest.mark.slow
 def test_the_same_model_gives_the_same_bytes_in_another_process() -> None:
     script = SCRIPT.format(tests=str(Path(__file__).parents[1]))
     found = {
@@ -534,6 +538,7 @@ def broken(graph: PartGraph, change: Callable[[onnx.ModelProto], None]) -> PartG
     return replace(graph, model=model)
 
 
+@pytest.mark.slow
 def test_the_check_sees_what_is_missing_and_what_is_wrong() -> None:
     _, part = digital(lambda m, x: m.norm(x), norm=nn.BatchNorm1d(8))
     graph = part.graphs[TRAINING]

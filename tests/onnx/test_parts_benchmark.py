@@ -10,6 +10,7 @@ import pytest
 from benchmarks import onnx_parts as benchmark
 
 
+@pytest.mark.slow
 def test_a_run_writes_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert benchmark.main(["--models", "dropout_layers,views", "--block-sizes", "2", "--out", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "onnx_parts.json").read_text())

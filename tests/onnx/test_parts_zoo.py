@@ -13,6 +13,8 @@ import ffebm_compiler as fc
 from benchmarks.graph_checks import check_graph
 from benchmarks.parity import compare
 
+pytestmark = pytest.mark.slow
+
 PARITY = 1e-5
 MANY = ("mobilenet_v3_small",)
 """Of so many parts alike that they are tested in evaluation only; benchmarks/onnx_parts.py takes all of them."""

@@ -45,6 +45,7 @@ def on(model: fc.FFEBM, args: tuple[Any, ...]) -> dict[str, Any]:
     return values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vgg", "residual", "potentials", "views", "mlp_gelu", "tied", "pooled"])
 def test_it_is_the_executors_sweep(name: str) -> None:
     net, args = subject(name)

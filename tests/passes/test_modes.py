@@ -44,6 +44,7 @@ DIFFERENT: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [*SAME, *DIFFERENT])
 @pytest.mark.parametrize("export", [False, True])
 def test_alike_modes_share_their_program(case: str, export: bool) -> None:

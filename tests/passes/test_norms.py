@@ -39,6 +39,7 @@ def test_a_norm_of_batch_statistics_in_evaluation_stays_digital() -> None:
     assert any("in evaluation too" in r for r in reasons)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(
     ("norm", "moving"), [("auto", [True, False]), ("split", [True, True]), ("held", [False, False])]

@@ -137,6 +137,7 @@ OF_TENSORS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("asks", "what"), ASKING)
 @pytest.mark.parametrize("export", [False, True])
 def test_what_depends_on_the_caller_is_refused(asks: Callable[[Tensor], Any], what: str, export: bool) -> None:

@@ -161,6 +161,7 @@ def test_a_question_of_sizes_that_turn_out_to_be_one_is_held_to() -> None:
         model(torch.randn(3, 4), torch.randn(3, 4))
 
 
+@pytest.mark.slow
 def test_a_compiled_call_is_held_to_them_too() -> None:
     net = Net(_threshold).eval()
     model = fc.convert(copy.deepcopy(net), 1, example_inputs=torch.randn(6, 4))

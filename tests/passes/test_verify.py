@@ -131,6 +131,7 @@ def test_a_right_energy_is_right_at_every_scale_of_its_states(activation: str, s
     assert fc.convert(net, 4, example_inputs=(x,))(x).isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("excess", [1e-3, -1e-3])
 def test_a_wrong_energy_is_wrong_at_every_scale_of_its_states(scale: float, excess: float) -> None:

@@ -88,6 +88,7 @@ def test_the_generic_tests_run_it(package: Path) -> None:
     assert "skipped" not in said
 
 
+@pytest.mark.slow
 def test_it_is_documented(package: Path) -> None:
     generator = "docs/generate_operations.py"
     run(package, generator)
@@ -97,5 +98,6 @@ def test_it_is_documented(package: Path) -> None:
     run(package, generator, "--check")
 
 
+@pytest.mark.slow
 def test_it_goes_into_bundles_processes_chips_and_netlists(package: Path, tmp_path: Path) -> None:
     run(package, "-c", USES, cwd=tmp_path)

@@ -157,6 +157,7 @@ def test_gains_follow_moving_weights_from_where_they_were() -> None:
     assert all(gains.norms[e] == pytest.approx(norm, rel=0.02) for e, norm in fresh.norms.items())
 
 
+@pytest.mark.slow
 def test_gains_that_follow_constant_weights_stay_those_of_the_long_iteration() -> None:
     b = bound("mlp")
     gains = long = bounded_gains(b, 0.01)

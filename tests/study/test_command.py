@@ -64,6 +64,7 @@ def rows(folder: Path, name: str = "points.csv") -> list[dict[str, str]]:
         return [*csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_a_study_of_labelled_data(study: Run, folder: Path) -> None:
     status, out, err = study("--data", "study_models.py:data", "--sweep", "read_noise=0,0.3", "--sweep", "adc_bits=4,8")
     assert (status, err) == (0, "")
@@ -84,6 +85,7 @@ def test_a_study_of_labelled_data(study: Run, folder: Path) -> None:
     assert min(noisy) > max(calm)
 
 
+@pytest.mark.slow
 def test_without_labels_the_digital_model_is_what_counts(study: Run, folder: Path) -> None:
     status, out, _ = study("--input-shape", "1,6", "--sweep", "adc_bits=3", "--hardware", "ideal", "--chips", "1")
     assert status == 0
@@ -162,6 +164,7 @@ def test_float32_is_for_models_that_insist_on_it(study: Run, folder: Path) -> No
 # --- weights ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_trained_weights_are_used(study: Run, folder: Path) -> None:
     net = load_model("study_models.py:Net")
     torch.save(net.state_dict(), "net.pt")

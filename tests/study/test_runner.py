@@ -20,6 +20,7 @@ def study_of(subject: FakeSubject) -> Study:
     return Study(subject, Hardware(), EFFORT, Bench(subject, Hardware(), EFFORT).fingerprint())
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_is_measured(tmp_path: Path) -> None:
     wanted, seen = points([NOISE], False, 2), list[Record]()
     with Folder(tmp_path / "s", ASKED) as folder:

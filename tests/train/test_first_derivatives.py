@@ -154,6 +154,7 @@ WAYS: dict[str, Callable[[fc.FFEBM], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("size", "used"), [(1, True), (3, False)], ids=["later", "first call"])
 def test_every_other_derivative_is_refused(way: str, size: int, used: bool) -> None:

@@ -126,6 +126,7 @@ EXPORTED = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind"), [*((n, OnBounds) for n in SPELLINGS), *((n, OnlyExported) for n in EXPORTED)]
 )

@@ -90,6 +90,7 @@ def test_numbers_are_written_with_a_prefix(value: float, text: str) -> None:
     assert si(value, "J") == text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocks", [1, 40])
 def test_the_picture_is_a_png(tmp_path: Path, blocks: int) -> None:
     pytest.importorskip("matplotlib")

@@ -89,6 +89,7 @@ def test_order_of_convergence(hardware: fc.Hardware, smooth: bool) -> None:
     assert distance(reference, Settling(circuit).course(2.0)) < (1e-5 if smooth else 1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("hardware", "smooth"), CASES, ids=NAMES)
 def test_a_long_transient_ends_at_the_equilibrium(hardware: fc.Hardware, smooth: bool) -> None:
     waiting, timed = lowered(hardware, smooth), lowered(hardware, smooth, 60.0)

@@ -75,6 +75,7 @@ def test_the_zoo_relaxes_to_the_same_states_in_as_many_sweeps(name: str) -> None
         assert not any(s.requires_grad for s in found.states.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MIXED)
 def test_a_linearised_block_is_the_same(name: str) -> None:
     maps, compared = Explicit(), set[str]()
