@@ -98,8 +98,10 @@ def test_each_mode_has_the_graphs_that_it_needs(contents: Contents) -> None:
 
 
 def test_recorded_values_are_the_models(contents: Contents, model: fc.FFEBM) -> None:
+    own = private_copy(runner_of(model))
+    own.train(False)
     with torch.no_grad():
-        found = private_copy(runner_of(model)).run((X,), {})
+        found = own.run((X,), {})
     logits, hidden = (contents.modes[False].result[k].name for k in ("logits", "hidden"))
     assert torch.equal(contents.samples[f"evaluation/value/{logits}"], found["logits"])
     assert torch.equal(contents.samples[f"evaluation/value/{hidden}"], found["hidden"])
