@@ -192,7 +192,7 @@ class Runner(BoundModel):
         relaxed = {n for b in program.energy_blocks for n in b.inputs}
         for name, value in values.items():
             label = program.labels.get(name, name)
-            yield from input_problems(self.network, label, value, may_mask=name not in relaxed)
+            yield from input_problems(self.network, label, value, name not in relaxed)
 
     # --- one block --------------------------------------------------------------------------------------
 
