@@ -57,14 +57,19 @@ class FirstUse:
             self._compared.add(setting)
 
     def block(
-        self, model: Runner, bound: BoundBlock, states: Mapping[str, Tensor], relaxation: Relaxation | None
+        self,
+        model: Runner,
+        block: EnergyBlock,
+        bound: BoundBlock,
+        states: Mapping[str, Tensor],
+        relaxation: Relaxation | None,
     ) -> None:
         """Verifies a block once: at its first use, whichever way and in whichever mode, or before that without a relaxation.
 
         Raises:
             VerificationError: its energy and its solver disagree.
         """
-        block, known = bound.block, self.of_block(bound.block)
+        known = self.of_block(block)
         has_settled = relaxation is not None and relaxation.converged
         if (known is not None and (known.converged or not has_settled)) or not _are_finite(states):
             return

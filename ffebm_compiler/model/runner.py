@@ -64,9 +64,15 @@ class Checks(Protocol):
         ...
 
     def block(
-        self, model: Runner, bound: BoundBlock, states: Mapping[str, Tensor], relaxation: Relaxation | None
+        self,
+        model: Runner,
+        block: EnergyBlock,
+        bound: BoundBlock,
+        states: Mapping[str, Tensor],
+        relaxation: Relaxation | None,
     ) -> None:
-        """Looks at a block that has settled; ``relaxation`` is None where its end need not be the equilibrium."""
+        """Looks at a block that has settled: ``bound`` may hold its winners, and ``relaxation`` is None where its end
+        need not be the equilibrium."""
         ...
 
 
@@ -77,7 +83,12 @@ class NoChecks:
         """Nothing to look at."""
 
     def block(
-        self, model: Runner, bound: BoundBlock, states: Mapping[str, Tensor], relaxation: Relaxation | None
+        self,
+        model: Runner,
+        block: EnergyBlock,
+        bound: BoundBlock,
+        states: Mapping[str, Tensor],
+        relaxation: Relaxation | None,
     ) -> None:
         """Nothing to look at."""
 
@@ -215,7 +226,9 @@ class Runner(BoundModel):
             heard(phase)
             if math.isfinite(phase.relaxation.residual):
                 ends_at_equilibrium = call.settle is solver
-                self.checks.block(self, phase.bound, phase.states, phase.relaxation if ends_at_equilibrium else None)
+                self.checks.block(
+                    self, block, phase.bound, phase.states, phase.relaxation if ends_at_equilibrium else None
+                )
             self._warn(phase.relaxation, block, "free phase")
 
         solver = partial(relax, differentiation=self.differentiation)

@@ -352,7 +352,7 @@ def _left_off(found: list[Problem]) -> Iterator[Problem]:
 def _verify_energy(model: Runner, bound: BoundBlock) -> None:
     """The printed energy of a block, at feedforward states."""
     bound = one_sample(bound.detached())
-    model.checks.block(model, bound, feedforward_states(bound), None)
+    model.checks.block(model, bound.block, bound, feedforward_states(bound), None)
 
 
 def _untransposed(model: Runner, found: Mismatch) -> Problem:
