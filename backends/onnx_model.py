@@ -1,4 +1,4 @@
-"""Writes a converted model as one ONNX file, which infers in any onnxruntime: relaxations are loops that stop by tolerance."""
+"""Writes a converted model as one ONNX file for any onnxruntime: relaxations are loops that stop by tolerance."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from .torch_ep import private_copy
 def export_model(model: Runner, path: str | os.PathLike[str], example_inputs: Any, diagnostics: bool) -> Path:
     """Writes the whole model, in evaluation mode; see :meth:`FFEBM.export_onnx`.
 
-    The work is done on a copy, so that the model's mode, records and gains stay as they are; gains that it does not have yet are
-    those that it will measure itself, since they depend on the weights alone.
+    The work is done on a copy: the model's mode, records and gains stay as they are. Gains that it does not have yet
+    are those that it will measure itself, since they depend on the weights alone.
     """
     target = check_target(path, "ONNX file")
     OptionError.raise_if(size_problems(model))

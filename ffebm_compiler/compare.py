@@ -185,7 +185,7 @@ def _wide_loss(loss_fn: Callable[[Any, Any], Tensor]) -> Callable[[Any, Any], Te
 def loss_gradients(
     model: nn.Module, x: Any, y: Any, loss_fn: Callable[[Any, Any], Tensor], *, seed: int = 0
 ) -> dict[str, Tensor]:
-    """The gradient by parameter that one backward pass of the model delivers, in float64; it replaces the model's ``.grad``."""
+    """The gradient by parameter of one backward pass of the model, in float64. It replaces the model's ``.grad``."""
     args, kwargs = as_call(x)
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed)

@@ -1,6 +1,6 @@
 """Modules by the names that they had before: what imports them goes on working, and is told where they stand now.
 
-What Python gets by a former name is the module of today, the very object, so that classes are the same whichever name they are
+A former name gives the very module of today, so that classes are the same whichever name they are
 imported by: pickles, and training code that stands in bundles, load.
 """
 
@@ -70,6 +70,6 @@ def _below(inner: str, prefixes: Sequence[str] | dict[str, str]) -> str | None:
 
 
 def find_former_names() -> None:
-    """From now on former names are found: before all others, since an upgrade may have left their empty folders behind."""
+    """Makes former names importable, before all others: an upgrade may have left their empty folders behind."""
     if not any(isinstance(finder, FormerNames) for finder in sys.meta_path):
         sys.meta_path.insert(0, FormerNames())

@@ -48,7 +48,7 @@ class Options:
 
     @property
     def examples(self) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """The example call as (args, kwargs): a tuple or list is the arguments, a dict the keywords, anything else one argument."""
+        """The example call as (args, kwargs): a tuple or list is arguments, a dict keywords, all else one argument."""
         given = self.example_inputs
         if given is None:
             return None
@@ -153,7 +153,8 @@ def _warn_untrainable(model: nn.Module) -> None:
         )
     elif not any(p.requires_grad for p in parameters):
         warnings.warn(
-            f"Every parameter of {type(model).__name__} is frozen (requires_grad=False): training will change nothing. Call requires_grad_() on those to train.",
+            f"Every parameter of {type(model).__name__} is frozen (requires_grad=False): training will change nothing. "
+            "Call requires_grad_() on those to train.",
             GradientWarning,
             stacklevel=4,
         )

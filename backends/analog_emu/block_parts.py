@@ -1,4 +1,4 @@
-"""What a block uses of a chip: its parts and the strength of its nudges, kept while nothing that they follow from has changed."""
+"""A block's parts of a chip and its nudges' strength, kept until something that they follow from changes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Basis:
     @staticmethod
     def of(chip: Chip, call: BlockCall) -> Basis:
         devices = [chip.devices[p] for p in call.block.weights if p in chip.devices]
-        # what resistors make of weights that are no devices (held norms) is computed at every call: nobody tells when these change
+        # What resistors make of held norms (no devices) is computed at every call: nobody tells when these change
         never = chip.hardware.physics == "resistive" and len(devices) < len(call.block.weights)
         inputs = tuple(
             (n, tuple(v.shape), v.dtype, v.device) if isinstance(v, Tensor) else (n, v) for n, v in call.inputs.items()
@@ -90,7 +90,7 @@ class Uses(dict[Any, Use]):
 
 
 def _with_batch(bound: BoundBlock, batch: int | None, states: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """States whose dimension 0 is no neuron's: one is put in front where the block was given a single sample without a batch."""
+    """States whose dimension 0 is no neuron's: a single sample given without a batch gets one in front."""
     sizes = {v.shape[0] for v in bound.inputs.values() if isinstance(v, Tensor) and v.dim()}
     return states if batch is not None or len(sizes) > 1 else {n: s.unsqueeze(0) for n, s in states.items()}
 

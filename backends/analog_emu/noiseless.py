@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def unobserved(chip: Chip) -> Iterator[None]:
-    """What is read in a ``with`` leaves no trace: neither in the course of the noise nor in the counts of the converters."""
+    """Reads in a ``with`` leave no trace: they change neither the course of the noise nor the converters' counts."""
     noise, counts = chip.reads.get_state(), copy.deepcopy(chip.saturation)
     try:
         yield

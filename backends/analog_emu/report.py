@@ -96,7 +96,10 @@ class ChipReport:
             yield indent(aligned([(n, f"{part:.2%}") for n, part in self.saturation.items()]), "  ")
         if self.relaxation:
             yield ""
-            rows = [(r.block, f"{r.sweeps} sweeps", f"residual {r.residual:.1e}", "" if r.converged else "not settled") for r in self.relaxation]  # fmt: skip
+            rows = [
+                (r.block, f"{r.sweeps} sweeps", f"residual {r.residual:.1e}", "" if r.converged else "not settled")
+                for r in self.relaxation
+            ]
             yield indent(aligned(rows), "  ")
 
 

@@ -2,7 +2,7 @@
 
 
 def training_step(model, x, y, loss_fn):  # type: ignore[no-untyped-def]  # shown to users as it stands
-    """One step: returns the loss, and adds the gradient that the chip delivers to the ``.grad`` of the model's parameters.
+    """One step: returns the loss, and adds the chip's gradient to the ``.grad`` of the model's parameters.
 
     x is the model's input (a tuple for several, a dict by name); loss_fn(output, y) a scalar tensor.
     """

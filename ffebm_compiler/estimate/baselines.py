@@ -20,7 +20,7 @@ from .estimator import Estimate, FreePhase
 
 @dataclass(frozen=True)
 class Implicit:
-    """Implicit differentiation of the sweep T at its fixed point: ``v = dL/ds + (dT/ds)^T v``, then ``(dT/dtheta)^T v``."""
+    """Implicit differentiation of the sweep T's fixed point: ``v = dL/ds + (dT/ds)^T v``, then ``(dT/dtheta)^T v``."""
 
     def __call__(self, free: FreePhase, errors: Mapping[str, Tensor], wanted: Sequence[str]) -> Estimate:
         bound, leaves = free.bound.with_leaves(wanted)

@@ -5,8 +5,9 @@ With states ``s* + d1`` and ``s* + d2`` at nudges beta1 and beta2,
     [dE/dtheta(s* + d1) - dE/dtheta(s* + d2)] / (beta1 - beta2)
         = - d/dtheta sum_m w_m ( <D_m, f_m(s* + h)> + <s_m* + h_m, J_m D> )
 
-with ``D = (d1 - d2) / (beta1 - beta2)`` and the mean ``h = (d1 + d2) / 2``: for a bilinear interaction (winners held) exactly,
-and without the difference of two nearly equal numbers. The same formula with x in place of theta is the error
+with ``D = (d1 - d2) / (beta1 - beta2)`` and the mean ``h = (d1 + d2) / 2``.
+It holds exactly for a bilinear interaction (winners held), and
+without the difference of two nearly equal numbers. The same formula with x in place of theta is the error
 for the digital part upstream. Source: Scellier & Bengio 2017 (contrast); Laborieux et al. 2021 (centered).
 """
 

@@ -1,6 +1,6 @@
 """Equilibrium propagation (Scellier & Bengio 2017): nudge the block, let it relax, compare.
 
-The nudge is relative to the error: ``strength = beta / max |delta|``, so that no output moves by more than beta times its
+The nudge is relative to the error: ``strength = beta / max |delta|``. So no output moves by more than beta times its
 slope. Displacements are relaxed without cancellation, so beta may be tiny, and by default is; with ``subtract=True``
 the two nudged equilibria themselves are relaxed and subtracted, pooling winners free, as a circuit does it.
 """
@@ -48,7 +48,7 @@ def _check_beta(beta: float, name: str) -> None:
 
 
 def nudge_strength(errors: Mapping[str, Tensor], beta: float) -> float:
-    """beta / max |delta|; zero where there is no error to nudge with, NaN where the error is no number, as the gradient then is."""
+    """beta / max |delta|: zero where there is no error, NaN where the error is no number, as the gradient then is."""
     peaks = [float(peak(e.detach())) for e in errors.values() if e.numel()]
     if not all(map(math.isfinite, peaks)):
         return math.nan
@@ -73,7 +73,7 @@ def displaced(
     tolerance: Tolerance,
     start: Mapping[str, Tensor] | None = None,
 ) -> tuple[States, Relaxation]:
-    """The displacement under one nudge; none at strength zero, which is the free phase itself. It is relaxed from ``start``, if that is given."""
+    """The displacement under one nudge, relaxed from ``start`` if given; none at strength zero, the free phase."""
     assert not is_too_narrow(linear.states), "so small a displacement is zero in float16"
     if strength == 0:
         return {n: torch.zeros_like(v) for n, v in linear.states.items()}, _at_rest(linear)
@@ -131,8 +131,8 @@ def energy_gradients(
 class CenteredEP:
     """``[dE/dtheta(s(+beta)) - dE/dtheta(s(-beta))] / (2 beta)`` (Laborieux et al. 2021); the error is O(beta^2).
 
-    Where a pre-activation stands exactly on a kink, the two nudges see its two slopes, and the gradient is that of their mean, whatever the
-    nudge: :class:`TangentEP` has the one that torch takes.
+    Where a pre-activation stands exactly on a kink, the two nudges see its two slopes.
+    The gradient is then that of their mean, whatever the nudge: :class:`TangentEP` has the one that torch takes.
 
     Attributes:
         beta: the nudge relative to the largest error; None means 1e-8, or 1e-2 with ``subtract``.

@@ -1,8 +1,8 @@
 """Nudged phases of float16 blocks in float32.
 
-The smallest number of float16 is 6e-8, and a displacement decays from layer to layer by the reverse gains: below that it would be
-zero, and every gradient with it. So the free states stay as they are, and what is small is computed in float32; gradients are returned in the types of what they
-belong to.
+The smallest number of float16 is 6e-8. A displacement decays from layer to layer by the reverse gains: below
+that it would be zero, and every gradient with it. So the free states stay as they are, and what is small is computed
+in float32. Gradients are returned in the types of what they belong to.
 """
 
 from __future__ import annotations
