@@ -1,8 +1,8 @@
 """A block has first derivatives, by backward passes, and no others.
 
-An estimator delivers numbers: relaxations to a tolerance have no history, so a derivative of its gradients (a gradient penalty, a
-Hessian) would silently be zero. Whoever asks for one meets a :class:`~ffebm_compiler.errors.DerivativeError` instead. To keep a graph
-(``create_graph=True``) and never differentiate it is no such question.
+An estimator delivers numbers: relaxations to a tolerance have no history, so a derivative of its gradients (a gradient
+penalty, a Hessian) would silently be zero. Whoever asks for one meets a :class:`~ffebm_compiler.errors.DerivativeError`
+instead. To keep a graph (``create_graph=True``) and never differentiate it is no such question.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ REMEDY = (
 def once(
     block: EnergyBlock, gradients: Sequence[Tensor | None], origins: Iterable[Tensor]
 ) -> tuple[Tensor | None, ...]:
-    """What a block's backward returns: its gradients, which refuse to be differentiated in ``origins`` where a graph is kept.
+    """What a block's backward returns: gradients that refuse, if a graph is kept, to be differentiated in ``origins``.
 
     Args:
         block: whose gradients they are.
@@ -70,7 +70,7 @@ def refuse_forward_mode(blocks: Iterable[EnergyBlock], values: Iterable[Any]) ->
 
 
 def refuse_transforms(blocks: Iterable[EnergyBlock], errors: Iterable[Tensor | None] = ()) -> None:
-    """Raises a :class:`DerivativeError` where a transform of torch.func (``grad``, ``vmap``, ``jvp``, ...) calls or differentiates blocks.
+    """Raises a :class:`DerivativeError` where torch.func (``grad``, ``vmap``, ...) calls or differentiates blocks.
 
     ``errors`` are those of a backward pass, of which ``is_grads_batched`` and ``vectorize=True`` hand on many as one.
     """
@@ -79,7 +79,8 @@ def refuse_transforms(blocks: Iterable[EnergyBlock], errors: Iterable[Tensor | N
     for block in blocks:
         raise _missing(
             block,
-            "has no derivatives within a transform of torch.func (grad, vmap, jvp, ...) or of many errors at once, only those of ordinary backward passes",
+            "has no derivatives within a transform of torch.func (grad, vmap, jvp, ...) or of many errors at once, "
+            "only those of ordinary backward passes",
         )
 
 

@@ -35,7 +35,8 @@ class BlockCall:
         free, nudged: called with what each phase found.
         settle: finds the free equilibrium; a backend that is no ideal solver has its own.
         read: what is read of an output state, by name; an error passes straight through it.
-        differentiation: how the nudged phases find the derivatives of the interaction; those of the free phase are ``settle``'s own.
+        differentiation: how the nudged phases find the derivatives of the interaction; those of the free phase are
+            ``settle``'s own.
         contraction: what the gains certify of a sweep (:func:`ffebm_compiler.solve.contraction_of`).
     """
 
@@ -62,7 +63,7 @@ class BlockCall:
         return {k: v for k, v in tensors.items() if isinstance(v, Tensor) and v.is_floating_point()}
 
     def kept(self) -> BlockCall:
-        """What backward keeps of it: not the tensors, which autograd saves, nor the listener, who may hold the graph of later blocks.
+        """What backward keeps of it: no tensors (autograd saves them), no listener (it may hold later blocks' graph).
 
         A graph that holds itself is never freed.
         """
@@ -81,7 +82,8 @@ def run_block(call: BlockCall) -> dict[str, Tensor]:
     """The outputs of a block at its equilibrium, differentiable by the call's estimator.
 
     Raises:
-        DerivativeError: in backward, where other derivatives than first ones, by ordinary backward passes, are asked for.
+        DerivativeError: in backward, where other derivatives than first ones, by ordinary backward passes, are asked
+            for.
     """
     tensors = call.differentiable()
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors.values()):
@@ -92,7 +94,7 @@ def run_block(call: BlockCall) -> dict[str, Tensor]:
 
 
 def out_of_sight() -> AbstractContextManager[None]:
-    """What differentiates the interaction for itself, unseen by hooks on saved tensors: activation checkpointing counts what a
+    """What differentiates the interaction, unseen by saved-tensor hooks: activation checkpointing counts what a
     forward saves, and a second forward relaxes to the same states without measuring gains or verifying again."""
     context: AbstractContextManager[None] = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
     return context
@@ -140,7 +142,7 @@ def _autocast(device: str) -> dict[str, Any]:
 
 
 class _Block(torch.autograd.Function):
-    """What a layer without an activation returns is kept by nobody in PyTorch, and may be written into: it is not the very state here.
+    """A copy of a layer's value without an activation: PyTorch lets users write into it, so it is not the very state.
 
     That of an activation is, which PyTorch keeps as well.
     """

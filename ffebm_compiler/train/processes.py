@@ -1,8 +1,9 @@
 """Training in several processes: who brings their gradients together.
 
-A training step leaves gradients in ``.grad`` itself, where the hooks of ``DistributedDataParallel`` don't see them. In a process group of more
-than one it is therefore refused, unless it runs in ``synchronised(model)``, which does for it what ``DistributedDataParallel`` does for
-``loss.backward()``, or in ``unsynchronised()``, for who reduces gradients himself. A step taken apart, each process on its own gradient, would go wrong silently.
+A training step leaves gradients in ``.grad`` itself, where the hooks of ``DistributedDataParallel`` don't see them. In
+a process group of more than one it is therefore refused, unless it runs in ``synchronised(model)``, which does for it
+what ``DistributedDataParallel`` does for ``loss.backward()``, or in ``unsynchronised()``, for who reduces gradients
+himself. A step taken apart, each process on its own gradient, would go wrong silently.
 """
 
 from __future__ import annotations
@@ -31,18 +32,21 @@ _ALIKE: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 @contextmanager
 def synchronised(model: nn.Module) -> Iterator[None]:
-    """On leaving, each gradient is its mean over all processes, and buffers are those of process 0, as ``DistributedDataParallel`` makes them.
+    """On leaving, gradients are means over all processes and buffers process 0's, as in ``DistributedDataParallel``.
 
-    Several training steps in one ``with`` accumulate, and are sent once. The first use for a model gives every process the weights of
-    process 0. Outside of a process group, and in a group of one, nothing happens.
+    Several training steps in one ``with`` accumulate, and are sent once. The first use for a model gives every process
+    the weights of process 0. Outside of a process group, and in a group of one, nothing happens.
 
     >>> import torch, ffebm_compiler as fc
-    >>> model = fc.convert(torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4)), block_size=2)
+    >>> model = fc.convert(
+    ...     torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4)), block_size=2
+    ... )
     >>> with fc.synchronised(model):
     ...     loss = model.training_step(torch.randn(3, 8), torch.zeros(3, 4), torch.nn.functional.mse_loss)
 
     Raises:
-        SynchronisationError: processes have different models, a gradient can't be averaged, or weights were moved before it was.
+        SynchronisationError: processes have different models, a gradient can't be averaged, or weights were moved
+            before it was.
     """
     if processes() == 1:
         yield
@@ -59,7 +63,7 @@ def synchronised(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def unsynchronised() -> Iterator[None]:
-    """Training steps leave each process its own gradient, for who reduces gradients himself, or trains another model in each process."""
+    """Training steps leave each process its own gradient: to reduce by hand, or to train a model in each process."""
     with _mode(_APART):
         yield
 
@@ -88,9 +92,11 @@ def require_synchronised() -> None:
         raise SynchronisationError(
             Problem(
                 "training_step",
-                f"leaves each of the {processes()} processes of this process group a gradient of its own, and they would train apart",
-                "Write `with fc.synchronised(model): model.training_step(...)`, which averages gradients when it is left; or train by "
-                "loss.backward() through DistributedDataParallel(model); or, to reduce gradients yourself, `with fc.unsynchronised():`.",
+                f"leaves each of the {processes()} processes of this process group a gradient of its own, "
+                "and they would train apart",
+                "Write `with fc.synchronised(model): model.training_step(...)`, which averages gradients when "
+                "it is left; or train by loss.backward() through DistributedDataParallel(model); or, to "
+                "reduce gradients yourself, `with fc.unsynchronised():`.",
             )
         )
 
@@ -105,7 +111,8 @@ def require_apart(where: str) -> None:
         raise SynchronisationError(
             Problem(
                 where,
-                f"moves the weights in each of the {processes()} processes of this process group by a gradient of its own",
+                f"moves the weights in each of the {processes()} processes of this process group "
+                "by a gradient of its own",
                 "Train it in one process; or, to train another model in each process, `with fc.unsynchronised():`.",
             )
         )

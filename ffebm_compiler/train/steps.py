@@ -1,8 +1,8 @@
 """The building blocks of the generated training step: a digital part with its VJP, a block with its phases.
 
-The generated code (:mod:`ffebm_compiler.codegen.emit`) spells out the chain of Nest & Ernoult 2024 (algorithm 1): inference
-block by block, then errors backward, a digital part by its vector-Jacobian product and an energy-based block by two
-nudged phases and their contrast. Automatic differentiation runs inside the digital parts and the interaction
+The generated code (:mod:`ffebm_compiler.codegen.emit`) spells out the chain of Nest & Ernoult 2024 (algorithm 1):
+inference block by block, then errors backward, a digital part by its vector-Jacobian product and an energy-based block
+by two nudged phases and their contrast. Automatic differentiation runs inside the digital parts and the interaction
 only, never through a relaxation.
 """
 
@@ -77,7 +77,7 @@ def detached(value: Any, needs_error: bool) -> Any:
 
 
 def writable(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Copies of what wants an error: the user's code may write into these, which are no leaves, nor a block's own states."""
+    """Copies of what wants an error. The user's code may write into them: they are no leaves, nor a block's states."""
     return {
         n: tree_map_only(Tensor, lambda v: v.clone() if v.requires_grad else v, value) for n, value in values.items()
     }
@@ -173,7 +173,8 @@ def _require_unread(program: Program, block: DigitalBlock, written: set[str]) ->
     problems = [
         Problem(
             f"layer {program.labels.get(name, name)}",
-            f"returns what {block.name} writes into in place, and what is read later: a training step has no such value",
+            f"returns what {block.name} writes into in place, and what is read later: "
+            "a training step has no such value",
             "Write into a copy in that layer's forward, as in h = h * 2 instead of h.mul_(2).",
         )
         for name in sorted(n for n in written if n.partition("[")[0] in later)
@@ -285,7 +286,7 @@ class EnergyPart:
         self.call.nudged(self.block, Estimate({}, records))
 
     def contrast(self, first: States, second: States, span: float) -> Errors:
-        """Gradients from two displacements ``span`` apart: of the weights, left in ``.grad``; of the inputs, returned."""
+        """From two displacements ``span`` apart: the weights' gradients, left in ``.grad``; the inputs', returned."""
         if span == 0:
             return {}
         difference, mean = rate_and_mean(first, second, span)
@@ -339,7 +340,7 @@ class EnergyPart:
 
 
 def output_errors(loss: Tensor, outputs: Mapping[str, Any]) -> Errors:
-    """The loss's gradient in each value of the model's output; what else it depends on (a penalty on weights) gets its own."""
+    """The loss's gradient in each value of the output; what else it depends on (penalised weights) gets its own."""
     loss.backward()
     return {n: v.grad for n, v in tensors_of(outputs).items() if v.requires_grad and v.grad is not None}
 

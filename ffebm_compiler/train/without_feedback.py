@@ -1,12 +1,13 @@
 """A block without feedback, as one differentiable operator on the very code that relaxations and contrasts run.
 
-With every reverse gain at zero a block's equilibrium is its feedforward pass and equilibrium propagation is backpropagation:
+With every reverse gain at zero a block's equilibrium is its feedforward pass and equilibrium propagation is
+backpropagation:
 
-    s_l = sigma_l(f_l(s_<l, x)),      c_l = sigma_l'(a_l) (e_l + sum_m J_lm^T c_m),      dtheta = sum_l d<c_l, f_l>/dtheta
+    s_l = sigma_l(f_l(s_<l, x)),   c_l = sigma_l'(a_l) (e_l + sum_m J_lm^T c_m),   dtheta = sum_l d<c_l, f_l>/dtheta
 
-with ``e_l`` the error that arrives at an output. So the program without feedback must be the user's own model in all that a call
-does, and whatever sets them apart is a fault of the program. What feedback needs besides, the Jacobian J itself, is held against its
-transpose on the way: ``<J d, c> = <d, J^T c>`` for a random d.
+with ``e_l`` the error that arrives at an output. So the program without feedback must be the user's own model in all
+that a call does, and whatever sets them apart is a fault of the program. What feedback needs besides, the Jacobian J
+itself, is held against its transpose on the way: ``<J d, c> = <d, J^T c>`` for a random d.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class WithoutFeedback(BoundBlock):
 
 @dataclass(frozen=True)
 class Mismatch:
-    """How far a coupling's Jacobian is from the transpose of its transpose, as a part of the products' size; ``eps`` is their rounding."""
+    """How far a Jacobian is from its transpose's transpose, relative to the products; ``eps`` is their rounding."""
 
     state: str
     relative: float
@@ -56,7 +57,7 @@ Heard = Callable[[Mismatch], None]
 
 
 def without_feedback(bound: BoundBlock, differentiation: Differentiation, heard: Heard) -> dict[str, Tensor]:
-    """The outputs of a block without feedback; its gradients are those of backpropagation, by the block's own derivatives.
+    """A block's outputs without feedback. Its gradients are backpropagation's, by the block's own derivatives.
 
     Args:
         heard: called in the backward pass with how far each coupling is from its transpose.
@@ -74,7 +75,8 @@ def without_feedback(bound: BoundBlock, differentiation: Differentiation, heard:
 def feedforward_states(bound: BoundBlock) -> States:
     """Every state, where a relaxation begins: by the operations of the model, which round as the model does.
 
-    Sweeps may fold a norm into the product before it; what they relax to is held against the printed energy, which has the model's operations.
+    Sweeps may fold a norm into the product before it; what they relax to is held against the printed energy, which has
+    the model's operations.
     """
     with torch.no_grad():
         return bound.detached().feedforward()
