@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from ..errors import ConvergenceWarning, OptionError
+from ..errors import ConvergenceWarning, OptionError, Problem
 from ..files import check_target, write_whole
 from ..ir import EnergyBlock
 from ..model.example_call import example_of, size_problems
@@ -29,6 +29,9 @@ from ..torch_private import tree_leaves
 from ..train.program_pass import Values, run_program
 from .torch_ep import private_copy
 
+LOOPS = (2, 11)
+"""The version of torch whose torch.onnx is the first to translate while_loop."""
+
 
 def export_model(model: Runner, path: str | os.PathLike[str], example_inputs: Any, diagnostics: bool) -> Path:
     """Writes the whole model, in evaluation mode; see :meth:`FFEBM.export_onnx`.
@@ -37,7 +40,7 @@ def export_model(model: Runner, path: str | os.PathLike[str], example_inputs: An
     are those that it will measure itself, since they depend on the weights alone.
     """
     target = check_target(path, "ONNX file")
-    OptionError.raise_if(size_problems(model))
+    OptionError.raise_if([*size_problems(model), *_version_problems()])
     args, kwargs = example_of(example_inputs)
     own = private_copy(model)
     own.train(False)
@@ -52,6 +55,16 @@ def export_model(model: Runner, path: str | os.PathLike[str], example_inputs: An
             warnings.simplefilter("ignore", ConvergenceWarning)  # the model's own inferences say it
             _check(own, content, example, dict(named_leaves(own.run(args, kwargs), "output")))
     return write_whole(target, content, "ONNX file")
+
+
+def _version_problems() -> Iterator[Problem]:
+    if torch.__version__ < LOOPS:
+        needed = ".".join(map(str, LOOPS))
+        yield Problem(
+            "export_onnx",
+            f"writes relaxations as loops, which torch.onnx of torch {torch.__version__} has no translation for",
+            f"Install torch {needed} or later, or write a bundle: compile_to(path, example_inputs).",
+        )
 
 
 def _check(model: Runner, content: bytes, example: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

@@ -35,10 +35,11 @@ from .model.block_view import BlockView
 from .model.converted_module import STEPS, ConvertedModule
 from .model.execution import Execution
 from .model.first_use import FirstUse
+from .model.gain_store import GainStore
 from .model.runner import BlockEquilibrium, Runner
 from .model.script import script_of
 from .passes import Verification
-from .solve import Relaxation, Tolerance
+from .solve import BoundBlock, Gains, Relaxation, Tolerance
 from .train import BlockCall
 from .train.processes import require_synchronised
 from .view import Report, build_report, draw_graph, partition_graph
@@ -57,8 +58,7 @@ class FFEBM(ConvertedModule):
     # --- how it runs --------------------------------------------------------------------------------------
 
     def equilibrium(self, *args: Any, **kwargs: Any) -> tuple[Any, tuple[BlockEquilibrium, ...]]:
-        """The model's result, and what each block settled to (inputs and states by the block's names), without
-        history."""
+        """The model's result, and what each block settled to (inputs and states by name), without history."""
         return self._runner.equilibrium(args, kwargs)
 
     @property
@@ -114,6 +114,19 @@ class FFEBM(ConvertedModule):
         """
         with self._runner.block_gains.held():
             yield self
+
+    def gains(self, block: EnergyBlock) -> Gains | None:
+        """The gains of a block's present weights; None before its first use."""
+        return self._runner.gains(block)
+
+    @property
+    def gain_store(self) -> GainStore:
+        """All gains that were measured or loaded."""
+        return self._runner.block_gains.store
+
+    def bound(self, block: EnergyBlock, values: Mapping[str, Any]) -> BoundBlock:
+        """A block with the values and weights that it reads, at unit feedback."""
+        return self._runner.bound(block, values)
 
     # --- how it ran, and what it is ---------------------------------------------------------------------------
 
@@ -209,8 +222,7 @@ class FFEBM(ConvertedModule):
 
         Args:
             path: the script.
-            model: ``module:factory`` of the original model, the default of the script's ``--model``; found from the
-                model's class where that can be made without arguments.
+            model: ``module:factory`` of the original, the default of ``--model``; its class if that takes no arguments.
 
         Raises:
             OptionError: the path can't be written, or a script can't spell the conversion: it used rules of the

@@ -79,7 +79,7 @@ def executor(model: fc.FFEBM, batch: Batch) -> tuple[Gradients, Settled]:
     runner_of(own).block_gains.use_those_of(runner_of(own).block_gains)  # none is refreshed
 
     def operator(block: EnergyBlock, values: Mapping[str, Any]) -> States:
-        return run_block(own.block_call(block, values, phases.append))
+        return run_block(runner_of(own).block_call(block, values, phases.append))
 
     found = _chained(own, batch, operator)
     return found, {p.bound.block.name: Ended(dict(p.states), dict(p.winners)) for p in phases}

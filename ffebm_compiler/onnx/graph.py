@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 import onnx
@@ -50,6 +51,7 @@ def _exported(program: ExportedProgram, opset: int) -> Any:
     try:
         from torch.onnx._internal.exporter._core import export
 
+        signature(export).bind(program, registry=None, verbose=False, optimize=True, opset_version=opset)
         registry = _registry(opset)
     except (ImportError, AttributeError, TypeError):  # another version's
         return torch.onnx.export(program, dynamo=True, verbose=False, optimize=True, opset_version=opset)

@@ -32,7 +32,8 @@ _NUMBERS: tuple[tuple[type[Any], str, str], ...] = (
     (torch.SymFloat, "__int__", "int({})"),
     (torch.SymFloat, "__float__", "{}"),
 )
-"""Where Python asks a symbol for a number, and how the question is written of its expression."""
+"""Where Python asks a symbol for a number, and how the question is written of its expression; torch 2.9 asks in fewer
+places."""
 
 _TEXTS: tuple[tuple[type[Any], Callable[[Any], Any]], ...] = ((torch.SymInt, int), (torch.SymFloat, float))
 """Of whose texts Python asks, and which number is written: in a text a symbol would be its own name."""
@@ -67,7 +68,9 @@ def choices_noted() -> Iterator[list[SizeChoice]]:
 
         return text
 
-    numbers = [replaced(kind, name, noting(getattr(kind, name), form)) for kind, name, form in _NUMBERS]
+    numbers = [
+        replaced(kind, name, noting(getattr(kind, name), form)) for kind, name, form in _NUMBERS if hasattr(kind, name)
+    ]
     texts = [replaced(kind, "__repr__", written(vars(kind)["__repr__"], number)) for kind, number in _TEXTS]
     with all_of([*numbers, *texts]):
         yield result
