@@ -29,7 +29,7 @@ from ..torch_private import tree_leaves
 from ..train.program_pass import Values, run_program
 from .torch_ep import private_copy
 
-LOOPS = (2, 11)
+LOOPS = "2.11"
 """The version of torch whose torch.onnx is the first to translate while_loop."""
 
 
@@ -40,7 +40,7 @@ def export_model(model: Runner, path: str | os.PathLike[str], example_inputs: An
     are those that it will measure itself, since they depend on the weights alone.
     """
     target = check_target(path, "ONNX file")
-    OptionError.raise_if([*size_problems(model), *_version_problems()])
+    OptionError.raise_if([*size_problems(model), *_version_problems(model)])
     args, kwargs = example_of(example_inputs)
     own = private_copy(model)
     own.train(False)
@@ -57,13 +57,12 @@ def export_model(model: Runner, path: str | os.PathLike[str], example_inputs: An
     return write_whole(target, content, "ONNX file")
 
 
-def _version_problems() -> Iterator[Problem]:
-    if torch.__version__ < LOOPS:
-        needed = ".".join(map(str, LOOPS))
+def _version_problems(model: Runner) -> Iterator[Problem]:
+    if torch.__version__ < LOOPS and any(b.has_feedback for b in model.program.energy_blocks):
         yield Problem(
             "export_onnx",
             f"writes relaxations as loops, which torch.onnx of torch {torch.__version__} has no translation for",
-            f"Install torch {needed} or later, or write a bundle: compile_to(path, example_inputs).",
+            f"Install torch {LOOPS} or later, or write a bundle: compile_to(path, example_inputs).",
         )
 
 

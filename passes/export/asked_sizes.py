@@ -68,9 +68,8 @@ def choices_noted() -> Iterator[list[SizeChoice]]:
 
         return text
 
-    numbers = [
-        replaced(kind, name, noting(getattr(kind, name), form)) for kind, name, form in _NUMBERS if hasattr(kind, name)
-    ]
+    asking = [(kind, name, form) for kind, name, form in _NUMBERS if hasattr(kind, name)]
+    numbers = [replaced(kind, name, noting(getattr(kind, name), form)) for kind, name, form in asking]
     texts = [replaced(kind, "__repr__", written(vars(kind)["__repr__"], number)) for kind, number in _TEXTS]
     with all_of([*numbers, *texts]):
         yield result

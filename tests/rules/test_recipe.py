@@ -21,6 +21,7 @@ from torch import nn
 
 import ffebm_compiler as fc
 from ffebm_compiler import runtime
+from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.rules.softsign import SOFTSIGN
 
 torch.manual_seed(0)
@@ -34,7 +35,7 @@ model.compile_to("net.ffebm", (x,))
 assert torch.allclose(runtime.load("net.ffebm")(x), model(x), atol=1e-6)
 
 # another process
-(block,) = pickle.loads(pickle.dumps(model.compiled)).modes[False].program.energy_blocks
+(block,) = pickle.loads(pickle.dumps(runner_of(model).compiled)).modes[False].program.energy_blocks
 assert block.states[0].potential.kind is SOFTSIGN.kind
 
 # a chip and its netlist
