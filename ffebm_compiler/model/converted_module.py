@@ -64,8 +64,7 @@ class ConvertedModule(nn.Module):
             # imported here, because it imports the compiler
             from .graph_breaks import call_outside, forward_between_graphs, refuse_export
 
-            if torch.compiler.is_exporting():
-                call_outside(refuse_export, self.network)
+            call_outside(refuse_export, self.network)
             return forward_between_graphs(self._runner, args, kwargs)
         return self._runner.run(args, kwargs)
 

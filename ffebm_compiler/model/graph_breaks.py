@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -63,10 +63,15 @@ def _function_of(graph: fx.Graph) -> Callable[..., tuple[Any, ...]]:
     return _FUNCTIONS[graph]
 
 
-def refuse_export(network: nn.Module) -> NoReturn:
-    """Raises an :class:`OptionError`: ``torch.export`` asks for one graph."""
-    raise OptionError.at(
-        f"torch.export of {type(network).__name__}",
-        f"is not possible: {UNFORESEEN}",
-        "Write an ONNX file with model.export_onnx, whose loops stop by themselves, or a bundle with model.compile_to.",
-    )
+def refuse_export(network: nn.Module) -> None:
+    """Raises an :class:`OptionError` under ``torch.export``, which asks for one graph.
+
+    It is asked outside of the compiler: within it, torch 2.9 takes every compilation for an export.
+    """
+    if torch.compiler.is_exporting():
+        raise OptionError.at(
+            f"torch.export of {type(network).__name__}",
+            f"is not possible: {UNFORESEEN}",
+            "Write an ONNX file with model.export_onnx, whose loops stop by themselves, or a bundle with "
+            "model.compile_to.",
+        )
