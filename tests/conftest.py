@@ -18,8 +18,15 @@ torch.set_num_threads(1)  # the tensors are small: a second thread costs more th
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that isn't marked slow is fast: ``pytest -m fast`` runs these. A slow one takes about a second or more."""
+    """A test that isn't marked slow is fast: ``pytest -m fast`` runs these. A slow one takes about a second or more.
+
+    What an older PyTorch has no means for is skipped there: ``since`` says which version has them.
+    """
     for item in items:
+        for needed in item.iter_markers("since"):
+            version, why = needed.args
+            if torch.__version__ < version:
+                item.add_marker(pytest.mark.skip(reason=f"before torch {version} {why}"))
         if item.get_closest_marker("slow") is None:
             item.add_marker(pytest.mark.fast)
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 import ffebm_compiler as fc
 from ffebm_compiler.errors import ChangedError
 
+pytestmark = pytest.mark.since("2.11", "torch.fx takes no generator as an argument, which is a TraceError")
+
 
 class Noisy(nn.Module):
     """Draws as many numbers as the batch needs."""

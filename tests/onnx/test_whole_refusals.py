@@ -20,6 +20,8 @@ from ffebm_compiler.onnx import whole_file
 from ffebm_compiler.rules import Role, Rule
 from ffebm_compiler.rules.one_operand import fixed
 
+pytestmark = pytest.mark.since("2.11", "torch.onnx translates no loops")
+
 
 def chain(middle: nn.Module) -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), middle, nn.Linear(6, 3))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import ffebm_compiler as fc
 from ffebm_compiler.bundle.compile.record import recorded
+from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.passes.tracing.copy_on_write import copied_on_write, sharable
 
 WRITES: dict[str, Callable[[Tensor], object]] = {
@@ -81,5 +82,5 @@ def test_a_conversion_leaves_the_weights_that_a_forward_writes(write: str) -> No
     torch.testing.assert_close(net.c.weight.detach(), before, rtol=0, atol=0)
     model.ensure_gains(torch.randn(4, 4))
     model.report()
-    recorded(model, False, (torch.randn(4, 4),), {})
+    recorded(runner_of(model), False, (torch.randn(4, 4),), {})
     torch.testing.assert_close(net.c.weight.detach(), before, rtol=0, atol=0)

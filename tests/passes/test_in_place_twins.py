@@ -12,6 +12,7 @@ from ffebm_compiler.passes.graph.in_place_twins import KEEPS_TYPE_AND_SHAPE, ON_
 
 IN_PLACE = sorted(n for n in dir(Tensor) if n.endswith("_") and not n.startswith("_") and not n.endswith("__"))
 WITHOUT_TWIN = {
+    "rename_",  # of named tensors, which torch 2.9 has
     "as_strided_", "resize_", "resize_as_", "resize_as_sparse_", "set_", "sparse_resize_", "sparse_resize_and_clear_",
 }  # fmt: skip
 INDEX = torch.tensor([[0, 2, 1], [1, 0, 2], [2, 1, 0]])

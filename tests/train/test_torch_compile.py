@@ -183,6 +183,7 @@ def test_one_graph_of_all_is_refused_with_the_remedy() -> None:
         torch.compile(twins(net, 3)[0], fullgraph=True, backend=BACKEND)(x)
 
 
+@pytest.mark.since("2.11", "torch.export breaks off with an error of its own at the first method")
 def test_an_exported_program_is_refused_with_what_can_be_written_instead() -> None:
     net, x = vgg()
     model, _ = twins(net.eval())
