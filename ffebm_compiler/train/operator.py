@@ -142,9 +142,10 @@ def _autocast(device: str) -> dict[str, Any]:
 
 
 class _Block(torch.autograd.Function):
-    """A copy of a layer's value without an activation: PyTorch lets users write into it, so it is not the very state.
+    """A block in autograd.
 
-    That of an activation is, which PyTorch keeps as well.
+    An output without an activation is a copy of its state: PyTorch keeps no such value, so users may write into it.
+    That of an activation is the very state, which PyTorch keeps as well.
     """
 
     @staticmethod
