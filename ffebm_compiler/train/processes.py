@@ -63,7 +63,7 @@ def synchronised(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def unsynchronised() -> Iterator[None]:
-    """Training steps leave each process its own gradient: to reduce by hand, or to train another model in each."""
+    """Training steps leave gradients as they are, to reduce by hand or to train another model in each process."""
     with _mode(_APART):
         yield
 
