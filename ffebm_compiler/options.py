@@ -48,7 +48,7 @@ class Options:
 
     @property
     def examples(self) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """The example call as (args, kwargs): a tuple or list is arguments, a dict keywords, another value one of them."""
+        """The example call as (args, kwargs): a tuple or list of arguments, a dict of keywords, or the one argument."""
         given = self.example_inputs
         if given is None:
             return None
