@@ -98,7 +98,7 @@ def test_a_killed_compilation_leaves_a_whole_bundle(server: Server, tmp_path: Pa
     model, example = fc.convert(kill_server.network(1), block_size=2), (kill_server.data(0)[0],)
     model.compile_to(path, example)
     seen = set()
-    for moment in moments(kills, 4 * server.compilation_time, seed=kills):
+    for moment in (0.0, *moments(kills, 4 * server.compilation_time, seed=kills)):  # at first before any replacement
         server.kill_after(moment, "compile", str(path))
         found = verify(path)
         assert found.ok, found.text()
