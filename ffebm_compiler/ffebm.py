@@ -153,10 +153,7 @@ class FFEBM(ConvertedModule):
     @property
     def verified(self) -> dict[str, Verification]:
         """The checks of the current mode's blocks so far, by block name."""
-        checks = self._runner.checks
-        made = {
-            b.name: checks.of_block(b) if isinstance(checks, FirstUse) else None for b in self.program.energy_blocks
-        }
+        made = {b.name: self._runner.checks.of_block(b) for b in self.program.energy_blocks}
         return {name: check for name, check in made.items() if check is not None}
 
     def report(self) -> Report:

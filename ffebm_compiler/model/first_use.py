@@ -18,11 +18,11 @@ from ..solve.norm_sample import sample_of
 from ..train import out_of_sight
 from .global_hooks import GlobalHooks, global_hooks
 from .global_hooks import problems as hook_problems
-from .runner import Runner
+from .runner import Checks, Runner
 from .verification import verify_first_input
 
 
-class FirstUse:
+class FirstUse(Checks):
     """The checks of a converted model, each made once."""
 
     def __init__(self) -> None:

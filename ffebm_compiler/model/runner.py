@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from ..compiled import Compiled
 from ..errors import ConvergenceWarning, InputError, Problem
 from ..estimate import Estimate, FreePhase
 from ..ir import EnergyBlock, Program
+from ..passes import Verification
 from ..passes.modes import in_mode
 from ..passes.tracing.copy_on_write import copied_on_write, sharable
 from ..solve import BoundBlock, Gains, Relaxation, relax
@@ -56,12 +57,11 @@ class BlockEquilibrium:
     relaxation: Relaxation
 
 
-class Checks(Protocol):
-    """What is checked of a model while it is used."""
+class Checks:
+    """What is checked of a model while it is used. Nothing: a bundle's model was checked when it was compiled."""
 
     def call(self, model: Runner, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Looks at a call before it is run."""
-        ...
 
     def block(
         self,
@@ -73,24 +73,10 @@ class Checks(Protocol):
     ) -> None:
         """Looks at a block that has settled: ``bound`` may hold its winners, and ``relaxation`` is None where its end
         need not be the equilibrium."""
-        ...
 
-
-class NoChecks:
-    """Nothing is checked: of a bundle, whose model was checked when it was compiled."""
-
-    def call(self, model: Runner, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Nothing to look at."""
-
-    def block(
-        self,
-        model: Runner,
-        block: EnergyBlock,
-        bound: BoundBlock,
-        states: Mapping[str, Tensor],
-        relaxation: Relaxation | None,
-    ) -> None:
-        """Nothing to look at."""
+    def of_block(self, block: EnergyBlock) -> Verification | None:
+        """What was found of a block."""
+        return None
 
 
 def ignore(phase: FreePhase) -> None:

@@ -34,8 +34,8 @@ from .over_relaxation import Pace
 SLOW = 0.2
 """Sweeps that leave less than this are not slower."""
 
-FLOOR = 0.3
-"""The first steps leave less of the distance than later ones will: it is taken for no less than this of a step."""
+FLOOR = 1.0
+"""A step may leave as much as it has moved, whatever the steps before it did: no less is taken to be left."""
 
 
 @dataclass(frozen=True)

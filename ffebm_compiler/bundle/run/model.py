@@ -24,7 +24,7 @@ from ...model.bound_model import BoundModel
 from ...model.converted_module import runner_of
 from ...model.execution import Execution
 from ...model.gain_store import Measured
-from ...model.runner import NoChecks, Runner
+from ...model.runner import Checks, Runner
 from ...model.substrate import LayerWeights
 from ...passes.calling import itself
 from ...passes.stages import Signature
@@ -73,7 +73,7 @@ def loaded_model(
         execution = Execution(estimator, execution.tolerance, execution.loop_gain)
     random = RandomNumbers()
     network = network_of(contents, random, threads)
-    model = FFEBM(Runner(compiled_of(contents, network), execution, BundleParts(), NoChecks()))
+    model = FFEBM(Runner(compiled_of(contents, network), execution, BundleParts(), Checks()))
     take_gains(model, contents.gains)
     return model, random
 
