@@ -11,7 +11,7 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
 from pathlib import Path
 from types import ModuleType
@@ -120,26 +120,25 @@ def signature(name: str, value: Any, *, short: bool = False) -> str:
 
 
 def parameter_names(parameters: list[inspect.Parameter]) -> Iterator[str]:
-    keyword_only = False
-    for p in parameters:
-        if p.kind is p.KEYWORD_ONLY and not keyword_only:
-            keyword_only = True
-            yield "*"
-        if p.kind is p.VAR_POSITIONAL:
-            keyword_only = True
+    def named(p: inspect.Parameter) -> str:
         stars = {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "")
-        yield stars + p.name + ("" if p.default is p.empty else f"={tidied(repr(legible(p.default)))}")
+        return stars + p.name + ("" if p.default is p.empty else f"={tidied(repr(legible(p.default)))}")
+
+    return spelled(parameters, named)
 
 
 def typed_parameters(parameters: list[inspect.Parameter]) -> Iterator[str]:
-    keyword_only = False
+    return spelled(parameters, lambda p: tidied(str(p)))
+
+
+def spelled(parameters: list[inspect.Parameter], spell: Callable[[inspect.Parameter], str]) -> Iterator[str]:
+    """Each parameter, with the star in front of those that are given by name alone."""
+    starred = False
     for p in parameters:
-        if p.kind is p.KEYWORD_ONLY and not keyword_only:
-            keyword_only = True
+        if p.kind is p.KEYWORD_ONLY and not starred:
             yield "*"
-        if p.kind is p.VAR_POSITIONAL:
-            keyword_only = True
-        yield tidied(str(p))
+        starred = starred or p.kind in (p.KEYWORD_ONLY, p.VAR_POSITIONAL)
+        yield spell(p)
 
 
 class _Omitted:

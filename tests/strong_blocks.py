@@ -11,11 +11,28 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.autograd.functional import jacobian
+from torch.nn import functional as F
 
 import ffebm_compiler as fc
 from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.solve import BoundBlock, States, differentiable_sweep, unit_gains
 from ffebm_compiler.train import BlockCall
+
+
+class Tie(nn.Module):
+    """Feedback through a negative weight pushes the winner of a maximum below the next: winners go back and forth, and
+    the energy's kink is at the tie."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv1d(1, 1, 1, bias=False), nn.Conv1d(1, 1, 1)
+        with torch.no_grad():
+            self.first.weight.fill_(1.0)
+            self.second.weight.fill_(-1.0)
+            self.second.bias.fill_(2.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.second(F.max_pool1d(F.relu(self.first(x)), 2)))
 
 
 class Skips(nn.Module):

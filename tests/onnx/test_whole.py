@@ -13,8 +13,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-import torch.nn.functional as F
 from models import ZOO, Entry, mlp
+from strong_blocks import Tie
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
@@ -131,21 +131,6 @@ def test_a_block_that_diverges_says_so(tmp_path: Path) -> None:
     (record,) = model.relaxation
     assert found["block1.residual"] == record.residual == float("inf")
     assert found["block1.sweeps"] == record.sweeps
-
-
-class Tie(nn.Module):
-    """Feedback through a negative weight pushes the winner of a maximum below the next: winners go back and forth."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Conv1d(1, 1, 1, bias=False), nn.Conv1d(1, 1, 1)
-        with torch.no_grad():
-            self.first.weight.fill_(1.0)
-            self.second.weight.fill_(-1.0)
-            self.second.bias.fill_(2.0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.second(F.max_pool1d(F.relu(self.first(x)), 2)))
 
 
 @pytest.mark.parametrize("loop_gain", [0.05, 0.83])

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from strong_blocks import Tie
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -18,24 +19,6 @@ from ffebm_compiler.ir import Energy
 from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.rules import RULES
 from ffebm_compiler.solve import Tolerance, relax
-
-
-class Tie(nn.Module):
-    """Feedback through a negative weight pushes the winner of a maximum below the next: the energy's kink is at the
-    tie.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Conv1d(1, 1, 1, bias=False), nn.Conv1d(1, 1, 1)
-        with torch.no_grad():
-            self.first.weight.fill_(1.0)
-            self.second.weight.fill_(-1.0)
-            self.second.bias.fill_(2.0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.second(F.max_pool1d(F.relu(self.first(x)), 2)))
-
 
 X = torch.tensor([[[1.0, 0.999]]])
 
