@@ -16,6 +16,7 @@ from ..ir import EnergyBlock
 from ..solve import (
     AUTOMATIC,
     BoundBlock,
+    Contraction,
     Differentiation,
     Gains,
     bounded_gains,
@@ -75,7 +76,7 @@ class GainStore:
     are_held: bool = False
     steps: int = STEPS
     _samples: dict[str, OrderedDict[Shapes, Sample]] = field(default_factory=dict, repr=False, compare=False)
-    _contractions: dict[str, tuple[Gains, EnergyBlock, float | None]] = field(
+    _contractions: dict[str, tuple[Gains, EnergyBlock, Contraction | None]] = field(
         default_factory=dict, repr=False, compare=False
     )
 
@@ -145,7 +146,7 @@ class GainStore:
         known = self.loaded.get(key)
         return None if known is None else replace(known.gains, outdated=known.weights != weights)
 
-    def contraction(self, block: EnergyBlock, gains: Gains) -> float | None:
+    def contraction(self, block: EnergyBlock, gains: Gains) -> Contraction | None:
         """What gains certify of a sweep (:func:`ffebm_compiler.solve.contraction_of`), found once for as long as they stand."""
         known = self._contractions.get(block.key)
         if known is None or known[0] is not gains or known[1] is not block:

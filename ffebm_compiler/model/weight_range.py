@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import GradientWarning, InputError, OptionError, Problem
 from ..ir import EnergyBlock
 from ..solve import BoundBlock, Gains
-from ..solve.binding import Edge
+from ..solve.contraction import Edge
 from ..solve.fingerprint import is_sharded
 
 

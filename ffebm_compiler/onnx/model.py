@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..ir import EnergyBlock, Origin, Program
-from ..solve import BoundBlock, Tolerance
+from ..solve import BoundBlock, Contraction, Tolerance
 from ..train import attribute
 from .relaxation_numbers import layer_weights_in, numbers_of
 from .shapes import Shape, TensorLeaf
@@ -36,7 +36,7 @@ class Model:
     pack: Callable[[Mapping[str, Any]], Any]
     layer_weights: Mapping[str, Mapping[str, float]]
     tolerance: Tolerance
-    contractions: Mapping[str, float | None] = field(default_factory=dict)
+    contractions: Mapping[str, Contraction | None] = field(default_factory=dict)
 
     @property
     def tensors(self) -> dict[str, Tensor]:

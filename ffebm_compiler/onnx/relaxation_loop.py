@@ -22,7 +22,7 @@ from ..solve import BoundBlock
 from ..solve.binding import States
 from .relaxation_numbers import stop_in
 from .shapes import Space, symbolically
-from .stop import Progress, Stop, advance, begin, is_finite, residual_of, whole, zero
+from .stop import Change, Progress, Stop, advance, begin, is_finite, whole, zero
 from .sweep import Read, Sweep, marked_state, readable, relaxation, trace_sweep, with_fixed
 from .trace import Marks
 
@@ -92,7 +92,7 @@ def _settled(bound: BoundBlock, start: States, sweeps: Sweeps, stop: Stop) -> Se
     if sweeps.free is None:
         assert sweeps.held is not None
         held = bound.holding(bound.winners(start))
-        states, progress = _loop(sweeps.held, readable(held), start, begin(), stop, until_stalled=False)
+        states, progress = _loop(sweeps.held, readable(held), start, begin(), stop, until_stalled=False, certified=True)
         return Settled(states, progress.sweeps, progress.error)
     routed = sweeps.held is not None
     states, progress = _loop(
@@ -102,13 +102,14 @@ def _settled(bound: BoundBlock, start: States, sweeps: Sweeps, stop: Stop) -> Se
         begin(),
         stop,
         until_stalled=routed,
+        certified=bound.contraction is not None,
     )
     if sweeps.held is None:
         return Settled(states, progress.sweeps, progress.error)
     held = bound.holding(bound.winners(states))
     again = ~progress.converged & is_finite(progress.error) & (progress.sweeps < stop.max_sweeps)
     rest = stop._replace(max_sweeps=stop.max_sweeps - progress.sweeps)
-    states, after = _loop(sweeps.held, readable(held), states, begin(again), rest, until_stalled=False)
+    states, after = _loop(sweeps.held, readable(held), states, begin(again), rest, until_stalled=False, certified=False)
     error = torch.where(again, after.error, progress.error)
     return Settled(states, progress.sweeps + after.sweeps, error)
 
@@ -127,6 +128,7 @@ def _loop(
     progress: Progress,
     stop: Stop,
     until_stalled: bool,
+    certified: bool,
 ) -> tuple[States, Progress]:
     """One loop; what it carries are the states and the progress, what it reads is the same in every sweep."""
     names = tuple(start)
@@ -143,7 +145,8 @@ def _loop(
         before, now, until, read = split(flat)
         after = fx.Interpreter(sweep.module).run(*before, *read)  # node by node: each keeps the user's label
         old, new = (dict(zip(names, states, strict=True)) for states in (before, after))
-        return (*map(_own, after), *advance(now, residual_of(old, new), until, until_stalled))
+        change = Change.between(old, new, certified)
+        return (*map(_own, after), *advance(now, change, until, until_stalled))
 
     carried = (*map(_own, start.values()), *progress)
     results = while_loop(running, body, carried, (*stop, *(values[r] for r in sweep.reads), *sweep.constants))

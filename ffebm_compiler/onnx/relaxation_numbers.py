@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from ..ir import EnergyBlock
-from ..solve import Tolerance
-from ..solve.relaxation import soonest_end
+from ..solve import Contraction, Tolerance
 from .stop import Stop
 
 Labels = Mapping[str, str]
@@ -25,7 +24,7 @@ def numbers_of(
     tolerance: Tolerance,
     dtype: torch.dtype,
     labels: Labels,
-    contraction: float | None = None,
+    contraction: Contraction | None = None,
 ) -> dict[str, Tensor]:
     """By name in the file; none of a block that does not relax.
 
@@ -35,7 +34,7 @@ def numbers_of(
     """
     if not block.has_feedback:
         return {}
-    stop = Stop.of(tolerance.of(dtype), tolerance.max_sweeps, contraction, soonest_end(block, contraction))
+    stop = Stop.of(tolerance.of(dtype), tolerance.max_sweeps, contraction, len(block.states))
     weights = {_layer_weight(block, n, labels): torch.tensor(w, dtype=dtype) for n, w in layer_weights.items()}
     return {**{f"{block.name}/{field}": v for field, v in stop._asdict().items()}, **weights}
 

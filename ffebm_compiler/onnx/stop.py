@@ -1,9 +1,9 @@
 """When a relaxation stops, as arithmetic on the scalars of an ONNX ``Loop``: the executor's ``iterate``, step by step.
 
-With the residual r_k of sweep k and ``rho = r_k / r_(k-1)`` the error is estimated as
-``r_k max(fastest, rho / (1 - rho))``. A relaxation ends once that is within the tolerance, a state is no longer finite,
-the most sweeps are done or, where winners of maxima follow the states, the residual has stalled. The scalars are
-doubles, as Python's numbers: both stop at the same sweep.
+With the residual r_k of sweep k, ``rho = r_k / r_(k-1)`` and the error estimated as
+``r_k max(FASTEST, rho / (1 - rho))``, or more where the change of each state bounds it by more, a relaxation ends once
+the error is within the tolerance, a state is no longer finite, the most sweeps are done or, where winners of maxima
+follow the states, the residual has stalled. The scalars are doubles, as Python's numbers: both stop at the same sweep.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..solve.iteration import BEYOND, DIVERGED, PATIENCE, STALLED, TINY, least_factor
+from ..solve import Contraction
+from ..solve.iteration import DIVERGED, FASTEST, PATIENCE, STALLED
 
 
 class Progress(NamedTuple):
@@ -48,23 +49,28 @@ class Stop(NamedTuple):
     Attributes:
         tolerance: of the error.
         max_sweeps: the most sweeps.
-        stalled: as in the executor.
-        fastest: the least part of a residual that the error is estimated as.
-        soonest: the first sweep that may be the last.
+        stalled, fastest: as in the executor; ``fastest`` is the contraction where the gains certify one.
+        certified: whether they do, so that a first sweep may be enough.
+        remainder: a matrix (states, states): how far each is off at most after a sweep that has changed them so far;
+            zero where nothing is certified.
     """
 
     tolerance: Tensor
     max_sweeps: Tensor
     stalled: Tensor
     fastest: Tensor
-    soonest: Tensor
+    certified: Tensor
+    remainder: Tensor
 
     @staticmethod
-    def of(tolerance: float, max_sweeps: int, contraction: float | None = None, soonest: int = 2) -> Stop:
-        limit, stalled, fastest = (
-            torch.tensor(v, dtype=torch.float64) for v in (tolerance, STALLED, least_factor(contraction))
-        )
-        return Stop(limit, torch.tensor(max_sweeps), stalled, fastest, torch.tensor(soonest))
+    def of(tolerance: float, max_sweeps: int, contraction: Contraction | None = None, states: int = 1) -> Stop:
+        least = FASTEST if contraction is None else contraction.rate
+        numbers = (torch.tensor(v, dtype=torch.float64) for v in (tolerance, STALLED, least))
+        limit, stalled, fastest = numbers
+        remainder = torch.zeros(states, states, dtype=torch.float64)
+        if contraction is not None:
+            remainder = torch.from_numpy(contraction.remainder(forward=True).copy())
+        return Stop(limit, torch.tensor(max_sweeps), stalled, fastest, torch.tensor(contraction is not None), remainder)
 
 
 def whole(value: int) -> Tensor:
@@ -91,19 +97,22 @@ def begin(running: Tensor | None = None) -> Progress:
     return Progress(yes, whole(0), infinity(), no, infinity(), infinity(), zero(), whole(0))
 
 
-def advance(before: Progress, residual: Tensor, stop: Stop, until_stalled: bool) -> Progress:
-    """After one more sweep with this residual.
+def advance(before: Progress, change: Change, stop: Stop, until_stalled: bool) -> Progress:
+    """After one more sweep with this change.
 
     Args:
         until_stalled: whether to give up as soon as the residual no longer falls.
     """
-    sweeps, finite = before.sweeps + 1, is_finite(residual)
+    sweeps, residual = before.sweeps + 1, change.residual
+    finite = is_finite(residual)
     known = (before.previous > 0) & is_finite(before.previous)
     rho = torch.where(known, residual / before.previous, before.rho)
     stalls = torch.where(residual < before.lowest * stop.stalled, whole(0), before.stalls + 1)
-    estimated = residual * torch.where(rho < 1, torch.maximum(rho / (1 - rho), stop.fastest), BEYOND)
-    error = torch.where(finite, estimated, infinity())
-    converged = finite & ((residual == 0) | ((sweeps >= stop.soonest) & (error <= stop.tolerance)))
+    estimated = residual * torch.where(rho < 1, torch.maximum(rho / (1 - rho), stop.fastest), 1e3)
+    asked = (estimated <= stop.tolerance) & (sweeps < len(change.scale))
+    error = torch.where(asked, torch.maximum(estimated, change.bound(stop.remainder)), estimated)
+    error = torch.where(finite, error, infinity())
+    converged = finite & ((residual == 0) | (((sweeps > 1) | stop.certified) & (error <= stop.tolerance)))
     running = finite & ~converged & (sweeps < stop.max_sweeps)
     if until_stalled:
         running = running & (stalls != PATIENCE)
@@ -115,16 +124,49 @@ def is_finite(value: Tensor) -> Tensor:
     return value < infinity()
 
 
-def residual_of(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Tensor:
-    """The largest relative change of a state, ``max_l |s_l' - s_l|_inf / |s_l'|_inf``.
+class Change(NamedTuple):
+    """What a sweep has done, a number a state.
 
-    Infinite where a state has left all bounds or is no number, which onnxruntime's maximum overlooks.
+    Attributes:
+        scale: the largest magnitudes of the states; infinite of one that has left all bounds or is no number.
+        moved: those of their changes.
+        length, distance: the Euclidean norms of both; the same again where nothing is certified and nobody asks.
     """
-    sizes = [s.abs().float() for s in after.values()]
-    scale = torch.stack([_peak(torch.where(size < DIVERGED, size, torch.inf)) for size in sizes])
-    moved = torch.stack([_peak((s - before[n]).abs().float()) for n, s in after.items()])
-    relative = torch.where(scale > 0, moved / scale.clamp(min=TINY), 0.0)
-    return torch.where(scale < DIVERGED, relative, torch.inf).amax(0).double()
+
+    scale: Tensor
+    moved: Tensor
+    length: Tensor
+    distance: Tensor
+
+    @staticmethod
+    def between(before: Mapping[str, Tensor], after: Mapping[str, Tensor], certified: bool = True) -> Change:
+        sizes = [s.abs().float() for s in after.values()]
+        moves = [(s - before[n]).abs().float() for n, s in after.items()]
+        scale = torch.stack([_peak(torch.where(size < DIVERGED, size, torch.inf)) for size in sizes])
+        moved = torch.stack([*map(_peak, moves)])
+        if not certified:
+            return Change(scale, moved, scale, moved)
+        return Change(scale, moved, *(torch.stack([t.square().sum().sqrt() for t in ts]) for ts in (sizes, moves)))
+
+    @property
+    def residual(self) -> Tensor:
+        """The largest relative change of a state: ``max_l |s_l' - s_l|_inf / |s_l'|_inf``."""
+        return _largest(self.scale, self.moved).double()
+
+    def bound(self, remainder: Tensor) -> Tensor:
+        """The largest part of a state that it may be off by."""
+        pairs = ((self.scale, self.moved), (self.length, self.distance))
+        by_peaks, by_lengths = (_largest(size, _times(remainder, moved)) for size, moved in pairs)
+        return torch.maximum(by_peaks, by_lengths)
+
+
+def _times(matrix: Tensor, values: Tensor) -> Tensor:
+    return (matrix * torch.where(values < torch.inf, values, 0.0).double()).sum(1)
+
+
+def _largest(sizes: Tensor, parts: Tensor) -> Tensor:
+    relative = torch.where(sizes > 0, parts / sizes.clamp(min=1e-38), 0.0)
+    return torch.where(sizes < DIVERGED, relative, torch.inf).amax(0)
 
 
 def _peak(size: Tensor) -> Tensor:

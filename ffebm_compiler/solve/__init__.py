@@ -1,7 +1,7 @@
 """Where is the equilibrium: relaxation of the free phase, displacement of the nudged one, reverse gains."""
 
 from .binding import BoundBlock, States
-from .certificate import Certificate, certify, contraction_of
+from .contraction import Contraction
 from .derivatives.automatic import AUTOMATIC, Automatic
 from .derivatives.explicit import EXPLICIT, Explicit
 from .derivatives.interface import Differentiation, Gradients, Interaction, Linearised, gradients_of
@@ -9,7 +9,7 @@ from .derivatives.linearisation import Linearisation
 from .displacement import displace
 from .gain_following import followed_gains
 from .iteration import Relaxation
-from .loop_gain import Gains, bounded_gains, unit_gains
+from .loop_gain import Certificate, Gains, bounded_gains, certify, contraction_of, unit_gains
 from .relaxation import Equilibrium, differentiable_sweep, relax
 from .tolerance import Tolerance
 
@@ -19,6 +19,7 @@ __all__ = [
     "Automatic",
     "BoundBlock",
     "Certificate",
+    "Contraction",
     "Differentiation",
     "Equilibrium",
     "Explicit",

@@ -18,11 +18,9 @@ import torch
 from torch import Tensor
 
 from ..ir import EnergyBlock, State
+from .contraction import Contraction
 
 States = dict[str, Tensor]
-
-Edge = tuple[str, str]
-"""A coupling, by a state and one that reads it."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +34,8 @@ class BoundBlock:
         layer_weights: w_l, by state.
         fixed: terms that depend on no state, where they have been computed.
         contraction: what sweeps leave of the distance to the equilibrium at most, where the gains certify that.
-        inside: where states that do not tell their slope have it at the free equilibrium, by :attr:`Potential.inside`; of those for which
-            the free phase has kept it.
+        inside: where states that do not tell their slope have it at the free equilibrium, by :attr:`Potential.inside`;
+            of those for which the free phase has kept it.
     """
 
     block: EnergyBlock
@@ -45,7 +43,7 @@ class BoundBlock:
     weights: Mapping[str, Tensor]
     layer_weights: Mapping[str, float]
     fixed: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    contraction: float | None = None
+    contraction: Contraction | None = None
     inside: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     def detached(self) -> BoundBlock:
@@ -55,7 +53,9 @@ class BoundBlock:
         fixed = _fixed_terms(self.block, inputs, weights)
         return replace(self, inputs=inputs, weights=weights, fixed=fixed)
 
-    def with_layer_weights(self, layer_weights: Mapping[str, float], contraction: float | None = None) -> BoundBlock:
+    def with_layer_weights(
+        self, layer_weights: Mapping[str, float], contraction: Contraction | None = None
+    ) -> BoundBlock:
         """The block with other reverse gains."""
         return replace(self, layer_weights=layer_weights, contraction=contraction)
 

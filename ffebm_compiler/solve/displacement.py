@@ -14,13 +14,12 @@ backward, from the outputs where the nudge enters.
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ..ir import EnergyBlock
 from .binding import States
 from .conjugate_gradients import SLOW, Division, conjugate, solves
 from .derivatives.interface import Linearised
@@ -58,29 +57,19 @@ def displace(
         return nudged.settled(stop, tolerance.max_sweeps, from_zero=start is None)
 
 
-def _soonest_end(block: EnergyBlock, nudged: Container[str]) -> int:
-    """The first sweep that may be the last: by then a large nudge of one state has reached those that are nudged less.
-
-    What goes towards the outputs goes one state further with every backward sweep.
-    """
-    places = [i for i, s in enumerate(block.states) if s.name in nudged]
-    return max(2, 1 + places[-1] - places[0]) if places else 2
-
-
 class _Nudged:
     """A block under a nudge ``c``, on its way to the displacement ``d``.
 
-    Where two sweeps show that many would be needed, conjugate gradients take their place. They solve to first order in the nudge, so what is
-    not tangent is swept on from there.
+    Where two sweeps show that many would be needed, conjugate gradients take their place. They solve to first order in
+    the nudge, so what is not tangent is swept on from there.
     """
 
     def __init__(self, linear: Linearised, nudge: Mapping[str, Part], tangent: bool, d: States):
         self.linear, self.nudge, self.tangent, self.d = linear, nudge, tangent, d
         self.increments = linear.tangents if tangent else linear.differences
         self._change: States = {}
-        self._soonest = _soonest_end(linear.bound.block, nudge)
         contraction = linear.bound.contraction
-        strong = linear.bound.block.has_feedback and (contraction is None or contraction > SLOW) and solves(linear)
+        strong = linear.bound.block.has_feedback and (contraction is None or contraction.rate > SLOW) and solves(linear)
         self.division = (
             Division.of(linear.bound.block, {n: v.numel() for n, v in linear.states.items()}) if strong else None
         )
@@ -102,15 +91,17 @@ class _Nudged:
         return self.d, replace(record, sweeps=sweeps + record.sweeps)
 
     def _swept(self, tolerance: float, max_sweeps: int, from_zero: bool, slow: float) -> Relaxation:
+        bound = self.linear.bound
+        contraction = bound.contraction
         return iterate(
-            self.linear.bound.block.name,
+            bound.block.name,
             self.sweep,
             tolerance,
             max_sweeps,
-            contraction=self.linear.bound.contraction,
-            soonest=self._soonest,
+            contraction=contraction,
             from_zero=from_zero,
             slow=slow,
+            forward=False,
         )
 
     def sweep(self) -> dict[str, tuple[Tensor, Tensor]]:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ..errors import FFEBMError
-from .binding import BoundBlock, Edge, States
+from .binding import BoundBlock, States
+from .contraction import Edge
 from .derivatives.interface import Differentiation, Linearised
 from .smaller_image import on_few_pixels, on_smaller_image
 

@@ -4,10 +4,11 @@ One sweep updates the states in forward order, each with the newest drive from b
 above: exact minimisation of the energy over one state after another (block coordinate descent), so the energy
 never rises while the couplings are linear. :mod:`.iteration` tells when to stop.
 
-Where a maximum is taken over states (max pooling) and the feedback pushes its winner below the next, the energy has a kink
-at the tie, and sweeps go back and forth across it for ever. A block whose gains bound its feedback holds the winners of the
-feedforward pass, or of the states that it is given to start from: its energy is then strictly convex, and where the feedback raises a
-winner it is also the lowest of all choices. At unit feedback the winners follow the states while the residual falls; once it has stalled they are held.
+Where a maximum is taken over states (max pooling) and the feedback pushes its winner below the next, the energy has a
+kink at the tie, and sweeps go back and forth across it for ever. A block whose gains bound its feedback holds the
+winners of the feedforward pass, or of the states that it starts from. Its energy is then strictly convex; where the
+feedback raises a winner, it is also the lowest of all choices. At unit feedback the winners follow the states while the
+residual falls, and are held once it has stalled.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..ir import EnergyBlock
 from .binding import BoundBlock, States
 from .derivatives.automatic import AUTOMATIC
 from .derivatives.interface import Differentiation, Drive, Interaction
@@ -29,7 +29,7 @@ from .over_relaxation import WORTH, Pace, limit_of, overshot
 from .tolerance import Tolerance, coarsest
 
 ROUTED = 3
-"""Sweeps are not over-relaxed before so many have brought the residual down, where winners of maxima follow: a tie shows by then."""
+"""Where winners of maxima follow, sweeps are not over-relaxed before so many have passed: a tie shows by then."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,7 @@ def _relaxed(
     bound = interaction.bound
     point, interaction, winners = _begin(interaction) if start is None else _begin_at(interaction, start)
     stop = tolerance.of(coarsest(point.states))
-    soonest = soonest_end(bound.block, bound.contraction) if start is None else 2
-    point, record = _settle(interaction, point, stop, tolerance.max_sweeps, soonest)
+    point, record = _settle(interaction, point, stop, tolerance.max_sweeps)
     if winners:
         record = replace(record, held=True)
     elif not record.converged and math.isfinite(record.residual) and record.sweeps < tolerance.max_sweeps:
@@ -92,7 +91,7 @@ def _relaxed(
 
 @dataclass(frozen=True)
 class _Point:
-    """States, and the drives computed from them: all that the next feedback needs; and :attr:`BoundBlock.inside`, once they were swept."""
+    """States and their drives, which the next feedback needs; and :attr:`BoundBlock.inside`, once they were swept."""
 
     leaves: States
     drives: Mapping[str, Drive]
@@ -140,26 +139,11 @@ def _begin(interaction: Interaction) -> _Beginning:
     return _Point(leaves, drives), interaction, winners
 
 
-def soonest_end(block: EnergyBlock, contraction: float | None) -> int:
-    """The first sweep from the feedforward pass that may be the last: of two states the first, by what it changes.
-
-    With rho what a sweep leaves, ``rho = b_12 b_21`` where state l moves by at most b_lm times what state m does, and m_l
-    what the first sweep has moved, ``|m_2| <= b_21 |m_1|``, and what is left is
-
-        |e_1| <= b_12 |m_2| / (1 - rho) <= rho / (1 - rho) |m_1|,        |e_2| <= b_21 |e_1| <= rho / (1 - rho) |m_2|
-
-    Of more states the later ones' moves reach the first one in the second sweep only.
-    """
-    return 1 if contraction is not None and len(block.states) == 2 else 2
-
-
-def _settle(
-    interaction: Interaction, point: _Point, tolerance: float, max_sweeps: int, soonest: int = 2
-) -> tuple[_Point, Relaxation]:
+def _settle(interaction: Interaction, point: _Point, tolerance: float, max_sweeps: int) -> tuple[_Point, Relaxation]:
     """Sweeps until the residual is within the tolerance, or a routed block stalls."""
     change: States = {}
     block, contraction = interaction.bound.block, interaction.bound.contraction
-    weak = contraction is not None and contraction <= WORTH
+    weak = contraction is not None and contraction.rate <= WORTH
     pace = Pace(limit=1.0) if weak else Pace(limit_of(block.edges), ROUTED if block.is_routed else 1)
 
     def sweep() -> dict[str, tuple[Tensor, Tensor]]:
@@ -176,7 +160,6 @@ def _settle(
         max_sweeps,
         until_stalled=block.is_routed,
         contraction=contraction,
-        soonest=soonest,
         pace=pace,
     )
     return point, record

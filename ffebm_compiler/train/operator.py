@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..estimate import Estimate, Estimator, FreePhase
 from ..ir import IDENTITY, EnergyBlock
-from ..solve import AUTOMATIC, BoundBlock, Differentiation, Equilibrium, Relaxation, Tolerance, relax
+from ..solve import AUTOMATIC, BoundBlock, Contraction, Differentiation, Equilibrium, Relaxation, Tolerance, relax
 from .first_derivatives import once, refuse_transforms
 from .profiling import FREE, NUDGED, shown
 
@@ -51,7 +51,7 @@ class BlockCall:
     settle: Callable[[BoundBlock, Tolerance], Equilibrium] = relax
     read: Callable[[str, Tensor], Tensor] = lambda name, state: state
     differentiation: Differentiation = AUTOMATIC
-    contraction: float | None = None
+    contraction: Contraction | None = None
 
     @property
     def bound(self) -> BoundBlock:

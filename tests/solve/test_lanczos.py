@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ffebm_compiler.solve.certificate import SURE
 from ffebm_compiler.solve.lanczos import largest_singular_value
+from ffebm_compiler.solve.loop_gain import SURE
 
 Spectrum = Callable[[int], Tensor]
 

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import ffebm_compiler as fc
 from ffebm_compiler.ir import Energy
 from ffebm_compiler.model.converted_module import runner_of
 from ffebm_compiler.solve import BoundBlock, Tolerance, bounded_gains, certify, followed_gains, relax, unit_gains
-from ffebm_compiler.solve.certificate import SURE
-from ffebm_compiler.solve.loop_gain import spectral_norms
+from ffebm_compiler.solve.contraction import gauss_seidel
+from ffebm_compiler.solve.loop_gain import SURE, spectral_norms
 
 
 class Convolutional(nn.Module):
@@ -301,6 +303,44 @@ def test_norms_of_half_precision_weights_are_those_of_float32(dtype: torch.dtype
     ).norms.values()
     exact = torch.linalg.matrix_norm(model.get_parameter("2.weight").detach().double(), 2)
     assert norm == pytest.approx(float(exact), rel=1e-3)
+
+
+def matrix_of(edges: dict[tuple[int, int], float], size: int) -> np.ndarray:
+    matrix = np.zeros((size, size))
+    for (i, j), k in edges.items():
+        matrix[i, j] = matrix[j, i] = k
+    return matrix
+
+
+@pytest.mark.parametrize(
+    ("edges", "size", "expected"),
+    [
+        ({(0, 1): 0.1}, 2, 0.01),
+        ({(0, 1): 0.1, (1, 2): 0.1}, 3, 0.02),  # a chain: the square of the largest eigenvalue
+        ({(0, 1): 0.1, (1, 2): 0.1, (2, 3): 0.1, (0, 3): 0.1}, 4, 0.0625),  # a cycle in this order leaves more
+        ({(0, 1): 0.1, (0, 2): 0.1, (1, 2): 0.1}, 3, 0.050717),
+    ],
+)
+def test_the_contraction_of_a_sweep(edges: dict[tuple[int, int], float], size: int, expected: float) -> None:
+    assert gauss_seidel(matrix_of(edges, size)) == pytest.approx(expected, rel=1e-4)
+
+
+@given(st.integers(2, 7), st.integers(0, 10_000))
+@settings(deadline=None, max_examples=60)
+def test_sweeps_leave_that_part_of_an_error_in_either_order(size: int, seed: int) -> None:
+    """The worst error is one without signs; a sweep forward, and one backward, of all states in turn."""
+    generator = np.random.default_rng(seed)
+    matrix = np.triu(generator.uniform(0, 0.8 / size, (size, size)) * (generator.random((size, size)) < 0.7), 1)
+    matrix = matrix + matrix.T
+    rho = gauss_seidel(matrix)
+    for order in (list(range(size)), list(reversed(range(size)))):
+        error, norms = np.ones(size), []
+        for _ in range(40):
+            for i in order:
+                error[i] = matrix[i] @ error
+            norms.append(error.max())
+        assert norms[-1] <= norms[19] * rho**20 * 1.5
+    assert rho >= matrix.max() ** 2 * (1 - 1e-9)  # no coupling is stronger than all of them together
 
 
 @pytest.mark.slow
