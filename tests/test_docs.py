@@ -82,3 +82,17 @@ def test_the_package_docstring_runs() -> None:
     import doctest
 
     assert doctest.testmod(ffebm_compiler).failed == 0
+
+
+def test_the_map_of_the_code_names_files_that_are_there() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = page.partition("## Where to change what")[2].partition("\n## ")[0].splitlines()
+    named = 0
+    for cell in (c for row in rows for c in row.split("|")):
+        folder = Path()
+        for path in re.findall(r"`([\w/]+(?:\.(?:py|json|schema))*/?)`", cell):
+            folder = Path(path).parent if "/" in path else folder  # a bare name stands beside the one before it
+            place = Path(path) if "/" in path else folder / path
+            assert (ROOT / "ffebm_compiler" / place).exists() or (ROOT / place).exists(), path
+            named += 1
+    assert named > 25
