@@ -49,6 +49,7 @@ torch.save(model(torch.ones(4)).detach(), "out.pt")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.since("2.11", "torch itself warns where its CUDA build finds no device")
 def test_an_unbatched_model_is_written_in_silence(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", UNBATCHED], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -26,7 +26,7 @@ NAMES = ("mlp_gelu", "vgg", "conv1d", "residual", "sundries", "weight_norm")
 SETTINGS = [*((n, 2) for n in NAMES), ("mlp", 3), ("residual", 3)]
 
 
-pytestmark = pytest.mark.since("2.11", "torch.onnx translates no loops")
+pytestmark = [pytest.mark.slow, pytest.mark.since("2.11", "torch.onnx translates no loops")]
 
 
 def entry(name: str) -> Entry:

@@ -20,7 +20,7 @@ from ffebm_compiler.onnx import whole_file
 from ffebm_compiler.rules import Role, Rule
 from ffebm_compiler.rules.one_operand import fixed
 
-pytestmark = pytest.mark.since("2.11", "torch.onnx translates no loops")
+pytestmark = [pytest.mark.slow, pytest.mark.since("2.11", "torch.onnx translates no loops")]
 
 
 def chain(middle: nn.Module) -> nn.Sequential:

@@ -64,6 +64,7 @@ def test_a_line_that_no_option_decides_names_none() -> None:
     assert "because of" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_layerdrop_of_a_transformer_is_named() -> None:
     pytest.importorskip("transformers")
     sizes = dict(

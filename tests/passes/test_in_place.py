@@ -69,6 +69,7 @@ class Program(nn.Module):
         return torch.stack([v.reshape(6, 4) for v in values[-3:]]).sum(0)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
 @given(st.lists(st.tuples(st.integers(0, len(CALLS) - 1), st.integers(0, 3)), max_size=8))
 def test_what_is_overwritten_is_read_as_in_pytorch(steps: list[Step]) -> None:

@@ -24,6 +24,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_ddp(ranks: list[dict[str, Any]]) -> None:
     for rank in ranks:
         ours, _ = rank["training"]["steps"][0]

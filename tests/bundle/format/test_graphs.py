@@ -62,6 +62,7 @@ def test_onnxruntime_opens_it_as_it_stands(tmp_path: Path) -> None:
     assert torch.allclose(torch.as_tensor(found), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [NORM, "digital1.training.onnx", "digital1.vjp.onnx"])
 def test_a_graph_comes_back(name: str) -> None:
     kind = {NORM: FORWARD, "digital1.training.onnx": "training"}.get(name, VJP)
